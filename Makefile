@@ -1,0 +1,30 @@
+# make demo: set up, train a small robust model on real digits and judge it. make test: set up, then every check.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(STAMP)
+	$(BIN)/defense-run --config demo.toml
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy core/abatis
+	for plugin in plugins/*/src; do MYPYPATH=core:$$plugin $(BIN)/mypy $$plugin || exit 1; done
+
+$(STAMP): constraints.txt requirements-dev.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-dev.txt
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

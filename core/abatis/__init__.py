@@ -1,0 +1,75 @@
+"""Abatis: plugin-based training of image classifiers that stay right under attack.
+
+Everything below is imported when first used, so that options and hooks of a plugin load without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abatis.ball import Ball
+    from abatis.config import PluginConfig, RunConfig
+    from abatis.errors import AbatisError
+    from abatis.hooks import DEFENSE_API, hookimpl
+    from abatis.net import Net
+    from abatis.runner import Result, load, run
+    from abatis.types import (
+        Attacked,
+        Attacker,
+        Batch,
+        Loss,
+        Regularizer,
+        Run,
+        StepContext,
+        Term,
+        Terms,
+        Threat,
+        TrainerHooks,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ball": ("Ball",),
+    "config": ("PluginConfig", "RunConfig"),
+    "errors": ("AbatisError",),
+    "hooks": ("DEFENSE_API", "hookimpl"),
+    "net": ("Net",),
+    "runner": ("Result", "load", "run"),
+    "types": (
+        "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms", "Threat", "TrainerHooks",
+    ),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "DEFENSE_API",
+    "AbatisError",
+    "Attacked",
+    "Attacker",
+    "Ball",
+    "Batch",
+    "Loss",
+    "Net",
+    "PluginConfig",
+    "Regularizer",
+    "Result",
+    "Run",
+    "RunConfig",
+    "StepContext",
+    "Term",
+    "Terms",
+    "Threat",
+    "TrainerHooks",
+    "hookimpl",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'abatis' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"abatis.{_MODULE_OF[name]}"), name)

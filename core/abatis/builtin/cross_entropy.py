@@ -1,0 +1,13 @@
+"""The loss of a run without a loss plugin."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from abatis.types import StepContext, Term, Terms
+
+
+def cross_entropy(ctx: StepContext) -> Terms:
+    """Cross-entropy at the adversarial images, against the soft labels where the batch carries them."""
+    target = ctx.batch.y if ctx.batch.y_soft is None else ctx.batch.y_soft
+    return {"ce": Term(F.cross_entropy(ctx.logits_adv, target, reduction="none"), reweight=True)}  # (B,)

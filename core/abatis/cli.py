@@ -1,0 +1,82 @@
+"""The console scripts: ``defense`` with its subcommands, and ``defense-run``, which is ``defense run``.
+
+Nothing here imports torch; the subcommands do, when they run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from abatis import __version__
+from abatis.errors import AbatisError, UsageError, did_you_mean
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``defense SUBCOMMAND ...``; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _dispatch(words))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """``defense-run ...``; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _train(words, "defense-run"))
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items())
+        print(f"usage: defense COMMAND ...\n\ncommands:\n{rows}\n\ndefense COMMAND --help says more.")
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        raise UsageError(f"unknown command '{words[0]}': {did_you_mean(words[0], COMMANDS)}", fix="defense --help lists them")
+    command, _ = COMMANDS[words[0]]
+    return command(words[1:], f"defense {words[0]}")
+
+
+def _train(words: Sequence[str], prog: str) -> int:
+    from abatis.command_line import parse_run
+
+    config = parse_run(words, prog)
+    from abatis.runner import run as train
+
+    train(config)
+    return 0
+
+
+def _registry(words: Sequence[str], prog: str) -> int:
+    from abatis.registry import command
+
+    return command(words, prog)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
+    "run": (_train, "train and judge a model (the same as defense-run)"),
+    "registry": (_registry, "list the known methods, or show one"),
+}
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Turn errors into a message of a few lines and an exit code."""
+    try:
+        return command()
+    except AbatisError as error:
+        if os.environ.get("ABATIS_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        if error.__cause__ is not None and error.exit_code == 1:
+            print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,160 @@
+"""From words on the command line to a RunConfig. No torch, and no plugin's code but that of the plugins named.
+
+Two phases: find ``--plugin`` and ``--config``, import only those plugins; then parse everything against a model that
+holds the core's options and theirs. Defaults < ``--config`` file < command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import Field, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliSettingsSource
+
+from abatis import plugins
+from abatis.config import AVERAGING_DECAY, RunConfig, underscored
+from abatis.errors import UsageError, did_you_mean
+
+METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
+DESCRIPTION = "Train an image classifier that stays right under attack, and judge it."
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says "did you mean" and leaves the exit code to the caller."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+            word = unknown[0].partition("=")[0]
+            raise UsageError(f"unknown option {word}: {_flag_hint(word, flags)}", fix=f"{self.prog} --help lists all options")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"{self.prog} --help lists all options")
+
+
+def _flag_hint(word: str, flags: Sequence[str]) -> str:
+    plugin = plugins.normal(word.lstrip("-").partition(".")[0])
+    if "." in word and plugin in plugins.installed() and not any(flag.startswith(f"--{plugin}.") for flag in flags):
+        return f"it belongs to a plugin that is not selected; add --plugin {plugin}"
+    hint = did_you_mean(word, flags)
+    return hint if hint.startswith("did") else "no option has a name like it"
+
+
+def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
+    """The configuration that these words ask for; raises UsageError or PluginError, and SystemExit after ``--help``."""
+    words = list(_spelled(argv))
+    if not words and sys.stdout.isatty():
+        words = ["--help"]
+    named, config_file = _first_phase(words)
+    table = read_toml(config_file) if config_file else {}
+    names = named or _listed(table.get("plugin", ()))
+    loaded = [plugins.load(name) for name in plugins.canonical(names)]
+    asked = _second_phase(words, loaded, prog)
+    known_names = {plugin.name for plugin in loaded}
+    kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
+    return validated(_merged(_merged(kept, asked), {"plugin": [plugin.name for plugin in loaded]}))
+
+
+def validated(raw: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig; raises UsageError that names the option."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(plugins.explain(error, RunConfig)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A configuration file with underscores for hyphens in its keys; raises UsageError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no configuration file at {path}", fix="check the path given to --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}", fix="the file must be TOML, like the run.toml of a run") from error
+    result: dict[str, Any] = underscored(table)
+    return result
+
+
+def _spelled(argv: Sequence[str]) -> Iterable[str]:
+    """Hyphens for underscores in flags, and the decay after a bare ``--ema``."""
+    for position, word in enumerate(argv):
+        if not word.startswith("--"):
+            yield word
+            continue
+        flag, equals, value = word.partition("=")
+        yield flag.replace("_", "-") + equals + value
+        following = argv[position + 1] if position + 1 < len(argv) else "--"
+        if flag == "--ema" and not equals and not re.match(r"[\d.]", following):
+            yield str(AVERAGING_DECAY)
+
+
+def _first_phase(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[])
+    parser.add_argument("--config", type=Path)
+    found, _ = parser.parse_known_args(words)
+    return [name for text in found.plugin for name in _listed(text)], found.config
+
+
+def _listed(value: str | Iterable[str]) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+
+
+def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: str) -> dict[str, Any]:
+    """The options given on the command line, and only those."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in RunConfig.model_fields.items() if name != "options"
+    }
+    for plugin in loaded:
+        about = plugins.installed()[plugin.name].summary
+        fields[plugin.name.replace("-", "_")] = (plugin.config_class, Field({}, description=about))
+    model = create_model("DefenseRun", __base__=BaseSettings, **fields)
+    parser = Parser(prog=prog, description=DESCRIPTION, epilog=_plugin_listing(), allow_abbrev=False, usage=_usage(prog),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="TOML file with options, like the run.toml of a run")
+    source: Any = CliSettingsSource(
+        model,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+    for action in parser._actions:
+        if isinstance(action.metavar, str):
+            action.metavar = METAVARS.get(action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar)
+    given: dict[str, Any] = source(args=list(words))()
+    given.pop("config", None)
+    return given
+
+
+def _usage(prog: str) -> str:
+    return f"{prog} [--plugin NAME ...] [--backbone NAME] [--data SET] [--OPTION VALUE ...]"
+
+
+def _plugin_listing() -> str:
+    rows = [f"  {plugin.name:<16} {plugin.summary}" for plugin in plugins.installed().values()]
+    return "\n".join(["plugins (options: --plugin NAME --help):", *(rows or ["  none installed"])])
+
+
+def _is_other_plugin(key: str, selected: set[str]) -> bool:
+    """A table of a plugin that this run does not use: a shared file may hold several."""
+    name = plugins.normal(key)
+    return key not in RunConfig.model_fields and name not in selected and name in plugins.installed()
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,68 @@
+"""Labelled images: a named set, ``npz:PATH``, ``folder:PATH``, or what a program hands over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from abatis.data.folder import folder_info, open_folder
+from abatis.data.info import Data, DataInfo, Split
+from abatis.data.named import NAMED, named_info, read_named
+from abatis.data.npz import npz_info, read_npz
+from abatis.data.order import epoch_batches
+from abatis.data.user import from_user
+from abatis.errors import DataError, did_you_mean
+
+__all__ = ["Data", "DataInfo", "Split", "describe", "epoch_batches", "from_user", "open_data"]
+
+
+def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str) -> DataInfo:
+    """The facts of a data set, by its spec: of a named one without any file, of a folder without its images.
+
+    augment: "auto", "none", "crop" or "crop-flip". Raises DataError, UsageError.
+    """
+    kind, path = _parse(spec)
+    if kind == "npz":
+        return npz_info(spec, read_npz(path), image_size, augment)
+    if kind == "folder":
+        return folder_info(spec, path, image_size, augment)
+    return named_info(spec, image_size, augment)
+
+
+def open_data(
+    spec: str,
+    *,
+    data_dir: Path,
+    limit: int | None,
+    image_size: int | None,
+    augment: str,
+    device: torch.device,
+    workers: int,
+) -> Data:
+    """The splits of a data set. In memory, on the device; folders are streamed by ``workers`` processes.
+
+    limit: a switch for smoke tests; the first N training images, taken before some are held out, and at most N test
+    images. A limit beyond the set is fine. Raises DataError, UsageError.
+    """
+    kind, path = _parse(spec)
+    if kind == "folder":
+        return open_folder(spec, path, limit, image_size, augment, device, workers)
+    if kind == "npz":
+        arrays = read_npz(path)
+        return arrays.open(npz_info(spec, arrays, image_size, augment), limit, device)
+    info = named_info(spec, image_size, augment)
+    return read_named(spec, Path(data_dir).expanduser()).open(info, limit, device)
+
+
+def _parse(spec: str) -> tuple[str, Path]:
+    """``"npz:PATH"`` as ("npz", PATH), a named set as (name, unused path)."""
+    kind, colon, rest = spec.partition(":")
+    path = Path(rest).expanduser()
+    if (colon and rest and kind in ("npz", "folder")) or (not colon and spec in NAMED):
+        return kind, path
+    prefix = "npz:" if spec.endswith(".npz") else "folder:" if Path(spec).expanduser().is_dir() else ""
+    raise DataError(
+        f"data {spec!r}: {did_you_mean(kind, [*NAMED, 'npz:PATH', 'folder:PATH'])}",
+        fix=f"write {prefix}{spec}" if prefix else f"use {', '.join(NAMED)}, npz:PATH or folder:PATH",
+    )

@@ -1,0 +1,51 @@
+"""Random crops and flips of a whole batch at once, on its device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abatis.randomness import generator
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) as float32 in [0, 1]; float images are handed through."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def padding(image_size: int) -> int:
+    """Pixels of zeros around an image before a crop: 4 at 32x32."""
+    return image_size // 8
+
+
+def draw(count: int, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The draws of one step: corners (count, 2) int64 in 0..2*pad, rows then columns, and flips (count,) bool.
+
+    Drawn on the CPU, so that every device augments alike.
+    """
+    source = generator(seed, "augment", step)
+    corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=source)
+    return corners, torch.rand(count, generator=source) < 0.5
+
+
+def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tensor:
+    """Every image (B, C, H, W) padded with zeros, cropped to its size at its corner (B, 2), mirrored by flips (B,)."""
+    count, channels, height, width = images.shape
+    device = images.device
+    rows = corners[:, :1] + torch.arange(height, device=device)  # (B, H)
+    columns = corners[:, 1:] + torch.arange(width, device=device)  # (B, W)
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    # one gather in the flattened planes takes a quarter of the time of indexing by rows and columns
+    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, -1)  # (B, 1, H*W)
+    planes = F.pad(images, (pad, pad, pad, pad)).flatten(2)  # (B, C, padded H*W)
+    return planes.gather(2, pixels.expand(-1, channels, -1)).view_as(images)
+
+
+def augmented(images: Tensor, augment: str, seed: int, step: int) -> Tensor:
+    """A batch (B, C, H, W) under "none", "crop" or "crop-flip"; a pure function of the images, seed and step."""
+    if augment == "none":
+        return images
+    pad = padding(images.shape[-1])
+    corners, flips = (drawn.to(images.device) for drawn in draw(len(images), pad, seed, step))
+    return crop_flip(images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad)

@@ -1,0 +1,157 @@
+"""Images in folders: PATH/train/<class>/* and PATH/val/<class>/* (or test/)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from abatis.data.info import Data, DataInfo, resolve_augment
+from abatis.data.order import hold_out
+from abatis.data.stream import StreamSplit
+from abatis.errors import DataError
+from abatis.vision import torchvision
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+SMALL = 64  # pixels; up to here images are taken as they are
+LARGE = 224
+AREA = (0.35, 1.0)  # share of the image that a random crop covers
+ASPECT = (3 / 4, 4 / 3)
+
+
+def folder_info(name: str, root: Path, image_size: int | None, augment: str) -> DataInfo:
+    """The facts, from the names of the class folders and the headers of one image each. Raises DataError."""
+    train, test, note = _layout(root)
+    classes = _classes(train)
+    strange = sorted(set(_classes(test)) - set(classes))
+    if strange:
+        raise DataError(
+            f"{len(strange)} class folders of {test.name}/ are not in train/: {', '.join(strange[:5])}",
+            where=str(root),
+            fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
+        )
+    size = image_size or _common_size([next(_images(train / name)) for name in classes])
+    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolve_augment(augment, "crop-flip"), note)
+
+
+def open_folder(
+    name: str, root: Path, limit: int | None, image_size: int | None, augment: str, device: torch.device, workers: int
+) -> Data:
+    """The splits. Classes take turns in the order of the images, so that the first N of them are of all classes."""
+    info = folder_info(name, root, image_size, augment)
+    torchvision()  # imported here once, not in every worker
+    train, test, _ = _layout(root)
+    classes = _classes(train)
+    sources = [_FolderSource(*_listing(part, classes, limit), info) for part in (train, test)]
+    training, testing = (StreamSplit(source, device, workers) for source in sources)
+    return Data(info, *hold_out(training), testing)
+
+
+class _FolderSource:
+    """Reads, crops and resizes the images of some files."""
+
+    def __init__(self, files: list[str], labels: list[int], info: DataInfo) -> None:
+        self.files, self.labels = files, torch.tensor(labels)
+        self.size, self.augment = info.image_size, info.augment
+
+    def image(self, index: int, train: bool) -> Tensor:
+        """(3, size, size) uint8."""
+        with _opened(self.files[index]) as image:
+            whole = image.convert("RGB")
+        seen = self._random_crop(whole) if train and self.augment != "none" else self._central_crop(whole)
+        return torch.from_numpy(np.array(seen)).permute(2, 0, 1)
+
+    def _random_crop(self, whole: Image.Image) -> Image.Image:
+        transforms = torchvision().transforms
+        box = transforms.RandomResizedCrop.get_params(whole, AREA, ASPECT)
+        seen: Image.Image = transforms.functional.resized_crop(whole, *box, [self.size, self.size])
+        mirror = self.augment == "crop-flip" and torch.rand(()) < 0.5
+        return transforms.functional.hflip(seen) if mirror else seen
+
+    def _central_crop(self, whole: Image.Image) -> Image.Image:
+        functional = torchvision().transforms.functional
+        shorter = self.size if self.size <= SMALL else round(self.size * 256 / 224)
+        seen: Image.Image = functional.center_crop(functional.resize(whole, shorter), self.size)
+        return seen
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[Image.Image]:
+    """An image file, for reading; whatever goes wrong inside is a DataError that names it."""
+    try:
+        with Image.open(file) as image:
+            yield image
+    except Exception as error:  # decoders raise whatever they like; it is the file in every case
+        raise DataError(
+            f"an image cannot be read ({type(error).__name__}: {error})",
+            where=file,
+            fix="repair or remove the file",
+        ) from error
+
+
+def _layout(root: Path) -> tuple[Path, Path, str]:
+    """The folders of training and test images, and a note where there is a choice."""
+    if not root.is_dir():
+        raise DataError("there is no such folder", where=str(root), fix=f"folder:PATH needs {LAYOUT}")
+    there = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    if "train" not in there or len(there) == 1:
+        wanted = "train/" if "train" not in there else "val/ (or test/)"
+        raise DataError(f"there is no {wanted} in the folder", where=str(root), fix=LAYOUT)
+    note = "val/ is the test set here; test/ is there too and is not read" if len(there) == 3 else ""
+    return root / "train", root / there[1], note
+
+
+def _classes(part: Path) -> list[str]:
+    """The class folders of train/ or val/, sorted; each holds an image."""
+    names = sorted(name for name in os.listdir(part) if not name.startswith("."))
+    flat = [name for name in names if name.lower().endswith(SUFFIXES) and (part / name).is_file()]
+    if flat:
+        raise DataError(
+            f"{len(flat)} images lie in {part.name}/ itself, not in class folders", where=str(part), fix=LAYOUT
+        )
+    classes = [name for name in names if (part / name).is_dir()]
+    if not classes:
+        raise DataError(f"there are no images in {part.name}/", where=str(part), fix=LAYOUT)
+    for name in classes:
+        if next(_images(part / name), None) is None:
+            raise DataError(
+                f"there is no image in the class folder {name!r}",
+                where=str(part / name),
+                fix=f"add images ({', '.join(SUFFIXES)}) or remove the folder",
+            )
+    return classes
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """The image files below a class folder, in a fixed order."""
+    for below, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(below, name)
+
+
+def _listing(part: Path, classes: list[str], limit: int | None) -> tuple[list[str], list[int]]:
+    """The first files, classes taking turns, and their labels."""
+    turns = zip_longest(*(_images(part / name) for name in classes))
+    pairs = [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None][:limit]
+    return [file for file, _ in pairs], [label for _, label in pairs]
+
+
+def _common_size(files: list[str]) -> int:
+    """The size of all these images where it is one small square, else 224."""
+    sizes = set()
+    for file in files:
+        with _opened(file) as image:
+            sizes.add(image.size)
+    width, height = sizes.pop()
+    return width if not sizes and width == height <= SMALL else LARGE

@@ -1,0 +1,89 @@
+"""What a data set is to the rest of the program: a few facts, and splits that hand out batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from abatis.errors import UsageError, did_you_mean
+from abatis.types import Batch
+
+AUGMENTS = ("none", "crop", "crop-flip")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The facts of a data set.
+
+    name: as asked for; image_size: pixels, square, what the network sees;
+    mean, std: one number a channel, for images in [0, 1]; augment: "none", "crop" or "crop-flip";
+    note: what a reader of results must know about these data.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+    note: str = ""
+
+
+class Split(Protocol):
+    """One set of labelled images. Positions are local to the split and count from 0."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def index(self) -> Tensor:
+        """(n,) int64 on the CPU: positions in the original training (or test) set."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 on the CPU."""
+
+    def subset(self, positions: Tensor) -> Split:
+        """The split of some positions, (m,) int64, in that order."""
+
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Batch]:
+        """Augmented batches on the device, for pairs (global step, (B,) positions) that are consumed lazily.
+
+        In memory the draws of a step are made for its whole batch: hand over the *global* batch and take rows of the
+        result. Streamed images draw by their own index: there a process may ask for its own rows alone.
+        """
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All images in order, not augmented, on the device."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one data set; val is ``min(1000, n // 10)`` images held out of train, None where that is 0."""
+
+    info: DataInfo
+    train: Split
+    val: Split | None
+    test: Split
+
+
+def resolve_augment(asked: str, auto: str) -> str:
+    """The augmentation to use: ``auto`` where "auto" was asked for. Raises UsageError on unknown names."""
+    if asked == "auto":
+        return auto
+    if asked not in AUGMENTS:
+        known = ("auto", *AUGMENTS)
+        raise UsageError(f"augmentation {asked!r}: {did_you_mean(asked, known)}", fix=f"use one of {', '.join(known)}")
+    return asked
+
+
+def require_size(name: str, native: int, asked: int | None) -> None:
+    """Raise UsageError where another image size is asked for than the fixed one of the data."""
+    if asked not in (None, native):
+        raise UsageError(
+            f"image size {asked}: the images of {name} are {native}x{native} and are not resized",
+            fix=f"leave the image size out, or write {native}; only folder: data are resized",
+        )

@@ -1,0 +1,68 @@
+"""Four arrays in one .npz file: x_train, y_train, x_test, y_test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
+from abatis.data.info import DataInfo, require_size, resolve_augment
+from abatis.errors import DataError
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+FORM = "images must be uint8, NHWC (or NHW for grey ones), square"
+
+
+def read_npz(path: Path) -> Arrays:
+    """The four arrays, checked. Raises DataError that names the file and what is wrong with it."""
+    found = _load(path)
+    x_train, x_test = (_images(found[name], name, path) for name in ("x_train", "x_test"))
+    check_alike(x_train, x_test, str(path))
+    y_train = checked_labels(found["y_train"], len(x_train), "y_train", str(path))
+    y_test = checked_labels(found["y_test"], len(x_test), "y_test", str(path))
+    return Arrays(x_train, y_train, x_test, y_test)
+
+
+def npz_info(name: str, arrays: Arrays, image_size: int | None, augment: str) -> DataInfo:
+    """The facts of such data; colour images are cropped and flipped unless another augmentation is asked for."""
+    channels, size = arrays.x_train.shape[1:3]
+    require_size(name, size, image_size)
+    mean, std = statistics(arrays.x_train)
+    resolved = resolve_augment(augment, "crop-flip" if channels == 3 else "none")
+    return DataInfo(name, arrays.num_classes, channels, size, mean, std, resolved)
+
+
+def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    if not path.is_file():
+        raise DataError("there is no such .npz file", where=str(path), fix=f"save arrays {', '.join(KEYS)} there")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file.files)
+            found = {name: file[name] for name in KEYS if name in names}
+    except Exception as error:  # zip, zlib, header and pickle errors of every type mean the same thing
+        raise DataError(
+            f"the file cannot be read ({type(error).__name__}: {error})",
+            where=str(path),
+            fix="write it again with numpy.savez, without object arrays",
+        ) from error
+    missing = [name for name in KEYS if name not in found]
+    if missing:
+        raise DataError(
+            f"no array {', '.join(missing)} in the file; it holds: {', '.join(names) or 'nothing'}",
+            where=str(path),
+            fix=f"save the arrays {', '.join(KEYS)}",
+        )
+    return found
+
+
+def _images(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:
+    """NHWC or NHW uint8 as (N, C, H, W)."""
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] != array.shape[2]:
+        raise DataError(f"{name} is {array.dtype} of shape {array.shape}", where=str(path), fix=FORM)
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()

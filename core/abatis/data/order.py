@@ -1,0 +1,33 @@
+"""Which images come when: the order of an epoch, and the images held out of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abatis.data.info import Split
+from abatis.randomness import generator
+
+HELD_OUT_AT_MOST = 1000
+
+
+def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """The batches of one epoch: (B,) int64 positions each, a permutation of 0..n-1 given by (seed, epoch) alone.
+
+    The last, smaller batch is dropped where a full one exists.
+    """
+    batches = list(torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
+
+
+def hold_out(split: Split) -> tuple[Split, Split | None]:
+    """A training split as (train, val): ``min(1000, n // 10)`` images are held out; val is None where that is 0.
+
+    The choice depends on n alone, so that every run on the same data, whatever its seed, holds out the same images.
+    """
+    n = len(split)
+    size = min(HELD_OUT_AT_MOST, n // 10)
+    if size == 0:
+        return split, None
+    order = torch.randperm(n, generator=generator(0, "held-out", n))
+    return split.subset(order[size:].sort().values), split.subset(order[:size].sort().values)

@@ -1,0 +1,95 @@
+"""Images that are read when they are needed, by torch's DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from abatis.data.augment import to_unit
+from abatis.data.info import Split
+from abatis.errors import DataError
+from abatis.randomness import seeded
+from abatis.types import Batch
+
+Key = tuple[int, int]  # index of an image, step
+Sample = tuple[Tensor, int]  # image, its index
+Stacked = tuple[Tensor, Tensor]  # images (B, C, H, W), index (B,)
+
+
+class Source(Protocol):
+    """Where streamed images come from. It is sent to the workers, so it holds plain data."""
+
+    labels: Tensor  # (N,) int64 on the CPU
+
+    def image(self, index: int, train: bool) -> Tensor:
+        """(C, H, W), uint8 or float32 in [0, 1]; may draw from the global generators. Raises DataError."""
+
+
+class StreamSplit:
+    """A split that is read image by image, with ``workers`` processes (0: in this one)."""
+
+    def __init__(self, source: Source, device: torch.device, workers: int, index: Tensor | None = None) -> None:
+        self.index = torch.arange(len(source.labels)) if index is None else index
+        self.labels = source.labels[self.index]
+        self._source, self._device, self._workers = source, device, workers
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def subset(self, positions: Tensor) -> Split:
+        """The split of some positions, (m,) int64."""
+        return StreamSplit(self._source, self._device, self._workers, self.index[positions])
+
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Batch]:
+        """Augmented batches for pairs (global step, (B,) positions); an image's draws are its own."""
+        keys = ([(index, step) for index in self.index[positions].tolist()] for step, positions in batches)
+        return self._batches(keys, _Keyed(self._source, "augment", seed))
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All images in order, not augmented."""
+        keys = ([(index, 0) for index in some.tolist()] for some in torch.split(self.index, batch_size))
+        return self._batches(keys, _Keyed(self._source, "evaluate", 0))
+
+    def _batches(self, keys: Iterable[list[Key]], dataset: _Keyed) -> Iterator[Batch]:
+        loader: DataLoader[Stacked | DataError] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # its samples are collated to what the loader yields
+            batch_sampler=keys,
+            num_workers=self._workers,
+            collate_fn=_collate,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # else the loader draws from the global one
+        )
+        for stacked in loader:
+            if isinstance(stacked, DataError):
+                raise stacked
+            images, index = stacked
+            y = self._source.labels[index].to(self._device)
+            yield Batch(to_unit(images.to(self._device, non_blocking=True)), y, index.to(self._device))
+
+
+class _Keyed(Dataset[Sample | DataError]):
+    """Reads the image of a key, with every global generator seeded from (seed, purpose, index, step)."""
+
+    def __init__(self, source: Source, purpose: str, seed: int) -> None:
+        self.source, self.purpose, self.seed = source, purpose, seed
+
+    def __getitem__(self, key: Key) -> Sample | DataError:
+        index, step = key
+        try:
+            with seeded(self.seed, f"{self.purpose}/{index}", step):
+                return self.source.image(index, self.purpose == "augment"), index
+        except DataError as error:  # raised in a worker it would come back as the text of a traceback
+            return error
+
+
+def _collate(samples: list[Sample | DataError]) -> Stacked | DataError:
+    read: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        read.append(sample)
+    return torch.stack([image for image, _ in read]), torch.tensor([index for _, index in read])

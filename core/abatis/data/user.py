@@ -1,0 +1,191 @@
+"""Data that a program hands over: arrays, or torch Datasets."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
+from abatis.data.info import Data, DataInfo, resolve_augment
+from abatis.data.order import hold_out
+from abatis.data.stream import StreamSplit
+from abatis.errors import DataError, UsageError
+from abatis.randomness import seeded
+
+NAME = "user"
+FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
+STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
+
+
+def from_user(
+    data: object, *, device: torch.device, workers: int, limit: int | None = None, augment: str = "auto"
+) -> Data:
+    """The splits of ``(train, test)``, each a pair (x, y) of numpy arrays or tensors, or a torch Dataset.
+
+    x: uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; y: (N,) integers.
+    A Dataset yields (float image (C, H, W) in [0, 1], int label) and is not augmented here. All images are square.
+    limit: a switch for smoke tests, the first training and test images only. Raises DataError, UsageError.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise UsageError(f"data is a {type(data).__name__}, not a pair", fix=FORM)
+    pairs = [isinstance(part, tuple | list) and len(part) == 2 for part in data]
+    if all(pairs):
+        return _open_arrays(data[0], data[1], device, limit, augment)
+    if any(pairs):
+        raise UsageError("data mixes a pair of arrays and a Dataset", fix=FORM)
+    if augment not in ("auto", "none"):
+        raise UsageError(
+            f"augmentation {augment!r}: a Dataset augments its own images", fix="leave the augmentation out"
+        )
+    return _open_datasets(data[0], data[1], device, workers, limit)
+
+
+def _open_arrays(train: Any, test: Any, device: torch.device, limit: int | None, augment: str) -> Data:
+    x_train, x_test = _images(train[0], "x of train"), _images(test[0], "x of test")
+    check_alike(x_train, x_test, "data")
+    y_train = checked_labels(train[1], len(x_train), "y of train", "data")
+    y_test = checked_labels(test[1], len(x_test), "y of test", "data")
+    arrays = Arrays(x_train, y_train, x_test, y_test)
+    channels, size = x_train.shape[1:3]
+    resolved = resolve_augment(augment, "crop-flip" if channels == 3 else "none")
+    info = DataInfo(NAME, arrays.num_classes, channels, size, *statistics(x_train), resolved)
+    return arrays.open(info, limit, device)
+
+
+def _images(values: Any, name: str) -> Tensor:
+    """Images as (N, C, H, W), uint8 or float32 in [0, 1]."""
+    found = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    x = _channels_first(_native(found))
+    if x.dim() != 4 or x.shape[2] != x.shape[3]:
+        raise DataError(
+            f"{name} is {str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}",
+            where="data",
+            fix="images must be square: uint8 (N, H, W, C) or (N, C, H, W), or float (N, C, H, W) in [0, 1]",
+        )
+    if x.is_floating_point() and len(x):
+        _check_range(x, name)
+    return x.contiguous()
+
+
+def _native(found: Any) -> Tensor:
+    """uint8 as it is, floats as float32, of other types nothing: (0,). Arrays are copied: they may be read-only."""
+    if isinstance(found, Tensor):
+        x = found
+    elif found.dtype == np.uint8 or found.dtype.kind == "f":
+        x = torch.from_numpy(found.astype(np.uint8 if found.dtype == np.uint8 else np.float32))
+    else:
+        return torch.empty(0)
+    return x if x.dtype == torch.uint8 else x.float() if x.is_floating_point() else torch.empty(0)
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """uint8 (N, H, W) and (N, H, W, C) as (N, C, H, W): which it is shows in which two sides are equal."""
+    if x.dtype == torch.uint8 and x.dim() == 3:
+        return x[:, None]
+    if x.dtype == torch.uint8 and x.dim() == 4 and x.shape[1] == x.shape[2]:
+        return x.permute(0, 3, 1, 2)
+    return x
+
+
+def _check_range(x: Tensor, name: str) -> None:
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:  # false for NaN
+        return
+    normalised = "it looks already normalised; leave normalisation to the model"
+    raise DataError(
+        f"images outside [0, 1]: {low:.4g} to {high:.4g}",
+        where=name,
+        fix=normalised if low < 0 else "give pixels in [0, 1], or arrays of uint8",
+    )
+
+
+def _open_datasets(train: Any, test: Any, device: torch.device, workers: int, limit: int | None) -> Data:
+    for part, name in ((train, "train"), (test, "test")):
+        if isinstance(part, IterableDataset) or not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
+            raise UsageError(f"{name} is a {type(part).__name__}, which cannot be indexed", fix=FORM)
+        if len(part) == 0:
+            raise DataError("the Dataset is empty", where=name, fix="give at least one image")
+    with seeded(0, "describe"):  # a Dataset may draw from the global generators
+        shape, mean, std = _facts(train)
+        y_train, y_test = _labels(train, "train", limit), _labels(test, "test", limit)
+    num_classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
+    info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none")
+    sources = (
+        _DatasetSource(train, "train", y_train[:limit], shape),
+        _DatasetSource(test, "test", y_test[:limit], shape),
+    )
+    training, testing = (StreamSplit(source, device, workers) for source in sources)
+    return Data(info, *hold_out(training), testing)
+
+
+class _DatasetSource:
+    """Reads the images of a Dataset and checks each: its shape, its range, its label."""
+
+    def __init__(self, dataset: Any, name: str, labels: Tensor, shape: tuple[int, ...]) -> None:
+        self.dataset, self.name, self.labels, self.shape = dataset, name, labels, shape
+
+    def image(self, index: int, train: bool) -> Tensor:
+        """(C, H, W) float32 in [0, 1]."""
+        image, label = _sample(self.dataset, index, self.name)
+        if tuple(image.shape) != self.shape:
+            raise DataError(
+                f"an image of shape {tuple(image.shape)}; the first one is {self.shape}",
+                where=f"{self.name}, sample {index}",
+                fix="resize all images to one size",
+            )
+        if label != int(self.labels[index]):
+            raise DataError(
+                f"the label is {label} now and was {int(self.labels[index])} before",
+                where=f"{self.name}, sample {index}",
+                fix="let the Dataset give the same label each time, the one in its .targets if it has these",
+            )
+        return image
+
+
+def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
+    """One checked sample of a Dataset: (C, H, W) float32 in [0, 1] and a label >= 0."""
+    where = f"{name}, sample {index}"
+    sample = dataset[index]
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        raise DataError(f"the Dataset yields {type(sample).__name__}, not (image, label)", where=where, fix=FORM)
+    image, label = sample
+    if not isinstance(image, Tensor) or not image.is_floating_point() or image.dim() != 3:
+        kind = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise DataError(f"the image is {kind}", where=where, fix="yield a float tensor (C, H, W) in [0, 1]")
+    _check_range(image, where)
+    try:
+        number = operator.index(label)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise DataError(f"the label is {label!r}", where=where, fix="yield labels that are integers >= 0")
+    return image.float(), number
+
+
+def _labels(dataset: Any, name: str, limit: int | None) -> Tensor:
+    """(n,) int64 labels: the Dataset's ``.targets``, else by one pass over the images that ``limit`` leaves."""
+    count = len(dataset)
+    targets = getattr(dataset, "targets", None)
+    if targets is not None and len(targets) == count:
+        return checked_labels(targets, count, ".targets", name)
+    return torch.tensor([_sample(dataset, index, name)[1] for index in range(min(count, limit or count))])
+
+
+def _facts(dataset: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+    """Shape (C, H, W) of the first image; mean and standard deviation of the channels over the first 1,000."""
+    shape = tuple(_sample(dataset, 0, "train")[0].shape)
+    if shape[1] != shape[2]:
+        raise DataError(f"images are {shape[1]}x{shape[2]}", where="train", fix="make them square")
+    count = min(len(dataset), STATISTICS_OF)
+    sums = torch.zeros(2, shape[0], dtype=torch.float64)  # of the values, of their squares
+    for index in range(count):
+        flat = _sample(dataset, index, "train")[0].double().flatten(1)  # (C, H*W)
+        sums += torch.stack([flat.mean(1), flat.square().mean(1)])
+    mean, square = sums / count
+    std = (square - mean**2).clamp_(min=0).sqrt()
+    return shape, tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())

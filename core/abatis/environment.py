@@ -1,0 +1,33 @@
+"""What a result depends on besides its options: versions and hardware. An allow-list; no variable of the environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+LIBRARIES = ("abatis", "torch", "torchvision", "timm", "pyautoattack", "pluggy", "pydantic", "numpy", "safetensors")
+
+
+def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str, Any]:
+    """Versions of the libraries and of the plan's plugins, the machine, and the words the program was called with."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "providers": dict(providers),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,80 @@
+"""Every error a user can cause: at most four lines that say what, where and how to fix it.
+
+The exit code of the command line is the error's own ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AbatisError(Exception):
+    """Base of all errors that are shown without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(line.replace("\n", " ") for line in lines)
+
+
+class PluginError(AbatisError):
+    """A plugin failed or broke its contract while the run was going on."""
+
+    exit_code = 1
+
+
+class UsageError(AbatisError):
+    """A wrong option, name, configuration or combination."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """Data that are missing, empty, out of range or of the wrong shape."""
+
+
+class PluginConflict(UsageError):
+    """Two plugins answer a hook that exactly one may answer."""
+
+
+class CheckpointError(AbatisError):
+    """Checkpoints exist, but none of them can be trusted."""
+
+    exit_code = 3
+
+
+class NotFiniteError(AbatisError):
+    """A loss, a gradient or a logit is NaN or infinite; the update was not made."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(AbatisError):
+    """The device has no memory left for this batch."""
+
+    exit_code = 5
+
+
+class Stopped(AbatisError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_code = 75
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"did you mean 'x'?"`` for the nearest known word, or the list of known words where none is near."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(words) or 'none'}"

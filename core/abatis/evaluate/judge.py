@@ -1,0 +1,191 @@
+"""One network under examination: its clean verdicts, and the one way attacks are run and believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from abatis.ball import Ball
+from abatis.errors import DataError, NotFiniteError, UsageError
+from abatis.evaluate.guard import halving, judging
+from abatis.net import Net
+from abatis.types import Batch, Threat
+
+Attack = Callable[[Batch], tuple[Tensor, Tensor]]
+"""A batch of points to adversarial images (B, C, H, W) and the attack's own claim which of them fool, (B,) bool."""
+
+Progress = Callable[[str, int, int], None]
+"""Told the name of what is going on, the points done and the points in all."""
+
+TOLERANCE = 1e-5  # how far outputs may be from a distribution and still look like one
+
+
+class Split(Protocol):
+    """The points to judge on: ``eval_batches`` always gives them in the same order."""
+
+    def __len__(self) -> int: ...
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What one attack left standing.
+
+    robust: (n,) bool on the CPU, still classified correctly after this attack, in the order of the split;
+    facts: attacked, the points it was run on; rejected, its adversarial images that did not hold when checked again;
+    batch_size, the one that fitted into memory.
+    """
+
+    name: str
+    robust: Tensor
+    facts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all points that is still classified correctly."""
+        return share(self.robust)
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What the clean images showed.
+
+    correct: (n,) bool on the CPU; classes: K, outputs of the network; distribution: do they look like probabilities?
+    """
+
+    correct: Tensor
+    classes: int
+    distribution: bool
+
+
+def share(flags: Tensor) -> float:
+    """The share of true ones among (n,) bool."""
+    return int(flags.sum()) / len(flags)
+
+
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """Which points have finite logits and the right class on top: (B,) bool."""
+    return (logits.argmax(1) == y) & logits.isfinite().all(1)
+
+
+def clean_verdicts(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """Which points are classified correctly as they are: (n,) bool on the CPU.
+
+    Raises DataError, UsageError or NotFiniteError where they cannot be judged.
+    """
+    with judging(module) as net:
+        return _look(net, batches).correct
+
+
+class Judge:
+    """Asks one network about the points of one split under one threat; lives inside :func:`judging`."""
+
+    def __init__(
+        self, net: Net, split: Split, threat: Threat, batch_size: int, progress: Progress | None = None
+    ) -> None:
+        self.net, self.split, self.threat = net, split, threat
+        self.batch_size, self.progress = batch_size, progress
+
+    def clean(self) -> Clean:
+        """Look at the clean images. Raises DataError, UsageError or NotFiniteError where they cannot be judged."""
+
+        def run(batch_size: int) -> Clean:
+            return _look(self.net, self.split.eval_batches(batch_size), lambda done: self._report("clean", done, total))
+
+        total = len(self.split)
+        return halving(run, self.batch_size)
+
+    def attacked(self, name: str, attack: Attack, robust: Tensor, label: str | None = None) -> Verdicts:
+        """Run an attack on the points that are robust so far, (n,) bool, and believe only what is seen from outside.
+
+        An image counts where it is inside ball and box and one plain forward gets it wrong. ``label`` names the attack
+        in progress reports. Raises OutOfMemoryError.
+        """
+        return halving(lambda size: self._pass(name, attack, robust, label or name, size), self.batch_size)
+
+    def _pass(self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int) -> Verdicts:
+        still, done, rejected, total = robust.clone(), 0, 0, int(robust.sum())
+        self._report(label, done, total)
+        for places, batch in _packed(self.split, robust, batch_size):
+            adversarial, claimed = attack(batch)
+            broken = claimed & self._holds(batch, adversarial)  # (B,)
+            still[places[broken.cpu()]] = False
+            rejected += int((claimed & ~broken).sum())
+            done += len(batch)
+            self._report(label, done, total)
+        return Verdicts(name, still, {"attacked": total, "rejected": rejected, "batch_size": batch_size})
+
+    def _holds(self, batch: Batch, adversarial: Tensor) -> Tensor:
+        with torch.no_grad():
+            wrong = ~right(self.net(adversarial), batch.y)
+        return wrong & Ball(batch.x, self.threat).contains(adversarial)
+
+    def _report(self, label: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(label, done, total)
+
+
+def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | None = None) -> Clean:
+    correct: list[Tensor] = []
+    done, classes, distribution = 0, 0, True
+    for batch in batches:
+        with torch.no_grad():
+            logits = net(batch.x)
+        _check(batch, logits)
+        correct.append(right(logits, batch.y).cpu())
+        classes = logits.shape[1]
+        distribution = distribution and _is_distribution(logits)
+        done += len(batch)
+        if report is not None:
+            report(done)
+    if not done:
+        raise DataError("there are no images to judge", where="evaluation", fix="choose a split that is not empty")
+    return Clean(torch.cat(correct), classes, distribution)
+
+
+def _check(batch: Batch, logits: Tensor) -> None:
+    if batch.x.amin() < 0 or batch.x.amax() > 1:
+        raise DataError(
+            f"images span [{batch.x.amin():.3g}, {batch.x.amax():.3g}], not [0, 1]",
+            where="evaluation",
+            fix="normalise inside the model, and hand out images in [0, 1]",
+        )
+    if logits.dim() != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
+        raise UsageError(
+            f"the model gives outputs of shape {tuple(logits.shape)} for {len(batch)} images",
+            where="evaluation",
+            fix=f"give one logit a class: ({len(batch)}, K) with K of at least 2",
+        )
+    odd = batch.index[~logits.isfinite().all(1)].tolist()
+    if odd:
+        raise NotFiniteError(
+            f"the logits of {len(odd)} clean images are NaN or infinite",
+            where=f"evaluation, images {', '.join(map(str, odd[:5]))}",
+            fix="the weights have diverged: judge an earlier checkpoint",
+        )
+
+
+def _is_distribution(outputs: Tensor) -> bool:
+    inside = (outputs >= -TOLERANCE) & (outputs <= 1 + TOLERANCE)
+    return bool(inside.all() & ((outputs.sum(1) - 1).abs() <= TOLERANCE).all())
+
+
+def _packed(split: Split, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
+    """The wanted points, (n,) bool, in order, packed into full batches, with their places in the split, (B,) int64."""
+    parts: list[tuple[Tensor, ...]] = []
+    seen = 0
+    for batch in split.eval_batches(batch_size):
+        rows = wanted[seen : seen + len(batch)].nonzero().flatten()
+        parts.append((rows + seen, batch.x[rows], batch.y[rows], batch.index[rows]))
+        seen += len(batch)
+        while sum(len(part[0]) for part in parts) >= batch_size:
+            places, x, y, index = (torch.cat(column) for column in zip(*parts, strict=True))
+            yield places[:batch_size], Batch(x[:batch_size], y[:batch_size], index[:batch_size])
+            parts = [(places[batch_size:], x[batch_size:], y[batch_size:], index[batch_size:])]
+    places, x, y, index = (torch.cat(column) for column in zip(*parts, strict=True))
+    if len(places):
+        yield places, Batch(x, y, index)

@@ -1,0 +1,90 @@
+"""Projected gradient ascent that remembers its path: a point is broken if any iterate fools the network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from abatis.ball import Ball
+from abatis.errors import UsageError
+from abatis.evaluate.guard import judging
+from abatis.evaluate.judge import Attack, Judge, Progress, Split, right
+from abatis.randomness import per_sample
+from abatis.types import Batch, Forward, Threat
+
+STEP_SHARE = 0.25  # step size as a share of the radius
+
+
+def pgd_verdicts(
+    module: nn.Module,
+    split: Split,
+    threat: Threat,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which points are classified correctly, and which still are after PGD: (n,) bool on the CPU each.
+
+    Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
+    """
+    with judging(module) as net:
+        judge = Judge(net, split, threat, batch_size, progress)
+        clean = judge.clean().correct
+        return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed), clean).robust
+
+
+def pgd(forward: Forward, threat: Threat, steps: int, seed: int) -> Attack:
+    """PGD on the cross-entropy from one uniform start a point, keyed by the point's own index."""
+    return lambda batch: _climb(forward, batch, threat, steps, seed)
+
+
+def _start(ball: Ball, index: Tensor, seed: int) -> Tensor:
+    """A random point of every ball, (B, C, H, W), whatever the batch."""
+    uniform = per_sample("uniform", seed, "evaluate/uniform", index, ball.x)
+    normal = per_sample("normal", seed, "evaluate/normal", index, ball.x) if ball.norm == "L2" else None
+    return ball.uniform_start(uniform, normal)
+
+
+def _climb(forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The first iterate that fools, else the one of highest loss, (B, C, H, W); and which points are fooled, (B,)."""
+    ball = Ball(batch.x, threat)
+    point = _start(ball, batch.index, seed)
+    found = point.clone()
+    highest = batch.x.new_full((len(batch),), -torch.inf)
+    fooled = torch.zeros_like(batch.y, dtype=torch.bool)
+    rows = torch.arange(len(batch), device=batch.x.device)  # the points that still climb
+    for step in range(steps + 1):
+        logits, loss, gradient = _ascent(forward, point, batch.y[rows], step < steps)
+        standing = right(logits, batch.y[rows])
+        better = ~standing | (loss > highest[rows])
+        found[rows[better]], highest[rows[better]] = point[better], loss[better]
+        if not standing.all():
+            fooled[rows[~standing]] = True
+            rows, point, gradient = rows[standing], point[standing], gradient[standing]
+            ball = Ball(batch.x[rows], threat)
+        if not len(rows) or step == steps:
+            break
+        point = ball.climb(point, gradient, STEP_SHARE * threat.eps)
+    return found, fooled
+
+
+def _ascent(forward: Forward, point: Tensor, y: Tensor, gradient_wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, K), cross-entropy (B,) and its gradient (B, C, H, W), which is zero where it is not wanted."""
+    point = point.detach().requires_grad_(gradient_wanted)
+    with torch.set_grad_enabled(gradient_wanted):
+        logits = forward(point)
+        loss = F.cross_entropy(logits, y, reduction="none")
+        total = loss.sum()
+    if not gradient_wanted:
+        return logits, loss, torch.zeros_like(point)
+    if not total.requires_grad:
+        raise UsageError(
+            "no gradient of the model's outputs reaches the image",
+            where="evaluation, PGD",
+            fix="remove detach() and no_grad() from the model's forward",
+        )
+    (gradient,) = torch.autograd.grad(total, point)
+    return logits.detach(), loss.detach(), gradient

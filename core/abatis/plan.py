@@ -1,0 +1,228 @@
+"""What a run is made of: the hooks are asked once, their callables are put in order, and conflicts are named.
+
+The plan is printed before the run; ``--dry-run`` stops there.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pluggy
+import torch
+
+from abatis.builtin.cross_entropy import cross_entropy
+from abatis.builtin.pgd import NoAttacker, PGDAttacker
+from abatis.config import PluginConfig
+from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean
+from abatis.hooks import hookimpl
+from abatis.plugins import Plugin, make_manager, normal
+from abatis.types import Attacker, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
+
+BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}
+"""Providers that need no plugin; the first of each role is its default."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the printed plan."""
+
+    role: str
+    provider: str
+    version: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attacker, one loss (with its wrappers), any number of regularizers and trainer hooks."""
+
+    attacker: Attacker
+    loss: Loss
+    regularizers: tuple[tuple[str, Regularizer], ...]
+    trainers: tuple[tuple[str, TrainerHooks], ...]
+    rows: tuple[Row, ...]
+    attacker_name: str
+    loss_name: str
+    clean_first: bool
+    needs_double_backward: bool
+
+    def with_trainer(self, name: str, hooks: TrainerHooks, row: Row) -> Plan:
+        """The plan with one more trainer hook behind the others."""
+        return replace(self, trainers=(*self.trainers, (name, hooks)), rows=(*self.rows, row))
+
+    def terms(self, ctx: StepContext) -> dict[str, Term]:
+        """All terms of one step, checked; those of a regularizer are named ``plugin/term``."""
+        with blamed(self.loss_name, "loss"):
+            found = dict(checked(self.loss(ctx), ctx, self.loss_name))
+        for name, regularizer in self.regularizers:
+            with blamed(name, "regularizer"):
+                terms = checked(regularizer(ctx), ctx, name)
+            found.update({f"{name}/{key}": term for key, term in terms.items()})
+        return found
+
+
+@contextmanager
+def blamed(plugin: str, role: str) -> Iterator[None]:
+    """Turn an exception from a plugin's code into an error that names the plugin and the line."""
+    try:
+        yield
+    except (AbatisError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            f"plugin '{plugin}' failed in its {role}: {type(error).__name__}: {error}",
+            where=f"{frame.filename}:{frame.lineno}, in {frame.name}",
+        ) from error
+
+
+def checked(terms: Terms, ctx: StepContext, plugin: str) -> Terms:
+    """The same terms; raises PluginError where one has no legal shape or type."""
+    if not isinstance(terms, Mapping) or not terms:
+        raise PluginError(f"plugin '{plugin}' returned {type(terms).__name__} instead of named terms",
+                          fix='return {"name": Term(value)}')  # fmt: skip
+    size = len(ctx.batch)
+    for name, term in terms.items():
+        value = getattr(term, "value", None)
+        if not isinstance(term, Term) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise PluginError(f"plugin '{plugin}', term '{name}': not a Term with a floating-point tensor",
+                              fix='return {"name": Term(value)}')  # fmt: skip
+        if value.shape not in ((size,), ()):
+            raise PluginError(
+                f"plugin '{plugin}', term '{name}': its value has the shape {tuple(value.shape)}",
+                where=f"a batch of {size} samples",
+                fix=f"return one value a sample, ({size},), or a scalar, (), where samples have no value of their own",
+            )
+        if not math.isfinite(term.weight):
+            raise PluginError(f"plugin '{plugin}', term '{name}': its weight is {term.weight}", fix="weights are finite")
+    return terms
+
+
+def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use: Mapping[str, str], run: Run) -> Plan:
+    """Ask every hook once; raises PluginConflict, UsageError or PluginError."""
+    active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
+    manager = make_manager((plugin.name, plugin.module) for plugin in active)
+    for role, provider in use.items():
+        known = {*BUILTIN[role], *(plugin.name for plugin in loaded)}
+        if normal(provider) not in known:
+            raise UsageError(f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}")
+    wanted = {role: normal(provider) for role, provider in use.items()}
+
+    loss_name, loss = _sole_provider(manager, "loss", wanted.get("loss"), run, dropped=set())
+    losers = {name for name in _implementers(manager, "loss") if name != loss_name}
+    attacker_name, attacker = _sole_provider(manager, "attacker", wanted.get("attacker"), run, dropped=losers)
+    loss = _wrapped(manager, loss or cross_entropy, run)
+    if attacker is None:
+        attacker = NoAttacker() if attacker_name == "none" else PGDAttacker(run)
+    regularizers = _collected(manager, "regularizer", run)
+    trainers = _collected(manager, "trainer", run)
+    for name, hooks in trainers:
+        if not isinstance(hooks, TrainerHooks):
+            raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
+
+    wrappers = [impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper]
+    roles = {
+        "attacker": [attacker_name],
+        "loss": [loss_name],
+        "loss wrapper": wrappers,
+        "regularizer": [name for name, _ in regularizers],
+        "trainer": [name for name, _ in trainers],
+    }
+    used = {name for names in roles.values() for name in names}
+    configs = [options[plugin.name] for plugin in active if plugin.name in used]
+    return Plan(
+        attacker=attacker,
+        loss=loss,
+        regularizers=tuple(regularizers),
+        trainers=tuple(trainers),
+        rows=tuple(_rows(roles, loaded, options, run)),
+        attacker_name=attacker_name,
+        loss_name=loss_name,
+        clean_first=any(config.needs_clean for config in configs),
+        needs_double_backward=any(config.needs_double_backward for config in configs),
+    )
+
+
+def _implementers(manager: pluggy.PluginManager, role: str) -> list[str]:
+    """Plugins with a hook of their own for a role, wrappers left out, in the order of their names."""
+    caller = getattr(manager.hook, f"defense_{role}")
+    return sorted(impl.plugin_name for impl in caller.get_hookimpls() if not impl.wrapper)
+
+
+def _ask(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
+    """One plugin's own answer to one hook, without wrappers."""
+    others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
+    with blamed(name, f"defense_{role} hook"):
+        answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
+    return answer[0] if isinstance(answer, list) and answer else (None if isinstance(answer, list) else answer)
+
+
+def _sole_provider(
+    manager: pluggy.PluginManager, role: str, wanted: str | None, run: Run, dropped: set[str]
+) -> tuple[str, Any]:
+    """(name, callable) of the one provider of a role; the callable is None for a built-in."""
+    if wanted in BUILTIN[role]:
+        return wanted, None
+    names = _implementers(manager, role)
+    if wanted is not None:
+        names = [name for name in names if name == wanted]
+    else:
+        names = [name for name in names if name not in dropped]
+    answers = {name: answer for name in names if (answer := _ask(manager, role, name, run)) is not None}
+    if wanted is not None and not answers:
+        raise UsageError(f"--use {role}={wanted}: plugin '{wanted}' provides no {role} in this run")
+    if len(answers) > 1:
+        ways = " or ".join(f"--use {role}={name}" for name in answers)
+        raise PluginConflict(f"{len(answers)} plugins provide the {role}: {', '.join(answers)}", fix=f"choose one: {ways}")
+    return next(iter(answers.items()), (BUILTIN[role][0], None))
+
+
+def _wrapped(manager: pluggy.PluginManager, loss: Loss, run: Run) -> Loss:
+    """The loss inside every wrapper, in the order of their names (``tryfirst`` ones outermost)."""
+
+    class Chosen:
+        """Stands in for the provider, so that the wrappers run around its loss and no hook is asked twice."""
+
+        @hookimpl
+        def defense_loss(self) -> Loss:
+            return loss
+
+    wrapping = {impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper}
+    if not wrapping:
+        return loss
+    others = [plugin for name, plugin in manager.list_name_plugin() if name not in wrapping]
+    manager.register(Chosen(), name="the chosen loss")
+    with blamed(" and ".join(sorted(wrapping)), "defense_loss wrapper"):
+        result: Loss | None = manager.subset_hook_caller("defense_loss", remove_plugins=others)(run=run)
+    manager.unregister(name="the chosen loss")
+    if result is None or not callable(result):
+        raise PluginError(f"the loss wrapper of {' and '.join(sorted(wrapping))} returned no loss",
+                          fix="inner = yield, then return a callable that takes the context")  # fmt: skip
+    return result
+
+
+def _collected(manager: pluggy.PluginManager, role: str, run: Run) -> list[tuple[str, Any]]:
+    answers = ((name, _ask(manager, role, name, run)) for name in _implementers(manager, role))
+    return [(name, answer) for name, answer in answers if answer is not None]
+
+
+def _rows(
+    roles: Mapping[str, Sequence[str]], loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], run: Run
+) -> Iterator[Row]:
+    """Who provides what, and the selected plugins that provide nothing, with the reason."""
+    versions = {plugin.name: plugin.version for plugin in loaded}
+    attack = {**run.attack.model_dump(), "step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
+    for role, names in roles.items():
+        for name in names:
+            shown = options[name].model_dump() if name in options else (attack if name == "pgd" else {})
+            yield Row(role, name, versions.get(name, "built-in"), shown)
+    used = {name for names in roles.values() for name in names}
+    for plugin in loaded:
+        if plugin.name not in used:
+            why = "switched off by its options" if options[plugin.name].is_neutral else "provides nothing in this run"
+            yield Row("unused", plugin.name, plugin.version, {"why": why})

@@ -1,0 +1,138 @@
+"""The run folder OUT/NAME: who may write into it, what describes the run, and the way back to a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from abatis.backbones import build
+from abatis.checkpoint import disk, write_text
+from abatis.command_line import read_toml
+from abatis.config import RunConfig
+from abatis.errors import UsageError
+from abatis.trainer import WEIGHTS, WEIGHTS_AVERAGED
+
+FREE = {"out", "device", "epochs", "workers", "data_dir", "eval", "checkpoint_every"}
+"""Options that a resumed run may change: they do not change what a step computes."""
+
+
+def claim(config: RunConfig) -> Path:
+    """The folder of this run, made and writable; raises UsageError where it exists and is not to be resumed."""
+    folder = config.out / (config.name or _made_up_name(config))
+    if not folder.resolve().is_relative_to(config.out.resolve()):
+        raise UsageError(f"run folder {folder} leads out of {config.out}", fix="remove the link, or choose another --name")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not config.resume:
+            raise UsageError(f"run folder {folder} exists", fix="go on with --resume, or choose another --name")
+        _check_same(config, folder)
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    return folder
+
+
+def _made_up_name(config: RunConfig) -> str:
+    """``plugins-backbone-data``, with a number behind it from the second run on; the newest one when resuming."""
+    parts = [*(config.plugin or ("at",)), _word(config.backbone), _word(config.data)]
+    base = "-".join(parts)[:70]
+    taken = [base, *(f"{base}-{number}" for number in range(2, 10_000))]
+    used = [name for name in taken if (config.out / name).exists()]
+    if config.resume and used:
+        return used[-1]
+    return next(name for name in taken if name not in used)
+
+
+def _word(spec: str) -> str:
+    """The telling part of a backbone or data spec, fit for a folder's name."""
+    kind, _, rest = spec.partition(":")
+    telling = Path(rest).stem if rest and kind in ("npz", "folder") else Path(kind).stem
+    return re.sub(r"[^A-Za-z0-9_]+", "-", telling).strip("-") or "run"
+
+
+def write_run_toml(folder: Path, config: RunConfig) -> None:
+    """The resolved configuration; ``defense-run --config run.toml`` repeats the run."""
+    with disk(folder):
+        write_text(folder / "run.toml", tomli_w.dumps(config.to_toml()))
+
+
+def _check_same(config: RunConfig, folder: Path) -> None:
+    """Raise UsageError, option by option, where a resumed run was asked to be another one."""
+    path = folder / "run.toml"
+    if not path.exists():
+        return
+    before, now = dict(_flat(read_toml(path))), dict(_flat(config.to_toml()))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in FREE]
+    if changed:
+        differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
+        raise UsageError(f"{folder} was run with other options: {differences}",
+                         fix="give the same options, or choose another --name")  # fmt: skip
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights that count: the averaged ones where the run has them, else the best; raises UsageError."""
+    for name in (WEIGHTS_AVERAGED, WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(f"no weights in {folder}", fix=f"name a run folder that holds {WEIGHTS}")
+
+
+def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
+    """A run's network with its weights; built from run.toml and the file's own facts where no model is given."""
+    path = weights_file(folder)
+    tensors, facts = read_weights(path)
+    if model is None:
+        backbone = str(read_toml(folder / "run.toml")["backbone"])
+        if backbone.startswith("python:"):
+            raise UsageError(f"the run trained a module of yours, {backbone[7:]}", fix="abatis.load(folder, model=your_module)")
+        channels = int(facts["channels"])
+        model = build(backbone, num_classes=int(facts["num_classes"]), channels=channels,
+                      image_size=int(facts["image_size"]), mean=[0.0] * channels, std=[1.0] * channels)  # fmt: skip
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UsageError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
+    return model
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a safetensors file; raises UsageError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("abatis", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(
+            f"cannot read weights: {error}", where=str(path), fix="give a .safetensors file or a run folder"
+        ) from error
+
+
+def start_from(model: nn.Module, path: Path) -> str:
+    """Load weights to fine-tune from; a head of another size keeps its new values. Returns what was done."""
+    source = weights_file(path) if path.is_dir() else path
+    tensors, _ = read_weights(source)
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    left = [name for name in own if name not in fitting]
+    others = [name for name in left if name not in tensors]
+    if others or not fitting or len(left) > 2:
+        raise UsageError(f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, such as {left[0]}",
+                         fix="give the --backbone that the weights were trained with")  # fmt: skip
+    model.load_state_dict(fitting, strict=False)
+    return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")

@@ -1,0 +1,223 @@
+"""One run from configuration to result: data, network, plan, training, evaluation, run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from abatis import plugins
+from abatis.backbones import build, last_feature_map
+from abatis.builtin.averaging import WeightAveraging
+from abatis.checkpoint import disk, load_checkpoint, write_text
+from abatis.config import RunConfig
+from abatis.data import Data, DataInfo, describe, epoch_batches, from_user, open_data
+from abatis.environment import environment
+from abatis.errors import DataError, UsageError
+from abatis.evaluate import evaluate
+from abatis.net import Net
+from abatis.plan import Plan, Row, make_plan
+from abatis.randomness import Randomness, reseed, untouched
+from abatis.report.terminal import Reporter
+from abatis.run_folder import claim, load_weights, start_from, weights_file, write_run_toml
+from abatis.trainer import Trainer
+from abatis.types import Run
+
+EVAL_BATCH = 256
+PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: its folder and its numbers, as fractions of n test images; None for what was not measured."""
+
+    folder: Path
+    clean_acc: float | None = None
+    pgd20_acc: float | None = None
+    autoattack_acc: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: everything but the images."""
+
+    net: Net
+    plan: Plan
+    info: DataInfo
+    random: Randomness
+    notes: tuple[str, ...]
+
+
+def run(config: RunConfig, *, model: nn.Module | None = None, data: object = None) -> Result:
+    """Train and judge; the same as ``defense-run``.
+
+    model: a module of your own on images in [0, 1], used instead of ``config.backbone``.
+    data: (train, test), each a pair (x, y) of arrays or a torch Dataset of (image in [0, 1], label), used instead of
+    ``config.data``. Raises a subclass of AbatisError; the global random generators are left as found.
+    """
+    marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
+    marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
+    config = config.model_copy(update=marks)
+    with untouched():
+        return _run(config, model, data)
+
+
+def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
+    device = pick_device(config.device)
+    reporter = Reporter(config)
+    for value, option in ((model, "backbone"), (given, "data")):
+        if value is None and getattr(config, option).startswith(PYTHON):
+            raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
+                             fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
+    if config.dry_run:
+        info = from_user(given, device=device, workers=0).info if given is not None else _described(config)
+        prepared = prepare(config, info, device, model, steps_per_epoch=1)
+        reporter.plan(prepared.plan.rows, prepared.notes)
+        return Result(Path())
+    folder = claim(config)
+    if (folder / "eval.json").exists() and _is_finished(config, folder):
+        reporter.note(f"this run is finished: {folder}")
+        return _result(folder)
+    images = _opened(config, given, device)
+    steps_per_epoch = len(epoch_batches(len(images.train), config.batch_size, config.seed, 0))
+    prepared = prepare(config, images.info, device, model, steps_per_epoch)
+    _check_head(prepared.net, images, config)
+    write_run_toml(folder, config)
+    record = environment(device, {row.provider: row.version for row in prepared.plan.rows})
+    with disk(folder):
+        write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
+    reporter.plan(prepared.plan.rows, prepared.notes)
+
+    facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": images.info.num_classes,
+             "channels": images.info.channels, "image_size": images.info.image_size}  # fmt: skip
+    trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
+    loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
+    if loaded is not None:
+        trainer.restore(loaded)
+        for reason in loaded.rejected:
+            reporter.note(f"checkpoint rejected: {reason}")
+        reporter.note(f"resumed after step {trainer.done} of {trainer.steps}")
+    with reporter.training(trainer.steps, trainer.done, trainer.steps_per_epoch):
+        trainer.fit(reporter)
+    if config.eval != "none":
+        _judge(config, trainer, images, folder, device, reporter)
+    result = _result(folder)
+    reporter.summary(result.folder, config, images.info.note)
+    return result
+
+
+def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.Module | None, steps_per_epoch: int) -> Prepared:
+    """Network and plan; raises UsageError, PluginConflict or PluginError."""
+    notes = [info.note] if info.note else []
+    reseed(config.seed, "initialisation")
+    if model is None:
+        model = build(config.backbone, num_classes=info.num_classes, channels=info.channels, image_size=info.image_size,
+                      mean=info.mean, std=info.std, pretrained=config.pretrained)  # fmt: skip
+        size = last_feature_map(model, info.channels, info.image_size) if ":" not in config.backbone else None
+        if size is not None and min(size) < 2:
+            notes.append(f"the last feature map of {config.backbone} is {size[0]}x{size[1]} at {info.image_size} pixels: "
+                         "choose a net for small images")  # fmt: skip
+    if config.init is not None:
+        notes.append(start_from(model, config.init))
+    model.to(device)
+    net = Net(model, config.precision)
+    random = Randomness(config.seed)
+    loaded = [plugins.load(name) for name in config.plugin]
+    run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
+              {type(options): options for options in config.options.values()})  # fmt: skip
+    plan = make_plan(loaded, config.options, config.use, run)
+    if config.ema:
+        averaging = WeightAveraging(model, config.ema)
+        row = Row("trainer", "averaging", "built-in", {"decay": config.ema})
+        plan = plan.with_trainer("averaging", averaging, row)  # last, so that it averages what the others leave behind
+    return Prepared(net, plan, info, random, tuple(notes))
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The network of a run folder in eval mode, on images in [0, 1]: the averaged weights first, else the best ones.
+
+    model: needed where the run trained a module of yours. Raises UsageError.
+    """
+    return load_weights(Path(folder), model).eval()
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() \
+            else torch.device("cpu")  # fmt: skip
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"no device {name!r} here: {error}".splitlines()[0], fix="--device auto takes what there is"
+        ) from error
+    return device
+
+
+def _described(config: RunConfig) -> DataInfo:
+    return describe(config.data, data_dir=config.data_dir, image_size=config.image_size, augment=config.augment)
+
+
+def _opened(config: RunConfig, given: object, device: torch.device) -> Data:
+    if given is not None:
+        return from_user(given, device=device, workers=config.workers, limit=config.limit)
+    return open_data(config.data, data_dir=config.data_dir, limit=config.limit, image_size=config.image_size,
+                     augment=config.augment, device=device, workers=config.workers)  # fmt: skip
+
+
+def _check_head(net: Net, images: Data, config: RunConfig) -> None:
+    """One forward pass says early what would fail late."""
+    batch = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2)))
+    try:
+        with torch.no_grad():
+            logits = net.frozen(batch.x)
+    except Exception as error:
+        raise UsageError(f"backbone {config.backbone} fails on images {tuple(batch.x.shape)}: {type(error).__name__}: {error}",
+                         fix="choose a --backbone for such images, or another --image-size") from error  # fmt: skip
+    if logits.dim() != 2 or len(logits) != len(batch):
+        raise UsageError(f"backbone {config.backbone} returns {tuple(logits.shape)}, not one row of logits an image")
+    largest = max(int(split.labels.max()) for split in (images.train, images.test))
+    if largest >= logits.shape[1]:
+        raise DataError(f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
+                        fix="labels count from 0; give the network a head with enough classes")  # fmt: skip
+
+
+def _judge(config: RunConfig, trainer: Trainer, images: Data, folder: Path, device: torch.device, reporter: Reporter) -> None:
+    """The one look at the test set, at the best weights."""
+    model = load_weights(folder, trainer.judged).to(device)
+    with reporter.judging() as progress:
+        verdict = evaluate(
+            model, images.test, config.threat_model, ladder="quick" if config.eval == "quick" else "standard",
+            seed=config.seed, batch_size=EVAL_BATCH, device=device, num_classes=images.info.num_classes, progress=progress,
+        )  # fmt: skip
+    record = {
+        **verdict.to_json(),
+        "threat": config.threat,
+        "data": config.data,
+        "note": images.info.note,
+        "weights": weights_file(folder).name,
+        "selected_at_epoch": trainer.best["epoch"],
+        "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
+        "test_set_evaluations": 1,
+    }
+    with disk(folder):
+        write_text(folder / "eval.json", json.dumps(record, indent=1) + "\n")
+
+
+def _is_finished(config: RunConfig, folder: Path) -> bool:
+    loaded = load_checkpoint(folder / "checkpoints")
+    return loaded is not None and loaded.state["finished"] and loaded.state["epochs_ended"] >= config.epochs
+
+
+def _result(folder: Path) -> Result:
+    path = folder / "eval.json"
+    record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"n": 0}
+    return Result(folder, record.get("clean_acc"), record.get("pgd20_acc"), record.get("autoattack_acc"), record["n"])

@@ -1,0 +1,256 @@
+"""One training step: attack, terms, one total, backward, update.
+
+The loss and the penalties of a micro-batch sit in one ``StepModule.forward``, the only thing a process wrapper may wrap.
+Nothing here logs, validates or saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from abatis.ball import Ball
+from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
+from abatis.net import Net
+from abatis.plan import Plan, blamed
+from abatis.randomness import Randomness, reseed
+from abatis.types import Attacked, Batch, StepContext, Term, Threat, total
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves behind, still on the device: nothing here was read by the host.
+
+    total (), terms: name to mean (), right_adv and right_clean: correct predictions among the samples, () int64,
+    None where no such forward was made.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    right_adv: Tensor | None
+    right_clean: Tensor | None
+    samples: int
+
+
+class StepModule(nn.Module):
+    """The objective of one micro-batch as a module: context to (total (), terms)."""
+
+    def __init__(self, net: Net, plan: Plan) -> None:
+        super().__init__()
+        self.model = net.module
+        self.plan = plan
+
+    def forward(self, ctx: StepContext) -> tuple[Tensor, dict[str, Term]]:
+        terms = self.plan.terms(ctx)
+        return total(terms), terms
+
+
+class _NotYetKnown(Exception):
+    """A gather whose values other micro-batches have not given yet."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
+class Micros:
+    """The micro-batches of one step; every iteration yields fresh contexts, each on the draws that belong to its rows.
+
+    gathered: what the calls of ``ctx.gather`` return, in order; None where one micro-batch is the whole batch.
+    """
+
+    def __init__(self, step: Step, batch: Batch, number: int, epoch: int, progress: float) -> None:
+        self.step, self.batch, self.number, self.epoch, self.progress = step, batch, number, epoch, progress
+        self.cuts = _cuts(len(batch), step.accumulate)
+        self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
+        self.attacked = [self._attack(rows) for rows in self.cuts]
+
+    def __iter__(self) -> Iterator[StepContext]:
+        for rows, (batch, attacked) in zip(self.cuts, self.attacked, strict=True):
+            self._move(rows)
+            yield StepContext(
+                batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
+                global_size=len(self.batch), clean_first=self.step.plan.clean_first, gatherer=self._gatherer(),
+            )  # fmt: skip
+
+    def _move(self, rows: slice) -> None:
+        random = self.step.random
+        random.at(self.number, rows, len(self.batch))
+        reseed(random.seed, f"step/{rows.start}", self.number)
+
+    def _attack(self, rows: slice) -> tuple[Batch, Attacked]:
+        """One micro-batch and its adversarial images, checked."""
+        micro = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
+        self._move(rows)
+        net, plan = self.step.net, self.step.plan
+        with net.attack_mode(self.step.batch_statistics), blamed(plan.attacker_name, "attacker"):
+            attacked = plan.attacker(net, micro)
+        check_attacked(attacked, micro, self.step.threat, plan.attacker_name)
+        return micro, attacked
+
+    def _gatherer(self) -> Callable[[Tensor], Tensor] | None:
+        if self.gathered is None:
+            return None
+        calls = iter(self.gathered)
+
+        def gather(values: Tensor) -> Tensor:
+            known = next(calls, None)
+            if known is None:
+                raise _NotYetKnown(values)
+            return known
+
+        return gather
+
+    def gather(self) -> None:
+        """Record what every call of ``ctx.gather`` returns: call k is exact once the calls before it are.
+
+        A plan that gathers nothing pays for one pass, in its first step.
+        """
+        while self.gathered is not None and self.step.gathers != len(self.gathered):
+            asked: list[Tensor] = []
+            with self.step.net.buffers_restored():
+                for ctx in self:
+                    try:
+                        self.step.plan.terms(ctx)
+                    except _NotYetKnown as signal:
+                        asked.append(signal.values)
+            if not asked:
+                self.step.gathers = len(self.gathered)
+            else:
+                self.gathered.append(torch.cat(asked))
+
+
+class Step:
+    """Runs the steps of one plan on one network. Call it with a batch; the gradients are empty before and after."""
+
+    def __init__(
+        self,
+        net: Net,
+        plan: Plan,
+        optimizer: torch.optim.Optimizer,
+        threat: Threat,
+        random: Randomness,
+        *,
+        batch_statistics: bool = False,
+        accumulate: int = 1,
+        clip_grad: float = 0.0,
+    ) -> None:
+        self.net, self.plan, self.optimizer, self.threat, self.random = net, plan, optimizer, threat, random
+        self.batch_statistics, self.accumulate, self.clip_grad = batch_statistics, accumulate, clip_grad
+        self.module = StepModule(net, plan)
+        self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
+        self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
+
+    def __call__(self, batch: Batch, number: int, epoch: int, progress: float) -> StepResult:
+        """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase."""
+        with _phase("attack"):
+            micros = Micros(self, batch, number, epoch, progress)
+        with _phase("loss"):
+            micros.gather()
+            self._before_loss(micros)
+            result = self._backward(micros)
+        self._guard(result, micros)
+        self.optimizer.step()
+        for name, hooks in self.plan.trainers:
+            with blamed(name, "after_update"):
+                hooks.after_update(next(iter(micros)))
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
+
+    def _before_loss(self, micros: Micros) -> None:
+        def objective() -> Tensor:
+            with self.net.buffers_restored():
+                shares = [total(self.plan.terms(ctx)) * (len(ctx.batch) / ctx.global_size) for ctx in micros]
+            return torch.stack(shares).sum()
+
+        for name, hooks in self.plan.trainers:
+            with blamed(name, "before_loss"):
+                hooks.before_loss(next(iter(micros)), objective)
+
+    def _backward(self, micros: Micros) -> StepResult:
+        """Gradients of the whole batch's total, micro-batch by micro-batch, weighted by their true sizes."""
+        sums: dict[str, Tensor] = {}
+        right: dict[str, Tensor] = {}
+        for ctx in micros:
+            share = len(ctx.batch) / ctx.global_size
+            value, terms = self.module(ctx)
+            (value * share).backward()
+            means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
+            _add(sums, {name: mean.detach() * share for name, mean in means.items()})
+            _add(right, _right(ctx))
+        whole = sums.pop("total")
+        return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), len(micros.batch))
+
+    def _guard(self, result: StepResult, micros: Micros) -> None:
+        """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
+        norm = torch.nn.utils.get_total_norm([part.grad for part in self.parameters if part.grad is not None])
+        if self.clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
+        if bool(torch.isfinite(norm) & torch.isfinite(result.total)):
+            return
+        where = f"step {micros.number}; the update was not made"
+        fix = "lower --optim.lr, set --clip-grad 1, or lower the weight of the term"
+        for name, value in result.terms.items():
+            if not bool(torch.isfinite(value)):
+                raise NotFiniteError(f"the loss is not finite: term '{name}' is {float(value)}", where=where, fix=fix)
+        for ctx in micros:
+            for name, term in self.plan.terms(ctx).items():
+                parts = torch.autograd.grad(term.value.mean(), self.parameters, retain_graph=True, allow_unused=True)
+                if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
+                    raise NotFiniteError(f"the gradient of term '{name}' is not finite, its value is", where=where, fix=fix)
+        raise NotFiniteError("the gradient of the total is not finite, that of each term is", where=where, fix=fix)
+
+
+def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str) -> None:
+    """Raise PluginError where an attacker's result is no detached image batch in the ball and in [0, 1]."""
+    x = getattr(attacked, "x", None)
+    if not isinstance(x, Tensor) or x.shape != batch.x.shape or x.dtype != batch.x.dtype or x.requires_grad:
+        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(attacked).__name__
+        raise PluginError(f"attacker '{name}' returned {got}", where=f"for images {tuple(batch.x.shape)} {batch.x.dtype}",
+                          fix="return Attacked(x) with detached images of the same shape and type")  # fmt: skip
+    for key, values in attacked.info.items():
+        if values.shape[:1] != (len(batch),):
+            raise PluginError(f"attacker '{name}', info '{key}': shape {tuple(values.shape)} is not one value a sample")
+    if x is batch.x:
+        return
+    ball = Ball(batch.x, threat)
+    inside = ball.contains(x)
+    if not bool(inside.all()):
+        raise PluginError(
+            f"attacker '{name}' left the ball or [0, 1] for {int((~inside).sum())} of {len(batch)} images",
+            where=f"pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}], largest {threat.norm} distance "
+            f"{float(ball.distance(x).max()):.6g}, allowed {threat.text}",
+            fix="end the attack with Ball(batch.x, run.threat).project(x)",
+        )
+
+
+@contextmanager
+def _phase(name: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"the device has no memory left in the {name}",
+            fix="cut the batch into micro-batches: --accumulate 2 (or more)",
+        ) from error
+
+
+def _cuts(size: int, parts: int) -> list[slice]:
+    """Slices of nearly equal length that cover a batch."""
+    edges = [size * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _right(ctx: StepContext) -> dict[str, Tensor]:
+    """Numbers of correct predictions, (), of the logits that the losses computed anyway."""
+    made = [name for name in ("logits_clean", "logits_adv") if name in ctx.__dict__]
+    return {name: (ctx.__dict__[name].detach().argmax(1) == ctx.batch.y).sum() for name in made}

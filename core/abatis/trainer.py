@@ -1,0 +1,246 @@
+"""The loop around the step: epochs, validation, the best weights, checkpoints, and stopping without loss."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from abatis.builtin.averaging import WeightAveraging
+from abatis.checkpoint import Loaded, disk, save_checkpoint, write_text, write_weights
+from abatis.config import RunConfig
+from abatis.data import Data, epoch_batches
+from abatis.errors import Stopped
+from abatis.evaluate import pgd_verdicts
+from abatis.net import Net
+from abatis.plan import Plan, blamed
+from abatis.randomness import Randomness
+from abatis.schedule import factor, make_optimizer, set_rate
+from abatis.step import Step, StepResult
+
+VALIDATION_STEPS = 10
+LOG_EVERY = 20  # steps between two reads of the metrics
+WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
+    "weights.safetensors",
+    "weights-last.safetensors",
+    "weights-averaged.safetensors",
+)
+
+
+class Listener(Protocol):
+    """Who is told how the training goes."""
+
+    def step(self, done: int, epoch: int, averages: Mapping[str, float]) -> None: ...
+
+    def epoch(self, row: Mapping[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class StopRequest:
+    """SIGINT or SIGTERM once: finish the step, save, leave. Twice: leave at once, the last checkpoint stays good."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@dataclass
+class Meter:
+    """Averages over the samples since the last reset; sums stay on the device until they are read."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    samples: int = 0
+
+    def add(self, result: StepResult) -> None:
+        sums = {"loss": result.total, **result.terms}
+        sums = {name: value * result.samples for name, value in sums.items()}
+        if result.right_adv is not None:
+            sums["train_robust_acc"] = result.right_adv
+        if result.right_clean is not None:
+            sums["train_clean_acc"] = result.right_clean
+        for name, value in sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.samples += result.samples
+
+    def averages(self) -> dict[str, float]:
+        """Read by the host: one synchronisation."""
+        if not self.samples:
+            return {}
+        values = torch.stack([value.double() for value in self.sums.values()]).tolist()
+        return {name: value / self.samples for name, value in zip(self.sums, values, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {name: value.detach().cpu() for name, value in self.sums.items()}, "samples": self.samples}
+
+
+class Trainer:
+    """Trains one network by one plan; all of its state can be saved and taken back."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        net: Net,
+        plan: Plan,
+        data: Data,
+        folder: Path,
+        facts: Mapping[str, Any],
+        random: Randomness,
+    ) -> None:
+        self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
+        self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
+        trainable = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(config.optim, trainable)
+        self.one_step = Step(
+            net, plan, self.optimizer, config.threat_model, random,
+            batch_statistics=config.attack.bn == "train", accumulate=config.accumulate, clip_grad=config.clip_grad,
+        )  # fmt: skip
+        self.steps_per_epoch = len(epoch_batches(len(data.train), config.batch_size, config.seed, 0))
+        self.steps = self.steps_per_epoch * config.epochs
+        self.done = 0  # steps
+        self.epochs_ended = 0
+        self.best: dict[str, float] = {}
+        self.finished = False
+        self.seconds = 0.0
+        self.meter = Meter()
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network whose accuracy counts: the averaged one where averaging is on."""
+        return self.net.module if self.averaging is None else self.averaging.averaged
+
+    def fit(self, listener: Listener) -> None:
+        """Train to the end; raises Stopped after saving where a signal asked for it."""
+        self.net.module.train()
+        with StopRequest() as stop:
+            while not self.finished:
+                began = time.perf_counter()
+                for result in self._epoch_steps():
+                    self.meter.add(result)
+                    if self.done % LOG_EVERY == 0 or self.done <= 3:
+                        listener.step(self.done, self.epochs_ended, self.meter.averages())
+                    every = self.config.checkpoint_every
+                    if stop.asked or (every and self.done % every == 0):
+                        self.seconds += time.perf_counter() - began
+                        began = time.perf_counter()
+                        self.save()
+                    if stop.asked:
+                        raise Stopped(
+                            f"stopped after step {self.done} of {self.steps}; the state is saved", where=str(self.folder),
+                            fix="the same command with --resume (and --name) goes on from here",
+                        )  # fmt: skip
+                row = self._end_epoch(time.perf_counter() - began)
+                listener.epoch(row)
+            with disk(self.folder):
+                write_weights(self.folder / WEIGHTS_LAST, self.net.module.state_dict(), self.facts)
+
+    def _epoch_steps(self) -> Iterator[StepResult]:
+        """The steps of the current epoch that are not done yet."""
+        epoch, seed = self.epochs_ended, self.config.seed
+        first = self.done - epoch * self.steps_per_epoch
+        batches = epoch_batches(len(self.data.train), self.config.batch_size, seed, epoch)[first:]
+        for batch in self.data.train.train_batches(enumerate(batches, start=self.done), seed):
+            for name, hooks in self.plan.trainers:
+                with blamed(name, "transform_batch"):
+                    batch = hooks.transform_batch(batch)
+            set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
+            result = self.one_step(batch, self.done, epoch, self.done / self.steps)
+            self.done += 1
+            yield result
+
+    def _end_epoch(self, seconds: float) -> dict[str, Any]:
+        """Validate, keep the best weights, write metrics and a checkpoint; returns the epoch's row."""
+        for name, hooks in self.plan.trainers:
+            with blamed(name, "epoch_end"):
+                hooks.epoch_end(self.epochs_ended)
+        self.seconds += seconds
+        self.epochs_ended += 1
+        rate = self.config.optim.lr * factor(self.config.optim, max(self.done - 1, 0), self.steps)
+        row: dict[str, Any] = {"epoch": self.epochs_ended, "step": self.done, "lr": rate, **self.meter.averages()}
+        self.meter = Meter()
+        row |= self._validate()
+        row["seconds"] = round(self.seconds, 3)
+        since_best = self.epochs_ended - int(self.best.get("epoch", 0))
+        stop_early = bool(self.config.early_stop) and since_best >= self.config.early_stop
+        self.finished = self.epochs_ended >= self.config.epochs or stop_early
+        with disk(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.save()
+        return row
+
+    def _validate(self) -> dict[str, float]:
+        """Clean and robust accuracy on the held-out images; writes the weights where they are the best so far."""
+        now: dict[str, float] = {}
+        if self.data.val is not None:
+            clean, robust = pgd_verdicts(
+                self.judged, self.data.val, self.config.threat_model, steps=VALIDATION_STEPS, seed=self.config.seed,
+                batch_size=max(self.config.batch_size, 64),
+            )  # fmt: skip
+            now = {"val_clean_acc": float(clean.double().mean()), "val_robust_acc": float(robust.double().mean())}
+        rank = (now.get("val_robust_acc", 0.0), now.get("val_clean_acc", 0.0))
+        if not self.best or not now or rank > (self.best["val_robust_acc"], self.best["val_clean_acc"]):
+            self.best = {"epoch": self.epochs_ended, "val_robust_acc": rank[0], "val_clean_acc": rank[1]}
+            with disk(self.folder):
+                write_weights(self.folder / WEIGHTS, self.net.module.state_dict(), self.facts)
+                if self.averaging is not None:
+                    write_weights(self.folder / WEIGHTS_AVERAGED, self.averaging.averaged.state_dict(), self.facts)
+        return now
+
+    def save(self) -> None:
+        """Write a checkpoint of everything a resumed run needs."""
+        state = {
+            "epochs_ended": self.epochs_ended,
+            "best": self.best,
+            "finished": self.finished,
+            "seconds": self.seconds,
+            "meter": self.meter.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
+        }
+        save_checkpoint(self.folder / "checkpoints", self.done, self.net.module.state_dict(), state)
+
+    def restore(self, loaded: Loaded) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        state = loaded.state
+        self.net.module.load_state_dict(loaded.weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, hooks in self.plan.trainers:
+            hooks.load_state_dict(state["trainers"][name])
+        self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
+        self.best, self.seconds = state["best"], state["seconds"]
+        device = next(self.net.module.parameters()).device
+        sums = {name: value.to(device) for name, value in state["meter"]["sums"].items()}
+        self.meter = Meter(sums, state["meter"]["samples"])
+        # a longer run may have been asked for since; early stopping stays final
+        self.finished = state["finished"] and (bool(self.config.early_stop) or self.epochs_ended >= self.config.epochs)
+        self._trim_metrics()
+
+    def _trim_metrics(self) -> None:
+        """Drop the rows of epochs that will be run again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            rows = path.read_text(encoding="utf-8").splitlines()[: self.epochs_ended]
+            write_text(path, "".join(row + "\n" for row in rows))

@@ -1,0 +1,41 @@
+"""Effective margin regularisation (EMR): options and hook; the mathematics are in penalty.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from abatis import PluginConfig, Regularizer, Run, hookimpl
+from pydantic import Field
+
+
+class EmrConfig(PluginConfig):
+    """Defaults are those of the authors' AT-EMR runs on CIFAR-10."""
+
+    neutral = {"weight": 0}
+
+    weight: float = Field(3.0, ge=0, description="lambda, the weight of the penalty")
+    temperature: float = Field(40.0, gt=0, description="T of the softmax that weights the classes; 1 is the model's own")
+    reduction: Literal["sum", "mean"] = Field(
+        "sum",
+        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, independent of the batch size",
+    )
+    decay_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (60, 90), description="epochs, counted from 1, at whose start the weight is multiplied by decay"
+    )
+    decay: float = Field(0.1, ge=0, le=1, description="factor of each decay of the weight")
+
+    @property
+    def needs_double_backward(self) -> bool:
+        return True
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return EmrConfig
+
+
+@hookimpl
+def defense_regularizer(run: Run) -> Regularizer:
+    from abatis_emr.penalty import EffectiveMarginPenalty
+
+    return EffectiveMarginPenalty(run.config(EmrConfig))

@@ -1,0 +1,5 @@
+from abatis.testing import PluginContract
+
+
+class TestEmr(PluginContract):
+    plugin = "emr"

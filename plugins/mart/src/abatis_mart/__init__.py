@@ -1,0 +1,28 @@
+"""Misclassification-aware adversarial training (MART): options and hook; the mathematics are in loss.py."""
+
+from __future__ import annotations
+
+from abatis import Loss, PluginConfig, Run, hookimpl
+from pydantic import Field
+
+
+class MartConfig(PluginConfig):
+    """The default is that of the released WRN-34-10 script; the ResNet-18 script uses 5."""
+
+    beta: float = Field(6.0, ge=0, description="weight of the KL term (lambda in the paper)")
+
+    @property
+    def needs_clean(self) -> bool:
+        return True
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return MartConfig
+
+
+@hookimpl
+def defense_loss(run: Run) -> Loss:
+    from abatis_mart.loss import MisclassificationAwareLoss
+
+    return MisclassificationAwareLoss(run.config(MartConfig))

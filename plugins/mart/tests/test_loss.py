@@ -1,0 +1,103 @@
+"""MART against the authors' code, hand-computed values, and where it must stay finite."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from abatis.ball import Ball
+from abatis.builtin.pgd import maximise
+from abatis.net import Net
+from abatis.testing import loss_terms, plan_of, total
+from abatis.types import Batch, StepContext, Threat
+
+from tests.golden import TinyNetwork, golden
+
+GOLDEN = np.load(Path(__file__).with_name("mart.npz"))
+
+
+def terms_of(clean, adversarial, y, **options):
+    return loss_terms("mart", logits_clean=clean, logits_adv=adversarial, y=y, options=options)
+
+
+@pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
+def test_equals_the_released_code(case):
+    clean, adversarial = (torch.tensor(GOLDEN[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv"))
+    loss = total(terms_of(clean, adversarial, torch.tensor(GOLDEN["labels"][case]), beta=6))
+    gradients = torch.autograd.grad(loss, (clean, adversarial))
+    assert loss.item() == pytest.approx(GOLDEN["loss"][case], rel=1e-10)
+    for gradient, key in zip(gradients, ("grad_logits_nat", "grad_logits_adv"), strict=True):
+        assert np.abs(gradient.numpy() - GOLDEN[key][case]).max() <= 1e-10
+
+
+@pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
+def test_float32_stays_close_to_the_released_code(case):
+    clean, adversarial = (torch.tensor(GOLDEN[key][case], dtype=torch.float32) for key in ("logits_nat", "logits_adv"))
+    loss = total(terms_of(clean, adversarial, torch.tensor(GOLDEN["labels"][case]), beta=6))
+    assert loss.item() == pytest.approx(GOLDEN["loss_f32"][case], rel=2e-5)
+
+
+def test_by_hand():
+    """Two classes, clean p = (3/4, 1/4), adversarial p' = (1/4, 3/4), label 0."""
+    clean = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    adversarial = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
+    terms = terms_of(clean, adversarial, torch.tensor([0]), beta=2)
+    assert terms["bce"].value.item() == pytest.approx(math.log(4) - math.log(1.0001 - 0.75))
+    kl = 0.75 * math.log(3) + 0.25 * math.log(1 / 3)
+    assert terms["kl"].value.item() == pytest.approx(kl * (1.0000001 - 0.75), rel=1e-9)
+    assert terms["kl"].weight == 2
+    assert terms["bce"].reweight
+    assert not terms["kl"].reweight
+
+
+def test_gradients_stay_finite_where_the_released_code_gives_nan():
+    clean = torch.zeros(4, 10)
+    clean[:, 0] = 1e4  # clean probabilities underflow to exactly 0
+    clean.requires_grad_()
+    adversarial = torch.zeros(4, 10, requires_grad=True)
+    loss = total(terms_of(clean, adversarial, torch.tensor([0, 1, 2, 3])))
+    gradients = torch.autograd.grad(loss, (clean, adversarial))
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert bool(GOLDEN["underflow_f32_nan_in_grad_nat"])
+
+
+def test_the_gradient_flows_into_the_clean_target_and_its_weight():
+    clean = torch.randn(4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    adversarial = clean.detach().roll(1, 1)
+    (gradient,) = torch.autograd.grad(total(terms_of(clean, adversarial, torch.arange(4))), clean)
+    assert gradient.abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", ["fixed", "attack"])
+def test_on_a_network_with_batch_norm(kind):
+    """Loss, every parameter's gradient and the running statistics: the clean forward comes first."""
+    arrays, prefix = golden("mart_model"), f"model_{kind}_"
+    network = TinyNetwork().load(arrays, prefix)
+    net = Net(network)
+    plan = plan_of("mart", net=net, num_classes=10)
+    x, x_adv, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "x_adv", "labels"))
+    ctx = StepContext(Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, 0, 0.0, 8, plan.clean_first)
+    loss = total(plan.terms(ctx))
+    gradients = dict(zip(dict(network.named_parameters()), torch.autograd.grad(loss, network.parameters()), strict=True))
+    assert loss.item() == pytest.approx(float(arrays[prefix + "loss"]), rel=1e-10)
+    assert network.largest_difference(arrays, prefix + "grad_", gradients) <= 1e-10
+    assert network.buffers_equal(arrays, prefix + "after_buf_")
+
+
+def test_the_attack_equals_the_released_one():
+    """Ten steps of 0.007 in the ball of 0.031 from a small normal start, eval statistics."""
+    arrays, prefix = golden("mart_model"), "model_attack_"
+    net = Net(TinyNetwork().load(arrays, prefix))
+    x, noise, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "noise_normal", "labels"))
+
+    def cross_entropy(logits):
+        return torch.nn.functional.cross_entropy(logits, y, reduction="none")
+
+    with net.attack_mode():
+        x_adv = maximise(net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, cross_entropy, 10, 0.007)
+    same = (x_adv - torch.tensor(arrays[prefix + "x_adv"])).abs() < 1e-12
+    assert same.double().mean() >= 0.999

@@ -1,0 +1,15 @@
+"""Where the reference data lie that the repository does not ship."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def reference_dir() -> Path | None:
+    """The folder named by ABATIS_REFERENCE, else ``shared`` beside the checkout, else None."""
+    named = os.environ.get("ABATIS_REFERENCE")
+    if named:
+        return Path(named)
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    return beside if beside.is_dir() else None
