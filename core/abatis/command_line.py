@@ -125,6 +125,7 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
         root_parser=parser,
         cli_kebab_case=True,
         cli_implicit_flags=True,
+        parse_args_method=Parser.parse_args,
         cli_avoid_json=True,
         cli_hide_none_type=True,
     )

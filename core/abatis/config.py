@@ -135,7 +135,7 @@ class RunConfig(Options):
     init: Path | None = Field(None, description="weights file (.safetensors) to start from: fine-tuning")
     data: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, mnist, npz:PATH or folder:PATH")
     data_dir: Path = Field(Path("data"), description="where named data sets lie")
-    limit: int | None = Field(None, ge=1, description="use the first N training images and at most N test images")
+    limit: int | None = Field(None, ge=1, description="use the first N training images, and the same share of the test images")
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels a side for folder data; from the data if not given")
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field("auto", description="training augmentation")
     threat: Annotated[str, BeforeValidator(_threat)] = Field("Linf:8/255", description="norm and radius: Linf:8/255, L2:0.5")

@@ -98,12 +98,14 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     path = weights_file(folder)
     tensors, facts = read_weights(path)
     if model is None:
-        backbone = str(read_toml(folder / "run.toml")["backbone"])
+        table = read_toml(folder / "run.toml")
+        backbone = str(table["backbone"])
         if backbone.startswith("python:"):
             raise UsageError(f"the run trained a module of yours, {backbone[7:]}", fix="abatis.load(folder, model=your_module)")
         channels = int(facts["channels"])
         model = build(backbone, num_classes=int(facts["num_classes"]), channels=channels,
-                      image_size=int(facts["image_size"]), mean=[0.0] * channels, std=[1.0] * channels)  # fmt: skip
+                      image_size=int(facts["image_size"]), mean=[0.0] * channels, std=[1.0] * channels,
+                      pretrained=bool(table["pretrained"]), download=False)  # fmt: skip
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

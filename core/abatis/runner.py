@@ -76,7 +76,7 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
             raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
                              fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
     if config.dry_run:
-        info = from_user(given, device=device, workers=0).info if given is not None else _described(config)
+        info = _opened(config, given, device).info if given is not None else _described(config)
         prepared = prepare(config, info, device, model, steps_per_epoch=1)
         reporter.plan(prepared.plan.rows, prepared.notes)
         return Result(Path())
@@ -168,7 +168,7 @@ def _described(config: RunConfig) -> DataInfo:
 
 def _opened(config: RunConfig, given: object, device: torch.device) -> Data:
     if given is not None:
-        return from_user(given, device=device, workers=config.workers, limit=config.limit)
+        return from_user(given, device=device, workers=config.workers, limit=config.limit, augment=config.augment)
     return open_data(config.data, data_dir=config.data_dir, limit=config.limit, image_size=config.image_size,
                      augment=config.augment, device=device, workers=config.workers)  # fmt: skip
 

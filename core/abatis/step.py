@@ -50,8 +50,8 @@ class StepModule(nn.Module):
         return total(terms), terms
 
 
-class _NotYetKnown(Exception):
-    """A gather whose values other micro-batches have not given yet."""
+class _NotYetKnown(BaseException):
+    """A gather whose values other micro-batches have not given yet; no plugin's ``except Exception`` may catch it."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values

@@ -30,6 +30,15 @@ class Points:
             yield Batch(self.x[rows], self.y[rows], self.index[rows])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are far slower on several threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def points() -> Callable[..., Points]:
     """Makes a split of images (n, C, H, W) and labels (n,)."""
@@ -52,9 +61,7 @@ def network(digits: Points) -> nn.Module:
     """One hidden layer, batch norm and dropout, trained on the first 1400 digits; left in training mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Dropout(0.1), nn.Linear(48, 10)
-        )
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Dropout(0.1), nn.Linear(48, 10))
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
         for _ in range(15):
             for rows in torch.randperm(1400).split(100):

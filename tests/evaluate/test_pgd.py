@@ -27,12 +27,14 @@ class Half(nn.Module):
 
 
 class Window(nn.Module):
-    """One pixel t; the loss rises all along, but only in [0.6, 0.8) is class 0 not on top."""
+    """One pixel t. The slope of the loss points up everywhere, but only in [0.6, 0.8), where the loss itself is lower than
+    below 0.6, is class 0 not on top."""
 
     def forward(self, x):
         t = x.flatten(1)[:, 0]
-        first = 0.6 - 0.25 * t
-        share = torch.where((t >= 0.6) & (t < 0.8), 1.0, 0.5)
+        inside = (t >= 0.6) & (t < 0.8)
+        first = torch.where(inside, 0.64, 0.6) - 0.25 * t
+        share = torch.where(inside, 1.0, 0.5)
         rest = 1 - first
         return torch.stack([first, rest * share, (rest * (1 - share)).clamp(min=1e-6)], 1).log()
 
@@ -107,12 +109,22 @@ def test_not_finite_logits_stop_the_evaluation(points):
         def forward(self, x):
             return torch.stack([x.mean((1, 2, 3)).log(), 1 - x.mean((1, 2, 3))], 1)
 
-    data = points(
-        torch.tensor([0.5, 0.0, 0.7]).view(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), torch.arange(40, 43)
-    )
+    data = points(torch.tensor([0.5, 0.0, 0.7]).view(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), torch.arange(40, 43))
     with pytest.raises(NotFiniteError, match="1 clean images") as caught:
         clean_verdicts(Nan(), data.eval_batches(2))
     assert caught.value.where == "evaluation, images 41"
+
+
+def test_not_finite_logits_under_attack_are_not_right(points):
+    class Nan(nn.Module):
+        def forward(self, x):
+            t = x.flatten(1)
+            return torch.cat([1 - t, t - 1], 1) + torch.where(t > 0.55, torch.nan, 0.0)  # argmax calls it class 0
+
+    data = points(torch.full((4, 1, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64))
+    clean, robust = pgd_verdicts(Nan(), data, LINF, steps=20, seed=0, batch_size=4)
+    assert clean.all()
+    assert not robust.any()
 
 
 @pytest.mark.parametrize(
@@ -130,9 +142,7 @@ def test_outputs_must_be_one_logit_a_class(points, net, message):
 
 def test_images_must_be_in_the_box(points):
     with pytest.raises(UsageError, match=r"not \[0, 1\]"):
-        clean_verdicts(
-            Half(torch.ones(4), 0.0), points(torch.full((2, 1, 2, 2), 1.5), torch.ones(2).long()).eval_batches(2)
-        )
+        clean_verdicts(Half(torch.ones(4), 0.0), points(torch.full((2, 1, 2, 2), 1.5), torch.ones(2).long()).eval_batches(2))
 
 
 def test_empty_split_is_an_error(points):

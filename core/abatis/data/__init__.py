@@ -42,8 +42,9 @@ def open_data(
 ) -> Data:
     """The splits of a data set. In memory, on the device; folders are streamed by ``workers`` processes.
 
-    limit: a switch for smoke tests; the first N training images, taken before some are held out, and at most N test
-    images. A limit beyond the set is fine. Raises DataError, UsageError.
+    limit: a switch for smoke tests; the first N training images, taken before some are held out, and the same
+    share of the test images. A limit beyond the set is fine. In a folder the classes take turns, so the
+    first N are of all classes. Raises DataError, UsageError.
     """
     kind, path = _parse(spec)
     if kind == "folder":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abatis.data.augment import augmented, to_unit
 from abatis.data.info import Data, DataInfo, Split
-from abatis.data.order import hold_out
+from abatis.data.order import hold_out, limited
 from abatis.errors import DataError
 from abatis.types import Batch
 
@@ -70,9 +70,10 @@ class Arrays:
         return int(torch.maximum(self.y_train.max(), self.y_test.max())) + 1
 
     def open(self, info: DataInfo, limit: int | None, device: torch.device) -> Data:
-        """The splits: the first ``limit`` training images, of which some are held out, and as many test images."""
-        train, val = hold_out(ArraySplit(self.x_train[:limit].to(device), self.y_train[:limit], info.augment))
-        return Data(info, train, val, ArraySplit(self.x_test[:limit].to(device), self.y_test[:limit], "none"))
+        """The splits: the first ``limit`` training images, of which some are held out, and their share of the test images."""
+        some, tested = limited(limit, len(self.y_train), len(self.y_test))
+        train, val = hold_out(ArraySplit(self.x_train[:some].to(device), self.y_train[:some], info.augment))
+        return Data(info, train, val, ArraySplit(self.x_test[:tested].to(device), self.y_test[:tested], "none"))
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -99,13 +100,9 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
     if count == 0:
         raise DataError(f"{name} is empty: there are no images", where=where, fix="give at least one image")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(
-            f"{name} is {labels.dtype} of shape {labels.shape}", where=where, fix="give integers of shape (N,)"
-        )
+        raise DataError(f"{name} is {labels.dtype} of shape {labels.shape}", where=where, fix="give integers of shape (N,)")
     if len(labels) != count:
-        raise DataError(
-            f"{name} has {len(labels)} labels for {count} images", where=where, fix="give one label an image"
-        )
+        raise DataError(f"{name} has {len(labels)} labels for {count} images", where=where, fix="give one label an image")
     if labels.min() < 0:
         raise DataError(f"{name} has the negative label {labels.min()}", where=where, fix="number the classes from 0")
     return torch.from_numpy(labels.astype(np.int64))
@@ -114,7 +111,7 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
 def check_alike(x_train: Tensor, x_test: Tensor, where: str) -> None:
     """Raise DataError where training and test images, (N, C, H, W) each, differ in type or shape."""
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
-        train, test = (f"{tuple(x.shape[1:])} {str(x.dtype).removeprefix('torch.')}" for x in (x_train, x_test))
+        train, test = (f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (x_train, x_test))
         raise DataError(
-            f"training images are {train} (C, H, W), test images {test}", where=where, fix="make them alike"
+            f"training images are {train}, test images {test}", where=where, fix="make them alike in type and (C, H, W)"
         )

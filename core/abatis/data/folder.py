@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from abatis.data.info import Data, DataInfo, resolve_augment
-from abatis.data.order import hold_out
+from abatis.data.order import hold_out, limited
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
 from abatis.vision import torchvision
@@ -51,7 +51,9 @@ def open_folder(
     torchvision()  # imported here once, not in every worker
     train, test, _ = _layout(root)
     classes = _classes(train)
-    sources = [_FolderSource(*_listing(part, classes, limit), info) for part in (train, test)]
+    listings = [_listing(part, classes) for part in (train, test)]
+    counts = limited(limit, *map(len, listings))
+    sources = [_FolderSource(pairs[:count], info) for pairs, count in zip(listings, counts, strict=True)]
     training, testing = (StreamSplit(source, device, workers) for source in sources)
     return Data(info, *hold_out(training), testing)
 
@@ -59,8 +61,9 @@ def open_folder(
 class _FolderSource:
     """Reads, crops and resizes the images of some files."""
 
-    def __init__(self, files: list[str], labels: list[int], info: DataInfo) -> None:
-        self.files, self.labels = files, torch.tensor(labels)
+    def __init__(self, listing: list[tuple[str, int]], info: DataInfo) -> None:
+        self.files = [file for file, _ in listing]
+        self.labels = torch.tensor([label for _, label in listing])
         self.size, self.augment = info.image_size, info.augment
 
     def image(self, index: int, train: bool) -> Tensor:
@@ -115,9 +118,7 @@ def _classes(part: Path) -> list[str]:
     names = sorted(name for name in os.listdir(part) if not name.startswith("."))
     flat = [name for name in names if name.lower().endswith(SUFFIXES) and (part / name).is_file()]
     if flat:
-        raise DataError(
-            f"{len(flat)} images lie in {part.name}/ itself, not in class folders", where=str(part), fix=LAYOUT
-        )
+        raise DataError(f"{len(flat)} images lie in {part.name}/ itself, not in class folders", where=str(part), fix=LAYOUT)
     classes = [name for name in names if (part / name).is_dir()]
     if not classes:
         raise DataError(f"there are no images in {part.name}/", where=str(part), fix=LAYOUT)
@@ -140,11 +141,10 @@ def _images(folder: Path) -> Iterator[str]:
                 yield os.path.join(below, name)
 
 
-def _listing(part: Path, classes: list[str], limit: int | None) -> tuple[list[str], list[int]]:
-    """The first files, classes taking turns, and their labels."""
+def _listing(part: Path, classes: list[str]) -> list[tuple[str, int]]:
+    """All files with their labels, classes taking turns."""
     turns = zip_longest(*(_images(part / name) for name in classes))
-    pairs = [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None][:limit]
-    return [file for file, _ in pairs], [label for _, label in pairs]
+    return [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None]
 
 
 def _common_size(files: list[str]) -> int:

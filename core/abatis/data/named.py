@@ -30,7 +30,7 @@ SVHN_MEAN, SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 NAMED = {
     info.name: info
     for info in (
-        DataInfo("digits", 10, 1, 8, (0.3055,), (0.3762,), "none", DIGITS_NOTE),
+        DataInfo("digits", 10, 1, 8, (0.3058,), (0.3761,), "none", DIGITS_NOTE),
         DataInfo("cifar10", 10, 3, 32, CIFAR10_MEAN, CIFAR10_STD, "crop-flip"),
         DataInfo("cifar100", 100, 3, 32, CIFAR100_MEAN, CIFAR100_STD, "crop-flip"),
         DataInfo("svhn", 10, 3, 32, SVHN_MEAN, SVHN_STD, "crop"),

@@ -20,6 +20,13 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
+def limited(limit: int | None, train: int, test: int) -> tuple[int, int]:
+    """How many of the first training and test images to use: ``limit`` training images, and the same share of the test set."""
+    if limit is None or limit >= train:
+        return train, test
+    return limit, -(-test * limit // train)  # rounded up: never none
+
+
 def hold_out(split: Split) -> tuple[Split, Split | None]:
     """A training split as (train, val): ``min(1000, n // 10)`` images are held out; val is None where that is 0.
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
 from abatis.data.info import Data, DataInfo, resolve_augment
-from abatis.data.order import hold_out
+from abatis.data.order import hold_out, limited
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError, UsageError
 from abatis.randomness import seeded
@@ -22,14 +22,13 @@ FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset
 STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
 
 
-def from_user(
-    data: object, *, device: torch.device, workers: int, limit: int | None = None, augment: str = "auto"
-) -> Data:
+def from_user(data: object, *, device: torch.device, workers: int, limit: int | None = None, augment: str = "auto") -> Data:
     """The splits of ``(train, test)``, each a pair (x, y) of numpy arrays or tensors, or a torch Dataset.
 
     x: uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; y: (N,) integers.
     A Dataset yields (float image (C, H, W) in [0, 1], int label) and is not augmented here. All images are square.
-    limit: a switch for smoke tests, the first training and test images only. Raises DataError, UsageError.
+    limit: a switch for smoke tests, the first training images, and their share of the test images.
+    Raises DataError, UsageError.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"data is a {type(data).__name__}, not a pair", fix=FORM)
@@ -39,9 +38,7 @@ def from_user(
     if any(pairs):
         raise UsageError("data mixes a pair of arrays and a Dataset", fix=FORM)
     if augment not in ("auto", "none"):
-        raise UsageError(
-            f"augmentation {augment!r}: a Dataset augments its own images", fix="leave the augmentation out"
-        )
+        raise UsageError(f"augmentation {augment!r}: a Dataset augments its own images", fix="leave the augmentation out")
     return _open_datasets(data[0], data[1], device, workers, limit)
 
 
@@ -112,12 +109,13 @@ def _open_datasets(train: Any, test: Any, device: torch.device, workers: int, li
             raise DataError("the Dataset is empty", where=name, fix="give at least one image")
     with seeded(0, "describe"):  # a Dataset may draw from the global generators
         shape, mean, std = _facts(train)
-        y_train, y_test = _labels(train, "train", limit), _labels(test, "test", limit)
+        some, tested = limited(limit, len(train), len(test))
+        y_train, y_test = _labels(train, "train", some), _labels(test, "test", tested)
     num_classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
     info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none")
     sources = (
-        _DatasetSource(train, "train", y_train[:limit], shape),
-        _DatasetSource(test, "test", y_test[:limit], shape),
+        _DatasetSource(train, "train", y_train, shape),
+        _DatasetSource(test, "test", y_test, shape),
     )
     training, testing = (StreamSplit(source, device, workers) for source in sources)
     return Data(info, *hold_out(training), testing)
@@ -167,13 +165,12 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
     return image.float(), number
 
 
-def _labels(dataset: Any, name: str, limit: int | None) -> Tensor:
-    """(n,) int64 labels: the Dataset's ``.targets``, else by one pass over the images that ``limit`` leaves."""
-    count = len(dataset)
+def _labels(dataset: Any, name: str, count: int) -> Tensor:
+    """(count,) int64 labels of the first images: the Dataset's ``.targets``, else by one pass over them."""
     targets = getattr(dataset, "targets", None)
-    if targets is not None and len(targets) == count:
-        return checked_labels(targets, count, ".targets", name)
-    return torch.tensor([_sample(dataset, index, name)[1] for index in range(min(count, limit or count))])
+    if targets is not None and len(targets) == len(dataset):
+        return checked_labels(targets, len(dataset), ".targets", name)[:count]
+    return torch.tensor([_sample(dataset, index, name)[1] for index in range(count)])
 
 
 def _facts(dataset: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:

@@ -84,9 +84,7 @@ def clean_verdicts(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
 class Judge:
     """Asks one network about the points of one split under one threat; lives inside :func:`judging`."""
 
-    def __init__(
-        self, net: Net, split: Split, threat: Threat, batch_size: int, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, net: Net, split: Split, threat: Threat, batch_size: int, progress: Progress | None = None) -> None:
         self.net, self.split, self.threat = net, split, threat
         self.batch_size, self.progress = batch_size, progress
 

@@ -124,7 +124,7 @@ class Reporter:
             nonlocal named
             if self._progress is not None:
                 self._progress.update(self._task, description=name, completed=done, total=total)
-            if name != named and not self.console.is_terminal:
+            if name != named and total and not self.console.is_terminal:
                 self.note(f"evaluation: {name} on {total} images")
             named = name
 
@@ -136,7 +136,8 @@ class Reporter:
         path = folder / "eval.json"
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
-            table = Table(title=f"{config.data} test set, {record['n']} images, {config.threat}", title_justify="left")
+            self.note(f"{config.data}, test set: {record['n']} images, threat {config.threat}")
+            table = Table()
             table.add_column("measure")
             table.add_column("result", justify="right")
             for key, label in JUDGE_LABELS.items():

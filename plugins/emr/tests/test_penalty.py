@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from abatis.testing import penalty_terms, total
+from tests.golden import TinyNetwork, golden
 from torch import nn
 
-from tests.golden import TinyNetwork, golden
+from abatis.testing import penalty_terms, total
 
 
 def linear_model(weight: torch.Tensor) -> nn.Module:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.golden import TinyNetwork, golden
+
 from abatis.ball import Ball
 from abatis.builtin.pgd import maximise
 from abatis.net import Net
 from abatis.testing import loss_terms, plan_of, total
 from abatis.types import Batch, StepContext, Threat
-
-from tests.golden import TinyNetwork, golden
 
 GOLDEN = np.load(Path(__file__).with_name("mart.npz"))
 

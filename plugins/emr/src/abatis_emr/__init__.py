@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from abatis import PluginConfig, Regularizer, Run, hookimpl
 from pydantic import Field
+
+from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class EmrConfig(PluginConfig):

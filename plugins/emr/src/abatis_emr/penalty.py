@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+
 from abatis import StepContext, Term, Terms
 
 if TYPE_CHECKING:

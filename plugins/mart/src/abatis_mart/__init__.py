@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abatis import Loss, PluginConfig, Run, hookimpl
 from pydantic import Field
+
+from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class MartConfig(PluginConfig):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from abatis import StepContext, Term, Terms
 from torch import Tensor
+
+from abatis import StepContext, Term, Terms
 
 if TYPE_CHECKING:
     from abatis_mart import MartConfig

@@ -1,0 +1,107 @@
+"""Every backbone: our nets for small images, whatever timm knows, or what a function in a user's file returns.
+
+All of timm's, ours included, come from ``timm.create_model`` and are wrapped so that the normalisation is inside:
+outside of a backbone every image is a float in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abatis.backbones.from_file import load_factory
+from abatis.backbones.from_timm import brief, create, pretrained_statistics
+from abatis.backbones.names import is_factory, resolve
+from abatis.errors import UsageError
+from abatis.net import Net
+
+__all__ = ["Normalize", "Normalized", "build", "last_feature_map", "resolve"]
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` of images (B, C, H, W); the buffers ``mean`` and ``std`` are (1, C, 1, 1)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Normalized(nn.Module):
+    """A backbone on images (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(self.normalize(x))
+        return logits
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pretrained: bool = False,
+    download: bool = True,
+) -> nn.Module:
+    """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes); raises UsageError.
+
+    mean, std: one number a channel, in units of [0, 1]; ``pretrained`` takes those of the weights instead. With
+    ``download=False`` a pretrained net has its shape but random weights, for whoever loads weights of their own.
+    """
+    resolved = resolve(name, image_size)
+    if is_factory(resolved):
+        if pretrained:
+            raise UsageError(f"--pretrained says nothing to {name}", fix="drop it; that function may load weights")
+        return load_factory(resolved, num_classes)
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise UsageError(f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
+                         fix="give one mean and one positive std for each channel")  # fmt: skip
+    backbone, cfg = create(resolved, num_classes=num_classes, channels=channels, image_size=image_size,
+                           pretrained=pretrained, download=download)  # fmt: skip
+    if pretrained:
+        mean, std = pretrained_statistics(cfg.mean, channels), pretrained_statistics(cfg.std, channels)
+    return Normalized(backbone, mean, std)
+
+
+def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[int, int] | None:
+    """Height and width of the last convolutional map before pooling, from one zero image; None where there is none.
+
+    That is the output of the last convolution that overlaps itself: patch embeddings do not, and neither do the 1x1
+    convolutions that gates and heads use behind a pooling. Raises UsageError where the net refuses such an image.
+    """
+    maps: list[tuple[int, int]] = []
+
+    def note(conv: nn.Conv2d, inputs: tuple[Any, ...], output: Tensor) -> None:
+        covers_all = conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size  # a pooling with weights
+        if conv.kernel_size > conv.stride and not covers_all:
+            maps.append((output.shape[2], output.shape[3]))
+
+    handles = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    like = next(model.parameters(), torch.empty(0))
+    try:
+        with Net(model).frozen_mode(), torch.no_grad():
+            model(like.new_zeros(1, channels, image_size, image_size))
+    except Exception as error:
+        what = f"the backbone refuses images of {channels}x{image_size}x{image_size}: {brief(error)}"
+        raise UsageError(what, fix="take another backbone, or larger images") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return maps[-1] if maps else None

@@ -1,0 +1,85 @@
+"""Backbones that ``timm.create_model`` makes, ours among them, and what each family needs at small images."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from abatis import vision
+from abatis.backbones.names import SMALL_IMAGE
+from abatis.errors import UsageError
+
+PLAIN_TRANSFORMERS = {
+    "beit", "cait", "convit", "deit", "eva",
+    "vision_transformer", "vision_transformer_relpos", "vision_transformer_sam",
+}  # fmt: skip
+WINDOWED_TRANSFORMERS = {"swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr"}
+
+
+def create(
+    name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool, download: bool
+) -> tuple[nn.Module, Any]:
+    """The net and its ``pretrained_cfg``; raises UsageError where timm cannot make it or has no weights for it."""
+    timm = vision.timm()
+    cfg = timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()  # a few old names have none
+    if pretrained and not cfg.has_weights:
+        raise UsageError(
+            f"{name} has no pretrained weights",
+            fix="drop --pretrained, or take a timm model that has some (timm.list_pretrained())",
+        )
+    sizes = size_options(name, cfg, image_size, pretrained)
+    try:
+        net: nn.Module = timm.create_model(
+            name, pretrained=pretrained and download, num_classes=num_classes, in_chans=channels, **sizes
+        )
+    except Exception as error:
+        cause = brief(error)
+        if pretrained and download:
+            raise _no_weights(name, cfg, cause) from error
+        wanted = f"{num_classes} classes and images of {channels}x{image_size}x{image_size}"
+        raise UsageError(f"{name} cannot be built for {wanted}: {cause}", fix="take another backbone") from error
+    return net, cfg
+
+
+def size_options(name: str, cfg: Any, image_size: int, pretrained: bool) -> dict[str, int]:
+    """``img_size`` for the nets that are made for one size, and a small ``patch_size`` for small images.
+
+    Pretrained nets keep their patches: the weights fit no others.
+    """
+    family = vision.timm().models.model_entrypoint(name).__module__.rpartition(".")[2]
+    if not (cfg.fixed_input_size or family in PLAIN_TRANSFORMERS | WINDOWED_TRANSFORMERS):
+        return {}
+    patch = None if pretrained or image_size > SMALL_IMAGE else small_patch(family, image_size)
+    return {"img_size": image_size} if patch is None else {"img_size": image_size, "patch_size": patch}
+
+
+def small_patch(family: str, image_size: int) -> int | None:
+    """Pixels a side of a patch at small images; None where the family has no such option or needs its own."""
+    if family in WINDOWED_TRANSFORMERS:
+        return 2  # three halvings follow
+    if family in PLAIN_TRANSFORMERS:
+        divisors = [side for side in range(1, image_size + 1) if image_size % side == 0]
+        return min(divisors, key=lambda side: abs(side - image_size / 8))  # 64 patches, or about as many
+    return None
+
+
+def pretrained_statistics(values: Sequence[float], channels: int) -> list[float]:
+    """Mean or std of each channel: the weights' own, or their average where the number of channels differs."""
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+
+
+def brief(error: Exception) -> str:
+    """An exception in one short line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+
+
+def _no_weights(name: str, cfg: Any, cause: str) -> UsageError:
+    expected = cfg.file or cfg.hf_hub_id or cfg.url
+    return UsageError(
+        f"no pretrained weights for {name}: {cause}",
+        where=f"timm expected '{expected}' on the Hugging Face hub, at that address or in the local cache",
+        fix="run once with a network, copy the cache (HF_HOME) here, or drop --pretrained",
+    )

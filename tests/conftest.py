@@ -1,0 +1,37 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they give
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from abatis import plugins
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make modules look installed: ``install(module)`` by its own name, ``install(name=error)`` fails at import."""
+
+    def now(*modules: ModuleType, **broken: Exception) -> None:
+        found = dict(plugins.installed())
+        for name, answer in [*((module.__name__, module) for module in modules), *broken.items()]:
+
+            def load(answer: Any = answer) -> Any:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            entry: Any = SimpleNamespace(load=load, value=name)
+            found[name] = plugins.Installed(name, f"dist-{name}", "1.0", "made by a test", entry)
+        monkeypatch.setattr(plugins, "installed", lambda: found)
+        plugins.load.cache_clear()
+
+    yield now
+    plugins.load.cache_clear()

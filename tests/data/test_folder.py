@@ -1,0 +1,249 @@
+"""folder:PATH, on tiny folders made here and on real photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from abatis.data import DataInfo, describe
+from abatis.errors import DataError
+from tests.data.common import opened, reference
+
+
+def write(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
+    """A picture (width, height) of noise, a function of its path's last two parts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode()))
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
+    Image.fromarray(source.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
+    return path
+
+
+def pets(root: Path, size: tuple[int, int] = (12, 12), test: str = "val") -> Path:
+    """Cats and dogs: 4 + 2 training images, 1 + 1 test images."""
+    for number in range(4):
+        write(root / "train" / "cat" / f"{number}.png", size)
+    for number in range(2):
+        write(root / "train" / "dog" / f"{number}.png", size)
+    write(root / test / "cat" / "9.png", size)
+    write(root / test / "dog" / "9.png", size)
+    return root
+
+
+def facts(root: Path, **options: Any) -> DataInfo:
+    return describe(f"folder:{root}", data_dir=Path("nowhere"), **{"image_size": None, "augment": "auto", **options})
+
+
+def error(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        list(opened(f"folder:{root}").train.eval_batches(2))
+    assert str(caught.value).count("\n") <= 3
+    return str(caught.value)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+
+
+@pytest.mark.parametrize("test", ["val", "test"])
+def test_small_images_are_read_as_they_are_and_classes_take_turns(tmp_path: Path, test: str) -> None:
+    root = pets(tmp_path, test=test)
+    data = opened(f"folder:{root}")
+    assert (data.info.num_classes, data.info.channels, data.info.image_size) == (2, 3, 12)
+    assert data.info.augment == "crop-flip"
+    assert data.info == facts(root)
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0, 0]
+    batches = list(data.train.eval_batches(4))
+    assert [len(batch) for batch in batches] == [4, 2]
+    seen = torch.cat([batch.x for batch in batches]).numpy()
+    names = ["cat/0", "dog/0", "cat/1", "dog/1", "cat/2", "cat/3"]
+    for image, name in zip(seen, names, strict=True):
+        np.testing.assert_array_equal(image, pixels(root / "train" / f"{name}.png"))
+    assert torch.cat([batch.y for batch in batches]).tolist() == data.train.labels.tolist()
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(6))
+
+
+def test_the_size_is_224_unless_given_or_common_small_and_square(tmp_path: Path) -> None:
+    root = pets(tmp_path / "small")
+    assert facts(root, image_size=32).image_size == 32
+    write(root / "train" / "dog" / "0.png", (12, 14))
+    assert facts(root).image_size == 224
+    assert facts(pets(tmp_path / "large", size=(65, 65))).image_size == 224
+    assert facts(pets(tmp_path / "limit", size=(64, 64))).image_size == 64
+
+
+def test_large_images_are_cut_from_the_middle_of_a_larger_copy(tmp_path: Path) -> None:
+    root = pets(tmp_path, size=(140, 96))
+    batch = next(opened(f"folder:{root}", image_size=84).test.eval_batches(1))
+    assert batch.x.shape == (1, 3, 84, 84)
+    whole = pixels(root / "val" / "cat" / "9.png")  # its shorter side is 84 * 256 / 224 = 96 already: nothing is resized
+    np.testing.assert_array_equal(batch.x[0].numpy(), whole[:, 6:90, 28:112])
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    grey = pixels(write(root / "val" / "cat" / "9.png", mode="L"))
+    write(root / "val" / "dog" / "9.png", mode="RGBA")
+    batch = next(opened(f"folder:{root}").test.eval_batches(2))
+    assert batch.x.shape == (2, 3, 12, 12)
+    np.testing.assert_array_equal(batch.x[0].numpy(), grey)
+
+
+def train_x(root: Path, batches: list[tuple[int, list[int]]], *, seed: int = 0, **options: Any) -> list[Tensor]:
+    split = opened(f"folder:{root}", **options).train
+    return [batch.x for batch in split.train_batches([(step, torch.tensor(rows)) for step, rows in batches], seed)]
+
+
+def test_an_augmented_image_is_a_function_of_seed_index_and_step_alone(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    state = torch.get_rng_state()
+    (first,) = train_x(root, [(3, [0, 1, 2])])
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(8)
+    (alone,) = train_x(root, [(3, [2])])  # another batch, another state of the global generator
+    assert torch.equal(alone[0], first[2])
+    (plain,) = train_x(root, [(3, [0, 1, 2])], augment="none")
+    for other in (*train_x(root, [(4, [0, 1, 2])]), *train_x(root, [(3, [0, 1, 2])], seed=1), plain):
+        assert not torch.equal(first, other)
+    assert first.dtype == torch.float32
+    assert 0 <= first.min() <= first.max() <= 1
+
+
+def test_flips_come_on_top_of_crops(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    steps = [(step, [0]) for step in range(12)]
+    crops, flips = train_x(root, steps, augment="crop"), train_x(root, steps, augment="crop-flip")
+    mirrored = [not torch.equal(crop, flip) for crop, flip in zip(crops, flips, strict=True)]
+    assert 0 < sum(mirrored) < 12
+    for crop, flip, mirror in zip(crops, flips, mirrored, strict=True):
+        assert torch.equal(crop.flip(3) if mirror else crop, flip)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    batches = [(0, [5, 0, 3]), (1, [1, 2, 4])]
+    for here, there in zip(train_x(root, batches), train_x(root, batches, workers=1), strict=True):
+        assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_image_is_named(tmp_path: Path, workers: int) -> None:
+    root = pets(tmp_path)
+    file = write(root / "val" / "dog" / "9.png", (60, 60))
+    file.write_bytes(file.read_bytes()[:4000])
+    data = opened(f"folder:{root}", workers=workers)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        list(data.test.eval_batches(2))
+    assert str(file) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert str(caught.value).count("\n") == 2
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    (root / "train" / "cat" / "3.png").write_text("no image")
+    assert "3.png" in error(root)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pets(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # 12x12 is more than twice that
+    text = error(root)
+    assert "DecompressionBombError" in text
+    assert "0.png" in text
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_the_flat_mistake_is_named_with_the_right_layout(tmp_path: Path, part: str) -> None:
+    root = pets(tmp_path)
+    for name in ("cat", "dog"):
+        for file in (root / part / name).iterdir():
+            file.rename(root / part / f"{name}{file.name}")
+        (root / part / name).rmdir()
+    text = error(root)
+    assert f"images lie in {part}/ itself" in text
+    assert "train/cat/1.jpg" in text
+
+
+def test_images_beside_class_folders_are_not_lost_in_silence(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    write(root / "train" / "stray.png")
+    assert "1 images lie in train/ itself" in error(root)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_empty_class_folder_is_named(tmp_path: Path, part: str) -> None:
+    root = pets(tmp_path)
+    for file in (root / part / "dog").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    text = error(root)
+    assert "no image in the class folder 'dog'" in text
+    assert str(root / part / "dog") in text
+
+
+def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    write(root / "val" / "eel" / "1.png")
+    text = error(root)
+    assert "not in train/: eel" in text
+    assert "cat, dog" in text
+
+
+@pytest.mark.parametrize(("missing", "words"), [("train", "no train/"), ("val", "no val/ (or test/)")])
+def test_a_missing_part_is_named(tmp_path: Path, missing: str, words: str) -> None:
+    root = pets(tmp_path)
+    (root / missing).rename(root / "elsewhere")
+    assert words in error(root)
+
+
+def test_a_missing_folder_and_one_without_images_are_named(tmp_path: Path) -> None:
+    assert "no such folder" in error(tmp_path / "none")
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    assert "no images in train/" in error(tmp_path)
+
+
+def test_a_choice_between_val_and_test_is_noted(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    assert facts(root).note == ""
+    write(root / "test" / "1.png")
+    assert "val/ is the test set" in facts(root).note
+
+
+def test_hidden_files_and_folders_are_not_data(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    write(root / "train" / ".cache" / "1.png")
+    write(root / "train" / "cat" / ".thumbs" / "1.png")
+    write(root / "train" / "cat" / "._0.png")
+    data = opened(f"folder:{root}")
+    assert data.info.num_classes == 2
+    assert len(data.train) == 6
+
+
+def test_limit_takes_images_of_all_classes(tmp_path: Path) -> None:
+    data = opened(f"folder:{pets(tmp_path)}", limit=3)
+    assert data.train.labels.tolist() == [0, 1, 0]
+    assert len(opened(f"folder:{tmp_path}", limit=1).test) == 1
+
+
+def test_real_photographs() -> None:
+    root = reference("imagenette_small")
+    assert len(opened(f"folder:{root}").train) == 360
+    data = opened(f"folder:{root}", image_size=64, limit=120)
+    assert facts(root).image_size == 224
+    assert (data.info.num_classes, data.info.channels, data.info.image_size) == (10, 3, 64)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (108, 12, 60)
+    assert torch.bincount(data.test.labels).tolist() == [6] * 10
+    (batch,) = data.train.train_batches([(0, torch.arange(8))], seed=0)
+    assert batch.x.shape == (8, 3, 64, 64)
+    assert batch.y.tolist() == data.train.labels[:8].tolist()
+    batch = next(data.test.eval_batches(10))
+    assert batch.y.tolist() == list(range(10))
+    assert 0.2 < batch.x.mean() < 0.7

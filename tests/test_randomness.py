@@ -1,0 +1,59 @@
+"""Draws are pure functions of (seed, purpose, step), whatever the batch is cut into."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from abatis.randomness import Randomness, per_sample, seed_for, seeded
+
+
+def test_a_draw_depends_on_seed_purpose_and_step_alone():
+    like = torch.empty(4, 2, 3)
+    draws = {}
+    for seed, purpose, step in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]:
+        random_ = Randomness(seed)
+        random_.at(step)
+        draws[seed, purpose, step] = random_.uniform(purpose, like)
+        torch.rand(7)  # the global generator plays no part
+        assert torch.equal(random_.uniform(purpose, like), draws[seed, purpose, step])
+    first, *others = draws.values()
+    assert not any(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("cuts", [[(0, 8)], [(0, 4), (4, 8)], [(0, 3), (3, 6), (6, 8)]])
+def test_micro_batches_take_their_rows_of_the_global_draw(cuts):
+    whole = Randomness(3)
+    whole.at(5)
+    expected = whole.normal("start", torch.empty(8, 2))
+    parts = []
+    for start, stop in cuts:
+        part = Randomness(3)
+        part.at(5, slice(start, stop), 8)
+        parts.append(part.normal("start", torch.empty(stop - start, 2)))
+    assert torch.equal(torch.cat(parts), expected)
+
+
+def test_a_draw_of_a_sample_does_not_depend_on_its_batch():
+    like = torch.empty(3, 2, 2)
+    together = per_sample("uniform", 0, "p", torch.tensor([4, 9, 2]), like)
+    alone = per_sample("uniform", 0, "p", torch.tensor([9]), like[:1])
+    assert torch.equal(together[1], alone[0])
+
+
+def test_the_global_generators_are_left_as_found():
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    with seeded(0, "x"):
+        inside = random.random(), np.random.rand(), torch.rand(1).item()
+    with seeded(0, "x"):
+        assert (random.random(), np.random.rand(), torch.rand(1).item()) == inside
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_seeds_fit_every_generator():
+    assert all(0 <= seed_for(seed, "p", step) < 2**63 for seed in range(50) for step in range(50))
