@@ -107,20 +107,14 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
     """Ask every hook once; raises PluginConflict, UsageError or PluginError."""
     active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
     manager = make_manager((plugin.name, plugin.module) for plugin in active)
-    for role, provider in use.items():
-        known = {*BUILTIN[role], *(plugin.name for plugin in loaded)}
-        if normal(provider) not in known:
-            raise UsageError(f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}")
-    wanted = {role: normal(provider) for role, provider in use.items()}
-
+    wanted = _wanted(use, loaded)
     loss_name, loss = _sole_provider(manager, "loss", wanted.get("loss"), run, dropped=set())
     losers = {name for name in _implementers(manager, "loss") if name != loss_name}
     attacker_name, attacker = _sole_provider(manager, "attacker", wanted.get("attacker"), run, dropped=losers)
     loss = _wrapped(manager, loss or cross_entropy, run)
     if attacker is None:
         attacker = NoAttacker() if attacker_name == "none" else PGDAttacker(run)
-    regularizers = _collected(manager, "regularizer", run)
-    trainers = _collected(manager, "trainer", run)
+    regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
     for name, hooks in trainers:
         if not isinstance(hooks, TrainerHooks):
             raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
@@ -146,6 +140,15 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         clean_first=any(config.needs_clean for config in configs),
         needs_double_backward=any(config.needs_double_backward for config in configs),
     )
+
+
+def _wanted(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]:
+    """Roles and the providers that ``--use`` names; raises UsageError for one that is neither selected nor built in."""
+    for role, provider in use.items():
+        known = {*BUILTIN[role], *(plugin.name for plugin in loaded)}
+        if normal(provider) not in known:
+            raise UsageError(f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}")
+    return {role: normal(provider) for role, provider in use.items()}
 
 
 def _implementers(manager: pluggy.PluginManager, role: str) -> list[str]:

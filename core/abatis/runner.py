@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from abatis import plugins
-from abatis.backbones import build, last_feature_map
+from abatis.backbones import build, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
 from abatis.checkpoint import disk, load_checkpoint, write_text
 from abatis.config import RunConfig
@@ -69,19 +69,19 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
 
 
 def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
-    device = pick_device(config.device)
-    reporter = Reporter(config)
     for value, option in ((model, "backbone"), (given, "data")):
         if value is None and getattr(config, option).startswith(PYTHON):
             raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
                              fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
+    device = pick_device(config.device)
+    reporter = Reporter(config)
     if config.dry_run:
-        info = _opened(config, given, device).info if given is not None else _described(config)
+        info = _described(config) if given is None else _opened(config, given, device).info
         prepared = prepare(config, info, device, model, steps_per_epoch=1)
         reporter.plan(prepared.plan.rows, prepared.notes)
         return Result(Path())
     folder = claim(config)
-    if (folder / "eval.json").exists() and _is_finished(config, folder):
+    if _is_finished(config, folder):
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = _opened(config, given, device)
@@ -89,13 +89,22 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     prepared = prepare(config, images.info, device, model, steps_per_epoch)
     _check_head(prepared.net, images, config)
     write_run_toml(folder, config)
-    record = environment(device, {row.provider: row.version for row in prepared.plan.rows})
+    record = environment(device, {row.provider: row.version for row in prepared.plan.rows if row.version})
     with disk(folder):
         write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
     reporter.plan(prepared.plan.rows, prepared.notes)
+    trainer = _trained(config, prepared, images, folder, reporter)
+    if config.eval != "none":
+        _judge(config, trainer, images, folder, device, reporter)
+    reporter.summary(folder, config, images.info.note)
+    return _result(folder) if config.eval != "none" else Result(folder)
 
-    facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": images.info.num_classes,
-             "channels": images.info.channels, "image_size": images.info.image_size}  # fmt: skip
+
+def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter) -> Trainer:
+    """Train to the end, from the newest checkpoint where the run resumes."""
+    info = images.info
+    facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": info.num_classes,
+             "channels": info.channels, "image_size": info.image_size}  # fmt: skip
     trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
     loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
     if loaded is not None:
@@ -103,40 +112,47 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         for reason in loaded.rejected:
             reporter.note(f"checkpoint rejected: {reason}")
         reporter.note(f"resumed after step {trainer.done} of {trainer.steps}")
-    with reporter.training(trainer.steps, trainer.done, trainer.steps_per_epoch):
+    with reporter.training(trainer.steps, trainer.done):
         trainer.fit(reporter)
-    if config.eval != "none":
-        _judge(config, trainer, images, folder, device, reporter)
-    result = _result(folder)
-    reporter.summary(result.folder, config, images.info.note)
-    return result
+    return trainer
 
 
 def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.Module | None, steps_per_epoch: int) -> Prepared:
     """Network and plan; raises UsageError, PluginConflict or PluginError."""
     notes = [info.note] if info.note else []
     reseed(config.seed, "initialisation")
+    named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
     if model is None:
         model = build(config.backbone, num_classes=info.num_classes, channels=info.channels, image_size=info.image_size,
                       mean=info.mean, std=info.std, pretrained=config.pretrained)  # fmt: skip
-        size = last_feature_map(model, info.channels, info.image_size) if ":" not in config.backbone else None
-        if size is not None and min(size) < 2:
-            notes.append(f"the last feature map of {config.backbone} is {size[0]}x{size[1]} at {info.image_size} pixels: "
-                         "choose a net for small images")  # fmt: skip
+        notes += _too_small(model, config.backbone, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
-    model.to(device)
-    net = Net(model, config.precision)
+    net = Net(model.to(device), config.precision)
     random = Randomness(config.seed)
-    loaded = [plugins.load(name) for name in config.plugin]
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
-    plan = make_plan(loaded, config.options, config.use, run)
+    plan = make_plan([plugins.load(name) for name in config.plugin], config.options, config.use, run)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    rows = (
+        Row("data", info.name, "", {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}),
+        Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained}),
+    )
+    plan = replace(plan, rows=(*rows, *plan.rows))
     if config.ema:
-        averaging = WeightAveraging(model, config.ema)
         row = Row("trainer", "averaging", "built-in", {"decay": config.ema})
-        plan = plan.with_trainer("averaging", averaging, row)  # last, so that it averages what the others leave behind
+        # last, so that it averages what the others leave behind
+        plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
     return Prepared(net, plan, info, random, tuple(notes))
+
+
+def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
+    """A warning where the images have shrunk to less than 2x2 before the pooling of a net made for larger ones."""
+    last = last_feature_map(model, info.channels, info.image_size) if ":" not in backbone else None
+    if last is None or min(last) >= 2:
+        return []
+    size = f"{last[0]}x{last[1]} at {info.image_size} pixels"
+    return [f"the last feature map of {backbone} is {size}: choose a net for small images"]
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -206,18 +222,27 @@ def _judge(config: RunConfig, trainer: Trainer, images: Data, folder: Path, devi
         "weights": weights_file(folder).name,
         "selected_at_epoch": trainer.best["epoch"],
         "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
-        "test_set_evaluations": 1,
+        "test_set_evaluations": 1 + _earlier(folder).get("test_set_evaluations", 0),
     }
     with disk(folder):
         write_text(folder / "eval.json", json.dumps(record, indent=1) + "\n")
 
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:
+    """Was everything done that this configuration asks for?"""
+    if not config.resume or (config.eval != "none" and not (folder / "eval.json").exists()):
+        return False
     loaded = load_checkpoint(folder / "checkpoints")
     return loaded is not None and loaded.state["finished"] and loaded.state["epochs_ended"] >= config.epochs
 
 
 def _result(folder: Path) -> Result:
+    record = _earlier(folder)
+    return Result(folder, record.get("clean_acc"), record.get("pgd20_acc"), record.get("autoattack_acc"), record.get("n", 0))
+
+
+def _earlier(folder: Path) -> Mapping[str, Any]:
+    """The evaluation in a run folder; empty where there is none."""
     path = folder / "eval.json"
-    record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"n": 0}
-    return Result(folder, record.get("clean_acc"), record.get("pgd20_acc"), record.get("autoattack_acc"), record["n"])
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

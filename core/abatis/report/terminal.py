@@ -42,12 +42,12 @@ class Reporter:
         self.config = config
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._steps = self._first = self._per_epoch = 0
+        self._steps = self._first = 0
         self._began: float | None = None
 
     def note(self, text: str) -> None:
-        """One line."""
-        self.console.print(escape(text), soft_wrap=True)
+        """One line; wrapped at words on a terminal, left whole where it is piped."""
+        self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
 
     def plan(self, rows: Sequence[Row], notes: Sequence[str]) -> None:
         """Who provides what, with versions and options."""
@@ -60,17 +60,16 @@ class Reporter:
         self.console.print(table)
         config = self.config
         self.note(
-            f"data {config.data}, backbone {config.backbone}, threat {config.threat}, {config.epochs} epochs, "
-            f"batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} {config.optim.schedule}, "
-            f"weight decay {config.optim.weight_decay:g}, {config.precision}, seed {config.seed}"
+            f"{config.epochs} epochs, batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} "
+            f"{config.optim.schedule}, weight decay {config.optim.weight_decay:g}, {config.precision}, seed {config.seed}"
         )
         for text in notes:
             self.note(f"note: {text}")
 
     @contextmanager
-    def training(self, steps: int, done: int, per_epoch: int) -> Iterator[None]:
+    def training(self, steps: int, done: int) -> Iterator[None]:
         """Around the training loop."""
-        self._steps, self._first, self._per_epoch = steps, done, per_epoch
+        self._steps, self._first = steps, done
         with self._bars("training", steps, done):
             yield
 
@@ -113,7 +112,7 @@ class Reporter:
         self.note(f"epoch {row['epoch']}/{self.config.epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
                   f"{duration(row['seconds'])}")  # fmt: skip
         if self._progress is not None:
-            self._progress.update(self._task, completed=row["step"])
+            self._progress.update(self._task, completed=row["step"], description=f"epoch {row['epoch']}")
 
     @contextmanager
     def judging(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -134,7 +133,7 @@ class Reporter:
     def summary(self, folder: Path, config: RunConfig, note: str) -> None:
         """The numbers, what they were measured on, and where everything lies."""
         path = folder / "eval.json"
-        if path.exists():
+        if config.eval != "none":
             record = json.loads(path.read_text(encoding="utf-8"))
             self.note(f"{config.data}, test set: {record['n']} images, threat {config.threat}")
             table = Table()
