@@ -281,3 +281,17 @@ def test_bf16_logits_come_back_as_float32():
     assert net(x).dtype == torch.float32
     assert not torch.equal(net(x), net.frozen(x))
     assert torch.allclose(net(x), net.frozen(x), atol=0.05)
+
+
+def test_the_built_in_attack_reports_how_long_a_sample_stayed_correct():
+    """Counted before each step, the start included; a count of its own, by hand, from the same start."""
+    batch, module = tiny_batch(8, 10), plain_network()
+    net = Net(module)
+    plan = plan_of(net=net, num_classes=10, attack=AttackConfig(steps=4))
+    with net.attack_mode():
+        counted = plan.attacker(net, batch).info["steps_correct"]
+        expected = torch.zeros(8, dtype=torch.int64)
+        for steps in range(4):
+            shorter = plan_of(net=net, num_classes=10, attack=AttackConfig(steps=steps, step_size=str(THREAT.eps / 4)))
+            expected += net(shorter.attacker(net, batch).x).argmax(1) == batch.y
+    assert torch.equal(counted, expected)

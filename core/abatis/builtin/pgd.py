@@ -30,17 +30,23 @@ def random_start(run: Run, ball: Ball) -> Tensor:
     return ball.uniform_start(run.random.uniform("attack/uniform", ball.x), normal)
 
 
-def maximise(forward: Forward, ball: Ball, start: Tensor, objective: Objective, steps: int, step_size: float) -> Tensor:
-    """``steps`` projected steps up ``objective(forward(x))`` from ``start``: detached (B, C, H, W), in ball and box.
+def maximise(
+    forward: Forward, ball: Ball, start: Tensor, y: Tensor, objective: Objective, steps: int, step_size: float
+) -> Attacked:
+    """``steps`` projected steps up ``objective(forward(x))`` from ``start`` (B, C, H, W); the result lies in ball and box.
 
+    ``info["steps_correct"]``, (B,) int64: how many of the iterates before a step were classified as y, (B,).
     The sum over the batch, never its mean, is differentiated: a mean loses small gradients in low precision.
     """
     point = start.detach().clone()
+    correct = torch.zeros_like(y)
     for _ in range(steps):
         point.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(objective(forward(point)).sum(), point)
+        logits = forward(point)
+        (gradient,) = torch.autograd.grad(objective(logits).sum(), point)
+        correct += logits.detach().argmax(1) == y
         point = ball.climb(point.detach(), gradient, step_size)
-    return ball.project(point)
+    return Attacked(ball.project(point), {"steps_correct": correct})
 
 
 class PGDAttacker:
@@ -50,14 +56,13 @@ class PGDAttacker:
         self.run = run
 
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
-        ball = Ball(batch.x, self.run.threat)
-        attack = self.run.attack
+        ball, attack = Ball(batch.x, self.run.threat), self.run.attack
 
         def cross_entropy(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, batch.y, reduction="none")  # (B,)
 
         start = random_start(self.run, ball)
-        return Attacked(maximise(forward, ball, start, cross_entropy, attack.steps, attack.step(self.run.threat)))
+        return maximise(forward, ball, start, batch.y, cross_entropy, attack.steps, attack.step(self.run.threat))
 
 
 class NoAttacker:
