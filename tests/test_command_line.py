@@ -115,7 +115,7 @@ LIGHT = "import sys; from abatis import cli, hookimpl, PluginConfig, Term; {call
     "call",
     [
         "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--plugin', 'emr', '--help'])\n",
-        "cli.main(['registry', 'list', '--json'])",
+        "cli.main(['registry', 'list', '--json'])\nassert 'abatis_emr' not in sys.modules",
         "cli.main(['registry', 'show', 'emr'])",
         "cli.run(['--plugin', 'emmr'])",
     ],

@@ -180,10 +180,11 @@ def test_not_finite_stops_before_the_update_and_names_the_term(term, complaint):
     assert torch.equal(weights(module), before)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate")])
 @pytest.mark.parametrize(("where", "hook"), [("attack", "attacker"), ("loss", "loss")])
-def test_out_of_memory_names_its_phase(where, hook):
+def test_out_of_memory_names_its_phase(where, hook, error):
     def full(*_):
-        raise torch.OutOfMemoryError("no memory")
+        raise error
 
     with pytest.raises(OutOfMemoryError, match=f"in the {where}") as caught:
         make_step(plain_network(), plugin("big", **{hook: lambda run: full}))(tiny_batch(4, 10), 0, 0, 0.0)

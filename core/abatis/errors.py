@@ -71,6 +71,11 @@ class Stopped(AbatisError):
     exit_code = 75
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Did the device, or the host, refuse memory? The CPU's refusal is a plain RuntimeError."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"did you mean 'x'?"`` for the nearest known word, or the list of known words where none is near."""
     words = sorted(known)

@@ -18,7 +18,7 @@ import torch
 from abatis.builtin.cross_entropy import cross_entropy
 from abatis.builtin.pgd import NoAttacker, PGDAttacker
 from abatis.config import PluginConfig
-from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean
+from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean, is_out_of_memory
 from abatis.hooks import hookimpl
 from abatis.plugins import Plugin, make_manager, normal
 from abatis.types import Attacker, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
@@ -71,9 +71,11 @@ def blamed(plugin: str, role: str) -> Iterator[None]:
     """Turn an exception from a plugin's code into an error that names the plugin and the line."""
     try:
         yield
-    except (AbatisError, torch.OutOfMemoryError):
+    except AbatisError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
             f"plugin '{plugin}' failed in its {role}: {type(error).__name__}: {error}",

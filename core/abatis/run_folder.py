@@ -45,7 +45,7 @@ def _made_up_name(config: RunConfig) -> str:
     parts = [*(config.plugin or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]
     taken = [base, *(f"{base}-{number}" for number in range(2, 10_000))]
-    used = [name for name in taken if (config.out / name).exists()]
+    used = [name for name in taken if (config.out / name).is_dir() and any((config.out / name).iterdir())]
     if config.resume and used:
         return used[-1]
     return next(name for name in taken if name not in used)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.ball import Ball
-from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
+from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_of_memory
 from abatis.net import Net
 from abatis.plan import Plan, blamed
 from abatis.randomness import Randomness, reseed
@@ -232,7 +232,9 @@ def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str) 
 def _phase(name: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"the device has no memory left in the {name}",
             fix="cut the batch into micro-batches: --accumulate 2 (or more)",

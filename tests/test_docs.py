@@ -1,0 +1,71 @@
+"""Documentation that cannot drift: signatures, commands and links are checked against the program."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from abatis import hooks
+from abatis.command_line import parse_run
+from abatis.registry import methods
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+HOOKS = [name for name in vars(hooks) if name.startswith("defense_")]
+IDS = {"ids": lambda path: path.relative_to(ROOT).as_posix()}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_on_the_page_with_its_signature(name):
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    signature = f"def {name}{inspect.signature(getattr(hooks, name))}".replace("'", "")
+    assert f"## {name}" in page
+    assert signature in page
+
+
+def test_the_page_names_no_other_hook():
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bdefense_[a-z]+\b", page)) == set(HOOKS)
+
+
+@pytest.mark.parametrize("page", PAGES, **IDS)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def commands(page):
+    """Lines of shell blocks that call the program."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL)
+    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+    return [line.split("  #")[0] for line in lines if line.startswith("defense-run ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], **IDS)
+def test_every_defense_run_command_is_understood(page, tmp_path, monkeypatch):
+    """Parsed in full, with the options of its plugins; files it names are made up where they are missing."""
+    monkeypatch.chdir(tmp_path)
+    for line in commands(page):
+        words = shlex.split(line, comments=True)[1:]
+        if "--help" in words or any(name not in methods() for name in plugins_named(words)):
+            continue
+        if "--config" in words:
+            Path(words[words.index("--config") + 1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(words[words.index("--config") + 1]).write_text("")
+        parse_run(words)
+
+
+def plugins_named(words):
+    return [word for flag, word in pairwise(words) if flag == "--plugin"]
+
+
+def test_the_front_page_starts_with_the_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 0 < text.index("make demo") < text.index("make test") < text.index("defense-run --plugin emr --backbone wrn34")
