@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,38 @@ def test_resume_starts_where_there_never_was_a_checkpoint_and_ends_at_once_where
     again = abatis.run(config)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
     assert again.clean_acc == json.loads((folder / "eval.json").read_text())["clean_acc"]
+
+
+def test_resume_judges_again_where_more_is_asked(tmp_path):
+    folder = abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1)).folder
+    result = abatis.run(tiny(tmp_path, name="r", eval="standard", epochs=1, resume=True))
+    assert result.autoattack_acc is not None
+    assert json.loads((folder / "eval.json").read_text())["test_set_evaluations"] == 2
+
+
+def test_a_transform_may_draw_and_is_repeated_on_resume(tmp_path, install):
+    """From the run's draws and from the global generators; every batch anew, and the same after a resume."""
+    seen = []
+
+    def trainer(run):
+        class Noise(TrainerHooks):
+            def transform_batch(self, batch):
+                noise = run.random.uniform("noise", batch.x) + torch.rand(batch.x.shape)
+                seen.append(noise.sum().item())
+                return replace(batch, x=(batch.x + 0.01 * noise).clamp(0, 1))
+
+        return Noise()
+
+    install(plugin("noise", trainer=trainer), stopping(2))
+    changes = {"plugin": ["noise", "stopping"], "accumulate": 2}
+    with pytest.raises(Stopped):
+        abatis.run(tiny(tmp_path, name="cut", **changes))
+    cut = abatis.run(tiny(tmp_path, name="cut", resume=True, **changes)).folder
+    first, seen[:] = list(seen), []
+    install(plugin("noise", trainer=trainer), stopping(-1))
+    assert final_bytes(abatis.run(tiny(tmp_path, name="whole", **changes)).folder) == final_bytes(cut)
+    assert first == seen
+    assert len(set(seen)) == len(seen) == 8
 
 
 def test_resume_with_more_epochs_goes_on(tmp_path):

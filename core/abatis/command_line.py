@@ -1,7 +1,7 @@
 """From words on the command line to a RunConfig. No torch, and no plugin's code but that of the plugins named.
 
 Two phases: find ``--plugin`` and ``--config``, import only those plugins; then parse everything against a model that
-holds the core's options and theirs. Defaults < ``--config`` file < command line.
+holds the core's options and theirs. Defaults < ``--recipe`` < ``--config`` file < command line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 from abatis import plugins
 from abatis.config import AVERAGING_DECAY, RunConfig, underscored
 from abatis.errors import UsageError, did_you_mean
+from abatis.recipes import recipe_file
 
 METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
 DESCRIPTION = "Train an image classifier that stays right under attack, and judge it."
@@ -53,8 +54,9 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
     words = list(_spelled(argv))
     if not words and sys.stdout.isatty():
         words = ["--help"]
-    named, config_file = _first_phase(words)
-    table = read_toml(config_file) if config_file else {}
+    named, recipe, config_file = _first_phase(words)
+    table = read_toml(recipe_file(recipe)) if recipe else {}
+    table = _merged(table, read_toml(config_file)) if config_file else table
     names = named or _listed(table.get("plugin", ()))
     loaded = [plugins.load(name) for name in plugins.canonical(names)]
     asked = _second_phase(words, loaded, prog)
@@ -96,12 +98,13 @@ def _spelled(argv: Sequence[str]) -> Iterable[str]:
             yield str(AVERAGING_DECAY)
 
 
-def _first_phase(words: Sequence[str]) -> tuple[list[str], Path | None]:
+def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | None]:
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", action="append", default=[])
+    parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
     found, _ = parser.parse_known_args(words)
-    return [name for text in found.plugin for name in _listed(text)], found.config
+    return [name for text in found.plugin for name in _listed(text)], found.recipe, found.config
 
 
 def _listed(value: str | Iterable[str]) -> list[str]:
@@ -119,6 +122,9 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
     model = create_model("DefenseRun", __base__=BaseSettings, **fields)
     parser = Parser(prog=prog, description=DESCRIPTION, epilog=_plugin_listing(), allow_abbrev=False, usage=_usage(prog),
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument(
+        "--recipe", metavar="PLUGIN/NAME", help="a setting that a plugin ships; defense registry show lists them"
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file with options, like the run.toml of a run")
     source: Any = CliSettingsSource(
         model,
@@ -133,8 +139,7 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
         if isinstance(action.metavar, str):
             action.metavar = METAVARS.get(action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar)
     given: dict[str, Any] = source(args=list(words))()
-    given.pop("config", None)
-    return given
+    return {key: value for key, value in given.items() if key not in ("config", "recipe")}
 
 
 def _usage(prog: str) -> str:

@@ -132,7 +132,7 @@ class RunConfig(Options):
     plugin: tuple[str, ...] = Field((), description="plugin to use; repeat the flag for several")
     backbone: str = Field("resnet18", description="our CIFAR nets, any timm name, or FILE.py:FACTORY")
     pretrained: bool = Field(False, description="start from timm's pretrained weights with a new head")
-    init: Path | None = Field(None, description="weights file (.safetensors) to start from: fine-tuning")
+    init: Path | None = Field(None, description="weights (.safetensors) or run folder to start from: fine-tuning")
     data: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, mnist, npz:PATH or folder:PATH")
     data_dir: Path = Field(Path("data"), description="where named data sets lie")
     limit: int | None = Field(None, ge=1, description="use the first N training images, and the same share of the test images")

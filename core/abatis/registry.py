@@ -18,6 +18,7 @@ from abatis import plugins
 from abatis.command_line import Parser
 from abatis.config import Options
 from abatis.errors import UsageError, did_you_mean
+from abatis.recipes import recipes_of
 
 
 class Method(Options):
@@ -55,10 +56,11 @@ def listing() -> list[dict[str, Any]]:
     rows = []
     for name, method in methods().items():
         version = found[name].version if name in found else None
-        rows.append({**method.model_dump(mode="json"), "registered": True, "installed": version})
+        recipes = list(recipes_of(name)) if name in found else []
+        rows.append({**method.model_dump(mode="json"), "recipes": recipes, "registered": True, "installed": version})
     for name, plugin in found.items():
         if name not in methods():
-            rows.append({"name": name, "title": plugin.summary, "distribution": plugin.distribution, "hooks": [],
+            rows.append({"name": name, "title": plugin.summary, "distribution": plugin.distribution,
                          "registered": False, "installed": plugin.version})  # fmt: skip
     return rows
 
@@ -92,7 +94,7 @@ def _print_list(rows: Sequence[dict[str, Any]]) -> None:
     for heading in ("name", "installed", "provides", "method"):
         table.add_column(heading, no_wrap=heading in ("name", "installed"))
     for row in rows:
-        provides = ", ".join(row["hooks"]) or "not in the registry"
+        provides = ", ".join(row.get("hooks", ["not in the registry"]))
         table.add_row(row["name"], row["installed"] or "no", provides, escape(row["title"]))
     Console(highlight=False).print(table)
 

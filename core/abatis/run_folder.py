@@ -54,7 +54,7 @@ def _made_up_name(config: RunConfig) -> str:
 def _word(spec: str) -> str:
     """The telling part of a backbone or data spec, fit for a folder's name."""
     kind, _, rest = spec.partition(":")
-    telling = Path(rest).stem if rest and kind in ("npz", "folder") else Path(kind).stem
+    telling = Path(rest).stem if rest and kind in ("npz", "folder", "python") else Path(kind).stem
     return re.sub(r"[^A-Za-z0-9_]+", "-", telling).strip("-") or "run"
 
 

@@ -25,7 +25,7 @@ from abatis.plan import Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.terminal import Reporter
 from abatis.run_folder import claim, load_weights, start_from, weights_file, write_run_toml
-from abatis.trainer import Trainer
+from abatis.trainer import Trainer, is_finished
 from abatis.types import Run
 
 EVAL_BATCH = 256
@@ -230,10 +230,12 @@ def _judge(config: RunConfig, trainer: Trainer, images: Data, folder: Path, devi
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:
     """Was everything done that this configuration asks for?"""
-    if not config.resume or (config.eval != "none" and not (folder / "eval.json").exists()):
+    record = _earlier(folder)
+    measured = {"none": True, "quick": bool(record), "standard": record.get("autoattack_acc") is not None}
+    if not config.resume or not measured[config.eval]:
         return False
     loaded = load_checkpoint(folder / "checkpoints")
-    return loaded is not None and loaded.state["finished"] and loaded.state["epochs_ended"] >= config.epochs
+    return loaded is not None and is_finished(loaded.state, config)
 
 
 def _result(folder: Path) -> Result:

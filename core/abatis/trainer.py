@@ -23,7 +23,7 @@ from abatis.errors import Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.net import Net
 from abatis.plan import Plan, blamed
-from abatis.randomness import Randomness
+from abatis.randomness import Randomness, reseed
 from abatis.schedule import factor, make_optimizer, set_rate
 from abatis.step import Step, StepResult
 
@@ -44,6 +44,11 @@ class Listener(Protocol):
     def epoch(self, row: Mapping[str, Any]) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
+    """Has a saved training ended? A longer one may have been asked for since; early stopping stays final."""
+    return bool(state["finished"]) and (bool(config.early_stop) or state["epochs_ended"] >= config.epochs)
 
 
 class StopRequest:
@@ -148,14 +153,20 @@ class Trainer:
                         began = time.perf_counter()
                         self.save()
                     if stop.asked:
-                        raise Stopped(
-                            f"stopped after step {self.done} of {self.steps}; the state is saved", where=str(self.folder),
-                            fix="the same command with --resume (and --name) goes on from here",
-                        )  # fmt: skip
+                        raise self._stopped()
                 row = self._end_epoch(time.perf_counter() - began)
                 listener.epoch(row)
+                if stop.asked:  # during the validation, whose checkpoint is written
+                    raise self._stopped()
             with disk(self.folder):
                 write_weights(self.folder / WEIGHTS_LAST, self.net.module.state_dict(), self.facts)
+
+    def _stopped(self) -> Stopped:
+        return Stopped(
+            f"stopped after step {self.done} of {self.steps}; the state is saved",
+            where=str(self.folder),
+            fix="the same command with --resume (and --name) goes on from here",
+        )
 
     def _epoch_steps(self) -> Iterator[StepResult]:
         """The steps of the current epoch that are not done yet."""
@@ -163,6 +174,8 @@ class Trainer:
         first = self.done - epoch * self.steps_per_epoch
         batches = epoch_batches(len(self.data.train), self.config.batch_size, seed, epoch)[first:]
         for batch in self.data.train.train_batches(enumerate(batches, start=self.done), seed):
+            self.one_step.random.at(self.done, slice(0, len(batch)), len(batch))
+            reseed(seed, "transform", self.done)
             for name, hooks in self.plan.trainers:
                 with blamed(name, "transform_batch"):
                     batch = hooks.transform_batch(batch)
@@ -173,6 +186,8 @@ class Trainer:
 
     def _end_epoch(self, seconds: float) -> dict[str, Any]:
         """Validate, keep the best weights, write metrics and a checkpoint; returns the epoch's row."""
+        self.one_step.random.at(self.done)
+        reseed(self.config.seed, "epoch end", self.done)
         for name, hooks in self.plan.trainers:
             with blamed(name, "epoch_end"):
                 hooks.epoch_end(self.epochs_ended)
@@ -234,8 +249,7 @@ class Trainer:
         device = next(self.net.module.parameters()).device
         sums = {name: value.to(device) for name, value in state["meter"]["sums"].items()}
         self.meter = Meter(sums, state["meter"]["samples"])
-        # a longer run may have been asked for since; early stopping stays final
-        self.finished = state["finished"] and (bool(self.config.early_stop) or self.epochs_ended >= self.config.epochs)
+        self.finished = is_finished(state, self.config)
         self._trim_metrics()
 
     def _trim_metrics(self) -> None:

@@ -1,0 +1,32 @@
+"""Recipes: TOML files that a plugin ships in its package, each a whole setting, every value marked with its source.
+
+``PLUGIN/NAME`` is the file ``recipes/NAME.toml`` beside the plugin's module. No plugin is imported to find it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from abatis import plugins
+from abatis.errors import UsageError, did_you_mean
+
+
+def recipes_of(name: str) -> dict[str, Path]:
+    """The recipes of one installed plugin, by ``plugin/recipe``."""
+    module = plugins.installed()[name].entry_point.value
+    spec = importlib.util.find_spec(module)
+    folder = Path(spec.origin).parent / "recipes" if spec and spec.origin else None
+    return {f"{name}/{path.stem}": path for path in sorted(folder.glob("*.toml"))} if folder else {}
+
+
+def recipe_file(name: str) -> Path:
+    """The file of ``plugin/recipe``; raises UsageError."""
+    plugin, _, _ = name.partition("/")
+    known = plugins.installed()
+    if plugins.normal(plugin) not in known:
+        raise UsageError(f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/RECIPE")
+    found = recipes_of(plugins.normal(plugin))
+    if name not in found:
+        raise UsageError(f"unknown recipe '{name}': {did_you_mean(name, found)}", fix=f"defense registry show {plugin}")
+    return found[name]
