@@ -35,15 +35,10 @@ def plain_network(num_classes=10):
     return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus(), nn.Flatten(), nn.Linear(36, num_classes)).double()
 
 
-def make_step(module, *plugins, lr=0.1, threat=THREAT, seed=0, options=None, use=None, attack=None, **arguments):
-    net = Net(module)
-    plan = plan_of(
-        *plugins, net=net, num_classes=10, options=options, use=use, attack=attack or AttackConfig(steps=2), seed=seed
-    )
-    random = Randomness(seed)
-    for callable_ in (plan.attacker,):
-        if hasattr(callable_, "run"):  # the engine moves the very draws that the attacker was made with
-            random = callable_.run.random
+def make_step(module, *plugins, lr=0.1, threat=THREAT, options=None, use=None, attack=None, **arguments):
+    net, random = Net(module), Randomness(0)
+    attack = attack or AttackConfig(steps=2)
+    plan = plan_of(*plugins, net=net, num_classes=10, options=options, use=use, attack=attack, random=random)
     return Step(net, plan, torch.optim.SGD(module.parameters(), lr=lr), threat, random, **arguments)
 
 

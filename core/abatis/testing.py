@@ -82,7 +82,7 @@ def plan_of(
     use: Mapping[str, str] | None = None,
     threat: str = "Linf:8/255",
     attack: AttackConfig | None = None,
-    seed: int = 0,
+    random: Randomness | None = None,
 ) -> Plan:
     """The plan of some plugins (names or modules) on a network, outside any run."""
     loaded = [_loaded(name) for name in names]
@@ -91,7 +91,8 @@ def plan_of(
     device = next((parameter.device for parameter in net.module.parameters()), torch.device("cpu"))
     run = Run(
         net, num_classes, epochs=1, steps_per_epoch=1, threat=Threat.parse(threat), device=device,
-        attack=attack or AttackConfig(), random=Randomness(seed), options={type(config): config for config in configs.values()},
+        attack=attack or AttackConfig(), random=random or Randomness(0),
+        options={type(config): config for config in configs.values()},
     )  # fmt: skip
     return make_plan(loaded, configs, use or {}, run)
 

@@ -95,7 +95,7 @@ class Meter:
         """Read by the host: one synchronisation."""
         if not self.samples:
             return {}
-        values = torch.stack([value.double() for value in self.sums.values()]).tolist()
+        values = torch.stack([value.float() for value in self.sums.values()]).tolist()
         return {name: value / self.samples for name, value in zip(self.sums, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
