@@ -145,6 +145,22 @@ def test_an_attacker_that_breaks_its_promise_is_named(make, complaint):
     assert len(str(caught.value).splitlines()) <= 4
 
 
+def test_an_attacker_may_say_how_far_it_goes_beyond_the_threat():
+    class Far:
+        reach = 2.0
+
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, forward, batch):
+            inwards = torch.where(batch.x > 0.5, -1.0, 1.0)
+            return Attacked(batch.x + self.factor * THREAT.eps * inwards)
+
+    make_step(plain_network(), plugin("far", attacker=lambda run: Far(1.9)))(tiny_batch(4, 10), 0, 0, 0.0)
+    with pytest.raises(PluginError, match="2 times 8/255"):
+        make_step(plain_network(), plugin("far", attacker=lambda run: Far(2.1)))(tiny_batch(4, 10), 0, 0, 0.0)
+
+
 def not_finite(term):
     def loss(run):
         def terms(ctx):

@@ -62,7 +62,7 @@ class PluginContract:
         plan = self._plan(net, net.module[-1].out_features)  # type: ignore[index]
         with net.attack_mode():
             attacked = plan.attacker(net, batch)
-        check_attacked(attacked, batch, THREAT, self.plugin)
+        check_attacked(attacked, batch, THREAT, self.plugin, getattr(plan.attacker, "reach", 1.0))
         ctx = StepContext(batch, attacked.x, attacked.info, net, 0, 0, 0.0, len(batch), plan.clean_first)
         return plan.terms(ctx)
 

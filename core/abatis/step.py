@@ -89,7 +89,9 @@ class Micros:
         net, plan = self.step.net, self.step.plan
         with net.attack_mode(self.step.batch_statistics), blamed(plan.attacker_name, "attacker"):
             attacked = plan.attacker(net, micro)
-        check_attacked(attacked, micro, self.step.threat, plan.attacker_name)
+        # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
+        reach = getattr(plan.attacker, "reach", 1.0)
+        check_attacked(attacked, micro, self.step.threat, plan.attacker_name, reach)
         return micro, attacked
 
     def _gatherer(self) -> Callable[[Tensor], Tensor] | None:
@@ -205,8 +207,8 @@ class Step:
         raise NotFiniteError("the gradient of the total is not finite, that of each term is", where=where, fix=fix)
 
 
-def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str) -> None:
-    """Raise PluginError where an attacker's result is no detached image batch in the ball and in [0, 1]."""
+def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> None:
+    """Raise PluginError where an attacker's result is no detached image batch in [0, 1] and in ``reach`` times the ball."""
     x = getattr(attacked, "x", None)
     if not isinstance(x, Tensor) or x.shape != batch.x.shape or x.dtype != batch.x.dtype or x.requires_grad:
         got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(attacked).__name__
@@ -217,6 +219,8 @@ def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str) 
             raise PluginError(f"attacker '{name}', info '{key}': shape {tuple(values.shape)} is not one value a sample")
     if x is batch.x:
         return
+    if reach != 1:
+        threat = Threat(threat.norm, threat.eps * reach, f"{reach:g} times {threat.text}")
     ball = Ball(batch.x, threat)
     inside = ball.contains(x)
     if not bool(inside.all()):

@@ -167,7 +167,10 @@ Forward = Callable[["Tensor"], "Tensor"]
 
 
 class Attacker(Protocol):
-    """Makes adversarial images. ``forward`` is the network as the attack may see it: parameters frozen, modes set."""
+    """Makes adversarial images. ``forward`` is the network as the attack may see it: parameters frozen, modes set.
+
+    An attacker that leaves the ball by design has an attribute ``reach``, the multiple of eps it may go to.
+    """
 
     def __call__(self, forward: Forward, batch: Batch, /) -> Attacked: ...
 
