@@ -31,7 +31,7 @@ def weights_after_two_steps(*names, options=None, use=None):
     return torch.cat([parameter.detach().flatten() for parameter in net.module.parameters()])
 
 
-@pytest.mark.parametrize(("first", "second"), combinations(PLUGINS, 2))
+@pytest.mark.parametrize(("first", "second"), list(combinations(PLUGINS, 2)))
 def test_every_pair_runs_or_names_the_way_out(first, second):
     conflict = conflict_of(first, second)
     if conflict is not None:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from abatis.errors import NotFiniteError, OutOfMemoryError, UsageError
-from abatis.evaluate import clean_verdicts, pgd_verdicts
+from abatis.evaluate import clean_verdicts, margin, pgd_verdicts
+from abatis.evaluate.pgd import cross_entropy
 from abatis.randomness import per_sample
 from abatis.types import Threat
 
@@ -177,3 +178,24 @@ def test_batch_is_halved_until_it_fits(digits, network, points):
     assert torch.equal(wide[1], narrow[1])
     with pytest.raises(OutOfMemoryError):
         pgd_verdicts(Small(0), data, LINF, steps=5, seed=0, batch_size=16)
+
+
+def test_the_margin_objective_is_not_fooled_by_the_scale_of_the_logits(digits, network, points):
+    """With logits times 10,000 the cross-entropy's gradient vanishes and its attack stalls; the margin's does not."""
+    some = points(digits.x[:100], digits.y[:100])
+    scaled = nn.Sequential(network, Times(1e4))
+    arguments = {"threat": Threat.parse("Linf:0.2"), "steps": 10, "seed": 0, "batch_size": 100}
+    honest, by_entropy, by_margin = (
+        int(pgd_verdicts(net, some, objective=objective, **arguments)[1].sum())
+        for net, objective in ((network, margin), (scaled, cross_entropy), (scaled, margin))
+    )
+    assert by_margin == honest < by_entropy
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x

@@ -2,6 +2,6 @@
 
 from abatis.evaluate.evaluation import Evaluation, evaluate
 from abatis.evaluate.judge import Split, Verdicts, clean_verdicts
-from abatis.evaluate.pgd import pgd_verdicts
+from abatis.evaluate.pgd import margin, pgd_verdicts
 
-__all__ = ["Evaluation", "Split", "Verdicts", "clean_verdicts", "evaluate", "pgd_verdicts"]
+__all__ = ["Evaluation", "Split", "Verdicts", "clean_verdicts", "evaluate", "margin", "pgd_verdicts"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,19 @@ from abatis.randomness import per_sample
 from abatis.types import Batch, Forward, Threat
 
 STEP_SHARE = 0.25  # step size as a share of the radius
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, K) and labels (B,) to what the attack raises, (B,)."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """(B, K), (B,) -> (B,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The strongest rival's logit over the true one's, positive where it fools: (B, K), (B,) -> (B,)."""
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
 
 
 def pgd_verdicts(
@@ -25,6 +40,7 @@ def pgd_verdicts(
     seed: int,
     batch_size: int,
     progress: Progress | None = None,
+    objective: Objective = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """Which points are classified correctly, and which still are after PGD: (n,) bool on the CPU each.
 
@@ -33,12 +49,12 @@ def pgd_verdicts(
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean().correct
-        return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed), clean).robust
+        return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean).robust
 
 
-def pgd(forward: Forward, threat: Threat, steps: int, seed: int) -> Attack:
-    """PGD on the cross-entropy from one uniform start a point, keyed by the point's own index."""
-    return lambda batch: _climb(forward, batch, threat, steps, seed)
+def pgd(forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy) -> Attack:
+    """PGD on an objective from one uniform start a point, keyed by the point's own index."""
+    return lambda batch: _climb(forward, batch, threat, steps, seed, objective)
 
 
 def _start(ball: Ball, index: Tensor, seed: int) -> Tensor:
@@ -48,7 +64,9 @@ def _start(ball: Ball, index: Tensor, seed: int) -> Tensor:
     return ball.uniform_start(uniform, normal)
 
 
-def _climb(forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+def _climb(
+    forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int, objective: Objective
+) -> tuple[Tensor, Tensor]:
     """The first iterate that fools, else the one of highest loss, (B, C, H, W); and which points are fooled, (B,)."""
     ball = Ball(batch.x, threat)
     point = _start(ball, batch.index, seed)
@@ -57,7 +75,7 @@ def _climb(forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int
     fooled = torch.zeros_like(batch.y, dtype=torch.bool)
     rows = torch.arange(len(batch), device=batch.x.device)  # the points that still climb
     for step in range(steps + 1):
-        logits, loss, gradient = _ascent(forward, point, batch.y[rows], step < steps)
+        logits, loss, gradient = _ascent(forward, point, batch.y[rows], objective, step < steps)
         standing = right(logits, batch.y[rows])
         better = ~standing | (loss > highest[rows])
         found[rows[better]], highest[rows[better]] = point[better], loss[better]
@@ -71,12 +89,14 @@ def _climb(forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int
     return found, fooled
 
 
-def _ascent(forward: Forward, point: Tensor, y: Tensor, gradient_wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), cross-entropy (B,) and its gradient (B, C, H, W), which is zero where it is not wanted."""
+def _ascent(
+    forward: Forward, point: Tensor, y: Tensor, objective: Objective, gradient_wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, K), objective (B,) and its gradient (B, C, H, W), which is zero where it is not wanted."""
     point = point.detach().requires_grad_(gradient_wanted)
     with torch.set_grad_enabled(gradient_wanted):
         logits = forward(point)
-        loss = F.cross_entropy(logits, y, reduction="none")
+        loss = objective(logits, y)
         total = loss.sum()
     if not gradient_wanted:
         return logits, loss, torch.zeros_like(point)
