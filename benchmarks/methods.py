@@ -1,0 +1,185 @@
+"""Every method and the pairs of the papers, from the same start, seeds and budget, judged by the same attacks.
+
+    python benchmarks/methods.py digits            # all 1,437 training digits
+    python benchmarks/methods.py cifar10-small     # 2,000 CIFAR-10 images; needs ABATIS_REFERENCE or the folder beside
+    python benchmarks/methods.py digits --sweep    # the weight of one regularizer over five decades
+
+Writes benchmarks/results/NAME.json, one row a run, and NAME.md, their means. Resumable: rows that are there are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import abatis
+from abatis import RunConfig
+from abatis.data import open_data
+from abatis.evaluate import evaluate, margin, pgd_verdicts
+from abatis.evaluate.pgd import margin as logit_margin
+from abatis.net import Net
+
+RESULTS = Path(__file__).parent / "results"
+REFERENCE = Path(__file__).resolve().parents[2] / "shared"
+SEEDS = (0, 1, 2)
+POINTS = 100  # for AutoAttack and DeepFool
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "epochs": 10, "batch_size": 128,
+        "attack": {"steps": 10}, "optim": {"lr": 0.1, "schedule": "one-cycle"},
+    },
+    "cifar10-small": {
+        "data": f"npz:{REFERENCE}/data/cifar10_small.npz", "limit": 2000, "backbone": "resnet8", "threat": "Linf:8/255",
+        "epochs": 6, "batch_size": 128, "attack": {"steps": 10}, "optim": {"lr": 0.1, "schedule": "one-cycle"},
+    },
+}  # fmt: skip
+
+CLEAN = {"use": {"attacker": "none"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "standard": CLEAN,
+    "at": {},
+    "trades": {"plugin": ["trades"]},
+    "mart": {"plugin": ["mart"]},
+    "mail": {"plugin": ["mail"], "mail": {"burn_in": 0}},
+    "mail+trades": {"plugin": ["mail", "trades"], "mail": {"burn_in": 0, "slope": 2, "bias": 0}, "trades": {"beta": 5}},
+    "mail+mart": {"plugin": ["mail", "mart"], "mail": {"burn_in": 0, "slope": 2, "bias": 0}, "mart": {"beta": 5}},
+    "gairat": {"plugin": ["gairat"], "gairat": {"burn_in": 0}},
+    "sovr": {"plugin": ["sovr"]},
+    "emr": {"plugin": ["emr"]},
+    "mart+emr": {"plugin": ["mart", "emr"]},
+    "mail+emr": {"plugin": ["mail", "emr"], "mail": {"burn_in": 0}},
+    "trades+emr": {"plugin": ["trades", "emr"]},
+    "awp": {"plugin": ["awp"]},
+    "sovr+awp": {"plugin": ["sovr", "awp"]},
+    "input-gradient": {"plugin": ["input-gradient"]},
+    "jacobian": {"plugin": ["jacobian"]},
+    "fgsm-rs": {"plugin": ["fast"]},
+    "n-fgsm": {"plugin": ["fast"], "fast": {"variant": "n-fgsm"}},
+    "amm (clean)": {"plugin": ["amm"], **CLEAN},
+    "average-margin (clean)": {"plugin": ["average-margin"], **CLEAN},
+    "orthogonality only (clean)": {"plugin": ["average-margin"], "average_margin": {"weight": 0}, **CLEAN},
+}
+SWEEP = {
+    f"emr weight {weight:g}": {"plugin": ["emr"], "emr": {"weight": weight}} for weight in (0, 3, 30, 300, 3000, 30000, 300000)
+}
+COLUMNS = ("clean", "pgd20", "margin_pgd20", "autoattack", "logit_margin", "low_logit_margin", "input_margin", "seconds")
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("--sweep", action="store_true")
+    asked = parser.parse_args()
+    name = f"methods-{asked.setting}" + ("-sweep" if asked.sweep else "")
+    path = RESULTS / f"{name}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    record |= {"setting": _shown(SETTINGS[asked.setting]), "points": POINTS, "date": f"{datetime.now(UTC):%Y-%m-%d}",
+               "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+    rows = {(row["method"], row["seed"]): row for row in record["rows"]}
+    for seed in SEEDS:
+        for method, options in (SWEEP if asked.sweep else METHODS).items():
+            if (method, seed) not in rows:
+                rows[method, seed] = {"method": method, "seed": seed, **one_row(SETTINGS[asked.setting], options, seed)}
+                record["rows"] = list(rows.values())
+                path.write_text(json.dumps(record, indent=1) + "\n")
+                print(method, seed, rows[method, seed], flush=True)
+    (RESULTS / f"{name}.md").write_text(table(record))
+
+
+def one_row(setting: dict[str, Any], options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train and judge once; a run that fails is a row that says so."""
+    out = Path(tempfile.mkdtemp())
+    config = RunConfig(**{**setting, **options, "seed": seed, "eval": "none", "quiet": True, "out": out})
+    began = time.process_time()
+    try:
+        folder = abatis.run(config).folder
+        seconds = time.process_time() - began
+        return {**judged(abatis.load(folder), config), "seconds": round(seconds, 1)}
+    except abatis.AbatisError as error:
+        return {"failed": f"{type(error).__name__}: {error.what}"}
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
+    """Accuracies as fractions, margins as means over the test images (logits), or over the first ones (pixels, L2)."""
+    cpu = torch.device("cpu")
+    data = open_data(
+        config.data, data_dir=config.data_dir, limit=config.limit, image_size=None, augment="none", device=cpu, workers=0
+    )
+    threat, some = config.threat_model, data.test.subset(torch.arange(POINTS))
+    arguments: dict[str, Any] = {"seed": 0, "batch_size": 256}
+    clean, pgd20 = pgd_verdicts(model, data.test, threat, steps=20, **arguments)
+    _, margin_pgd20 = pgd_verdicts(model, data.test, threat, steps=20, objective=margin, **arguments)
+    standard = evaluate(model, some, threat, ladder="standard", device=cpu, num_classes=data.info.num_classes, **arguments)
+    batch = next(data.test.eval_batches(len(data.test)))
+    with torch.no_grad():
+        margins = -logit_margin(model(batch.x), batch.y)
+    return {
+        "clean": clean.double().mean().item(),
+        "pgd20": pgd20.double().mean().item(),
+        "margin_pgd20": (pgd20 & margin_pgd20).double().mean().item(),
+        "autoattack": float(standard.autoattack_acc or 0),
+        "logit_margin": margins.mean().item(),
+        "low_logit_margin": margins.quantile(0.1).item(),
+        "input_margin": input_margin(model, batch.x[:POINTS], batch.y[:POINTS]),
+    }
+
+
+def input_margin(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Mean L2 norm of DeepFool perturbations (50 steps), counted negative where the image is misclassified."""
+    from abatis_amm import AmmConfig
+    from abatis_amm.deepfool import DeepFool, size
+
+    net = Net(model)
+    with torch.no_grad():
+        logits = net.frozen(x)
+    r, _ = DeepFool(net, AmmConfig(iterations=50))(x, logits, None, graph=False)
+    sign = torch.where(logits.argmax(1) == y, 1.0, -1.0)
+    return (sign * size(r, "L2")).mean().item()
+
+
+def table(record: dict[str, Any]) -> str:
+    """Means and standard deviations over the seeds."""
+    head = ["method", *COLUMNS]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    methods = list(dict.fromkeys(row["method"] for row in record["rows"]))
+    for method in methods:
+        rows = [row for row in record["rows"] if row["method"] == method]
+        failed = [row["failed"] for row in rows if "failed" in row]
+        cells = [failed[0]] if failed else [_cell(key, [row[key] for row in rows]) for key in COLUMNS]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    facts = ", ".join(f"{key} {record[key]}" for key in ("date", "torch", "threads", "points"))
+    return (
+        f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, seeds {len(SEEDS)}. "
+        "Accuracies in percent, AutoAttack and the input margin (L2, DeepFool) on the first points, "
+        "margins of logits at clean test images (mean, lowest tenth), seconds of processor time for training. "
+        f"Mean and standard deviation over the seeds. Setting: `{json.dumps(record['setting'])}`\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _cell(key: str, values: list[float]) -> str:
+    factor = 100 if key in COLUMNS[:4] else 1
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{factor * statistics.mean(values):.2f} ± {factor * deviation:.2f}"
+
+
+def _shown(setting: dict[str, Any]) -> dict[str, Any]:
+    return {**setting, "data": setting["data"].rpartition("/")[2]}
+
+
+if __name__ == "__main__":
+    main()
