@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from abatis import vision
-from abatis.backbones import build, resolve
+from abatis.backbones import resolve
 from abatis.backbones.from_timm import pretrained_statistics
-from abatis.errors import UsageError
-
-
-def make(name: str, *, channels: int = 3, image_size: int = 32, num_classes: int = 10, **options: Any) -> nn.Module:
-    options = {"mean": [0.5] * channels, "std": [0.25] * channels, **options}
-    return build(name, num_classes=num_classes, channels=channels, image_size=image_size, **options)
-
-
-def refusal(name: str, **options: Any) -> str:
-    with pytest.raises(UsageError) as caught:
-        make(name, **options)
-    text = str(caught.value)
-    assert len(text.splitlines()) <= 4
-    return text
-
+from tests.making_backbones import make, refusal
 
 # --- names
 

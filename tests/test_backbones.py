@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from abatis import vision
-from abatis.backbones import Normalized, build, last_feature_map
+from abatis.backbones import Normalized, last_feature_map
 from abatis.backbones.cifar_preact import PreActBlock
 from abatis.backbones.from_timm import small_patch
 from abatis.errors import UsageError
+from tests.making_backbones import make, refusal
 
 DESIGNS = ("wrn28", "resnet18", "preactresnet18", "cnn", "resnet8")
 LIGHT = ("resnet8", "cnn")
@@ -22,19 +21,6 @@ LIGHT = ("resnet8", "cnn")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def make(name: str, *, channels: int = 3, image_size: int = 32, num_classes: int = 10, **options: Any) -> nn.Module:
-    options = {"mean": [0.5] * channels, "std": [0.25] * channels, **options}
-    return build(name, num_classes=num_classes, channels=channels, image_size=image_size, **options)
-
-
-def refusal(name: str, **options: Any) -> str:
-    with pytest.raises(UsageError) as caught:
-        make(name, **options)
-    text = str(caught.value)
-    assert len(text.splitlines()) <= 4
-    return text
 
 
 # --- size and design
