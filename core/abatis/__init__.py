@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from abatis.ball import Ball
     from abatis.config import PluginConfig, RunConfig
-    from abatis.errors import AbatisError
+    from abatis.errors import AbatisError, PluginError, UsageError
     from abatis.hooks import DEFENSE_API, hookimpl
     from abatis.net import Net
     from abatis.runner import Result, load, run
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ball": ("Ball",),
     "config": ("PluginConfig", "RunConfig"),
-    "errors": ("AbatisError",),
+    "errors": ("AbatisError", "PluginError", "UsageError"),
     "hooks": ("DEFENSE_API", "hookimpl"),
     "net": ("Net",),
     "runner": ("Result", "load", "run"),
@@ -54,6 +54,7 @@ __all__ = [
     "Loss",
     "Net",
     "PluginConfig",
+    "PluginError",
     "Regularizer",
     "Result",
     "Run",
@@ -63,6 +64,7 @@ __all__ = [
     "Terms",
     "Threat",
     "TrainerHooks",
+    "UsageError",
     "hookimpl",
     "load",
     "run",

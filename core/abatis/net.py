@@ -70,14 +70,23 @@ class Net:
 
     @contextmanager
     def buffers_restored(self) -> Iterator[None]:
-        """Put every buffer (running statistics) back to the value it had on entry."""
-        saved = [(buffer, buffer.detach().clone()) for buffer in self.module.buffers()]
+        """Inside, the network writes on copies of its buffers (running statistics); then it has its own again.
+
+        Nothing is written in place, so a graph that was made inside can still be differentiated outside.
+        """
+        own = [
+            (module._buffers, name, buffer)
+            for module in self._modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        for table, name, buffer in own:
+            table[name] = buffer.clone()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in saved:
-                    buffer.copy_(value)
+            for table, name, buffer in own:
+                table[name] = buffer
 
     @contextmanager
     def _batch_norms_training(self) -> Iterator[None]:

@@ -40,10 +40,10 @@ class Randomness:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.step = 0
-        self.rows = slice(0, None)
+        self.rows: slice | Tensor = slice(0, None)
         self.global_size: int | None = None
 
-    def at(self, step: int, rows: slice = slice(0, None), global_size: int | None = None) -> None:
+    def at(self, step: int, rows: slice | Tensor = slice(0, None), global_size: int | None = None) -> None:
         """Move to a step, and to the rows of its global batch."""
         self.step, self.rows, self.global_size = step, rows, global_size
 

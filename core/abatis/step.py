@@ -172,6 +172,9 @@ class Step:
         for name, hooks in self.plan.trainers:
             with blamed(name, "before_loss"):
                 hooks.before_loss(next(iter(micros)), objective)
+        if micros.gathered and self.plan.trainers:  # the weights may have moved, and what is gathered with them
+            micros.gathered = []
+            micros.gather()
 
     def _backward(self, micros: Micros) -> StepResult:
         """Gradients of the whole batch's total, micro-batch by micro-batch, weighted by their true sizes."""

@@ -22,15 +22,11 @@ def judging(module: nn.Module) -> Iterator[Net]:
     """The network in eval mode with frozen parameters, in full float32; it and all global state are left as found."""
     net = Net(module)
     trace = sys.gettrace()
-    buffers = dict(module.named_buffers())
     try:
         with untouched(), _full_float32(), net.attack_mode(), net.buffers_restored():
             yield net
     finally:
         sys.settrace(trace)
-        for name, buffer in buffers.items():  # a forward may have put another tensor in its place
-            owner, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, buffer)
 
 
 @contextmanager

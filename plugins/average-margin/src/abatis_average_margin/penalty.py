@@ -1,0 +1,62 @@
+"""A ramp on the logit margin, scaled by nearly orthogonal weights (Wu & Yu, arXiv 1907.11780).
+
+    alpha_i       = z'_iy - max_{k != y} z'_ik
+    ramp_i        = max(0, tau - alpha_i) - max(0, -alpha_i) = clamp(tau - alpha_i, 0, tau)
+    orthogonality = sum_l || W_l W_l^T - I ||_F^2
+
+W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), where it has no more rows than columns.
+The ramp has no gradient for misclassified samples: it widens the margins of those that are right, up to tau.
+The released loop visits weights and biases, and at a bias adds the weight before it again: its beta 1e-3 is 2e-3 here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from abatis import StepContext, Term, Terms
+from abatis.errors import UsageError
+
+if TYPE_CHECKING:
+    from abatis_average_margin import AverageMarginConfig
+
+
+class AverageMarginPenalty:
+    """The regularizer ``average-margin``: the terms ``ramp`` (B,) and ``orthogonality`` (), each where its weight is not 0."""
+
+    def __init__(self, config: AverageMarginConfig) -> None:
+        self.config = config
+
+    def __call__(self, ctx: StepContext) -> Terms:
+        terms = {}
+        if self.config.weight:
+            ramp = (self.config.tau - logit_margin(ctx.logits_adv, ctx.batch.y)).clamp(0, self.config.tau)  # (B,)
+            terms["ramp"] = Term(ramp, weight=self.config.weight)
+        if self.config.orthogonality:
+            terms["orthogonality"] = Term(orthogonality(ctx.net.module), weight=self.config.orthogonality)
+        return terms
+
+
+def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The logit of the label minus the largest other one: (B, K), (B,) -> (B,)."""
+    label = y[:, None]
+    return logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -math.inf).amax(1)
+
+
+def orthogonality(module: nn.Module) -> Tensor:
+    """Squared distance of ``W W^T`` from the identity, summed over the layers, (); raises UsageError without such a layer."""
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    matrices = [
+        layer.weight.flatten(1) for layer in layers
+    ]  # (out, in * kh * kw) each, of a grouped one (out, in / g * kh * kw)
+    wide = [matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]]  # taller ones cannot have orthonormal rows
+    if not wide:
+        raise UsageError(
+            "the orthogonality penalty finds no Linear or Conv2d layer with at most as many outputs as inputs",
+            fix="set --average-margin.orthogonality 0",
+        )
+    gaps = [matrix @ matrix.T - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) for matrix in wide]
+    return torch.stack([gap.square().sum() for gap in gaps]).sum()
