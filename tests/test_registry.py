@@ -13,7 +13,7 @@ import pytest
 from abatis import plugins
 from abatis.cli import main
 from abatis.command_line import parse_run
-from abatis.registry import methods
+from abatis.registry import _flag, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_PARTY = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
@@ -30,14 +30,10 @@ def test_an_entry_agrees_with_the_plugin(name):
     method, plugin = methods()[name], plugins.load(name)
     assert method.distribution == plugins.installed()[name].distribution
     assert set(method.hooks) == {role for role in ROLES if hasattr(plugin.module, f"defense_{role}")}
-    words = [word for option, value in method.options.items() for word in flags(f"--{name}.{option}", value)]
+    words = [word for option, value in method.options.items() for word in _flag(f"--{name}.{option}", value).split()]
     assert parse_run(["--plugin", name, *words]).options[name] == plugin.config_class()
     assert len(method.options) == len(plugin.config_class.model_fields)
     assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()
-
-
-def flags(flag, value):
-    return {"true": [flag], "false": [flag.replace("--", "--no-", 1)]}.get(value, [flag, value])
 
 
 def test_list_and_show(capsys):

@@ -111,6 +111,24 @@ def test_gather_gives_every_micro_batch_the_values_of_the_whole_batch():
     assert {size for size, _ in seen} == {8}
 
 
+def test_a_gather_may_begin_in_a_later_step():
+    def loss(run):
+        def terms(ctx):
+            ce = F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none")
+            return {"x": Term(ce / ctx.gather(ce).mean() if ctx.step else ce)}
+
+        return terms
+
+    found = []
+    for accumulate in (1, 2):
+        module = plain_network()
+        step = make_step(module, plugin("late", loss=loss), accumulate=accumulate)
+        for number in range(3):
+            step(tiny_batch(8, 10), number, 0, 0.0)
+        found.append(weights(module))
+    assert torch.allclose(*found, rtol=0, atol=1e-12)
+
+
 def test_an_attack_leaves_no_trace_on_the_network():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).double()
     before = copy.deepcopy(module.state_dict())
@@ -165,7 +183,7 @@ def not_finite(term):
     def loss(run):
         def terms(ctx):
             ce = F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none")
-            return {"fine": Term(ce), "odd": Term(term(ctx.logits_adv))}
+            return {"constant": Term(torch.ones(())), "fine": Term(ce), "odd": Term(term(ctx.logits_adv))}
 
         return terms
 

@@ -203,4 +203,7 @@ class RunConfig(Options):
     def to_toml(self) -> dict[str, Any]:
         """What ``run.toml`` holds: everything that repeats the run, plugin options in tables of their own."""
         dumped = self.model_dump(mode="json", exclude={"name", "resume", "dry_run", "quiet", "options"}, exclude_none=True)
-        return {**dumped, **{name: options.model_dump(mode="json") for name, options in self.options.items()}}
+        return {
+            **dumped,
+            **{name: options.model_dump(mode="json", exclude_none=True) for name, options in self.options.items()},
+        }

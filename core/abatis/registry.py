@@ -115,9 +115,14 @@ def _show(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> int:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in row.items():
         if isinstance(value, dict):
-            value = "\n".join(f"--{name}.{option} {default}" for option, default in value.items()) or "none"
+            value = "\n".join(_flag(f"--{name}.{option}", default) for option, default in value.items()) or "none"
         elif isinstance(value, list):
             value = ", ".join(value) or "none"
         table.add_row(key.replace("_", " "), escape("no" if value is None else str(value)))
     Console(highlight=False).print(table)
     return 0
+
+
+def _flag(flag: str, default: str) -> str:
+    """An option and its default as the command line takes them."""
+    return {"true": flag, "false": flag.replace("--", "--no-", 1)}.get(default, f"{flag} {default}")

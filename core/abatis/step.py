@@ -153,8 +153,13 @@ class Step:
             micros = Micros(self, batch, number, epoch, progress)
         with _phase("loss"):
             micros.gather()
-            self._before_loss(micros)
-            result = self._backward(micros)
+            try:
+                result = self._outer(micros)
+            except _NotYetKnown:  # a plugin gathers more than in the first step: count again
+                self.optimizer.zero_grad(set_to_none=True)
+                self.gathers = None
+                micros.gather()
+                result = self._outer(micros)
         self._guard(result, micros)
         self.optimizer.step()
         for name, hooks in self.plan.trainers:
@@ -162,6 +167,10 @@ class Step:
                 hooks.after_update(next(iter(micros)))
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+    def _outer(self, micros: Micros) -> StepResult:
+        self._before_loss(micros)
+        return self._backward(micros)
 
     def _before_loss(self, micros: Micros) -> None:
         def objective() -> Tensor:
@@ -204,6 +213,8 @@ class Step:
                 raise NotFiniteError(f"the loss is not finite: term '{name}' is {float(value)}", where=where, fix=fix)
         for ctx in micros:
             for name, term in self.plan.terms(ctx).items():
+                if not term.value.requires_grad:
+                    continue
                 parts = torch.autograd.grad(term.value.mean(), self.parameters, retain_graph=True, allow_unused=True)
                 if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
                     raise NotFiniteError(f"the gradient of term '{name}' is not finite, its value is", where=where, fix=fix)

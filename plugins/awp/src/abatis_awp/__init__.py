@@ -1,0 +1,28 @@
+"""Adversarial weight perturbation (AWP): options and hook; the mathematics are in trainer.py."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from abatis import PluginConfig, Run, TrainerHooks, hookimpl
+
+
+class AwpConfig(PluginConfig):
+    """Defaults are those of the authors' adversarial training; with TRADES they take gamma 0.005."""
+
+    neutral = {"gamma": 0}
+
+    gamma: float = Field(0.01, ge=0, le=1, description="length of each tensor's perturbation, as a share of the tensor's norm")
+    warmup: int = Field(0, ge=0, description="epochs at the beginning without perturbation")
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return AwpConfig
+
+
+@hookimpl
+def defense_trainer(run: Run) -> TrainerHooks:
+    from abatis_awp.trainer import WeightPerturbation
+
+    return WeightPerturbation(run.config(AwpConfig), run.net.module)

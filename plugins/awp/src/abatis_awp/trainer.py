@@ -1,0 +1,56 @@
+"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020), with the constants of the released code.
+
+    v = gamma ||w|| g / (||g|| + 1e-20)    for each tensor w of more than one dimension, g = grad_w objective(w)
+
+The update is made from the gradient at w + v and applied there, weight decay included; v is subtracted behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from abatis import StepContext, TrainerHooks
+
+if TYPE_CHECKING:
+    from abatis_awp import AwpConfig
+
+FLOOR = 1e-20
+
+
+class WeightPerturbation(TrainerHooks):
+    """The trainer hook ``awp``. It keeps nothing from one step to the next."""
+
+    def __init__(self, config: AwpConfig, module: nn.Module) -> None:
+        self.config = config
+        self.weights = [weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1]
+        self.added: list[Tensor] = []  # v of every weight, between before_loss and after_update
+
+    def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
+        self._restore()  # a step that was broken off has not come to after_update
+        if ctx.epoch < self.config.warmup:
+            return
+        gradients = self._gradients(objective)
+        with torch.no_grad():
+            self.added = [
+                gradient * (self.config.gamma * weight.norm() / (gradient.norm() + FLOOR))
+                for weight, gradient in zip(self.weights, gradients, strict=True)
+            ]
+            for weight, perturbation in zip(self.weights, self.added, strict=True):
+                weight.add_(perturbation)
+
+    def after_update(self, ctx: StepContext) -> None:
+        self._restore()
+
+    def _gradients(self, objective: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        """Of the objective of the *global* batch: with several processes, their mean belongs here and nowhere else."""
+        return torch.autograd.grad(objective(), self.weights, allow_unused=True, materialize_grads=True)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for weight, perturbation in zip(self.weights, self.added, strict=False):
+            weight.sub_(perturbation)
+        self.added = []

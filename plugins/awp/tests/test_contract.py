@@ -1,0 +1,5 @@
+from abatis.testing import PluginContract
+
+
+class TestAwp(PluginContract):
+    plugin = "awp"

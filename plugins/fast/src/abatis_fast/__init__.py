@@ -1,0 +1,55 @@
+"""Single-step training attacks with a guard: options and hooks; attack.py holds the attacks, trainer.py the guard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from abatis import Attacker, PluginConfig, Run, TrainerHooks, hookimpl
+
+
+class FastConfig(PluginConfig):
+    """The defaults of the attacks are those of the released CIFAR-10 scripts; those of the guard are ours."""
+
+    variant: Literal["fgsm-rs", "n-fgsm"] = Field(
+        "fgsm-rs", description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not projected"
+    )
+    alpha: float = Field(1.25, gt=0, le=10, description="the step, as a multiple of eps; 1 for n-fgsm where not given")
+    noise: float = Field(2.0, ge=0, le=10, description="half-width of the uniform noise of n-fgsm, as a multiple of eps")
+    guard: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="largest lead of the accuracy under the single step over that under PGD-10; 0: no guard",
+    )
+    guard_every: int = Field(100, ge=1, description="steps between two checks of the guard")
+    patience: int = Field(2, ge=1, description="checks in a row with a larger lead, at which the run stops")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _step_of_the_variant(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and raw.get("variant") == "n-fgsm":
+            return {"alpha": 1.0, **raw}
+        return raw
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return FastConfig
+
+
+@hookimpl
+def defense_attacker(run: Run) -> Attacker:
+    from abatis_fast.attack import SingleStep
+
+    return SingleStep(run, run.config(FastConfig))
+
+
+@hookimpl
+def defense_trainer(run: Run) -> TrainerHooks | None:
+    from abatis_fast.trainer import OverfittingGuard
+
+    config = run.config(FastConfig)
+    return OverfittingGuard(run, config) if config.guard else None

@@ -1,0 +1,67 @@
+"""The guard against catastrophic overfitting: a network that resists the one step it trains on, and not PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abatis import AbatisError, Ball, Run, StepContext, TrainerHooks
+from abatis.builtin.pgd import maximise
+from abatis_fast.attack import uniform_start
+
+if TYPE_CHECKING:
+    from abatis_fast import FastConfig
+
+PGD_STEPS = 10
+STEP_SHARE = 0.25  # length of a step of that PGD, as a share of eps
+
+
+class CatastrophicOverfitting(AbatisError):
+    """The network has learnt to fool the single-step attack; its accuracy under that attack means nothing any more."""
+
+
+class OverfittingGuard(TrainerHooks):
+    """Compares, every so many steps, the training accuracy under the run's attack with that under PGD-10."""
+
+    def __init__(self, run: Run, config: FastConfig) -> None:
+        self.run, self.config = run, config
+        self.failed = 0  # checks in a row
+
+    def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
+        if ctx.step % self.config.guard_every:
+            return
+        single, several = self.accuracies(ctx)
+        self.failed = self.failed + 1 if single - several > self.config.guard else 0
+        if self.failed >= self.config.patience:
+            raise CatastrophicOverfitting(
+                f"catastrophic overfitting: {single:.0%} of a training batch is right under the single-step attack, "
+                f"{several:.0%} under PGD-{PGD_STEPS}",
+                where=f"step {ctx.step}, epoch {ctx.epoch + 1}; failed checks in a row: {self.failed}; the update was not made",
+                fix="--fast.variant n-fgsm, a larger --fast.noise, a smaller eps or --optim.lr; --fast.guard 0 never stops",
+            )
+
+    @torch.no_grad()
+    def accuracies(self, ctx: StepContext) -> tuple[float, float]:
+        """Shares of the batch that are right at the run's adversarial images and at those of PGD-10, by eval statistics."""
+        y, threat = ctx.batch.y, self.run.threat
+
+        def cross_entropy(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y, reduction="none")  # (B,)
+
+        ball = Ball(ctx.batch.x, threat)
+        start = uniform_start(self.run, ball, "fast/guard")
+        with ctx.net.attack_mode():
+            with torch.enable_grad():
+                pgd = maximise(ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps)
+            single, several = ((ctx.net(x).argmax(1) == y).double().mean().item() for x in (ctx.x_adv, pgd.x))
+        return single, several
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"failed": self.failed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.failed = state["failed"]

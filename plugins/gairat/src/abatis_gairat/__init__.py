@@ -1,0 +1,40 @@
+"""Geometry-aware instance re-weighting (GAIRAT): options and hook; the mathematics are in loss.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from abatis import Loss, PluginConfig, Run, hookimpl
+
+
+class GairatConfig(PluginConfig):
+    """The defaults are those of the released WRN script."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    neutral = {"omega": "tanh", "shift": math.inf}
+
+    omega: Literal["tanh", "sigmoid", "discrete"] = Field("tanh", description="function from steps survived to weights")
+    shift: float = Field(
+        -1.0, ge=-10, description="Lambda, added inside tanh and sigmoid; the larger, the more equal the weights; inf: all 1"
+    )
+    burn_in: int = Field(
+        59, ge=0, description="number of first epochs in which all weights are 1; 59: weighting starts in the 60th, as released"
+    )
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return GairatConfig
+
+
+@hookimpl(wrapper=True, tryfirst=True)
+def defense_loss(run: Run) -> Generator[None, Loss, Loss]:
+    from abatis_gairat.loss import GeometryWeighted
+
+    inner = yield
+    return GeometryWeighted(inner, run.config(GairatConfig), run.attack.steps)

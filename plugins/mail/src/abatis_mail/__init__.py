@@ -1,0 +1,47 @@
+"""Margin-aware instance re-weighting (MAIL): options and hook; the mathematics are in loss.py."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Literal
+
+from pydantic import Field
+
+from abatis import Loss, PluginConfig, Run, hookimpl
+
+
+class MailConfig(PluginConfig):
+    """Slope and bias are those released for the plain cross-entropy; 2 and 0 for the KL of TRADES."""
+
+    neutral = {"slope": 0, "normalization": "mean"}
+
+    slope: float = Field(10.0, ge=0, le=1e3, description="gamma, how sharply the weight falls with the margin")
+    bias: float = Field(-0.5, ge=-2, le=2, description="the margin at which the weight is half its largest")
+    margin: Literal["adv", "nat", "dif"] = Field(
+        "adv",
+        description="adv, nat: label's probability minus the largest other one, at the adversarial or clean image; "
+        "dif: the label's probability, clean minus adversarial",
+    )
+    normalization: Literal["constant", "mean"] = Field(
+        "constant", description="constant: weights times 3, as released; mean: divided by their mean over the batch, the paper"
+    )
+    burn_in: int = Field(
+        76, ge=0, description="number of first epochs in which all weights are 1; 76: weighting starts in the 77th, as released"
+    )
+
+    @property
+    def needs_clean(self) -> bool:
+        return self.margin != "adv"
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return MailConfig
+
+
+@hookimpl(wrapper=True, tryfirst=True)
+def defense_loss(run: Run) -> Generator[None, Loss, Loss]:
+    from abatis_mail.loss import MarginWeighted
+
+    inner = yield
+    return MarginWeighted(inner, run.config(MailConfig))

@@ -1,0 +1,29 @@
+"""The inner maximisation of TRADES: projected ascent on KL(p || p'), p being the clean prediction of the attacked network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abatis import Attacked, Ball, Batch, Run
+from abatis.builtin.pgd import maximise, random_start
+from abatis.types import Forward
+from abatis_trades.loss import kl_divergence
+
+
+class KLAttacker:
+    """PGD on the KL, with the steps, step size and start of ``run.attack``."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, forward: Forward, batch: Batch) -> Attacked:
+        ball, attack = Ball(batch.x, self.run.threat), self.run.attack
+        with torch.no_grad():
+            log_p = forward(batch.x).log_softmax(dim=1)  # (B, K); the same at every step, so made once
+
+        def divergence(logits: Tensor) -> Tensor:
+            return kl_divergence(log_p, logits)  # (B,)
+
+        start = random_start(self.run, ball)
+        return maximise(forward, ball, start, batch.y, divergence, attack.steps, attack.step(self.run.threat))

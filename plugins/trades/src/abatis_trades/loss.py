@@ -1,0 +1,40 @@
+"""Clean cross-entropy plus the KL from the clean to the adversarial prediction (Zhang et al., ICML 2019).
+
+    CE_i = -log p_iy
+    KL_i = sum_k p_ik (log p_ik - log p'_ik),  weighted by beta
+
+p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through both arguments of the KL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from abatis import StepContext, Term, Terms
+
+if TYPE_CHECKING:
+    from abatis_trades import TradesConfig
+
+
+class TradesLoss:
+    """The loss ``trades``: the terms ``ce`` and ``kl``."""
+
+    def __init__(self, config: TradesConfig) -> None:
+        self.config = config
+
+    def __call__(self, ctx: StepContext) -> Terms:
+        target = ctx.batch.y if ctx.batch.y_soft is None else ctx.batch.y_soft
+        ce = F.cross_entropy(ctx.logits_clean, target, reduction="none")  # (B,)
+        kl = kl_divergence(ctx.logits_clean.log_softmax(dim=1), ctx.logits_adv)  # (B,)
+        return {"ce": Term(ce), "kl": Term(kl, weight=self.config.beta, reweight=True)}
+
+
+def kl_divergence(log_p: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || softmax(logits)) of every sample: (B, K), (B, K) -> (B,).
+
+    With log p given, no probability that underflows to 0 is ever the argument of a logarithm.
+    """
+    return (log_p.exp() * (log_p - logits.log_softmax(dim=1))).sum(1)

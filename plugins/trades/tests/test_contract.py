@@ -1,0 +1,5 @@
+from abatis.testing import PluginContract
+
+
+class TestTrades(PluginContract):
+    plugin = "trades"
