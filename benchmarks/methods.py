@@ -10,6 +10,7 @@ Writes benchmarks/results/NAME.json, one row a run, and NAME.md, their means. Re
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import platform
 import shutil
@@ -82,21 +83,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="several processes may share the work by seeds")
     asked = parser.parse_args()
-    name = f"methods-{asked.setting}" + ("-sweep" if asked.sweep else "")
-    path = RESULTS / f"{name}.json"
-    record = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    record |= {"setting": _shown(SETTINGS[asked.setting]), "points": POINTS, "date": f"{datetime.now(UTC):%Y-%m-%d}",
-               "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
-    rows = {(row["method"], row["seed"]): row for row in record["rows"]}
-    for seed in SEEDS:
+    path = RESULTS / f"methods-{asked.setting}{'-sweep' if asked.sweep else ''}.json"
+    facts = {"setting": _shown(SETTINGS[asked.setting]), "points": POINTS, "date": f"{datetime.now(UTC):%Y-%m-%d}",
+             "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+    for seed in asked.seeds:
         for method, options in (SWEEP if asked.sweep else METHODS).items():
-            if (method, seed) not in rows:
-                rows[method, seed] = {"method": method, "seed": seed, **one_row(SETTINGS[asked.setting], options, seed)}
-                record["rows"] = list(rows.values())
-                path.write_text(json.dumps(record, indent=1) + "\n")
-                print(method, seed, rows[method, seed], flush=True)
-    (RESULTS / f"{name}.md").write_text(table(record))
+            done = {(row["method"], row["seed"]) for row in kept(path)["rows"]}
+            if (method, seed) not in done:
+                row = {"method": method, "seed": seed, **one_row(SETTINGS[asked.setting], options, seed)}
+                print(row, flush=True)
+                add(path, facts, row)
+    path.with_suffix(".md").write_text(table(kept(path)))
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """The record so far."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    return found
+
+
+def add(path: Path, facts: dict[str, Any], row: dict[str, Any]) -> None:
+    """Add one row, while no other process does."""
+    with (RESULTS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = kept(path)
+        order = list(SWEEP | METHODS)
+        rows = sorted([*record["rows"], row], key=lambda row: (order.index(row["method"]), row["seed"]))
+        path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
 
 def one_row(setting: dict[str, Any], options: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -209,6 +209,27 @@ def test_not_finite_stops_before_the_update_and_names_the_term(term, complaint):
     assert torch.equal(weights(module), before)
 
 
+def test_a_detached_loss_is_refused():
+    bad = plugin("bad", loss=lambda run: lambda ctx: {"x": Term(ctx.logits_adv.detach().sum(1))})
+    with pytest.raises(PluginError, match="the terms x do not depend on the network"):
+        make_step(plain_network(), bad)(tiny_batch(4, 10), 0, 0, 0.0)
+
+
+def test_a_failing_backward_pass_names_the_plugin():
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise ValueError("no way back")
+
+    bad = plugin("bad", loss=lambda run: lambda ctx: {"x": Term(Once.apply(ctx.logits_adv).sum(1))})
+    with pytest.raises(PluginError, match="plugin 'bad' failed in its backward pass: ValueError: no way back"):
+        make_step(plain_network(), bad)(tiny_batch(4, 10), 0, 0, 0.0)
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate")])
 @pytest.mark.parametrize(("where", "hook"), [("attack", "attacker"), ("loss", "loss")])
 def test_out_of_memory_names_its_phase(where, hook, error):

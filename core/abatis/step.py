@@ -19,7 +19,7 @@ from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_
 from abatis.net import Net
 from abatis.plan import Plan, blamed
 from abatis.randomness import Randomness, reseed
-from abatis.types import Attacked, Batch, StepContext, Term, Threat, total
+from abatis.types import Attacked, Batch, StepContext, Term, Threat, TrainerHooks, total
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class Step:
         for name, hooks in self.plan.trainers:
             with blamed(name, "before_loss"):
                 hooks.before_loss(next(iter(micros)), objective)
-        if micros.gathered and self.plan.trainers:  # the weights may have moved, and what is gathered with them
+        moved = any(type(hooks).before_loss is not TrainerHooks.before_loss for _, hooks in self.plan.trainers)
+        if micros.gathered and moved:  # the weights have changed, and what is gathered with them
             micros.gathered = []
             micros.gather()
 
@@ -192,7 +193,10 @@ class Step:
         for ctx in micros:
             share = len(ctx.batch) / ctx.global_size
             value, terms = self.module(ctx)
-            (value * share).backward()
+            if not value.requires_grad:
+                raise PluginError(f"the terms {', '.join(terms)} do not depend on the network", fix="do not detach the logits")
+            with blamed(self.plan.loss_name, "backward pass"):
+                (value * share).backward()
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
             _add(sums, {name: mean.detach() * share for name, mean in means.items()})
             _add(right, _right(ctx))
