@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +149,11 @@ def _usage(prog: str) -> str:
 
 
 def _plugin_listing() -> str:
-    rows = [f"  {plugin.name:<16} {plugin.summary}" for plugin in plugins.installed().values()]
+    width = shutil.get_terminal_size().columns
+    rows = [
+        textwrap.fill(f"{plugin.name:<16} {plugin.summary}", width, initial_indent="  ", subsequent_indent=" " * 19)
+        for plugin in plugins.installed().values()
+    ]
     return "\n".join(["plugins (options: --plugin NAME --help):", *(rows or ["  none installed"])])
 
 

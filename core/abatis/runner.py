@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +136,12 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     plan = make_plan([plugins.load(name) for name in config.plugin], config.options, config.use, run)
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = (
-        Row("data", info.name, "", {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}),
+        Row(
+            "data",
+            re.sub(r":.*[/\\]", ":", info.name),
+            "",
+            {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment},
+        ),
         Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained}),
     )
     plan = replace(plan, rows=(*rows, *plan.rows))
