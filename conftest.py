@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they give
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,17 @@ import pytest
 from abatis import plugins
 
 
+@pytest.fixture(autouse=True)
+def _global_generators() -> Iterator[None]:
+    """A test may seed the global generators; the next one finds them as they were."""
+    from abatis.randomness import untouched
+
+    with untouched():
+        yield
+
+
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Make modules look installed: ``install(module)`` by its own name, ``install(name=error)`` fails at import."""
 
     def now(*modules: ModuleType, **broken: Exception) -> None:

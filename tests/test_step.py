@@ -16,17 +16,11 @@ from abatis.config import AttackConfig
 from abatis.contract import THREAT, tiny_batch
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.net import Net
-from abatis.randomness import Randomness, untouched
+from abatis.randomness import Randomness
 from abatis.step import Step
 from abatis.testing import plan_of
 from abatis.types import Threat
 from tests.helpers import plugin
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def plain_network(num_classes=10):

@@ -11,7 +11,6 @@ from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis.contract import tiny_batch, tiny_network
-from abatis.randomness import untouched
 from abatis.testing import penalty_terms, total
 from abatis.types import Batch
 from abatis_amm import AmmConfig
@@ -36,12 +35,6 @@ RELEASED = {
     "avg_exp_iter1": {**AVG, **SMALL, "iterations": 1},
     "avg_exp_iter1_usefailed": {**AVG, **SMALL, "iterations": 1, "use_failed": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def official(arrays):

@@ -14,17 +14,10 @@ from torch import nn
 from abatis.contract import tiny_batch
 from abatis.errors import UsageError
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import loss_terms, penalty_terms, plan_of, total
 from abatis_average_margin.penalty import orthogonality
 
 RAMP, ORTHOGONALITY = "average-margin/ramp", "average-margin/orthogonality"
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from abatis.contract import THREAT, tiny_batch, tiny_network
 from abatis.errors import NotFiniteError
 from abatis.net import Net
 from abatis.plan import Row
-from abatis.randomness import Randomness, untouched
+from abatis.randomness import Randomness
 from abatis.step import Step
 from abatis.testing import plan_of
 from abatis.types import Batch, StepContext
@@ -26,12 +26,6 @@ from abatis_awp import AwpConfig
 from abatis_awp.trainer import WeightPerturbation
 
 NO_ATTACK = {"attacker": "none"}
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 class ConvolutionNormLinear(nn.Module):

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.golden import TinyNetwork, golden
-from torch import nn
+from tests.golden import TinyNetwork, golden, linear_model
 
 from abatis.testing import penalty_terms, total
-
-
-def linear_model(weight: torch.Tensor) -> nn.Module:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
-    layer.weight.data.copy_(weight)
-    return nn.Sequential(nn.Flatten(), layer)
 
 
 @pytest.mark.parametrize("temperature", [40, 1])
@@ -36,8 +29,7 @@ def test_equals_the_released_code(temperature):
 
 def test_by_hand_on_a_linear_model():
     """Equal logits weight the classes equally: sum_k q_k w_k = (2, 1), its square 5, over N^2 = 4 for each of two samples."""
-    model = linear_model(torch.tensor([[1.0, 2.0], [3.0, 0.0]], dtype=torch.float64))
-    model[1].bias.data.zero_()
+    model = linear_model([[1.0, 2.0], [3.0, 0.0]])
     x = torch.zeros(2, 1, 1, 2, dtype=torch.float64)
     terms = penalty_terms("emr", model, x, x, torch.tensor([0, 1]), {"weight": 7})
     assert terms["emr/grad_sq"].value.mean().item() == pytest.approx((5 + 5) / 4)
@@ -48,8 +40,7 @@ def test_by_hand_on_a_linear_model():
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1e9, 5.0), (1e-9, 9.0)])
 def test_temperature_goes_from_the_mean_logit_to_the_largest(temperature, expected):
-    model = linear_model(torch.tensor([[1.0, 2.0], [3.0, 0.0]], dtype=torch.float64))
-    model[1].bias.data.zero_()
+    model = linear_model([[1.0, 2.0], [3.0, 0.0]])
     x = torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64)  # logits 1 and 3: class 1 wins, its weight has the square 9
     terms = penalty_terms("emr", model, x, x, torch.tensor([0]), {"temperature": temperature})
     assert terms["emr/grad_sq"].value.item() == pytest.approx(expected, rel=1e-6)
@@ -57,7 +48,7 @@ def test_temperature_goes_from_the_mean_logit_to_the_largest(temperature, expect
 
 @pytest.mark.parametrize(("epoch", "weight"), [(0, 3.0), (58, 3.0), (59, 0.3), (88, 0.3), (89, 0.03), (99, 0.03)])
 def test_the_weight_decays_at_the_start_of_epochs_60_and_90_counted_from_1(epoch, weight):
-    model = linear_model(torch.eye(2, dtype=torch.float64))
+    model = linear_model([[1.0, 0.0], [0.0, 1.0]])
     x = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     terms = penalty_terms("emr", model, x, x, torch.tensor([0]), epoch=epoch)
     assert terms["emr/grad_sq"].weight == pytest.approx(weight, rel=1e-12)
@@ -65,8 +56,8 @@ def test_the_weight_decays_at_the_start_of_epochs_60_and_90_counted_from_1(epoch
 
 def test_the_class_weights_are_constants_of_the_gradient():
     """With q detached the gradient of ||W^T q||^2 in W is 2 q (W^T q)^T; a differentiated q would add more."""
-    weight = torch.tensor([[1.0, 2.0], [3.0, 0.0]], dtype=torch.float64)
-    model = linear_model(weight)
+    model = linear_model([[1.0, 2.0], [3.0, 0.0]])
+    weight = model[1].weight.detach()
     x = torch.tensor([[[[0.3, 0.8]]]], dtype=torch.float64)
     penalty = total(penalty_terms("emr", model, x, x, torch.tensor([0]), {"weight": 1, "temperature": 1}))
     (gradient,) = torch.autograd.grad(penalty, model[1].weight)

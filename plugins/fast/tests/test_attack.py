@@ -12,15 +12,9 @@ from abatis.contract import THREAT, tiny_batch
 from abatis.errors import PluginConflict, UsageError
 from abatis.net import Net
 from abatis.plugins import load
-from abatis.randomness import Randomness, untouched
+from abatis.randomness import Randomness
 from abatis.testing import plan_of
 from abatis.types import Threat
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def attacked(net, batch, threat="Linf:8/255", **options):

@@ -11,16 +11,9 @@ from torch import nn
 import abatis
 from abatis.contract import THREAT, tiny_batch
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import plan_of
 from abatis.types import Batch
 from abatis_fast.trainer import CatastrophicOverfitting
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 class Pit(nn.Module):

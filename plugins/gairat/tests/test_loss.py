@@ -21,7 +21,6 @@ from abatis.contract import tiny_batch
 from abatis.errors import PluginConflict, UsageError
 from abatis.net import Net
 from abatis.plugins import load
-from abatis.randomness import untouched
 from abatis.testing import loss_terms, plan_of, total
 from abatis.types import Threat
 from abatis_gairat.loss import GeometryWeighted
@@ -29,12 +28,6 @@ from abatis_gairat.loss import GeometryWeighted
 LOSS = np.load(Path(__file__).with_name("gairat_loss.npz"))
 ATTACK = np.load(Path(__file__).with_name("gairat_pgd.npz"))
 AFTER = 59  # the first epoch, counted from 0, that the released code weights
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def terms_of(logits, y, kappa, *base, epoch=AFTER, **options):

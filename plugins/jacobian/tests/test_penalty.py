@@ -6,30 +6,16 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from tests.golden import golden
+from tests.golden import golden, linear_model
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis.contract import tiny_batch, tiny_network
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import penalty_terms, plan_of, total
 from abatis.types import Batch, StepContext
 
 TERM = "jacobian/frobenius_sq"
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
-
-
-def linear_model(rows) -> nn.Module:
-    rows = torch.tensor(rows, dtype=torch.float64)
-    layer = nn.Linear(rows.shape[1], rows.shape[0], dtype=torch.float64)
-    layer.weight.data.copy_(rows)
-    return nn.Sequential(nn.Flatten(), layer)
 
 
 def penalty_and_context(model, x, **options):

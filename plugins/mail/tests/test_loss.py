@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.golden import TinyNetwork, golden
+from tests.golden import check_attack, check_network
 from tests.helpers import plugin
 from tests.test_step import make_step, plain_network, weights
 
 from abatis import Term
-from abatis.ball import Ball
-from abatis.builtin.pgd import maximise
 from abatis.contract import tiny_batch
 from abatis.errors import PluginConflict
-from abatis.net import Net
 from abatis.plugins import load
-from abatis.randomness import untouched
-from abatis.testing import loss_terms, plan_of, total
-from abatis.types import Batch, StepContext, Threat
+from abatis.testing import loss_terms, total
 
 AFTER = 76  # the first epoch, counted from 0, that the released code weights
 BASES = {
@@ -32,12 +27,6 @@ BASES = {
 }
 GOLDEN = {name: np.load(Path(__file__).with_name(f"{name}.npz")) for name in BASES}
 CASES = [(name, case) for name, arrays in GOLDEN.items() for case in range(len(arrays["loss"]))]
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def terms_of(clean, adversarial, y, *base, epoch=AFTER, tables=None, **options):
@@ -177,32 +166,12 @@ def test_a_loss_without_a_term_to_weight_is_a_conflict():
 
 @pytest.mark.parametrize("kind", ["fixed", "attack"])
 def test_mail_at_on_a_network_with_batch_norm(kind):
-    """Loss, every parameter's gradient and the running statistics: there is no clean forward."""
-    arrays, prefix = golden("mail_at_model"), f"model_{kind}_"
-    network = TinyNetwork().load(arrays, prefix)
-    net = Net(network)
-    plan = plan_of("mail", net=net, num_classes=10)
-    x, x_adv, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "x_adv", "labels"))
-    ctx = StepContext(Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, AFTER, 0.0, 8, plan.clean_first)
-    loss = total(plan.terms(ctx))
-    gradients = dict(zip(dict(network.named_parameters()), torch.autograd.grad(loss, network.parameters()), strict=True))
-    assert loss.item() == pytest.approx(float(arrays[prefix + "loss"]), rel=1e-10)
-    assert network.largest_difference(arrays, prefix + "grad_", gradients) <= 1e-10
-    assert network.buffers_equal(arrays, prefix + "after_buf_")
+    """There is no clean forward, or the running statistics would differ."""
+    check_network("mail_at_model", kind, "mail", epoch=AFTER)
 
 
 def test_the_attack_of_mail_at_equals_the_released_one():
-    arrays, prefix = golden("mail_at_model"), "model_attack_"
-    net = Net(TinyNetwork().load(arrays, prefix))
-    x, noise, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "noise_normal", "labels"))
-
-    def cross_entropy(logits):
-        return F.cross_entropy(logits, y, reduction="none")
-
-    with net.attack_mode():
-        attacked = maximise(net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, y, cross_entropy, 10, 0.007)
-    same = (attacked.x - torch.tensor(arrays[prefix + "x_adv"])).abs() < 1e-12
-    assert same.double().mean() >= 0.999
+    check_attack("mail_at_model")
 
 
 @pytest.mark.parametrize("names", [("mail",), ("mail", "trades"), ("mail", "mart"), ("emr", "mail")])

@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.golden import TinyNetwork, golden
+from tests.golden import check_attack, check_network
 
-from abatis.ball import Ball
-from abatis.builtin.pgd import maximise
-from abatis.net import Net
-from abatis.testing import loss_terms, plan_of, total
-from abatis.types import Batch, StepContext, Threat
+from abatis.testing import loss_terms, total
 
 GOLDEN = np.load(Path(__file__).with_name("mart.npz"))
 
@@ -74,30 +70,9 @@ def test_the_gradient_flows_into_the_clean_target_and_its_weight():
 
 @pytest.mark.parametrize("kind", ["fixed", "attack"])
 def test_on_a_network_with_batch_norm(kind):
-    """Loss, every parameter's gradient and the running statistics: the clean forward comes first."""
-    arrays, prefix = golden("mart_model"), f"model_{kind}_"
-    network = TinyNetwork().load(arrays, prefix)
-    net = Net(network)
-    plan = plan_of("mart", net=net, num_classes=10)
-    x, x_adv, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "x_adv", "labels"))
-    ctx = StepContext(Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, 0, 0.0, 8, plan.clean_first)
-    loss = total(plan.terms(ctx))
-    gradients = dict(zip(dict(network.named_parameters()), torch.autograd.grad(loss, network.parameters()), strict=True))
-    assert loss.item() == pytest.approx(float(arrays[prefix + "loss"]), rel=1e-10)
-    assert network.largest_difference(arrays, prefix + "grad_", gradients) <= 1e-10
-    assert network.buffers_equal(arrays, prefix + "after_buf_")
+    """The clean forward comes first, or the running statistics would differ."""
+    check_network("mart_model", kind, "mart")
 
 
 def test_the_attack_equals_the_released_one():
-    """Ten steps of 0.007 in the ball of 0.031 from a small normal start, eval statistics."""
-    arrays, prefix = golden("mart_model"), "model_attack_"
-    net = Net(TinyNetwork().load(arrays, prefix))
-    x, noise, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "noise_normal", "labels"))
-
-    def cross_entropy(logits):
-        return torch.nn.functional.cross_entropy(logits, y, reduction="none")
-
-    with net.attack_mode():
-        attacked = maximise(net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, y, cross_entropy, 10, 0.007)
-    same = (attacked.x - torch.tensor(arrays[prefix + "x_adv"])).abs() < 1e-12
-    assert same.double().mean() >= 0.999
+    check_attack("mart_model")

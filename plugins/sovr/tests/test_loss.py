@@ -17,19 +17,12 @@ import abatis
 from abatis.contract import tiny_batch
 from abatis.errors import UsageError
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import loss_terms, plan_of, total
 from abatis.types import Batch, StepContext
 from abatis_sovr.loss import one_versus_rest
 
 LOSS = np.load(Path(__file__).with_name("sovr_loss.npz"))
 THEOREM = np.load(Path(__file__).with_name("sovr_theorem.npz"))
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def terms_of(logits, y, clean=None, **options):

@@ -11,16 +11,9 @@ from abatis.ball import Ball
 from abatis.config import AttackConfig
 from abatis.contract import THREAT, tiny_batch
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import plan_of
 from abatis.types import Batch, Threat
 from abatis_trades.loss import kl_divergence
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def test_equals_the_released_attack(monkeypatch):

@@ -14,18 +14,11 @@ from tests.test_step import make_step, plain_network, weights
 from abatis.contract import tiny_batch
 from abatis.errors import PluginConflict
 from abatis.net import Net
-from abatis.randomness import untouched
 from abatis.testing import loss_terms, plan_of, total
 from abatis.types import Batch, StepContext
 from abatis_trades.loss import TradesLoss
 
 GOLDEN = np.load(Path(__file__).with_name("trades.npz"))
-
-
-@pytest.fixture(autouse=True)
-def _global_generators():
-    with untouched():
-        yield
 
 
 def terms_of(clean, adversarial, y, **options):
