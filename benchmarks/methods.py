@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -32,7 +33,7 @@ from abatis.evaluate.pgd import margin as logit_margin
 from abatis.net import Net
 
 RESULTS = Path(__file__).parent / "results"
-REFERENCE = Path(__file__).resolve().parents[2] / "shared"
+REFERENCE = Path(os.environ.get("ABATIS_REFERENCE", Path(__file__).resolve().parents[2] / "shared"))
 SEEDS = (0, 1, 2)
 POINTS = 100  # for AutoAttack and DeepFool
 
