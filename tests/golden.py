@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from abatis.ball import Ball
 from abatis.builtin.pgd import maximise
 from abatis.net import Net
 from abatis.testing import plan_of, total
-from abatis.types import Batch, StepContext, Threat
+from abatis.types import Batch, StepContext, Terms, Threat
 from tests.reference import reference_dir
 
 
@@ -69,6 +70,20 @@ class TinyNetwork(nn.Module):
         )
 
 
+def check_logits(arrays: Mapping[str, np.ndarray], case: int, terms_of: Callable[[Tensor, Tensor, Tensor], Terms]) -> Terms:
+    """Loss and gradients in both logits equal those of one released case in float64, the loss in float32; the terms."""
+    y = torch.tensor(arrays["labels"][case])
+    clean, adversarial = (torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv"))
+    terms = terms_of(clean, adversarial, y)
+    gradients = torch.autograd.grad(total(terms), (clean, adversarial))
+    assert total(terms).item() == pytest.approx(arrays["loss"][case], rel=1e-10)
+    for gradient, key in zip(gradients, ("grad_logits_nat", "grad_logits_adv"), strict=True):
+        assert np.abs(gradient.numpy() - arrays[key][case]).max() <= 1e-10
+    in_float32 = total(terms_of(clean.detach().float(), adversarial.detach().float(), y))
+    assert in_float32.item() == pytest.approx(arrays["loss_f32"][case], rel=2e-5)
+    return terms
+
+
 def check_network(file: str, kind: str, *names: str, epoch: int = 0, options: Mapping[str, Any] | None = None) -> None:
     """Loss, every parameter's gradient and the running statistics of a composed loss equal those of a reference file.
 
@@ -100,6 +115,14 @@ def check_attack(file: str) -> None:
         attacked = maximise(net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, y, cross_entropy, 10, 0.007)
     same = (attacked.x - torch.tensor(arrays[prefix + "x_adv"])).abs() < 1e-12
     assert same.double().mean() >= 0.999
+
+
+def margin_network(arrays: Mapping[str, np.ndarray]) -> nn.Module:
+    """conv 1-3 valid, ReLU, flatten, fc 12-9, ReLU, fc 9-4 with the file's parameters: float64."""
+    layers = OrderedDict(conv1=nn.Conv2d(1, 3, 3), first=nn.ReLU(), flat=nn.Flatten(), fc1=nn.Linear(12, 9), second=nn.ReLU())
+    network = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(9, 4))).double()
+    network.load_state_dict({name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()})
+    return network
 
 
 def linear_model(rows: Sequence[Sequence[float]]) -> nn.Module:

@@ -79,6 +79,18 @@ def test_micro_batches_make_the_update_of_the_whole_batch(names, parts):
     assert found[0][1].item() == pytest.approx(found[1][1].item(), rel=1e-12)
 
 
+def check_micro_batches(*plugins, parts):
+    """Three updates from whole batches and from cut ones lead to the same weights."""
+    found = []
+    for accumulate in (1, parts):
+        module = plain_network()
+        step = make_step(module, *plugins, accumulate=accumulate)
+        for number in range(3):
+            step(tiny_batch(8, 10), number, 0, 0.0)
+        found.append(weights(module))
+    assert torch.allclose(*found, rtol=0, atol=1e-12)
+
+
 def test_gather_gives_every_micro_batch_the_values_of_the_whole_batch():
     """Two gathers, the second built on the first: a weight from the global rank of each sample's loss."""
     seen = []
@@ -94,14 +106,7 @@ def test_gather_gives_every_micro_batch_the_values_of_the_whole_batch():
 
         return terms
 
-    found = []
-    for accumulate in (1, 3):
-        module = plain_network()
-        step = make_step(module, plugin("coupled", loss=loss), accumulate=accumulate)
-        for number in range(2):
-            step(tiny_batch(8, 10), number, 0, 0.0)
-        found.append(weights(module))
-    assert torch.allclose(*found, rtol=0, atol=1e-12)
+    check_micro_batches(plugin("coupled", loss=loss), parts=3)
     assert {size for size, _ in seen} == {8}
 
 
@@ -113,14 +118,7 @@ def test_a_gather_may_begin_in_a_later_step():
 
         return terms
 
-    found = []
-    for accumulate in (1, 2):
-        module = plain_network()
-        step = make_step(module, plugin("late", loss=loss), accumulate=accumulate)
-        for number in range(3):
-            step(tiny_batch(8, 10), number, 0, 0.0)
-        found.append(weights(module))
-    assert torch.allclose(*found, rtol=0, atol=1e-12)
+    check_micro_batches(plugin("late", loss=loss), parts=2)
 
 
 def test_an_attack_leaves_no_trace_on_the_network():

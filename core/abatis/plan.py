@@ -59,6 +59,11 @@ class Plan:
         """All terms of one step, checked; those of a regularizer are named ``plugin/term``."""
         with blamed(self.loss_name, "loss"):
             found = dict(checked(self.loss(ctx), ctx, self.loss_name))
+        return found | self.penalties(ctx)
+
+    def penalties(self, ctx: StepContext) -> dict[str, Term]:
+        """The regularizers' terms alone."""
+        found: dict[str, Term] = {}
         for name, regularizer in self.regularizers:
             with blamed(name, "regularizer"):
                 terms = checked(regularizer(ctx), ctx, name)
@@ -113,7 +118,8 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
     loss_name, loss = _sole_provider(manager, "loss", wanted.get("loss"), run, dropped=set())
     losers = {name for name in _implementers(manager, "loss") if name != loss_name}
     attacker_name, attacker = _sole_provider(manager, "attacker", wanted.get("attacker"), run, dropped=losers)
-    loss = _wrapped(manager, loss or cross_entropy, run)
+    wrappers = [impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper]
+    loss = _wrapped(manager, wrappers, loss or cross_entropy, run)
     if attacker is None:
         attacker = NoAttacker() if attacker_name == "none" else PGDAttacker(run)
     regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
@@ -121,7 +127,6 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         if not isinstance(hooks, TrainerHooks):
             raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
 
-    wrappers = [impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper]
     roles = {
         "attacker": [attacker_name],
         "loss": [loss_name],
@@ -164,7 +169,7 @@ def _ask(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
     with blamed(name, f"defense_{role} hook"):
         answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
-    return answer[0] if isinstance(answer, list) and answer else (None if isinstance(answer, list) else answer)
+    return next(iter(answer), None) if isinstance(answer, list) else answer  # a list where several may answer
 
 
 def _sole_provider(
@@ -187,7 +192,7 @@ def _sole_provider(
     return next(iter(answers.items()), (BUILTIN[role][0], None))
 
 
-def _wrapped(manager: pluggy.PluginManager, loss: Loss, run: Run) -> Loss:
+def _wrapped(manager: pluggy.PluginManager, wrappers: Sequence[str], loss: Loss, run: Run) -> Loss:
     """The loss inside every wrapper, in the order of their names (``tryfirst`` ones outermost)."""
 
     class Chosen:
@@ -197,16 +202,16 @@ def _wrapped(manager: pluggy.PluginManager, loss: Loss, run: Run) -> Loss:
         def defense_loss(self) -> Loss:
             return loss
 
-    wrapping = {impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper}
-    if not wrapping:
+    if not wrappers:
         return loss
-    others = [plugin for name, plugin in manager.list_name_plugin() if name not in wrapping]
+    named = " and ".join(sorted(wrappers))
+    others = [plugin for name, plugin in manager.list_name_plugin() if name not in wrappers]
     manager.register(Chosen(), name="the chosen loss")
-    with blamed(" and ".join(sorted(wrapping)), "defense_loss wrapper"):
+    with blamed(named, "defense_loss wrapper"):
         result: Loss | None = manager.subset_hook_caller("defense_loss", remove_plugins=others)(run=run)
     manager.unregister(name="the chosen loss")
     if result is None or not callable(result):
-        raise PluginError(f"the loss wrapper of {' and '.join(sorted(wrapping))} returned no loss",
+        raise PluginError(f"the loss wrapper of {named} returned no loss",
                           fix="inner = yield, then return a callable that takes the context")  # fmt: skip
     return result
 

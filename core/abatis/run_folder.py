@@ -19,6 +19,7 @@ from abatis.config import RunConfig
 from abatis.errors import UsageError
 from abatis.trainer import WEIGHTS, WEIGHTS_AVERAGED
 
+PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
 FREE = {"out", "device", "epochs", "workers", "data_dir", "eval", "checkpoint_every"}
 """Options that a resumed run may change: they do not change what a step computes."""
 
@@ -100,8 +101,10 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     if model is None:
         table = read_toml(folder / "run.toml")
         backbone = str(table["backbone"])
-        if backbone.startswith("python:"):
-            raise UsageError(f"the run trained a module of yours, {backbone[7:]}", fix="abatis.load(folder, model=your_module)")
+        if backbone.startswith(PYTHON):
+            raise UsageError(
+                f"the run trained a module of yours, {backbone[len(PYTHON) :]}", fix="abatis.load(folder, model=your_module)"
+            )
         channels = int(facts["channels"])
         model = build(backbone, num_classes=int(facts["num_classes"]), channels=channels,
                       image_size=int(facts["image_size"]), mean=[0.0] * channels, std=[1.0] * channels,

@@ -15,9 +15,9 @@ from torch import nn
 from abatis import plugins
 from abatis.backbones import build, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
-from abatis.checkpoint import disk, load_checkpoint, write_text
+from abatis.checkpoint import Loaded, disk, load_checkpoint, write_text
 from abatis.config import RunConfig
-from abatis.data import Data, DataInfo, describe, epoch_batches, from_user, open_data
+from abatis.data import Data, DataInfo, batches_per_epoch, describe, from_user, open_data
 from abatis.environment import environment
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
@@ -25,12 +25,11 @@ from abatis.net import Net
 from abatis.plan import Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.terminal import Reporter
-from abatis.run_folder import claim, load_weights, start_from, weights_file, write_run_toml
+from abatis.run_folder import PYTHON, claim, load_weights, start_from, weights_file, write_run_toml
 from abatis.trainer import Trainer, is_finished
 from abatis.types import Run
 
 EVAL_BATCH = 256
-PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
 
 
 @dataclass(frozen=True)
@@ -82,32 +81,33 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         reporter.plan(prepared.plan.rows, prepared.notes)
         return Result(Path())
     folder = claim(config)
-    if _is_finished(config, folder):
+    loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
+    if loaded is not None and _is_finished(config, folder, loaded):
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = _opened(config, given, device)
-    steps_per_epoch = len(epoch_batches(len(images.train), config.batch_size, config.seed, 0))
-    prepared = prepare(config, images.info, device, model, steps_per_epoch)
+    prepared = prepare(config, images.info, device, model, batches_per_epoch(len(images.train), config.batch_size))
     _check_head(prepared.net, images, config)
     write_run_toml(folder, config)
     record = environment(device, {row.provider: row.version for row in prepared.plan.rows if row.version})
     with disk(folder):
         write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
     reporter.plan(prepared.plan.rows, prepared.notes)
-    trainer = _trained(config, prepared, images, folder, reporter)
+    trainer = _trained(config, prepared, images, folder, reporter, loaded)
     if config.eval != "none":
         _judge(config, trainer, images, folder, device, reporter)
     reporter.summary(folder, config, images.info.note)
     return _result(folder) if config.eval != "none" else Result(folder)
 
 
-def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter) -> Trainer:
-    """Train to the end, from the newest checkpoint where the run resumes."""
+def _trained(
+    config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter, loaded: Loaded | None
+) -> Trainer:
+    """Train to the end, from a checkpoint where the run resumes."""
     info = images.info
     facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": info.num_classes,
              "channels": info.channels, "image_size": info.image_size}  # fmt: skip
     trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
-    loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
     if loaded is not None:
         trainer.restore(loaded)
         for reason in loaded.rejected:
@@ -135,15 +135,10 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
               {type(options): options for options in config.options.values()})  # fmt: skip
     plan = make_plan([plugins.load(name) for name in config.plugin], config.options, config.use, run)
     size = sum(parameter.numel() for parameter in model.parameters())
-    rows = (
-        Row(
-            "data",
-            re.sub(r":.*[/\\]", ":", info.name),
-            "",
-            {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment},
-        ),
-        Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained}),
-    )
+    shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
+    facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
+    backbone = Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
+    rows = (Row("data", shown, "", facts), backbone)
     plan = replace(plan, rows=(*rows, *plan.rows))
     if config.ema:
         row = Row("trainer", "averaging", "built-in", {"decay": config.ema})
@@ -172,8 +167,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 def pick_device(name: str) -> torch.device:
     """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() \
-            else torch.device("cpu")  # fmt: skip
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -234,14 +229,11 @@ def _judge(config: RunConfig, trainer: Trainer, images: Data, folder: Path, devi
         write_text(folder / "eval.json", json.dumps(record, indent=1) + "\n")
 
 
-def _is_finished(config: RunConfig, folder: Path) -> bool:
+def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:
     """Was everything done that this configuration asks for?"""
     record = _earlier(folder)
     measured = {"none": True, "quick": bool(record), "standard": record.get("autoattack_acc") is not None}
-    if not config.resume or not measured[config.eval]:
-        return False
-    loaded = load_checkpoint(folder / "checkpoints")
-    return loaded is not None and is_finished(loaded.state, config)
+    return measured[config.eval] and is_finished(loaded.state, config)
 
 
 def _result(folder: Path) -> Result:

@@ -198,8 +198,8 @@ class Step:
             with blamed(self.plan.loss_name, "backward pass"):
                 (value * share).backward()
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
-            _add(sums, {name: mean.detach() * share for name, mean in means.items()})
-            _add(right, _right(ctx))
+            add_to(sums, {name: mean.detach() * share for name, mean in means.items()})
+            add_to(right, _right(ctx))
         whole = sums.pop("total")
         return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), len(micros.batch))
 
@@ -269,7 +269,8 @@ def _cuts(size: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
-def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def add_to(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Add values to running sums, name by name."""
     for name, value in values.items():
         sums[name] = sums[name] + value if name in sums else value
 

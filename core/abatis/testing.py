@@ -66,9 +66,7 @@ def penalty_terms(
         classes = model(x[:1]).shape[1]
     plan = plan_of(plugin, net=net, num_classes=classes, options=options)
     ctx = _context(net, x, x_adv, y, None, progress, epoch)
-    found: dict[str, Term] = {}
-    for name, regularizer in plan.regularizers:
-        found.update({f"{name}/{key}": term for key, term in regularizer(ctx).items()})
+    found = plan.penalties(ctx)
     if not found and not any(row.role == "unused" for row in plan.rows):
         raise UsageError(f"plugin {plugin!r} has no regularizer", fix="use loss_terms for a loss")
     return found

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from abatis.builtin.averaging import WeightAveraging
 from abatis.checkpoint import Loaded, disk, save_checkpoint, write_text, write_weights
 from abatis.config import RunConfig
-from abatis.data import Data, epoch_batches
+from abatis.data import Data, batches_per_epoch, epoch_batches
 from abatis.errors import Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.net import Net
 from abatis.plan import Plan, blamed
 from abatis.randomness import Randomness, reseed
 from abatis.schedule import factor, make_optimizer, set_rate
-from abatis.step import Step, StepResult
+from abatis.step import Step, StepResult, add_to
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics
@@ -42,8 +42,6 @@ class Listener(Protocol):
     def step(self, done: int, epoch: int, averages: Mapping[str, float]) -> None: ...
 
     def epoch(self, row: Mapping[str, Any]) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
@@ -87,8 +85,7 @@ class Meter:
             sums["train_robust_acc"] = result.right_adv
         if result.right_clean is not None:
             sums["train_clean_acc"] = result.right_clean
-        for name, value in sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        add_to(self.sums, sums)
         self.samples += result.samples
 
     def averages(self) -> dict[str, float]:
@@ -123,7 +120,7 @@ class Trainer:
             net, plan, self.optimizer, config.threat_model, random,
             batch_statistics=config.attack.bn == "train", accumulate=config.accumulate, clip_grad=config.clip_grad,
         )  # fmt: skip
-        self.steps_per_epoch = len(epoch_batches(len(data.train), config.batch_size, config.seed, 0))
+        self.steps_per_epoch = batches_per_epoch(len(data.train), config.batch_size)
         self.steps = self.steps_per_epoch * config.epochs
         self.done = 0  # steps
         self.epochs_ended = 0

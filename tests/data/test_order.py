@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abatis.data import epoch_batches
+from abatis.data import batches_per_epoch, epoch_batches
 from abatis.data.arrays import ArraySplit
 from abatis.data.order import hold_out
 
@@ -15,6 +15,7 @@ from abatis.data.order import hold_out
 )
 def test_the_last_batch_is_dropped_only_where_a_full_one_exists(n: int, batch_size: int, sizes: list[int]) -> None:
     assert [len(batch) for batch in epoch_batches(n, batch_size, 0, 0)] == sizes
+    assert batches_per_epoch(n, batch_size) == len(sizes)
 
 
 def test_an_epoch_is_a_permutation() -> None:

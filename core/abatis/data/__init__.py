@@ -10,11 +10,11 @@ from abatis.data.folder import folder_info, open_folder
 from abatis.data.info import Data, DataInfo, Split
 from abatis.data.named import NAMED, named_info, read_named
 from abatis.data.npz import npz_info, read_npz
-from abatis.data.order import epoch_batches
+from abatis.data.order import batches_per_epoch, epoch_batches
 from abatis.data.user import from_user
 from abatis.errors import DataError, did_you_mean
 
-__all__ = ["Data", "DataInfo", "Split", "describe", "epoch_batches", "from_user", "open_data"]
+__all__ = ["Data", "DataInfo", "Split", "batches_per_epoch", "describe", "epoch_batches", "from_user", "open_data"]
 
 
 def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str) -> DataInfo:

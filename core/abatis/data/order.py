@@ -20,6 +20,11 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
+def batches_per_epoch(n: int, batch_size: int) -> int:
+    """How many batches :func:`epoch_batches` makes."""
+    return max(1, n // batch_size)
+
+
 def limited(limit: int | None, train: int, test: int) -> tuple[int, int]:
     """How many of the first training and test images to use: ``limit`` training images, and the same share of the test set."""
     if limit is None or limit >= train:

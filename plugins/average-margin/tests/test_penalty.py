@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.golden import golden
+from tests.golden import golden, margin_network
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
@@ -24,9 +22,7 @@ RAMP, ORTHOGONALITY = "average-margin/ramp", "average-margin/orthogonality"
 def reference():
     """(arrays, network) of the reference file."""
     arrays = golden("amm_avgmargin_wuyu")
-    layers = OrderedDict(conv1=nn.Conv2d(1, 3, 3), first=nn.ReLU(), flat=nn.Flatten(), fc1=nn.Linear(12, 9), second=nn.ReLU())
-    network = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(9, 4))).double()
-    network.load_state_dict({name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()})
+    network = margin_network(arrays)
     return arrays, network
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.golden import golden, linear_model
+from tests.golden import golden, linear_model, margin_network
 from tests.test_step import make_step, plain_network, weights
-from torch import nn
 
 from abatis.contract import tiny_batch, tiny_network
 from abatis.net import Net
@@ -22,9 +19,7 @@ TERM = "input-gradient/grad_sq"
 def test_equals_the_reference_values():
     """Value and parameter gradients of 1/2 sum_n || d CE_mean / dx_n ||^2, and the mean of the per-sample squares."""
     arrays = golden("amm_avgmargin_wuyu")
-    layers = OrderedDict(conv1=nn.Conv2d(1, 3, 3), first=nn.ReLU(), flat=nn.Flatten(), fc1=nn.Linear(12, 9), second=nn.ReLU())
-    network = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(9, 4))).double()
-    network.load_state_dict({name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()})
+    network = margin_network(arrays)
     x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
     penalty = total(penalty_terms("input-gradient", network, x, x, y, {"weight": 1}))
     gradients = torch.autograd.grad(penalty, list(network.parameters()))

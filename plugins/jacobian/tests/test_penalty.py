@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
 import torch
-from tests.golden import golden, linear_model
+from tests.golden import golden, linear_model, margin_network
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
@@ -29,9 +27,7 @@ def penalty_and_context(model, x, **options):
 def test_exact_equals_the_reference_values():
     """Value and parameter gradients of 1/2 mean || J ||_F^2, and the squares of the Jacobian itself."""
     arrays = golden("amm_avgmargin_wuyu")
-    layers = OrderedDict(conv1=nn.Conv2d(1, 3, 3), first=nn.ReLU(), flat=nn.Flatten(), fc1=nn.Linear(12, 9), second=nn.ReLU())
-    network = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(9, 4))).double()
-    network.load_state_dict({name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()})
+    network = margin_network(arrays)
     x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
     terms = penalty_terms("jacobian", network, x, x, y, {"weight": 1, "projections": 0})
     gradients = torch.autograd.grad(total(terms), list(network.parameters()), allow_unused=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.golden import check_attack, check_network
+from tests.golden import check_attack, check_logits, check_network
 
 from abatis.testing import loss_terms, total
 
@@ -21,19 +21,7 @@ def terms_of(clean, adversarial, y, **options):
 
 @pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
 def test_equals_the_released_code(case):
-    clean, adversarial = (torch.tensor(GOLDEN[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv"))
-    loss = total(terms_of(clean, adversarial, torch.tensor(GOLDEN["labels"][case]), beta=6))
-    gradients = torch.autograd.grad(loss, (clean, adversarial))
-    assert loss.item() == pytest.approx(GOLDEN["loss"][case], rel=1e-10)
-    for gradient, key in zip(gradients, ("grad_logits_nat", "grad_logits_adv"), strict=True):
-        assert np.abs(gradient.numpy() - GOLDEN[key][case]).max() <= 1e-10
-
-
-@pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
-def test_float32_stays_close_to_the_released_code(case):
-    clean, adversarial = (torch.tensor(GOLDEN[key][case], dtype=torch.float32) for key in ("logits_nat", "logits_adv"))
-    loss = total(terms_of(clean, adversarial, torch.tensor(GOLDEN["labels"][case]), beta=6))
-    assert loss.item() == pytest.approx(GOLDEN["loss_f32"][case], rel=2e-5)
+    check_logits(GOLDEN, case, lambda clean, adversarial, y: terms_of(clean, adversarial, y, beta=6))
 
 
 def test_by_hand():
