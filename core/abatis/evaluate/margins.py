@@ -1,0 +1,163 @@
+"""How far the points are from being misclassified: in logits, in probabilities, and in pixels.
+
+All margins are positive where the point is classified right and negative where it is wrong. Distances are in pixel units of
+[0, 1] and of the function: none is cut at the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abatis.errors import DataError
+from abatis.evaluate.deepfool import CANDIDATES, ORDERS, distance, leave, linearised, rivals, size
+from abatis.evaluate.judge import right
+from abatis.evaluate.pgd import margin
+from abatis.net import Net
+from abatis.types import Batch, Forward
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS = 20
+
+
+def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y - max_{k != y} z_k: (B, K), (B,) -> (B,)."""
+    return -margin(logits, y)
+
+
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """p_y - max_{k != y} p_k, in [-1, 1] (Wang et al., NeurIPS 2021): (B, K), (B,) -> (B,)."""
+    return -margin(logits.log_softmax(1).exp(), y)
+
+
+def effective_margin(forward: Forward, x: Tensor, y: Tensor, norm: str, candidates: int = CANDIDATES) -> Tensor:
+    """min_{k != y} (z_y - z_k) / ||grad_x (z_y - z_k)||_dual (Liu and Chan, BMVC 2022): (B,), unchanged by the logits' scale.
+
+    The signed distance to the linearised boundary. Of a wrong point it is the one to the boundary with the k farthest across.
+    k runs over y's ``candidates`` - 1 rivals of highest logits. A rival at a tie counts 0, one without a slope +-infinity.
+    """
+    with torch.no_grad():
+        others = rivals(forward(x), y, candidates)
+    return torch.stack([distance(gap, w, norm) for gap, w in linearised(forward, x, y, others)]).amin(0)
+
+
+def input_margin(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
+    """+-||r|| of DeepFool's r out of the predicted class, in 50 steps: (B,); +-infinity where it found no boundary.
+
+    Negative where the prediction is wrong: then it is the way out of the wrong class, not the one to y.
+    """
+    with torch.no_grad():
+        correct = right(forward(x), y)
+    return _signed(*leave(forward, x, norm), correct, norm)
+
+
+def _signed(r: Tensor, reached: Tensor, correct: Tensor, norm: str) -> Tensor:
+    length = torch.where(reached, size(r, norm), torch.inf)
+    return torch.where(correct, length, -length)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What was measured on n points, on the CPU.
+
+    measures: (n,) float64 by the measure's name, infinite where no boundary was found; rho_adv: by norm, DeepFool's mean of
+    ||r|| / ||x|| over all points (eq. 2), r as far as it came; adversarial: (n,) logit margins at the adversarial images.
+    """
+
+    measures: Mapping[str, Tensor]
+    rho_adv: Mapping[str, float]
+    adversarial: Tensor | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types. ``unreached`` counts the points without a finite margin, which the summaries leave out."""
+        clean = self.measures["logit"]
+        found = self.measures if self.adversarial is None else {**self.measures, "adversarial": self.adversarial}
+        return {
+            "points": len(clean),
+            "measures": {name: {"unit": _unit(name), **_summary(values)} for name, values in self.measures.items()},
+            **{f"rho_adv_{norm}": value if np.isfinite(value) else None for norm, value in self.rho_adv.items()},
+            "histogram": {"measure": "logit", **_histogram(clean, self.adversarial)},
+            "unreached": {name: int((~values.isfinite()).sum()) for name, values in found.items()},
+        }
+
+
+def _unit(measure: str) -> str:
+    kind, _, norm = measure.partition("_")
+    return {"logit": "logits", "probability": "probability"}.get(kind, f"{norm}, pixels in [0, 1]")
+
+
+def _summary(values: Tensor) -> dict[str, object]:
+    finite = values[values.isfinite()].numpy()
+    if not len(finite):
+        return {"mean": None, "min": None, "quantiles": {str(share): None for share in QUANTILES}}
+    quantiles = np.quantile(finite, QUANTILES).tolist()
+    return {
+        "mean": float(finite.mean()),
+        "min": float(finite.min()),
+        "quantiles": {str(share): value for share, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+def _histogram(clean: Tensor, adversarial: Tensor | None) -> dict[str, object]:
+    """Counts in bins of equal width over both."""
+    shown = {"clean": clean} if adversarial is None else {"clean": clean, "adversarial": adversarial}
+    finite = {name: values[values.isfinite()].numpy() for name, values in shown.items()}
+    both = np.concatenate(list(finite.values()))
+    low, high = (float(both.min()), float(both.max())) if len(both) else (0.0, 0.0)
+    room = 0.5 if low == high else 0.0
+    edges = np.linspace(low - room, high + room, BINS + 1)
+    return {
+        "edges": edges.tolist(),
+        "adversarial": None,
+        **{name: np.histogram(values, edges)[0].tolist() for name, values in finite.items()},
+    }
+
+
+def measure_margins(net: Net, batches: Iterable[Batch], norm_of_threat: str, adversarial: Tensor | None = None) -> Margins:
+    """All margins of all points, in L2 and Linf, the threat's norm first where it is one of them; net inside :func:`judging`.
+
+    adversarial: (n, C, H, W), adversarial images of the points in their order. Raises DataError where there are no points.
+    """
+    norms = sorted(ORDERS, key=lambda norm: norm != norm_of_threat)
+    rows: list[dict[str, Tensor]] = []
+    done = 0
+    for batch in batches:
+        row = _measure(net, batch, norms)
+        if adversarial is not None:
+            images = adversarial[done : done + len(batch)].to(batch.x)
+            with torch.no_grad():
+                row["adversarial"] = logit_margin(net(images), batch.y)
+        rows.append({name: values.cpu().double() for name, values in row.items()})
+        done += len(batch)
+    if not done:
+        raise DataError("there are no images to judge", where="evaluation, margins", fix="choose a split that is not empty")
+    if adversarial is not None and len(adversarial) != done:
+        raise ValueError(f"{len(adversarial)} adversarial images for {done} points")
+    found = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    rho = {norm: float(found.pop(f"relative_{norm}").mean()) for norm in norms}
+    return Margins(adversarial=found.pop("adversarial", None), measures=found, rho_adv=rho)
+
+
+def _measure(net: Net, batch: Batch, norms: Iterable[str]) -> dict[str, Tensor]:
+    """(B,) by measure, and ||r|| / ||x|| by norm."""
+    x, y = batch.x, batch.y
+    with torch.no_grad():
+        logits = net(x)
+    correct = right(logits, y)
+    values = {"logit": logit_margin(logits, y), "probability": probability_margin(logits, y)}
+    values |= {f"effective_{norm}": effective_margin(net, x, y, norm) for norm in norms}
+    for norm in norms:
+        r, reached = leave(net, x, norm)
+        values[f"input_{norm}"] = _signed(r, reached, correct, norm)
+        values[f"relative_{norm}"] = size(r, norm) / size(x, norm)
+    return values
+
+
+def per_class(labels: Tensor, clean: Tensor, robust: Tensor, classes: int) -> dict[str, list[int]]:
+    """Points of every class, and those right as they are and under attack; (n,) int64, (n,) bool, (n,) bool."""
+    chosen = {"n": labels, "clean": labels[clean], "robust": labels[robust]}
+    return {name: torch.bincount(those, minlength=classes).tolist() for name, those in chosen.items()}
