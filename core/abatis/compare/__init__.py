@@ -1,0 +1,1 @@
+"""``defense compare``: train what is missing, judge alike, one ranked table."""
