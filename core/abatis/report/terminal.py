@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,12 @@ from abatis.config import RunConfig
 from abatis.plan import Row
 
 FORECAST_AFTER = 3  # steps; the first one also pays for warming up
-JUDGE_LABELS = {"clean_acc": "clean accuracy", "pgd20_acc": "PGD-20 accuracy", "autoattack_acc": "AutoAttack accuracy"}
+JUDGE_LABELS = {
+    "clean_acc": "clean accuracy",
+    "pgd20_acc": "PGD-20 accuracy",
+    "margin_pgd20_acc": "margin-PGD-20 accuracy",
+    "autoattack_acc": "AutoAttack accuracy",
+}
 
 
 def duration(seconds: float) -> str:
@@ -37,9 +41,9 @@ def percent(share: float | None) -> str:
 class Reporter:
     """Writes one run to the terminal."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.console = Console(quiet=config.quiet, highlight=False)
-        self.config = config
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False)
+        self._epochs = 0
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._steps = self._first = 0
@@ -49,7 +53,7 @@ class Reporter:
         """One line; wrapped at words on a terminal, left whole where it is piped."""
         self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
 
-    def plan(self, rows: Sequence[Row], notes: Sequence[str]) -> None:
+    def plan(self, rows: Sequence[Row], notes: Sequence[str], config: RunConfig) -> None:
         """Who provides what, with versions and options."""
         table = Table(title="plan", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for heading in ("role", "provider", "version", "options"):
@@ -58,7 +62,7 @@ class Reporter:
             options = ", ".join(f"{key} {_shown(value)}" for key, value in row.options.items())
             table.add_row(row.role, escape(row.provider), row.version, escape(options))
         self.console.print(table)
-        config = self.config
+        self._epochs = config.epochs
         self.note(
             f"{config.epochs} epochs, batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} "
             f"{config.optim.schedule}, weight decay {config.optim.weight_decay:g}, {config.precision}, seed {config.seed}"
@@ -109,7 +113,7 @@ class Reporter:
         held_out = ""
         if "val_clean_acc" in row:
             held_out = f"; held out: clean {percent(row['val_clean_acc'])}, robust {percent(row['val_robust_acc'])}"
-        self.note(f"epoch {row['epoch']}/{self.config.epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
+        self.note(f"epoch {row['epoch']}/{self._epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
                   f"{duration(row['seconds'])}")  # fmt: skip
         if self._progress is not None:
             self._progress.update(self._task, completed=row["step"], description=f"epoch {row['epoch']}")
@@ -130,24 +134,35 @@ class Reporter:
         with self._bars("evaluation", 1):
             yield progress
 
-    def summary(self, folder: Path, config: RunConfig, note: str) -> None:
-        """The numbers, what they were measured on, and where everything lies."""
-        path = folder / "eval.json"
-        if config.eval != "none":
-            record = json.loads(path.read_text(encoding="utf-8"))
-            self.note(f"{config.data}, test set: {record['n']} images, threat {config.threat}")
-            table = Table()
-            table.add_column("measure")
-            table.add_column("result", justify="right")
-            for key, label in JUDGE_LABELS.items():
-                if record.get(key) is not None:
-                    table.add_row(label, percent(record[key]))
-            self.console.print(table)
-            for finding in record.get("findings", ()):
-                self.note(f"finding: {finding}")
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        """The numbers of one evaluation, and how far they can be trusted."""
+        self.note(f"{record['data']}, test set: {record['n']} images, threat {record['threat']}")
+        table = Table()
+        table.add_column("measure")
+        table.add_column("result", justify="right")
+        for key, label in JUDGE_LABELS.items():
+            if record.get(key) is not None:
+                table.add_row(label, percent(record[key]))
+        low, high = record["interval"]["robust_acc"]
+        table.add_section()
+        table.add_row("robust accuracy (no attack broke it)", percent(record["robust_acc"]))
+        table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
+        style = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}[record["verdict"]]
+        table.add_row("masking verdict", f"[{style}]{record['verdict']}[/]")
+        self.console.print(table)
+        for finding in record["findings"]:
+            self.note(f"finding: {finding}")
+        if record["verdict"] == "PASS":
+            tests = sum(test["status"] != "not applicable" for test in record["masking"]["tests"])
+            self.note(f"no sign of masking found by {tests} tests on the first {record['masking']['points']} points")
+        adaptive = record["adaptive_attack"]
+        self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
+
+    def closing(self, folder: Path, note: str = "") -> None:
+        """What to know about the data, and where everything lies."""
         if note:
             self.note(f"note: {note}")
-        self.note(f"run folder: {folder}")
+        self.note(f"report: {folder / 'report.html'}" if (folder / "report.html").is_file() else f"run folder: {folder}")
 
 
 def _shown(value: object) -> str:
@@ -155,4 +170,4 @@ def _shown(value: object) -> str:
 
 
 def _is_term(name: str) -> bool:
-    return name not in ("epoch", "step", "lr", "loss", "seconds") and not name.endswith("_acc")
+    return name not in ("epoch", "step", "lr", "loss", "seconds", "peak_memory_mb") and not name.endswith("_acc")
