@@ -40,7 +40,10 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
     assert result.folder == tmp_path / "r"
     names = {path.name for path in result.folder.iterdir()}
     weights = {"weights.safetensors", "weights-last.safetensors", "weights-averaged.safetensors"}
-    assert names == weights | {"run.toml", "metrics.jsonl", "eval.json", "environment.json", "checkpoints"}
+    assert names == weights | {
+        "run.toml", "plan.json", "metrics.jsonl", "eval.json", "eval-state.json", "environment.json", "report.html",
+        "checkpoints",
+    }  # fmt: skip
     record = json.loads((result.folder / "eval.json").read_text())
     assert (record["clean_acc"], record["pgd20_acc"], record["n"]) == (result.clean_acc, result.pgd20_acc, 38)
     assert 0 <= record["pgd20_acc"] <= record["clean_acc"] <= 1
@@ -126,7 +129,7 @@ def test_ctrl_c_saves_and_resume_repeats_the_run_to_the_bit(tmp_path, install, s
         assert (cut / file).read_bytes() == (whole / file).read_bytes()
     rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, cut)]
     for row in rows[0] + rows[1]:
-        del row["seconds"]
+        del row["seconds"], row["peak_memory_mb"]
     assert rows[0] == rows[1]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from abatis.net import Net
     from abatis.runner import Result, load, run
     from abatis.types import (
+        AdaptiveAttack,
         Attacked,
         Attacker,
         Batch,
@@ -39,7 +40,8 @@ _HOME = {
     "net": ("Net",),
     "runner": ("Result", "load", "run"),
     "types": (
-        "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms", "Threat", "TrainerHooks",
+        "AdaptiveAttack", "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms",
+        "Threat", "TrainerHooks",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -47,6 +49,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "DEFENSE_API",
     "AbatisError",
+    "AdaptiveAttack",
     "Attacked",
     "Attacker",
     "Ball",

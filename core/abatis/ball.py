@@ -62,7 +62,9 @@ class Ball:
     def distance(self, point: Tensor) -> Tensor:
         """Size of every perturbation in the threat's norm: (B,)."""
         delta = point - self.x
-        return delta.abs().flatten(1).amax(1) if self.norm == "Linf" else lengths(delta)
+        order = {"Linf": torch.inf, "L2": 2, "L1": 1}[self.norm]
+        norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+        return norms
 
     def contains(self, point: Tensor) -> Tensor:
         """Which points are finite, in the ball and in [0, 1]: (B,) bool."""

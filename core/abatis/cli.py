@@ -57,8 +57,29 @@ def _registry(words: Sequence[str], prog: str) -> int:
     return command(words, prog)
 
 
+def _eval(words: Sequence[str], prog: str) -> int:
+    from abatis.evaluate.command import command
+
+    return command(words, prog)
+
+
+def _compare(words: Sequence[str], prog: str) -> int:
+    from abatis.compare.command import command
+
+    return command(words, prog)
+
+
+def _export(words: Sequence[str], prog: str) -> int:
+    from abatis.export.command import command
+
+    return command(words, prog)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "run": (_train, "train and judge a model (the same as defense-run)"),
+    "eval": (_eval, "judge any model: attacks, masking verdict, margins, report"),
+    "compare": (_compare, "train what is missing, judge alike, one ranked table"),
+    "export": (_export, "write a run in another form: RobustBench's"),
     "registry": (_registry, "list the known methods, or show one"),
 }
 

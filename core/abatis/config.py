@@ -40,7 +40,10 @@ def _run_name(name: str) -> str:
 
 
 def _threat(value: object) -> str:
-    return str(Threat.parse(str(value)))
+    threat = Threat.parse(str(value))
+    if threat.norm == "L1":
+        raise UsageError("there is no training attack in L1", fix="train with Linf or L2; defense eval judges in L1 too")
+    return str(threat)
 
 
 def underscored(raw: Any) -> Any:
@@ -151,8 +154,8 @@ class RunConfig(Options):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bf16"] = Field("float32", description="arithmetic of the training forward passes")
-    eval: Literal["none", "quick", "standard"] = Field(
-        "standard", description="none; quick: clean, PGD-20; standard: clean, PGD-20, AutoAttack"
+    eval: Literal["none", "quick", "standard", "thorough"] = Field(
+        "standard", description="none; quick: clean, PGD-20; standard: + margin-PGD-20, AutoAttack; thorough: + PGD-100, plus"
     )
     use: dict[str, str] = Field({}, description="who provides a role: loss=NAME, attacker=NAME (or pgd, none, cross-entropy)")
     out: Path = Field(Path("runs"), description="folder that holds the run folders")

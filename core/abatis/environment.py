@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import resource
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,14 @@ def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str,
         "libraries": {name: _version(name) for name in LIBRARIES},
         "providers": dict(providers),
     }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory held so far, in MiB: on the device where it keeps count, else by the whole process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The contract between the core and every plugin: five hooks, each called once, each returning a plain callable.
+"""The contract between the core and every plugin: six hooks, each called once, each returning a plain callable.
 
 A plugin is a module with functions of these names, marked ``@hookimpl`` and announced by an entry point in the group
 ``abatis.plugins``. Hooks *make*; what they make is called in the training loop, and pluggy never appears there.
@@ -12,7 +12,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from abatis.config import PluginConfig
-    from abatis.types import Attacker, Loss, Regularizer, Run, TrainerHooks
+    from abatis.types import AdaptiveAttack, Attacker, Loss, Regularizer, Run, TrainerHooks
 
 PROJECT = "abatis"
 ENTRY_POINT_GROUP = "abatis.plugins"
@@ -51,3 +51,8 @@ def defense_regularizer(run: Run) -> Regularizer | None:
 @hookspec
 def defense_trainer(run: Run) -> TrainerHooks | None:
     """Callbacks around the update and at epoch ends. Any number of plugins may answer."""
+
+
+@hookspec
+def defense_adaptive_attack(run: Run) -> AdaptiveAttack | None:
+    """An attack against this very defense, which the evaluator runs besides its own. Any number of plugins may answer."""

@@ -21,7 +21,7 @@ from abatis.config import PluginConfig
 from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean, is_out_of_memory
 from abatis.hooks import hookimpl
 from abatis.plugins import Plugin, make_manager, normal
-from abatis.types import Attacker, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
+from abatis.types import AdaptiveAttack, Attacker, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
 
 BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}
 """Providers that need no plugin; the first of each role is its default."""
@@ -39,7 +39,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """One attacker, one loss (with its wrappers), any number of regularizers and trainer hooks."""
+    """One attacker, one loss (with its wrappers), any number of regularizers and trainer hooks.
+
+    adaptive: attacks that plugins bring against themselves, by plugin; only the evaluation runs them.
+    """
 
     attacker: Attacker
     loss: Loss
@@ -50,6 +53,7 @@ class Plan:
     loss_name: str
     clean_first: bool
     needs_double_backward: bool
+    adaptive: Mapping[str, AdaptiveAttack]
 
     def with_trainer(self, name: str, hooks: TrainerHooks, row: Row) -> Plan:
         """The plan with one more trainer hook behind the others."""
@@ -136,6 +140,8 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
     }
     used = {name for names in roles.values() for name in names}
     configs = [options[plugin.name] for plugin in active if plugin.name in used]
+    adaptive = dict(_collected(manager, "adaptive_attack", run))
+    roles["adaptive attack"] = list(adaptive)
     return Plan(
         attacker=attacker,
         loss=loss,
@@ -146,6 +152,7 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         loss_name=loss_name,
         clean_first=any(config.needs_clean for config in configs),
         needs_double_backward=any(config.needs_double_backward for config in configs),
+        adaptive=adaptive,
     )
 
 

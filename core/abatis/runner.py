@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,11 +20,15 @@ from abatis.data import Data, DataInfo, batches_per_epoch, describe, from_user, 
 from abatis.environment import environment
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
+from abatis.evaluate.ladder import LADDERS, Ladder
+from abatis.evaluate.of_run import run_facts, training_of
+from abatis.evaluate.record import STATE, read_record, write_record
 from abatis.net import Net
 from abatis.plan import Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
+from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
-from abatis.run_folder import PYTHON, claim, load_weights, start_from, weights_file, write_run_toml
+from abatis.run_folder import PYTHON, claim, load_weights, start_from, write_run_toml
 from abatis.trainer import Trainer, is_finished
 from abatis.types import Run
 
@@ -34,12 +37,17 @@ EVAL_BATCH = 256
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves: its folder and its numbers, as fractions of n test images; None for what was not measured."""
+    """What a run leaves: its folder and its numbers, as fractions of n test images; None for what was not measured.
+
+    robust_acc: the share that no attack broke; verdict: PASS, WARN or FAIL of the masking diagnostics.
+    """
 
     folder: Path
     clean_acc: float | None = None
     pgd20_acc: float | None = None
     autoattack_acc: float | None = None
+    robust_acc: float | None = None
+    verdict: str | None = None
     n: int = 0
 
 
@@ -74,11 +82,11 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
             raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
                              fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
     device = pick_device(config.device)
-    reporter = Reporter(config)
+    reporter = Reporter(config.quiet)
     if config.dry_run:
         info = _described(config) if given is None else _opened(config, given, device).info
         prepared = prepare(config, info, device, model, steps_per_epoch=1)
-        reporter.plan(prepared.plan.rows, prepared.notes)
+        reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
     folder = claim(config)
     loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
@@ -92,11 +100,13 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     record = environment(device, {row.provider: row.version for row in prepared.plan.rows if row.version})
     with disk(folder):
         write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
-    reporter.plan(prepared.plan.rows, prepared.notes)
+        write_text(folder / "plan.json", json.dumps([asdict(row) for row in prepared.plan.rows], indent=2, default=str) + "\n")
+    reporter.plan(prepared.plan.rows, prepared.notes, config)
     trainer = _trained(config, prepared, images, folder, reporter, loaded)
     if config.eval != "none":
-        _judge(config, trainer, images, folder, device, reporter)
-    reporter.summary(folder, config, images.info.note)
+        reporter.evaluation(_judge(config, prepared.plan, trainer, images, folder, device, reporter))
+    write_report(folder)
+    reporter.closing(folder, images.info.note)
     return _result(folder) if config.eval != "none" else Result(folder)
 
 
@@ -207,42 +217,28 @@ def _check_head(net: Net, images: Data, config: RunConfig) -> None:
                         fix="labels count from 0; give the network a head with enough classes")  # fmt: skip
 
 
-def _judge(config: RunConfig, trainer: Trainer, images: Data, folder: Path, device: torch.device, reporter: Reporter) -> None:
-    """The one look at the test set, at the best weights."""
+def _judge(
+    config: RunConfig, plan: Plan, trainer: Trainer, images: Data, folder: Path, device: torch.device, reporter: Reporter
+) -> dict[str, Any]:
+    """Look at the test set, with the best weights."""
     model = load_weights(folder, trainer.judged).to(device)
     with reporter.judging() as progress:
         verdict = evaluate(
-            model, images.test, config.threat_model, ladder="quick" if config.eval == "quick" else "standard",
-            seed=config.seed, batch_size=EVAL_BATCH, device=device, num_classes=images.info.num_classes, progress=progress,
+            model, images.test, config.threat_model, ladder=cast(Ladder, config.eval), seed=config.seed, batch_size=EVAL_BATCH,
+            device=device, num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
+            training=training_of(config, model, images), adaptive=plan.adaptive,
         )  # fmt: skip
-    record = {
-        **verdict.to_json(),
-        "threat": config.threat,
-        "data": config.data,
-        "note": images.info.note,
-        "weights": weights_file(folder).name,
-        "selected_at_epoch": trainer.best["epoch"],
-        "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
-        "test_set_evaluations": 1 + _earlier(folder).get("test_set_evaluations", 0),
-    }
-    with disk(folder):
-        write_text(folder / "eval.json", json.dumps(record, indent=1) + "\n")
+    return write_record(folder, {**verdict.to_json(), **run_facts(config, images, folder, int(trainer.best["epoch"]))})
 
 
 def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:
     """Was everything done that this configuration asks for?"""
-    record = _earlier(folder)
-    measured = {"none": True, "quick": bool(record), "standard": record.get("autoattack_acc") is not None}
-    return measured[config.eval] and is_finished(loaded.state, config)
+    ladder = read_record(folder).get("ladder")
+    measured = config.eval == "none" or (ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval))
+    return measured and is_finished(loaded.state, config)
 
 
 def _result(folder: Path) -> Result:
-    record = _earlier(folder)
-    return Result(folder, record.get("clean_acc"), record.get("pgd20_acc"), record.get("autoattack_acc"), record.get("n", 0))
-
-
-def _earlier(folder: Path) -> Mapping[str, Any]:
-    """The evaluation in a run folder; empty where there is none."""
-    path = folder / "eval.json"
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    record = read_record(folder)
+    names = ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc", "verdict")
+    return Result(folder, **{name: record.get(name) for name in names}, n=record.get("n", 0))

@@ -19,6 +19,7 @@ from abatis.builtin.averaging import WeightAveraging
 from abatis.checkpoint import Loaded, disk, save_checkpoint, write_text, write_weights
 from abatis.config import RunConfig
 from abatis.data import Data, batches_per_epoch, epoch_batches
+from abatis.environment import peak_memory_mb
 from abatis.errors import Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.net import Net
@@ -195,6 +196,7 @@ class Trainer:
         self.meter = Meter()
         row |= self._validate()
         row["seconds"] = round(self.seconds, 3)
+        row["peak_memory_mb"] = peak_memory_mb(next(self.net.module.parameters()).device)
         since_best = self.epochs_ended - int(self.best.get("epoch", 0))
         stop_early = bool(self.config.early_stop) and since_best >= self.config.early_stop
         self.finished = self.epochs_ended >= self.config.epochs or stop_early

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="PluginConfig")
 
-NORMS = ("Linf", "L2")
+NORMS = ("Linf", "L2", "L1")
 
 
 def ratio(text: str | float) -> float:
@@ -37,7 +37,10 @@ def ratio(text: str | float) -> float:
 
 @dataclass(frozen=True)
 class Threat:
-    """What the attacker may do: a norm and its radius in pixel units of [0, 1]; ``text`` keeps the radius as written."""
+    """What the attacker may do: a norm and its radius in pixel units of [0, 1]; ``text`` keeps the radius as written.
+
+    L1 is for evaluation by AutoAttack; training and PGD know Linf and L2.
+    """
 
     norm: str
     eps: float
@@ -185,6 +188,15 @@ class Regularizer(Protocol):
     """Terms that are added to the base loss."""
 
     def __call__(self, ctx: StepContext, /) -> Terms: ...
+
+
+class AdaptiveAttack(Protocol):
+    """An attack made against one defense in particular, run by the evaluator: adversarial images (B, C, H, W).
+
+    ``forward`` is the network as it is judged, differentiable in the images. What does not hold outside is not counted.
+    """
+
+    def __call__(self, forward: Forward, batch: Batch, threat: Threat, /) -> Tensor: ...
 
 
 class TrainerHooks:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from abatis.evaluate import evaluate, evaluation, pgd_verdicts
+from abatis.evaluate import evaluate, ladder, pgd_verdicts
 from abatis.evaluate.judge import _packed
 from abatis.types import Threat
 
@@ -118,7 +118,7 @@ def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, c
         }[cheat]
         return images, torch.ones(len(batch), dtype=torch.bool)
 
-    monkeypatch.setattr(evaluation, "pgd", lambda *_: attack)
+    monkeypatch.setattr(ladder, "pgd", lambda *_: attack)
     result = quick(network, data)
     correct = int(result.per_point["clean"].sum())
     assert result.pgd20_acc == result.clean_acc > 0.8

@@ -1,4 +1,4 @@
-"""AutoAttack's standard version through the authors' package: one attack a call, on the points that still stand."""
+"""AutoAttack through the authors' package: one attack a call, on the points that still stand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version as version_of
+from typing import Any, Literal
 
 import pyautoattack
 import torch
@@ -17,12 +18,14 @@ from pyautoattack import checks
 from torch import Tensor
 
 from abatis.evaluate.judge import Attack, Judge, Verdicts
+from abatis.evaluate.memory import Memory
 from abatis.types import Batch
 
-NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
+Version = Literal["standard", "plus"]
+NAMES = {"apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "fab": "FAB", "square": "Square", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
+CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # that a loss needs: its denominator holds the third (and the fourth) logit
 BLACK_BOX = "square"
 BLACK_BOX_GAIN = 0.002  # share of all points a black-box attack may add before the gradients are suspect
-TARGETED_LOSS_CLASSES = 4  # its denominator holds the third and the fourth logit
 KNOWN_BETTER = "probability distribution"  # the clean pass looked at all points, the package at one batch of them
 DEPRECATION = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # says nothing about the network
 
@@ -36,44 +39,52 @@ class AutoAttacked:
     findings: tuple[str, ...]
 
 
-def autoattack(judge: Judge, correct: Tensor, classes: int, seed: int, device: torch.device) -> AutoAttacked:
-    """Run the standard attacks in order on the correct points, (n,) bool; what K classes cannot have is left out.
+def autoattack(
+    judge: Judge, correct: Tensor, classes: int, seed: int, device: torch.device, memory: Memory, version: Version = "standard"
+) -> AutoAttacked:
+    """Run a version's attacks in order on the correct points, (n,) bool; what K classes cannot have is left out.
 
     A point that one attack broke counts as broken in the verdicts of all that follow.
     """
-    left_out = ["apgd-t"] if classes < TARGETED_LOSS_CLASSES else []
-    findings = [f"AutoAttack ran without {name}: its loss is undefined for {classes} classes" for name in left_out]
+    family = "AutoAttack" if version == "standard" else f"AutoAttack {version}"
+    keys = _package(judge, version, seed, device).attacks_to_run
+    left_out = [key for key in keys if classes < CLASSES.get(key, 2)]
+    findings = [f"{family} ran without {key}: its loss is undefined for {classes} classes" for key in left_out]
+    versions = {"pyautoattack": version_of("pyautoattack"), "torch": str(torch.__version__)}
+    chosen = [key for key in keys if key not in left_out]
+    overall = {"version": version, "attacks": chosen, "left_out": left_out, "seed": seed, "versions": versions}
+    settings: dict[str, Mapping[str, object]] = {family: overall}
     verdicts: list[Verdicts] = []
-    settings: dict[str, Mapping[str, object]] = {
-        "AutoAttack": {
-            "version": "standard",
-            "attacks": [name for name in NAMES if name not in left_out],
-            "left_out": left_out,
-            "seed": seed,
-            "versions": {"pyautoattack": version("pyautoattack"), "torch": str(torch.__version__)},
-        }
-    }
     robust = correct
+    for key in chosen:
+        foreign = _one(_package(judge, version, seed, device), key, classes)
+        name = NAMES[key] if version == "standard" else f"{version} {NAMES[key]}"
+        settings[name] = _settings(foreign, key)
+        verdict = memory.once(name, partial(_run, judge, name, foreign, robust, f"{family} {key}"))
+        if key == BLACK_BOX:
+            findings += _black_box_gain(robust, verdict.robust)
+        robust = verdict.robust
+        verdicts.append(verdict)
+    return AutoAttacked(tuple(verdicts), settings, (*findings, *_warned([text for one in verdicts for text in one.warnings])))
+
+
+def _run(judge: Judge, name: str, foreign: Any, robust: Tensor, label: str) -> Verdicts:
     with _quiet() as messages:
-        for key, name in NAMES.items():
-            if key in left_out:
-                continue
-            foreign = _standard(judge, key, classes, seed, device)
-            settings[name] = _settings(foreign, key)
-            verdict = judge.attacked(name, _as_attack(foreign), robust, f"AutoAttack {key}")
-            if key == BLACK_BOX:
-                findings += _black_box_gain(robust, verdict.robust)
-            robust = verdict.robust
-            verdicts.append(verdict)
-    return AutoAttacked(tuple(verdicts), settings, (*findings, *_warned(messages)))
+        verdict = judge.attacked(name, _as_attack(foreign), robust, label)
+    return replace(verdict, warnings=tuple(messages))
 
 
-def _standard(judge: Judge, key: str, classes: int, seed: int, device: torch.device) -> Any:
-    """The package's own standard version, cut down to one attack and to the classes there are."""
+def _package(judge: Judge, version: Version, seed: int, device: torch.device) -> Any:
     foreign = pyautoattack.AutoAttack(
-        judge.net, norm=judge.threat.norm, eps=judge.threat.eps, seed=seed, device=device, version="standard"
+        judge.net, norm=judge.threat.norm, eps=judge.threat.eps, seed=seed, device=device, version=version
     )
-    foreign.attacks_to_run, foreign.verbose = [key], False
+    foreign.verbose = False
+    return foreign
+
+
+def _one(foreign: Any, key: str, classes: int) -> Any:
+    """The package's own version, cut down to one attack and to the classes there are."""
+    foreign.attacks_to_run = [key]
     for attack in (foreign.apgd_targeted, foreign.fab):
         attack.n_target_classes = min(attack.n_target_classes, classes - 1)
     return foreign
@@ -92,12 +103,16 @@ def _as_attack(foreign: Any) -> Attack:
 def _settings(foreign: Any, key: str) -> dict[str, object]:
     """What the attack is about to use, read off the package's objects."""
     apgd = {"step_size": 2 * foreign.epsilon, "step_schedule": "adaptive", "start": "random, at full radius"}
-    if key == "apgd-ce":
-        return {"loss": "cross-entropy", "steps": foreign.apgd.n_iter, "restarts": foreign.apgd.n_restarts, **apgd}
+    if key in ("apgd-ce", "apgd-dlr"):
+        loss = "cross-entropy" if key == "apgd-ce" else "DLR"
+        return {"loss": loss, "steps": foreign.apgd.n_iter, "restarts": foreign.apgd.n_restarts, **apgd}
     if key == "apgd-t":
         return {"loss": "targeted DLR", **_targeted(foreign.apgd_targeted), **apgd}
     if key == "fab-t":
-        return {"loss": "logit difference", **_targeted(foreign.fab), "start": "clean image"}
+        return {"loss": "logit difference", **_targeted(foreign.fab), "restarts": 1, "start": "clean image"}
+    if key == "fab":
+        fab = foreign.fab
+        return {"loss": "logit difference", "steps": fab.n_iter, "restarts": fab.n_restarts, "start": "clean, then random"}
     square = foreign.square
     return {"loss": square.loss, "queries": square.n_queries, "restarts": square.n_restarts, "start": "random"}
 

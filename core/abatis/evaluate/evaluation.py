@@ -1,49 +1,95 @@
-"""The ladder from clean accuracy to AutoAttack, and what it found."""
+"""Everything that is measured of one network: a ladder of attacks, the masking verdict, margins and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from abatis.errors import UsageError
-from abatis.evaluate.autoattack import autoattack
-from abatis.evaluate.guard import judging
-from abatis.evaluate.judge import Clean, Judge, Progress, Split, Verdicts, share
-from abatis.evaluate.pgd import STEP_SHARE, pgd
-from abatis.types import Threat
+from abatis.evaluate.curves import Curve, accuracy_curve
+from abatis.evaluate.guard import halving, judging
+from abatis.evaluate.judge import Clean, First, Judge, Progress, Split, share
+from abatis.evaluate.ladder import AUTOATTACK, MARGIN_PGD, PGD, Climbed, Ladder, climb
+from abatis.evaluate.margins import Margins, measure_margins, per_class
+from abatis.evaluate.masking import Diagnosis, Training, diagnose
+from abatis.evaluate.memory import Memory, question
+from abatis.evaluate.pgd import pgd
+from abatis.evaluate.statistics import wilson
+from abatis.types import AdaptiveAttack, Threat
 
-PGD_STEPS = 20
+FORMAT = 2
+DIAGNOSED = 256  # points, the first ones, for the masking diagnostics, the margins and the curve
+FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)  # of the thorough ladder, in multiples of eps
+WITHOUT_PGD = Threat.parse("Linf:8/255")  # where the diagnostics look when the threat itself has no PGD
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured on n points; accuracies are fractions, None where the ladder did not go so far.
 
-    attacks: settings and result of each attack; findings: plain sentences worth telling;
-    per_point: by attack, (n,) bool on the CPU, in the order of the split.
+    robust_acc: the share that no attack broke, the diagnostics' own included; verdict: PASS, WARN or FAIL of the masking
+    diagnostics; attacks: settings and result of each attack; findings: plain sentences worth telling; per_point: by attack,
+    (n,) bool on the CPU, in the order of the split; margins: None where no point is right.
     """
 
+    ladder: str
     n: int
     clean_acc: float
     pgd20_acc: float | None
+    margin_pgd20_acc: float | None
     autoattack_acc: float | None
+    robust_acc: float
     attacks: Mapping[str, Mapping[str, object]]
-    findings: tuple[str, ...]
+    adaptive_attack: str | None
     per_point: Mapping[str, Tensor]
+    per_class: Mapping[str, list[int]]
+    diagnosis: Diagnosis
+    margins: Margins | None
+    curve: Curve
+    findings: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """PASS, WARN or FAIL."""
+        return self.diagnosis.verdict
 
     def to_json(self) -> dict[str, object]:
         """Everything in plain types, the verdicts as lists of 0 and 1."""
+        counts = {name: int(flags.sum()) for name, flags in self.per_point.items()}
         return {
+            "format": FORMAT,
+            "ladder": self.ladder,
             "n": self.n,
             "clean_acc": self.clean_acc,
             "pgd20_acc": self.pgd20_acc,
+            "margin_pgd20_acc": self.margin_pgd20_acc,
             "autoattack_acc": self.autoattack_acc,
-            "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
+            "robust_acc": self.robust_acc,
+            "verdict": self.verdict,
             "findings": list(self.findings),
+            "counts": counts,
+            "interval": {
+                "clean_acc": list(wilson(counts["clean"], self.n)),
+                "robust_acc": list(wilson(counts["robust"], self.n)),
+            },
+            "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
+            "adaptive_attack": self.adaptive_attack,
+            "masking": {
+                "points": len(self.diagnosis.robust),
+                "tests": [test.to_json() for test in self.diagnosis.tests],
+            },
+            "margins": None if self.margins is None else self.margins.to_json(),
+            "curve": {
+                "points": len(self.curve.right[0]),
+                "norm": self.curve.norm,
+                "eps": list(self.curve.eps),
+                "accuracy": list(self.curve.accuracy),
+            },
+            "per_class": dict(self.per_class),
             "per_point": {name: flags.int().tolist() for name, flags in self.per_point.items()},
         }
 
@@ -53,79 +99,96 @@ def evaluate(
     split: Split,
     threat: Threat,
     *,
-    ladder: Literal["quick", "standard"],
+    ladder: Ladder,
     seed: int,
     batch_size: int,
     device: torch.device,
     num_classes: int,
     progress: Progress | None = None,
+    state: Path | None = None,
+    training: Training | None = None,
+    adaptive: Mapping[str, AdaptiveAttack] | None = None,
 ) -> Evaluation:
-    """Judge a network of images in [0, 1] that gives logits: clean and PGD-20 (quick), then AutoAttack (standard).
+    """Judge a network of images in [0, 1] that gives logits.
 
+    state: a file that keeps every finished attack, so that a killed evaluation goes on; training: what only the run that
+    made the network knows; adaptive: attacks that a defense brings against itself, by plugin.
     The module and all global state are left as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
     """
+    memory = Memory(state, question(module, split, threat, seed) if state is not None else {})
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean()
-        findings = _outputs(clean, num_classes)
-        attack = pgd(net, threat, PGD_STEPS, seed)
-        verdicts = [judge.attacked(f"PGD-{PGD_STEPS}", attack, clean.correct)]
-        settings: dict[str, Mapping[str, object]] = {verdicts[0].name: _pgd_settings(threat, seed)}
-        if ladder == "standard":
-            standard = autoattack(judge, clean.correct, clean.classes, seed, device)
-            verdicts += standard.verdicts
-            settings |= standard.settings
-            findings += standard.findings
-    return _evaluation(clean, verdicts, settings, findings, threat)
+        if clean.classes < num_classes:
+            raise UsageError(
+                f"the model has {clean.classes} outputs, the data have {num_classes} classes",
+                where="evaluation",
+                fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
+            )
+        climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {})
+        looked_at = threat if threat.norm != "L1" else WITHOUT_PGD
+        few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
+        diagnosis = diagnose(few, num_classes=clean.classes, seed=seed, training=training)
+        curve = diagnosis.curve
+        if ladder == "thorough" and threat.norm != "L1":
+            curve = accuracy_curve(judge, [factor * threat.eps for factor in FINE_GRID], seed)
+        margins = halving(lambda size: _margins(few, seed, size), batch_size) if clean.correct.any() else None
+    return _evaluation(ladder, threat, clean, climbed, diagnosis, margins, curve, looked_at)
+
+
+def _margins(judge: Judge, seed: int, batch_size: int) -> Margins:
+    """At the points and at what PGD-20 makes of them, right or wrong."""
+    attack = pgd(judge.net, judge.threat, 20, seed)
+    adversarial = torch.cat([attack(batch)[0] for batch in judge.split.eval_batches(batch_size)])
+    return measure_margins(judge.net, judge.split.eval_batches(batch_size), judge.threat.norm, adversarial)
 
 
 def _evaluation(
-    clean: Clean,
-    verdicts: list[Verdicts],
-    settings: dict[str, Mapping[str, object]],
-    findings: list[str],
+    ladder: Ladder,
     threat: Threat,
+    clean: Clean,
+    climbed: Climbed,
+    diagnosis: Diagnosis,
+    margins: Margins | None,
+    curve: Curve,
+    looked_at: Threat,
 ) -> Evaluation:
-    attacks = {name: {"norm": threat.norm, "eps": threat.text, **facts} for name, facts in settings.items()}
-    points = {"clean": clean.correct} | {verdict.name: verdict.robust for verdict in verdicts}
-    for verdict in verdicts:
-        attacks[verdict.name] |= {"accuracy": verdict.accuracy, **verdict.facts}
-        if rejected := verdict.facts["rejected"]:
-            findings.append(
-                f"{verdict.name}: {rejected} adversarial images did not hold when checked again (outside the ball or "
-                "[0, 1], or classified correctly); they do not count as broken"
-            )
-    pgd20, *standard = verdicts
-    if standard:
-        points["AutoAttack"] = standard[-1].robust
+    verdicts = climbed.verdicts
+    robust = clean.correct.clone()
+    for verdict in verdicts.values():
+        robust &= verdict.robust
+    findings = [*diagnosis.findings(), *climbed.findings, *_rejections(climbed)]
+    if looked_at is threat:
+        robust[: len(diagnosis.robust)] &= diagnosis.robust
+    else:
+        findings.append(f"the masking diagnostics looked at {looked_at}, where there is a PGD")
+    attacks = {name: {"norm": threat.norm, "eps": threat.text, **facts} for name, facts in climbed.settings.items()}
+    for name, verdict in verdicts.items():
+        attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
+    adaptive = [str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts]
     return Evaluation(
+        ladder=ladder,
         n=len(clean.correct),
         clean_acc=share(clean.correct),
-        pgd20_acc=pgd20.accuracy,
-        autoattack_acc=standard[-1].accuracy if standard else None,
+        pgd20_acc=verdicts[PGD].accuracy if PGD in verdicts else None,
+        margin_pgd20_acc=verdicts[MARGIN_PGD].accuracy if MARGIN_PGD in verdicts else None,
+        autoattack_acc=verdicts[AUTOATTACK].accuracy if AUTOATTACK in verdicts else None,
+        robust_acc=share(robust),
         attacks=attacks,
+        adaptive_attack=", ".join(adaptive) or None,
+        per_point={"clean": clean.correct, **{name: one.robust for name, one in verdicts.items()}, "robust": robust},
+        per_class=per_class(clean.labels, clean.correct, robust, clean.classes),
+        diagnosis=diagnosis,
+        margins=margins,
+        curve=curve,
         findings=tuple(findings),
-        per_point=points,
     )
 
 
-def _outputs(clean: Clean, num_classes: int) -> list[str]:
-    if clean.classes < num_classes:
-        raise UsageError(
-            f"the model has {clean.classes} outputs, the data have {num_classes} classes",
-            where="evaluation",
-            fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
-        )
-    return ["the model's output looks like probabilities: AutoAttack needs logits"] if clean.distribution else []
-
-
-def _pgd_settings(threat: Threat, seed: int) -> dict[str, object]:
-    return {
-        "loss": "cross-entropy",
-        "steps": PGD_STEPS,
-        "step_size": STEP_SHARE * threat.eps,
-        "start": "uniform in the ball",
-        "restarts": 1,
-        "counts": "any point of the path that fools",
-        "seed": seed,
-    }
+def _rejections(climbed: Climbed) -> list[str]:
+    return [
+        f"{name}: {rejected} adversarial images did not hold when checked again (outside the ball or [0, 1], or classified "
+        "correctly); they do not count as broken"
+        for name, verdict in climbed.verdicts.items()
+        if (rejected := verdict.facts.get("rejected"))
+    ]

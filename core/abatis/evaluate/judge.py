@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from abatis.ball import Ball
 from abatis.errors import DataError, NotFiniteError, UsageError
+from abatis.evaluate import processes
 from abatis.evaluate.guard import halving, judging
 from abatis.net import Net
 from abatis.types import Batch, Threat
@@ -32,17 +33,38 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True)
+class First:
+    """The first n points of a split."""
+
+    split: Split
+    n: int
+
+    def __len__(self) -> int:
+        return min(self.n, len(self.split))
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """In the split's own order."""
+        left = len(self)
+        for batch in self.split.eval_batches(min(batch_size, left)):
+            yield batch.rows(slice(0, left))
+            left -= len(batch)
+            if left <= 0:
+                return
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """What one attack left standing.
 
     robust: (n,) bool on the CPU, still classified correctly after this attack, in the order of the split;
     facts: attacked, the points it was run on; rejected, its adversarial images that did not hold when checked again;
-    batch_size, the one that fitted into memory.
+    batch_size, the one that fitted into memory; warnings: what the attack's own library said.
     """
 
     name: str
     robust: Tensor
     facts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -54,10 +76,12 @@ class Verdicts:
 class Clean:
     """What the clean images showed.
 
-    correct: (n,) bool on the CPU; classes: K, outputs of the network; distribution: do they look like probabilities?
+    correct: (n,) bool and labels: (n,) int64, on the CPU; classes: K, outputs of the network; distribution: do they look
+    like probabilities?
     """
 
     correct: Tensor
+    labels: Tensor
     classes: int
     distribution: bool
 
@@ -106,16 +130,19 @@ class Judge:
         return halving(lambda size: self._pass(name, attack, robust, label or name, size), self.batch_size)
 
     def _pass(self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int) -> Verdicts:
-        still, done, rejected, total = robust.clone(), 0, 0, int(robust.sum())
+        """This process attacks its share of the points; all processes leave with the same verdicts."""
+        mine = robust & processes.share_of(len(robust))
+        still, done, rejected, total = robust.clone(), 0, 0, int(mine.sum())
         self._report(label, done, total)
-        for places, batch in _packed(self.split, robust, batch_size):
+        for places, batch in _packed(self.split, mine, batch_size):
             adversarial, claimed = attack(batch)
             broken = claimed & self._holds(batch, adversarial)  # (B,)
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             done += len(batch)
             self._report(label, done, total)
-        return Verdicts(name, still, {"attacked": total, "rejected": rejected, "batch_size": batch_size})
+        still, rejected = processes.all_agree(still), processes.total(rejected)
+        return Verdicts(name, still, {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size})
 
     def _holds(self, batch: Batch, adversarial: Tensor) -> Tensor:
         with torch.no_grad():
@@ -129,12 +156,14 @@ class Judge:
 
 def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | None = None) -> Clean:
     correct: list[Tensor] = []
+    labels: list[Tensor] = []
     done, classes, distribution = 0, 0, True
     for batch in batches:
         with torch.no_grad():
             logits = net(batch.x)
         _check(batch, logits)
         correct.append(right(logits, batch.y).cpu())
+        labels.append(batch.y.cpu())
         classes = logits.shape[1]
         distribution = distribution and _is_distribution(logits)
         done += len(batch)
@@ -142,7 +171,7 @@ def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | No
             report(done)
     if not done:
         raise DataError("there are no images to judge", where="evaluation", fix="choose a split that is not empty")
-    return Clean(torch.cat(correct), classes, distribution)
+    return Clean(torch.cat(correct), torch.cat(labels), classes, distribution)
 
 
 def _check(batch: Batch, logits: Tensor) -> None:

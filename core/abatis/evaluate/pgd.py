@@ -52,24 +52,37 @@ def pgd_verdicts(
         return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean).robust
 
 
-def pgd(forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy) -> Attack:
-    """PGD on an objective from one uniform start a point, keyed by the point's own index."""
-    return lambda batch: _climb(forward, batch, threat, steps, seed, objective)
+def pgd(
+    forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy, restarts: int = 1
+) -> Attack:
+    """PGD on an objective from uniform starts, keyed by the point's own index; a point that is fooled starts no more."""
+
+    def attack(batch: Batch) -> tuple[Tensor, Tensor]:
+        found, fooled = _climb(forward, batch, threat, steps, objective, _start(batch, threat, seed, 0))
+        for restart in range(1, restarts):
+            rows = (~fooled).nonzero().flatten()
+            if not len(rows):
+                break
+            left = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
+            found[rows], fooled[rows] = _climb(forward, left, threat, steps, objective, _start(left, threat, seed, restart))
+        return found, fooled
+
+    return attack
 
 
-def _start(ball: Ball, index: Tensor, seed: int) -> Tensor:
+def _start(batch: Batch, threat: Threat, seed: int, restart: int) -> Tensor:
     """A random point of every ball, (B, C, H, W), whatever the batch."""
-    uniform = per_sample("uniform", seed, "evaluate/uniform", index, ball.x)
-    normal = per_sample("normal", seed, "evaluate/normal", index, ball.x) if ball.norm == "L2" else None
-    return ball.uniform_start(uniform, normal)
+    suffix = f"/{restart}" if restart else ""
+    uniform = per_sample("uniform", seed, f"evaluate/uniform{suffix}", batch.index, batch.x)
+    normal = per_sample("normal", seed, f"evaluate/normal{suffix}", batch.index, batch.x) if threat.norm == "L2" else None
+    return Ball(batch.x, threat).uniform_start(uniform, normal)
 
 
 def _climb(
-    forward: Forward, batch: Batch, threat: Threat, steps: int, seed: int, objective: Objective
+    forward: Forward, batch: Batch, threat: Threat, steps: int, objective: Objective, point: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The first iterate that fools, else the one of highest loss, (B, C, H, W); and which points are fooled, (B,)."""
     ball = Ball(batch.x, threat)
-    point = _start(ball, batch.index, seed)
     found = point.clone()
     highest = batch.x.new_full((len(batch),), -torch.inf)
     fooled = torch.zeros_like(batch.y, dtype=torch.bool)

@@ -1,0 +1,109 @@
+"""The ladders: which attacks a network faces, in order, from a quick look to the strongest there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack
+from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
+from abatis.evaluate.memory import Memory
+from abatis.evaluate.pgd import STEP_SHARE, cross_entropy, margin, pgd
+from abatis.plan import blamed
+from abatis.randomness import seeded
+from abatis.types import AdaptiveAttack, Batch
+
+Ladder = Literal["quick", "standard", "thorough"]
+LADDERS: tuple[str, ...] = get_args(Ladder)
+OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
+AUTOATTACK = "AutoAttack"
+MARGIN_PGD = "margin-PGD-20"
+PGD = "PGD-20"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One PGD attack of a ladder; loss: a key of OBJECTIVES."""
+
+    name: str
+    loss: str
+    steps: int
+    restarts: int = 1
+
+
+QUICK = (Rung(PGD, "cross-entropy", 20),)
+STANDARD = (*QUICK, Rung(MARGIN_PGD, "margin", 20))
+THOROUGH = (*STANDARD, Rung("PGD-100 x 5", "cross-entropy", 100, 5), Rung("margin-PGD-100 x 5", "margin", 100, 5))
+PGD_RUNGS: dict[str, tuple[Rung, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": THOROUGH}
+VERSIONS: dict[str, tuple[Version, ...]] = {"quick": (), "standard": ("standard",), "thorough": ("standard", "plus")}
+
+
+@dataclass
+class Climbed:
+    """What the attacks of a ladder left: verdicts and settings by name, in order, and plain sentences."""
+
+    verdicts: dict[str, Verdicts] = field(default_factory=dict)
+    settings: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+
+def climb(
+    judge: Judge,
+    clean: Clean,
+    ladder: Ladder,
+    *,
+    seed: int,
+    device: torch.device,
+    memory: Memory,
+    adaptive: Mapping[str, AdaptiveAttack],
+) -> Climbed:
+    """Run a ladder's attacks, each on all points that are right without any, and the defenses' own adaptive ones."""
+    result = Climbed()
+    threat = judge.threat
+    if threat.norm == "L1":
+        result.findings.append("PGD was left out: there is none for L1 here, AutoAttack judges alone")
+    for rung in PGD_RUNGS[ladder] if threat.norm != "L1" else ():
+        attack = pgd(judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], rung.restarts)
+        result.verdicts[rung.name] = memory.once(rung.name, _run(judge, rung.name, attack, clean.correct))
+        result.settings[rung.name] = {
+            "loss": rung.loss, "steps": rung.steps, "step_size": STEP_SHARE * threat.eps, "start": "uniform in the ball",
+            "restarts": rung.restarts, "counts": "any point of the path that fools", "seed": seed,
+        }  # fmt: skip
+    for plugin, foreign in adaptive.items():
+        name = f"adaptive ({plugin})"
+        with blamed(plugin, "adaptive attack"):
+            result.verdicts[name] = memory.once(name, _run(judge, name, _adapted(judge, foreign, seed), clean.correct))
+        result.settings[name] = {"provider": plugin, "seed": seed}
+    for version in VERSIONS[ladder]:
+        _add(result, autoattack(judge, clean.correct, clean.classes, seed, device, memory, version), version)
+    return result
+
+
+def _run(judge: Judge, name: str, attack: Attack, correct: Tensor) -> Callable[[], Verdicts]:
+    return lambda: judge.attacked(name, attack, correct)
+
+
+def _adapted(judge: Judge, foreign: AdaptiveAttack, seed: int) -> Attack:
+    """A plugin's attack against itself; it makes images, and the network says which of them fool."""
+
+    def attack(batch: Batch) -> tuple[Tensor, Tensor]:
+        with seeded(seed, "adaptive attack", int(batch.index[0])):
+            adversarial = foreign(judge.net, batch, judge.threat).detach()
+        with torch.no_grad():
+            return adversarial, ~right(judge.net(adversarial), batch.y)
+
+    return attack
+
+
+def _add(result: Climbed, attacked: AutoAttacked, version: Version) -> None:
+    family = AUTOATTACK if version == "standard" else f"{AUTOATTACK} {version}"
+    result.verdicts |= {verdict.name: verdict for verdict in attacked.verdicts}
+    if attacked.verdicts:
+        last = attacked.verdicts[-1]
+        result.verdicts[family] = Verdicts(family, last.robust)
+    result.settings |= attacked.settings
+    result.findings += attacked.findings

@@ -1,0 +1,50 @@
+"""What a run knows of its own network that a stranger does not: its training images, an undefended twin, its selection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from abatis.data import Data
+from abatis.evaluate.masking import Training
+from abatis.evaluate.masking.twin import undefended_twin
+from abatis.run_folder import weights_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from abatis.config import RunConfig
+
+TWIN_SHARE, TWIN_EPOCHS = 0.2, 5  # the twin trains for this share of the run's epochs, at most this many
+TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is no SGD
+DIAGNOSED = 256  # training images
+
+
+def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
+    """For the diagnostics that look at the training. The twin is trained only when one of them asks for it."""
+
+    def twin() -> nn.Module:
+        return undefended_twin(
+            module, images.train, seed=config.seed, epochs=max(1, min(TWIN_EPOCHS, round(TWIN_SHARE * config.epochs))),
+            batch_size=config.batch_size, lr=config.optim.lr if config.optim.name == "sgd" else TWIN_RATE,
+        )  # fmt: skip
+
+    some = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
+    return Training(some, twin, config.threat_model)
+
+
+def run_facts(config: RunConfig, images: Data, folder: Path, selected: int | None) -> dict[str, Any]:
+    """What the record of a run's evaluation says besides the numbers; selected: the epoch of its weights."""
+    return {
+        "model": str(folder),
+        "threat": config.threat,
+        "data": config.data,
+        "num_classes": images.info.num_classes,
+        "note": images.info.note,
+        "seed": config.seed,
+        "weights": weights_file(folder).name,
+        "selected_at_epoch": selected,
+        "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
+    }

@@ -1,0 +1,121 @@
+"""The model that ``defense eval`` is asked about: a run folder, a weights file, a timm name, or a function in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abatis import vision
+from abatis.backbones import Normalized, build
+from abatis.backbones.names import is_factory, resolve
+from abatis.command_line import read_toml, validated
+from abatis.config import RunConfig
+from abatis.data import DataInfo
+from abatis.errors import UsageError, did_you_mean
+from abatis.run_folder import load_weights, read_weights
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was named, before the data are known; run: the configuration of a run folder, else None."""
+
+    spec: str
+    backbone: str | None
+    run: RunConfig | None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.spec).expanduser()
+
+    def module(self, info: DataInfo) -> tuple[nn.Module, list[str]]:
+        """The network on images in [0, 1], and what to know about it. Raises UsageError."""
+        if self.run is not None:
+            return load_weights(self.path, None), []
+        if self.path.suffix in WEIGHT_FILES:
+            return _from_file(self.path, self.backbone, info)
+        if is_factory(self.spec):
+            return build(self.spec, **_shape(info)), []
+        return _pretrained(self.spec, info), ["normalisation and weights are timm's own"]
+
+
+def find_subject(spec: str, backbone: str | None) -> Subject:
+    """What MODEL means; raises UsageError where it means nothing."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / "run.toml").is_file():
+            raise UsageError(f"{spec} is no run folder: it holds no run.toml", fix="name a folder that defense-run wrote")
+        return Subject(spec, None, _run_config(path))
+    if path.suffix in WEIGHT_FILES:
+        if not path.is_file():
+            raise UsageError(f"no weights file {spec}", fix="check the path")
+        if backbone is None:
+            raise UsageError(f"{spec} holds weights, not the network", fix="add --backbone NAME or --backbone FILE.py:FACTORY")
+        return Subject(spec, backbone, None)
+    if is_factory(spec) or vision.timm().is_model(spec):
+        return Subject(spec, None, None)
+    known = [*(str(one) for one in Path().glob("runs/*") if one.is_dir()), *vision.timm().list_models(pretrained=True)]
+    raise UsageError(f"no model '{spec}': {_nearest(spec, known)}",
+                     fix="name a run folder, a weights file (with --backbone), a timm model, or FILE.py:FACTORY")  # fmt: skip
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    hint = did_you_mean(word, known)
+    return hint if hint.startswith("did") else "neither a path nor a timm model"
+
+
+def _run_config(folder: Path) -> RunConfig:
+    """The configuration of a run; raises UsageError where one of its plugins is not installed."""
+    return validated(read_toml(folder / "run.toml"))
+
+
+def _shape(info: DataInfo) -> dict[str, Any]:
+    return {"num_classes": info.num_classes, "channels": info.channels, "image_size": info.image_size,
+            "mean": info.mean, "std": info.std}  # fmt: skip
+
+
+def _from_file(path: Path, backbone: str | None, info: DataInfo) -> tuple[nn.Module, list[str]]:
+    """Weights of ours (with their normalisation) or of the bare backbone, to which the data's normalisation is added."""
+    tensors = read_weights(path)[0] if path.suffix == ".safetensors" else _read_pickled(path)
+    module = build(backbone or "", **_shape(info))
+    target: nn.Module = module
+    notes = []
+    if isinstance(module, Normalized) and not any(name.startswith("backbone.") for name in tensors):
+        target = module.backbone
+        notes.append(f"normalised by the mean and deviation of {info.name}: the file brings none")
+    try:
+        target.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UsageError(f"{path} does not fit {backbone}: {str(error).splitlines()[-1].strip()}",
+                         fix="give the --backbone and --data that the weights were trained with") from error  # fmt: skip
+    return module, notes
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pt or .pth file, unwrapped from the usual dictionaries; code in it is not run."""
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"cannot read weights: {str(error).splitlines()[0]}", where=str(path),
+                         fix="save a plain state_dict, or a .safetensors file") from error  # fmt: skip
+    for key in ("state_dict", "model", "net"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UsageError(f"{path} holds no state_dict", fix="save model.state_dict(), not the model")
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _pretrained(name: str, info: DataInfo) -> nn.Module:
+    resolved = resolve(name, info.image_size)
+    cfg = vision.timm().models.get_pretrained_cfg(resolved)
+    outputs = getattr(cfg, "num_classes", None)
+    if outputs not in (None, info.num_classes):
+        raise UsageError(f"{name} gives {outputs} logits, the data have {info.num_classes} classes",
+                         fix="choose the data it was trained on, or give a weights file and --backbone")  # fmt: skip
+    return build(name, **_shape(info), pretrained=True)

@@ -1,0 +1,129 @@
+"""defense eval: every kind of model, every kind of mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import abatis
+from abatis.cli import main
+from abatis.evaluate import masking
+from tests.helpers import tiny
+
+QUICK = ["--ladder", "quick", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return abatis.run(tiny(tmp_path_factory.mktemp("runs"), eval="quick", name="r")).folder
+
+
+def record(folder):
+    return json.loads((folder / "eval.json").read_text())
+
+
+def test_a_run_folder_is_judged_on_its_own_question(run):
+    before = record(run)
+    assert main(["eval", str(run), *QUICK]) == 0
+    after = record(run)
+    assert after["test_set_evaluations"] == before["test_set_evaluations"] + 1
+    for key in ("n", "clean_acc", "pgd20_acc", "robust_acc", "per_point", "verdict", "masking", "selected_at_epoch", "threat"):
+        assert after[key] == before[key]
+    assert after["command"] == f"defense eval {run} --ladder quick --quiet"
+    assert (run / "report.html").is_file()
+
+
+def test_other_weights_files_give_the_same_numbers(run, tmp_path):
+    tensors = load_file(run / "weights.safetensors")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "w.pth")
+    save_file({name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")},
+              tmp_path / "bare.safetensors")  # fmt: skip
+    common = ["--data", "digits", "--threat", "Linf:0.1", "--subset", "40", *QUICK]
+    found = []
+    for number, words in enumerate([[str(run)], [str(run / "weights.safetensors"), "--backbone", "cnn"],
+                                    [str(tmp_path / "w.pth"), "--backbone", "cnn"],
+                                    [str(tmp_path / "bare.safetensors"), "--backbone", "cnn"]]):  # fmt: skip
+        out = tmp_path / str(number)
+        assert main(["eval", *words, *common, "--out", str(out)]) == 0
+        found.append(record(out))
+    assert found[0]["n"] == min(40, record(run)["n"])
+    for other in found[1:]:
+        assert other["per_point"]["clean"][: found[0]["n"]] == found[0]["per_point"]["clean"]
+    assert found[1]["per_point"] == found[2]["per_point"]  # the same weights, however they are wrapped
+    assert found[1]["weights_sha256"] == found[2]["weights_sha256"]
+
+
+def test_a_function_in_a_file(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(
+        "import torch\n"
+        "def linear():\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "    torch.nn.init.zeros_(net[1].weight)\n"
+        "    net[1].bias.data = torch.eye(10)[3]\n"
+        "    return net\n"
+    )
+    words = [
+        "eval",
+        f"{path}:linear",
+        "--data",
+        "digits",
+        "--threat",
+        "Linf:0.1",
+        "--subset",
+        "50",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main([*words, *QUICK]) == 0
+    found = record(tmp_path / "o")
+    share = sum(found["per_point"]["clean"]) / 50
+    assert found["clean_acc"] == found["robust_acc"] == share  # it always says 3, whatever is done to the image
+    assert found["verdict"] == "FAIL"  # it has no gradient
+
+
+def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
+    whole = masking.diagnose
+
+    def failing(*arguments, **named):
+        import dataclasses
+
+        return dataclasses.replace(whole(*arguments, **named), verdict="FAIL")
+
+    monkeypatch.setattr("abatis.evaluate.evaluation.diagnose", failing)
+    words = ["eval", str(run), "--subset", "10", "--out", str(tmp_path), *QUICK]
+    assert main(words) == 0
+    assert main([*words, "--strict"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing-like-it"], "no model 'nothing-like-it'"),
+        (["resnet18"], "which data shall resnet18 be judged on?"),
+        (["convnext_atto", "--data", "digits"], "gives 1000 logits, the data have 10 classes"),
+        (["w.pth"], "no weights file w.pth"),
+        (["RUN/weights.safetensors", "--data", "digits"], "add --backbone"),
+        (["RUN/weights.safetensors", "--data", "digits", "--backbone", "resnet8"], "does not fit resnet8"),
+        (["RUN", "--threat", "L3:1"], "known: L1, L2, Linf"),
+        (["RUN", "--lader", "quick"], "did you mean '--ladder'?"),
+        (["RUN", "--subset", "0"], "0 is not above 0"),
+    ],
+)
+def test_mistakes_are_told_in_a_few_lines(run, tmp_path, monkeypatch, capsys, words, told):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", *(word.replace("RUN", str(run)) for word in words)]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) <= 4
+
+
+def test_a_shorter_ladder_does_not_take_the_place_of_a_longer_one(run, tmp_path, capsys):
+    (tmp_path / "eval.json").write_text(json.dumps({"ladder": "standard", "n": 3}))
+    assert main(["eval", str(run), "--out", str(tmp_path), *QUICK]) == 2
+    assert "holds a standard evaluation" in capsys.readouterr().err
+    assert json.loads((tmp_path / "eval.json").read_text()) == {"ladder": "standard", "n": 3}

@@ -1,0 +1,152 @@
+"""A whole evaluation: the headline number, going on after a kill, several processes, and norms without a PGD."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from abatis.evaluate import evaluate
+from abatis.evaluate.judge import First, Judge
+from abatis.evaluate.statistics import wilson
+from abatis.types import Threat
+
+CPU = torch.device("cpu")
+THREAT = Threat.parse("Linf:0.15")
+
+
+def judged(network, data, threat=THREAT, **changes):
+    settings = {"ladder": "standard", "seed": 7, "batch_size": 10, "device": CPU, "num_classes": 10}
+    return evaluate(network, data, threat, **(settings | changes))
+
+
+@pytest.fixture
+def some(digits, points):
+    return points(digits.x[1400:1412], digits.y[1400:1412], digits.index[1400:1412])
+
+
+def test_the_headline_is_the_minimum_over_all_attacks(network, some):
+    result = judged(network, some, ladder="quick")
+    told = result.to_json()
+    per_attack = torch.stack([flags for name, flags in result.per_point.items() if name != "robust"])
+    assert (per_attack.all(0) | ~result.per_point["robust"]).all()  # robust implies right under every attack
+    assert told["robust_acc"] == result.per_point["robust"].double().mean().item()
+    assert told["counts"]["robust"] == sum(told["per_point"]["robust"])
+    assert told["interval"]["robust_acc"] == list(wilson(told["counts"]["robust"], 12))
+
+
+def test_a_killed_evaluation_repeats_no_finished_attack(network, some, tmp_path, monkeypatch):
+    state = tmp_path / "state.json"
+    whole = judged(network, some)
+    attacked = Judge.attacked
+    asked: list[str] = []
+
+    def killed(self, name, *rest, **named):
+        asked.append(name)
+        if name == "APGD-T":
+            raise KeyboardInterrupt
+        return attacked(self, name, *rest, **named)
+
+    monkeypatch.setattr(Judge, "attacked", killed)
+    with pytest.raises(KeyboardInterrupt):
+        judged(network, some, state=state)
+    assert asked == ["PGD-20", "margin-PGD-20", "APGD-CE", "APGD-T"]
+
+    asked.clear()
+    monkeypatch.setattr(Judge, "attacked", lambda self, name, *rest, **named: (
+        asked.append(name), attacked(self, name, *rest, **named))[1])  # fmt: skip
+    resumed = judged(network, some, state=state)
+    assert asked[:3] == ["APGD-T", "FAB-T", "Square"]
+    assert resumed.to_json() == whole.to_json()
+
+
+def test_another_question_is_not_answered_from_the_file(network, some, tmp_path):
+    state = tmp_path / "state.json"
+    judged(network, some, ladder="quick", state=state)
+    kept = json.loads(state.read_text())
+    kept["attacks"]["PGD-20"]["robust"] = "0" * 12
+    state.write_text(json.dumps(kept))
+    assert judged(network, some, ladder="quick", state=state).pgd20_acc == 0  # the file is believed
+    other = judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state)
+    assert other.pgd20_acc > 0
+    state.write_text("{ broken")
+    assert judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).pgd20_acc > 0
+
+
+def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
+    from abatis.evaluate import autoattack
+
+    package = autoattack._package
+
+    def quicker(*arguments):
+        foreign = package(*arguments)
+        foreign.square.n_queries = 50
+        for attack in (foreign.apgd, foreign.apgd_targeted, foreign.fab):
+            attack.n_iter = 20
+        return foreign
+
+    monkeypatch.setattr(autoattack, "_package", quicker)
+    result = judged(network, First(some, 6), Threat.parse("L1:4"))
+    assert result.pgd20_acc is None
+    assert 0 <= result.autoattack_acc < result.clean_acc
+    assert not any("did not hold" in finding for finding in result.findings)
+    assert any("PGD was left out" in finding for finding in result.findings)
+    told = json.dumps(result.to_json(), allow_nan=False)
+    assert json.loads(told)["attacks"]["APGD-CE"]["restarts"] == 5
+
+
+def test_the_first_points_of_a_split(some):
+    assert [len(batch) for batch in First(some, 7).eval_batches(4)] == [4, 3]
+    assert len(First(some, 100)) == 12
+    together = torch.cat([batch.index for batch in First(some, 7).eval_batches(5)])
+    assert torch.equal(together, some.index[:7])
+
+
+WORKER = """
+import json, os, sys, torch
+from tests.evaluate.conftest import Points
+from abatis.evaluate import evaluate, processes
+from abatis.types import Threat
+
+torch.manual_seed(0)
+x, y = torch.rand(21, 1, 6, 6), torch.arange(21) % 3
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+for _ in range(200):
+    loss = torch.nn.functional.cross_entropy(net(x), y)
+    for weight, gradient in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters()))):
+        weight.data -= 1.0 * gradient
+with processes.joined():
+    found = evaluate(net, Points(x, y, torch.arange(21)), Threat.parse("Linf:0.1"), ladder="quick", seed=1, batch_size=4,
+                     device=torch.device("cpu"), num_classes=3)
+    rank = processes.rank()
+with open(os.path.join(sys.argv[1], f"{os.environ.get('WORLD_SIZE', 1)}-{rank}.json"), "w") as file:
+    json.dump(found.to_json(), file)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    root = Path(__file__).resolve().parents[2]
+    common = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, env=common)
+    several = {**common, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    running = [subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**several, "RANK": str(rank)})
+               for rank in range(2)]  # fmt: skip
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    one, *two = [json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
+    assert 0 < one["pgd20_acc"] < one["clean_acc"]
+    for found in two:
+        assert found == one

@@ -1,0 +1,127 @@
+"""The masking diagnostics: planted networks are caught, honest ones pass."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import abatis
+from abatis.data import open_data
+from abatis.evaluate.guard import judging
+from abatis.evaluate.judge import First
+from abatis.evaluate.masking import Training
+from abatis.evaluate.masking.twin import undefended_twin
+from abatis.run_folder import read_weights
+from abatis.types import Threat
+from tests.evaluate.planted import PLANTED, SPEAK, by_id, diagnosed, shorten, spoke
+from tests.helpers import tiny
+
+STANDARD = {"use": {"attacker": "none"}}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    shorten(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """All digits, as a run sees them."""
+    return open_data("digits", data_dir=".", limit=None, image_size=None, augment="none", device=torch.device("cpu"), workers=0)
+
+
+def trained(out, **options):
+    """The network at the end of its training: the best one on the way need not be an example of an honest, finished one."""
+    settings = {"limit": None, "optim": {"lr": 0.05, "schedule": "one-cycle"}}
+    folder = abatis.run(tiny(out, **{**settings, **options})).folder
+    net = abatis.load(folder)
+    net.load_state_dict(read_weights(folder / "weights-last.safetensors")[0])
+    return net
+
+
+@pytest.fixture(scope="session")
+def standard(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("standard"), limit=600, epochs=8, **STANDARD)
+
+
+@pytest.fixture(scope="session")
+def adversarial(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("adversarial"), limit=700, epochs=6, attack={"steps": 3})
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("name", ["standard", "adversarial"])
+def test_honest_networks_pass(request, images, standard, name):
+    net = request.getfixturevalue(name)
+    training = Training(First(images.train, 32), standard, Threat.parse("Linf:0.1"))
+    found = diagnosed(net, First(images.test, 24), training=training)
+    assert found.findings() == []
+    assert found.verdict == "PASS"
+    assert [test.id for test in found.tests] == [f"D{number}" for number in range(1, 25)]
+    assert {test.status for test in found.tests} == {"pass"}
+    assert str(found) == "no sign of masking found by 24 tests"
+    assert 0.9 < by_id(found)["D5"].value < 1.1
+    assert found.curve.accuracy[-2:] == (0, 0)  # the huge radii
+    at_eps = found.curve.right[found.curve.eps.index(0.1)]
+    assert int(at_eps.sum()) >= int(found.robust.sum()) == int((at_eps & found.robust).sum())  # other attacks only add to these
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_networks_are_caught(images, standard, name):
+    found = diagnosed(PLANTED[name](standard), First(images.test, 24), "Linf:0.15")
+    assert found.verdict == ("WARN" if name == "softmax" else "FAIL")
+    assert spoke(found) >= SPEAK[name]
+    assert {sentence.split()[0] for sentence in found.findings()} == spoke(found)
+    assert json.loads(json.dumps([test.to_json() for test in found.tests], allow_nan=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("options", [STANDARD, {"attack": {"steps": 10}}], ids=["standard", "adversarial"])
+def test_six_honest_networks_pass(tmp_path, images, options, seed):
+    """Ten epochs of all digits, with all queries and a twin of their own, at the radius they were trained for."""
+    net = trained(tmp_path, epochs=10, batch_size=128, seed=seed, **options)
+
+    def twin():
+        return undefended_twin(net, images.train, seed=seed, epochs=5, batch_size=128, lr=0.05)
+
+    training = Training(First(images.train, 256), twin, Threat.parse("Linf:0.1"))
+    found = diagnosed(net, First(images.test, 256), training=training)
+    assert found.findings() == []
+    assert found.verdict == "PASS"
+
+
+@pytest.mark.slow
+def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
+    """Trained on one step of a radius far too large."""
+    attack = {"steps": 1, "step_size": "0.3", "start": "normal"}
+    net = trained(
+        tmp_path, epochs=10, batch_size=128, threat="Linf:0.3", attack=attack, optim={"lr": 0.1, "schedule": "one-cycle"}
+    )
+    training = Training(First(images.train, 256), net, Threat.parse("Linf:0.3"))
+    found = diagnosed(net, First(images.test, 256), "Linf:0.15", training=training)
+    assert found.verdict != "PASS"
+    assert "D23" in spoke(found)
+
+
+def test_a_twin_is_another_network_of_the_same_kind(standard, images):
+    before = {name: tensor.clone() for name, tensor in standard.state_dict().items()}
+    state = torch.get_rng_state()
+    few = images.train.subset(torch.arange(600))
+    with judging(standard):  # as it is while it is being diagnosed: frozen
+        first, again, other = (
+            undefended_twin(standard, few, seed=seed, epochs=3, batch_size=64, lr=0.05) for seed in (0, 0, 1)
+        )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in standard.state_dict().items())
+    weights = [torch.cat([one.flatten() for one in net.parameters()]) for net in (standard, first, again, other)]
+    assert torch.equal(weights[1], weights[2])
+    assert (weights[0] - weights[1]).norm() > 1
+    assert (weights[1] - weights[3]).norm() > 1
+    assert not first.training
+    batch = next(few.eval_batches(600))
+    with torch.no_grad():
+        assert (first(batch.x).argmax(1) == batch.y).double().mean() > 0.8
