@@ -41,7 +41,7 @@ def test_other_weights_files_give_the_same_numbers(run, tmp_path):
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "w.pth")
     save_file({name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")},
               tmp_path / "bare.safetensors")  # fmt: skip
-    common = ["--data", "digits", "--threat", "Linf:0.1", "--subset", "40", *QUICK]
+    common = ["--data", "digits", "--threat", "Linf:0.1", "--subset", "12", *QUICK]
     found = []
     for number, words in enumerate([[str(run)], [str(run / "weights.safetensors"), "--backbone", "cnn"],
                                     [str(tmp_path / "w.pth"), "--backbone", "cnn"],
@@ -49,7 +49,7 @@ def test_other_weights_files_give_the_same_numbers(run, tmp_path):
         out = tmp_path / str(number)
         assert main(["eval", *words, *common, "--out", str(out)]) == 0
         found.append(record(out))
-    assert found[0]["n"] == min(40, record(run)["n"])
+    assert found[0]["n"] == min(12, record(run)["n"])
     for other in found[1:]:
         assert other["per_point"]["clean"][: found[0]["n"]] == found[0]["per_point"]["clean"]
     assert found[1]["per_point"] == found[2]["per_point"]  # the same weights, however they are wrapped

@@ -162,7 +162,8 @@ class Reporter:
         """What to know about the data, and where everything lies."""
         if note:
             self.note(f"note: {note}")
-        self.note(f"report: {folder / 'report.html'}" if (folder / "report.html").is_file() else f"run folder: {folder}")
+        kind = "run folder" if (folder / "run.toml").is_file() else "evaluation"
+        self.note(f"{kind}: {folder} (report.html is for reading)")
 
 
 def _shown(value: object) -> str:
