@@ -74,18 +74,20 @@ class Shifted(nn.Module):
 
 
 class Dynamic(nn.Module):
-    """Takes a gradient inside its forward, and counts its forwards in a buffer."""
+    """Takes a gradient inside its forward, or counts its forwards in a buffer."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, gradient: bool) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.gradient = net, gradient
         self.register_buffer("forwards", torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += 1
-        with torch.enable_grad():
-            inner = x.detach().requires_grad_()
-            inner.square().sum().backward()
+        if self.gradient:
+            with torch.enable_grad():
+                inner = x.detach().requires_grad_()
+                inner.square().sum().backward()
+        else:
+            self.forwards += 1
         return self.net(x)
 
 

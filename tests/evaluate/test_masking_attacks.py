@@ -36,6 +36,8 @@ def test_an_attack_that_leaves_the_ball_is_found_out(points, cheat):
 @pytest.mark.parametrize("threat", [Threat.parse("Linf:0.08"), Threat.parse("L2:0.4")])
 def test_the_traced_path_is_that_of_pgd(digits, network, points, threat):
     data = points(digits.x[1400:1460], digits.y[1400:1460])
+    batch = next(data.eval_batches(60))
+    assert torch.equal(probes.random_start(batch, threat, 3), pgd(network, threat, 0, 3)(batch)[0])
     clean, robust = pgd_verdicts(network, data, threat, steps=20, seed=3, batch_size=60)
     trace = {}
     with judging(network) as judged:

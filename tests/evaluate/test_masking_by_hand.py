@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from abatis.evaluate.judge import First
+from abatis.evaluate.guard import judging
+from abatis.evaluate.judge import First, Judge
 from abatis.evaluate.masking import Training
+from abatis.evaluate.masking.outputs import output_tests
 from abatis.evaluate.masking.record import GATES, rated, told
+from abatis.net import Net
 from abatis.randomness import per_sample
 from abatis.types import Threat
 from tests.evaluate.planted import PLANTED, Before, Dynamic, Shifted, Window, by_id, diagnosed, dim, shorten
@@ -154,12 +157,17 @@ def test_the_twin_is_asked_for_only_where_points_are_left(points):
     assert (by_id(found)["D11"].status, by_id(found)["D11"].count) == ("pass", 0)
 
 
-@pytest.mark.usefixtures("short")
-def test_a_forward_that_does_more_is_found_out(points):
+@pytest.mark.parametrize(("gradient", "value"), [(True, 2), (False, 1)])
+def test_a_forward_that_does_more_is_found_out(points, gradient, value):
+    """A gradient in each of two forwards, or a buffer that is not what it was."""
     net, data = dim(points)
-    tests = by_id(diagnosed(Dynamic(net), data, "Linf:0.0222", classes=2, batch_size=20))
-    assert (tests["D8"].status, tests["D8"].value) == ("fail", 2 + 1)  # a gradient in each of two forwards, and a buffer
-    assert by_id(diagnosed(net, data, "Linf:0.0222", classes=2))["D8"].value == 0
+    network = Dynamic(net, gradient)
+    with judging(network) as judged:
+        test = output_tests(Judge(judged, data, Threat.parse("Linf:0.02"), 20), False)[2]
+        honest = output_tests(Judge(Net(net), data, Threat.parse("Linf:0.02"), 20), False)[2]
+    assert (test.id, test.status, test.value) == ("D8", "fail", value)
+    assert (honest.status, honest.value) == ("pass", 0)
+    assert network.forwards == 0  # as it was
 
 
 @pytest.mark.usefixtures("short")

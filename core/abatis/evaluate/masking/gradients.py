@@ -78,7 +78,7 @@ def _look(judge: Judge, batch: Batch, seed: int) -> _Looked:
 
 
 def _ratio(judge: Judge, batch: Batch, gradient: Tensor) -> Tensor:
-    """The change of the margin along its gradient (B, C, H, W), in the box, over the promised one: (B,), 1 where it is linear."""
+    """The change of the margin along its gradient (B, C, H, W), in the box, over the promised one: (B,), 1 where linear."""
     delta = gradient * (REACH / lengths(gradient)).view(-1, *[1] * (gradient.dim() - 1))
     up, down = ((batch.x + sign * delta).clamp(0, 1) for sign in (1, -1))
     change = margin(logits_of(judge.net, up), batch.y) - margin(logits_of(judge.net, down), batch.y)
