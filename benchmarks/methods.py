@@ -44,7 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "cifar10-small": {
         "data": f"npz:{REFERENCE}/data/cifar10_small.npz", "limit": 2000, "backbone": "resnet8", "threat": "Linf:8/255",
-        "epochs": 6, "batch_size": 128, "attack": {"steps": 10}, "optim": {"lr": 0.1, "schedule": "one-cycle"},
+        "epochs": 6, "batch_size": 32, "attack": {"steps": 2, "step_size": "5/255"},
+        "optim": {"lr": 0.05, "schedule": "one-cycle"},
     },
 }  # fmt: skip
 
@@ -89,6 +90,7 @@ def main() -> None:
     path = RESULTS / f"methods-{asked.setting}{'-sweep' if asked.sweep else ''}.json"
     facts = {"setting": _shown(SETTINGS[asked.setting]), "points": POINTS, "date": f"{datetime.now(UTC):%Y-%m-%d}",
              "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
     for seed in asked.seeds:
         for method, options in (SWEEP if asked.sweep else METHODS).items():
             done = {(row["method"], row["seed"]) for row in kept(path)["rows"]}

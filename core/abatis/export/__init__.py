@@ -1,0 +1,1 @@
+"""Finished runs in forms that other programs read."""
