@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def claim(config: RunConfig) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         if not config.resume:
             raise UsageError(f"run folder {folder} exists", fix="go on with --resume, or choose another --name")
-        _check_same(config, folder)
+        check_same(config, folder)
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -65,23 +65,23 @@ def write_run_toml(folder: Path, config: RunConfig) -> None:
         write_text(folder / "run.toml", tomli_w.dumps(config.to_toml()))
 
 
-def _check_same(config: RunConfig, folder: Path) -> None:
-    """Raise UsageError, option by option, where a resumed run was asked to be another one."""
+def check_same(config: RunConfig, folder: Path, free: Container[str] = FREE, fix: str = "choose another --name") -> None:
+    """Raise UsageError, option by option, where a folder holds another run than the one that is asked for."""
     path = folder / "run.toml"
     if not path.exists():
         return
-    before, now = dict(_flat(read_toml(path))), dict(_flat(config.to_toml()))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in FREE]
+    before, now = dict(flat(read_toml(path))), dict(flat(config.to_toml()))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in free]
     if changed:
         differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
-        raise UsageError(f"{folder} was run with other options: {differences}",
-                         fix="give the same options, or choose another --name")  # fmt: skip
+        raise UsageError(f"{folder} was run with other options: {differences}", fix=f"give the same options, or {fix}")
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of a run.toml by their dotted names."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

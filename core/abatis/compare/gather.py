@@ -16,7 +16,7 @@ from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.evaluate.ladder import LADDERS
 from abatis.evaluate.record import RECORD, read_record
 from abatis.plugins import normal
-from abatis.run_folder import FREE, _flat
+from abatis.run_folder import FREE, check_same, flat
 
 ALIKE = {"data": "--data", "n": "--subset", "threat": "--threat", "ladder": "--ladder"}  # and the option that asks for it
 SAME = FREE - {"epochs"}  # a longer training is another budget
@@ -60,7 +60,7 @@ def read_run(folder: Path, method: str = "") -> Judged:
         raise UsageError(f"no evaluation in {folder}", fix=f"defense eval {folder}")
     home = folder if (folder / "run.toml").exists() else Path(record.get("model") or folder)
     path = home / "run.toml"
-    settings = dict(_flat(read_toml(path))) if path.exists() else {}
+    settings = dict(flat(read_toml(path))) if path.exists() else {}
     last = _last_row(home / "metrics.jsonl")
     return Judged(method, folder, home, record, settings, last.get("seconds"), last.get("peak_memory_mb"))
 
@@ -114,7 +114,7 @@ def train(methods: Sequence[Method], tell: Callable[[str], None]) -> tuple[list[
     """Train and judge what is missing; raises UsageError where a folder holds another run, Stopped after Ctrl-C."""
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
-        _check_same(config)
+        check_same(config, _folder(config), SAME, fix="choose another --out")
     judged: list[Judged] = []
     failed: list[Failed] = []
     for place, (name, config) in enumerate(todo, start=1):
@@ -147,19 +147,6 @@ def _trained(config: RunConfig) -> str:
 
 def _folder(config: RunConfig) -> Path:
     return config.out / str(config.name)
-
-
-def _check_same(config: RunConfig) -> None:
-    """Raise UsageError where the folder of this run holds a run with other options."""
-    path = _folder(config) / "run.toml"
-    if not path.exists():
-        return
-    before, now = dict(_flat(read_toml(path))), dict(_flat(config.to_toml()))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in SAME]
-    if changed:
-        differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
-        raise UsageError(f"{path.parent} was run with other options: {differences}",
-                         fix="give the same options, or choose another --out")  # fmt: skip
 
 
 def _is_done(config: RunConfig) -> bool:
