@@ -46,6 +46,15 @@ def test_a_linear_network_is_counted_by_hand(points):
     }
 
 
+def test_a_network_that_is_never_right_has_no_robustness_to_doubt(points):
+    net, data = dim(points)
+    wrong = points(data.x, 1 - data.y)
+    found = diagnosed(net, wrong, "Linf:0.0222", classes=2)
+    assert found.verdict == "PASS"
+    assert {test.status for test in found.tests} == {"not applicable"}
+    assert (found.curve.accuracy, int(found.robust.sum())) == ((0.0,), 0)
+
+
 @pytest.mark.usefixtures("short")
 def test_slopes_are_compared_inside_the_box(points):
     """A network may cut its images at the box, and images may lie at its edge."""
@@ -132,6 +141,8 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     found = diagnosed(Window(), data, str(threat), classes=2, training=Training(data, Window(), threat))
     tests = by_id(found)
     assert (tests["D23"].count, tests["D23"].of) == (n - past, n)
+    clean = diagnosed(Window(), data, str(threat), classes=2, training=Training(data, Window(), threat, attacked=False))
+    assert by_id(clean)["D23"].status == "not applicable"
     assert tests["D9"].count == 0  # a single step breaks nothing here
     assert int(found.curve.right[found.curve.eps.index(0.6)].sum()) == past
     assert 0 < tests["D14"].count <= past

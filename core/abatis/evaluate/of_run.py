@@ -32,7 +32,7 @@ def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
         )  # fmt: skip
 
     some = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
-    return Training(some, twin, config.threat_model)
+    return Training(some, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
 
 
 def run_facts(config: RunConfig, images: Data, folder: Path, selected: int | None) -> dict[str, Any]:

@@ -152,8 +152,10 @@ class Reporter:
         self.console.print(table)
         for finding in record["findings"]:
             self.note(f"finding: {finding}")
-        if record["verdict"] == "PASS":
-            tests = sum(test["status"] != "not applicable" for test in record["masking"]["tests"])
+        tests = sum(test["status"] != "not applicable" for test in record["masking"]["tests"])
+        if not tests:
+            self.note("no point is right without an attack: there was no robustness to doubt")
+        elif record["verdict"] == "PASS":
             self.note(f"no sign of masking found by {tests} tests on the first {record['masking']['points']} points")
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")

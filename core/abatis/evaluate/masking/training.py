@@ -12,7 +12,7 @@ from abatis.evaluate.guard import judging
 from abatis.evaluate.judge import Judge, Split
 from abatis.evaluate.masking.attacks import Bench
 from abatis.evaluate.masking.probes import single_step, transferred
-from abatis.evaluate.masking.record import Test, rated
+from abatis.evaluate.masking.record import Test, rated, told
 from abatis.evaluate.pgd import cross_entropy, margin, pgd
 from abatis.types import Threat
 
@@ -22,11 +22,12 @@ SEVERAL = 10  # steps
 @dataclass(frozen=True)
 class Training:
     """images: at most 256 training images, not augmented; twin: an undefended network of the same architecture, or how to
-    get it, which is asked only where it is needed; threat: that of the training."""
+    get it, which is asked only where it is needed; threat: that of the training; attacked: had the training an attack?"""
 
     images: Split
     twin: nn.Module | Callable[[], nn.Module]
     threat: Threat
+    attacked: bool = True
 
 
 def training_tests(bench: Bench, standing: Tensor, training: Training) -> list[Test]:
@@ -45,6 +46,8 @@ def _transfer(bench: Bench, standing: Tensor, training: Training) -> Test:
 
 
 def _single_step(judge: Judge, training: Training, seed: int) -> Test:
+    if not training.attacked:  # a single step is simply the weaker attack there
+        return told("D23", "not applicable", "the training had no attack to overfit to")
     there = Judge(judge.net, training.images, training.threat, judge.batch_size, judge.progress)
     clean, net, threat = there.clean().correct, judge.net, training.threat
     single = int(there.attacked("masking: training, a single step", single_step(net, threat), clean).robust.sum())
