@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from abatis import plugins
 from abatis.cli import main
 from abatis.command_line import parse_run
-from abatis.registry import _flag, methods
+from abatis.registry import Method, _flag, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_PARTY = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
@@ -34,6 +35,14 @@ def test_an_entry_agrees_with_the_plugin(name):
     assert parse_run(["--plugin", name, *words]).options[name] == plugin.config_class()
     assert len(method.options) == len(plugin.config_class.model_fields)
     assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()
+
+
+def test_evidence_with_the_verdict_fail_is_refused_unless_told_otherwise():
+    entry = methods()["emr"].model_dump()
+    assert Method.model_validate({**entry, "verdict": "WARN"}).verdict == "WARN"
+    with pytest.raises(ValidationError, match="masking verdict FAIL"):
+        Method.model_validate({**entry, "verdict": "FAIL"})
+    assert Method.model_validate({**entry, "verdict": "FAIL", "allow_fail": True}).verdict == "FAIL"
 
 
 def test_list_and_show(capsys):

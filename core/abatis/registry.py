@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from abatis import plugins
 from abatis.command_line import Parser
@@ -33,6 +33,14 @@ class Method(Options):
     tested_with: tuple[str, ...] = Field((), description="plugins it is tested together with")
     claim: str = Field(description="what the paper says it does")
     evidence: str = Field(description="what our own committed records show")
+    verdict: Literal["PASS", "WARN", "FAIL"] | None = Field(None, description="the worst masking verdict behind the evidence")
+    allow_fail: bool = Field(False, description="list the method although that verdict is FAIL")
+
+    @model_validator(mode="after")
+    def _trusted(self) -> Method:
+        if self.verdict == "FAIL" and not self.allow_fail:
+            raise ValueError(f"{self.name}: its evidence has the masking verdict FAIL; leave it out, or set allow_fail = true")
+        return self
 
 
 def registry_file() -> Path:
@@ -114,11 +122,15 @@ def _show(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> int:
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in row.items():
+        if key == "allow_fail":
+            continue
         if isinstance(value, dict):
             value = "\n".join(_flag(f"--{name}.{option}", default) for option, default in value.items()) or "none"
         elif isinstance(value, list):
             value = ", ".join(value) or "none"
-        table.add_row(key.replace("_", " "), escape("no" if value is None else str(value)))
+        elif value is None:
+            value = {"installed": "no"}.get(key, "not measured")
+        table.add_row(key.replace("_", " "), escape(str(value)))
     Console(highlight=False).print(table)
     return 0
 
