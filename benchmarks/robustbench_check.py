@@ -4,7 +4,10 @@
 
 EXPORT: what ``defense export RUN --to robustbench --out EXPORT`` wrote. IMAGES: x_test (N, H, W, C) uint8 and y_test (N,), of
 which the first n were judged. Run it where robustbench is installed and abatis is not: robustbench pins timm, so it needs an
-environment of its own. Writes benchmarks/results/robustbench-check.json and .md.
+environment of its own. Writes benchmarks/results/robustbench-check.json and .md. The run of the record:
+
+    defense-run --data npz:cifar10_small.npz --limit 1024 --backbone resnet8 --epochs 20 --batch-size 32 --attack.steps 5
+        --attack.step-size 3/255 --optim.lr 0.05 --optim.schedule one-cycle
 """
 
 from __future__ import annotations
