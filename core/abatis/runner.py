@@ -21,9 +21,8 @@ from abatis.environment import environment
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
 from abatis.evaluate.ladder import LADDERS, Ladder
-from abatis.evaluate.memory import weights_digest
-from abatis.evaluate.of_run import run_facts, training_of
-from abatis.evaluate.record import STATE, read_record, write_record
+from abatis.evaluate.of_run import selection, training_of
+from abatis.evaluate.record import STATE, facts, read_record, write_record
 from abatis.net import Net
 from abatis.plan import Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
@@ -229,8 +228,8 @@ def _judge(
             device=device, num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
             training=training_of(config, model, images), adaptive=plan.adaptive,
         )  # fmt: skip
-    facts = run_facts(config, images, folder, int(trainer.best["epoch"]))
-    return write_record(folder, {**verdict.to_json(), **facts, "weights_sha256": weights_digest(model)})
+    told = facts(str(folder), model, images.info, config.threat_model, config.seed)
+    return write_record(folder, {**verdict.to_json(), **told, **selection(images, folder, int(trainer.best["epoch"]))})
 
 
 def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:

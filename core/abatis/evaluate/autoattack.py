@@ -46,7 +46,7 @@ def autoattack(
 
     A point that one attack broke counts as broken in the verdicts of all that follow.
     """
-    family = "AutoAttack" if version == "standard" else f"AutoAttack {version}"
+    family = family_of(version)
     keys = _package(judge, version, seed, device).attacks_to_run
     left_out = [key for key in keys if classes < CLASSES.get(key, 2)]
     findings = [f"{family} ran without {key}: its loss is undefined for {classes} classes" for key in left_out]
@@ -66,6 +66,11 @@ def autoattack(
         robust = verdict.robust
         verdicts.append(verdict)
     return AutoAttacked(tuple(verdicts), settings, (*findings, *_warned([text for one in verdicts for text in one.warnings])))
+
+
+def family_of(version: Version) -> str:
+    """The name of a whole version in a record."""
+    return "AutoAttack" if version == "standard" else f"AutoAttack {version}"
 
 
 def _run(judge: Judge, name: str, foreign: Any, robust: Tensor, label: str) -> Verdicts:

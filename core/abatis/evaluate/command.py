@@ -59,10 +59,10 @@ def _positive(text: str) -> int:
 
 def _judged(asked: argparse.Namespace, line: str) -> str:
     """Evaluate, write the record and the report, show them; returns the verdict."""
+    from abatis.checkpoint import disk
     from abatis.evaluate import evaluate, processes
     from abatis.evaluate.judge import First
-    from abatis.evaluate.memory import weights_digest
-    from abatis.evaluate.record import STATE, check_replaceable, write_record
+    from abatis.evaluate.record import STATE, check_replaceable, facts, write_record
     from abatis.evaluate.subject import find_subject
     from abatis.report.run_report import write_report
     from abatis.report.terminal import Reporter
@@ -84,14 +84,14 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     split = images.test if asked.subset is None else First(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
     known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk(folder):  # before hours of attacks
+        folder.mkdir(parents=True, exist_ok=True)
     with reporter.judging() as progress:
         found = evaluate(module, split, threat, ladder=asked.ladder, seed=seed, batch_size=asked.batch_size, device=device,
                          num_classes=images.info.num_classes, progress=progress, state=folder / STATE, **known)  # fmt: skip
-    facts = {"model": asked.model, "threat": str(threat), "data": images.info.name, "note": images.info.note, "seed": seed,
-             "num_classes": images.info.num_classes, "weights_sha256": weights_digest(module), "command": line}  # fmt: skip
     if first:
-        record = write_record(folder, {**found.to_json(), **facts, **_selection(subject)})
+        told = facts(asked.model, module, images.info, threat, seed)
+        record = write_record(folder, {**found.to_json(), **told, "command": line, **_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)
         reporter.closing(folder, images.info.note)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack
+from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack, family_of
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
 from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import STEP_SHARE, cross_entropy, margin, pgd
@@ -20,7 +20,7 @@ from abatis.types import AdaptiveAttack, Batch
 Ladder = Literal["quick", "standard", "thorough"]
 LADDERS: tuple[str, ...] = get_args(Ladder)
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
-AUTOATTACK = "AutoAttack"
+AUTOATTACK = family_of("standard")
 MARGIN_PGD = "margin-PGD-20"
 PGD = "PGD-20"
 
@@ -100,7 +100,7 @@ def _adapted(judge: Judge, foreign: AdaptiveAttack, seed: int) -> Attack:
 
 
 def _add(result: Climbed, attacked: AutoAttacked, version: Version) -> None:
-    family = AUTOATTACK if version == "standard" else f"{AUTOATTACK} {version}"
+    family = family_of(version)
     result.verdicts |= {verdict.name: verdict for verdict in attacked.verdicts}
     if attacked.verdicts:
         last = attacked.verdicts[-1]

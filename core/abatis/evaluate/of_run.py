@@ -35,16 +35,10 @@ def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
     return Training(some, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
 
 
-def run_facts(config: RunConfig, images: Data, folder: Path, selected: int | None) -> dict[str, Any]:
-    """What the record of a run's evaluation says besides the numbers; selected: the epoch of its weights."""
+def selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:
+    """How the weights that are judged were chosen: those of an epoch, counted from 1."""
     return {
-        "model": str(folder),
-        "threat": config.threat,
-        "data": config.data,
-        "num_classes": images.info.num_classes,
-        "note": images.info.note,
-        "seed": config.seed,
         "weights": weights_file(folder).name,
-        "selected_at_epoch": selected,
+        "selected_at_epoch": epoch,
         "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
     }

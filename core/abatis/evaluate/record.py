@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from abatis.checkpoint import disk, write_text
+from abatis.data import DataInfo
 from abatis.errors import UsageError
 from abatis.evaluate.ladder import LADDERS
+from abatis.evaluate.memory import weights_digest
+from abatis.types import Threat
 
 RECORD = "eval.json"
 STATE = "eval-state.json"  # of an evaluation that goes on
@@ -34,6 +39,19 @@ def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RECORD, json.dumps(full, indent=1) + "\n")
     return full
+
+
+def facts(model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: int) -> dict[str, Any]:
+    """What a record says besides its numbers; model: what was judged, as the user named it."""
+    return {
+        "model": model,
+        "threat": str(threat),
+        "data": info.name,
+        "num_classes": info.num_classes,
+        "note": info.note,
+        "seed": seed,
+        "weights_sha256": weights_digest(module),
+    }
 
 
 def check_replaceable(folder: Path, ladder: str) -> None:
