@@ -18,7 +18,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 
 def lengths(delta: Tensor) -> Tensor:
     """L2 norm of every sample: (B, ...) -> (B,)."""
-    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(delta, dim=tuple(range(1, delta.dim())))
     return norms
 
 

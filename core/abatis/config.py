@@ -107,6 +107,10 @@ class AttackConfig(Options):
         "uniform", description="where it starts: uniform in the ball, or 0.001 times standard normal noise"
     )
     bn: Literal["eval", "train"] = Field("eval", description="batch-norm statistics during the attack")
+    precision: Literal["float32", "bf16"] | None = Field(
+        None, description="arithmetic of the attack's forward passes, its images stay float32; that of the run if not given"
+    )
+    fold: bool = Field(True, description="fold batch norms into convolutions for the attack: the same up to rounding, faster")
 
     def step(self, threat: Threat) -> float:
         """Length of a step in pixel units."""
@@ -154,6 +158,9 @@ class RunConfig(Options):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bf16"] = Field("float32", description="arithmetic of the training forward passes")
+    compile: Literal["none", "attack", "step", "both"] = Field(
+        "none", description="torch.compile the forward passes of the attack, of the losses, or both; on a GPU with CUDA graphs"
+    )
     eval: Literal["none", "quick", "standard", "thorough"] = Field(
         "standard", description="none; quick: clean, PGD-20; standard: + margin-PGD-20, AutoAttack; thorough: + PGD-100, plus"
     )

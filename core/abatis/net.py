@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from abatis.folding import Folding, find_folding
+
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+SAME = 1e-4  # of the largest logit; rounding is a hundredth of it, another function far more
 
 
 class Net:
@@ -18,17 +22,47 @@ class Net:
     x: (B, C, H, W) in [0, 1]; both return logits (B, K), in float32 or wider.
     """
 
-    def __init__(self, module: nn.Module, precision: str = "float32") -> None:
+    def __init__(self, module: nn.Module, precision: str = "float32", attack_precision: str | None = None) -> None:
         self.module = module
         self.precision = precision
+        self.attack_precision = attack_precision or precision
         self._modules = tuple(module.modules())
         self._parameters = tuple(module.parameters())
+        self._format = torch.contiguous_format
+        self._folding: Folding | None = None
+        self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
 
     def __call__(self, x: Tensor) -> Tensor:
         # Autocast is entered for each forward: it caches cast weights, and a weight perturbed in between would be ignored.
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits: Tensor = self.module(x)
+            logits = self._run(x.contiguous(memory_format=self._format))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    def tune(self, x: Tensor, fold: bool = True) -> dict[str, str]:
+        """Choose how forwards are made among what leaves the logits of some images, (B, C, H, W), as they are; in words.
+
+        layout: of the tensors inside the network, outside nothing changes; norms: folded into convolutions for attacks.
+        """
+        with self.frozen_mode(), torch.no_grad():
+            plain = self.module(x)
+            if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
+                self._format = torch.channels_last
+            found = find_folding(self.module, lambda: self.module(x)) if fold else None
+            if found is not None and found.pairs:
+                with found.active():
+                    self._folding = found if _agrees(plain, lambda: self.module(x)) else None
+        norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
+        folded = len(self._folding.pairs) if self._folding is not None else 0
+        layout = "channels_last" if self._format == torch.channels_last else "contiguous"
+        return {"layout": layout, "norms folded in the attack": f"{folded} of {norms}"}
+
+    def compile(self, attack: bool, step: bool) -> None:
+        """Compile the forward of attacks, or that of losses; the frozen one stays as it is, for double back-propagation."""
+        graphs = "reduce-overhead" if self._parameters and self._parameters[0].is_cuda else None  # CUDA graphs
+        if attack:
+            self._run_attack = torch.compile(self.module, dynamic=False, mode=graphs)
+        if step:
+            self._run = torch.compile(self.module, dynamic=False)
 
     def frozen(self, x: Tensor) -> Tensor:
         """Logits with eval statistics, in the parameters' own precision, twice differentiable in x and the parameters."""
@@ -55,18 +89,28 @@ class Net:
         With ``batch_statistics`` the batch-norm layers use the batch's own statistics, and their running ones are restored.
         """
         trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
+        own = self.precision, self._run
+        self.precision, self._run = self.attack_precision, self._run_attack
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with self.frozen_mode():
-                if batch_statistics:
-                    with self.buffers_restored(), self._batch_norms_training():
-                        yield
-                else:
-                    yield
+            with self.frozen_mode(), self._norms(batch_statistics):
+                yield
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
+            self.precision, self._run = own
+
+    @contextmanager
+    def _norms(self, batch_statistics: bool) -> Iterator[None]:
+        """The norms of an attack: folded away, or with statistics of the batch."""
+        with ExitStack() as stack:
+            if batch_statistics:
+                stack.enter_context(self.buffers_restored())
+                stack.enter_context(self._batch_norms_training())
+            elif self._folding is not None:
+                stack.enter_context(self._folding.active())
+            yield
 
     @contextmanager
     def buffers_restored(self) -> Iterator[None]:
@@ -98,3 +142,12 @@ class Net:
         finally:
             for norm in norms:
                 norm.training = False
+
+
+def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:
+    """Does another way of running a network give the same logits, up to rounding? A network that refuses it does not."""
+    try:
+        other = forward()
+    except RuntimeError:
+        return False
+    return other.shape == plain.shape and bool((other - plain).abs().max() <= SAME * plain.abs().max())

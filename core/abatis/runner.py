@@ -139,7 +139,7 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
         notes += _too_small(model, config.backbone, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
-    net = Net(model.to(device), config.precision)
+    net = Net(model.to(device), config.precision, config.attack.precision)
     random = Randomness(config.seed)
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
@@ -149,12 +149,26 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
     backbone = Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
     rows = (Row("data", shown, "", facts), backbone)
-    plan = replace(plan, rows=(*rows, *plan.rows))
+    plan = replace(plan, rows=(*rows, *plan.rows, _engine(config, net, plan, info)))
     if config.ema:
         row = Row("trainer", "averaging", "built-in", {"decay": config.ema})
         # last, so that it averages what the others leave behind
         plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
     return Prepared(net, plan, info, random, tuple(notes))
+
+
+def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
+    """Set up how forward passes are made; raises UsageError where they cannot be compiled."""
+    if config.compile in ("step", "both") and plan.needs_double_backward:
+        asking = ", ".join(name for name, _ in plan.regularizers)
+        raise UsageError(f"--compile {config.compile}: a compiled step cannot be differentiated twice, as {asking} needs it",
+                         fix="--compile attack")  # fmt: skip
+    device = next(net.module.parameters()).device
+    like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
+    choices = net.tune(Randomness(config.seed).uniform("engine", like), config.attack.fold)
+    net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
+    precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
+    return Row("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile})
 
 
 def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:

@@ -28,11 +28,14 @@ def factor(config: OptimConfig, step: int, steps: int) -> float:
     return 1.0
 
 
-def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD or AdamW over one group: weight decay on every parameter, as in the field's published code."""
+def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter], fused: bool = False) -> torch.optim.Optimizer:
+    """SGD or AdamW over one group: weight decay on every parameter, as in the field's published code.
+
+    fused: one kernel for the update, which a flag on the device can leave out (``optimizer.found_inf``).
+    """
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

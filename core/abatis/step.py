@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ from abatis.net import Net
 from abatis.plan import Plan, blamed
 from abatis.randomness import Randomness, reseed
 from abatis.types import Attacked, Batch, StepContext, Term, Threat, TrainerHooks, total
+from abatis.watch import Watch
+
+INSIDE = "the attacker's images inside the ball"
+STAY_INSIDE = "end the attack with Ball(batch.x, run.threat).project(x)"
+NOT_FINITE = "lower --optim.lr, set --clip-grad 1, or lower the weight of the term"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Micros:
         self.step, self.batch, self.number, self.epoch, self.progress = step, batch, number, epoch, progress
         self.cuts = _cuts(len(batch), step.accumulate)
         self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
+        self.inside: list[Tensor] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
         self.attacked = [self._attack(rows) for rows in self.cuts]
 
     def __iter__(self) -> Iterator[StepContext]:
@@ -91,7 +98,8 @@ class Micros:
             attacked = plan.attacker(net, micro)
         # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
         reach = getattr(plan.attacker, "reach", 1.0)
-        check_attacked(attacked, micro, self.step.threat, plan.attacker_name, reach)
+        check = check_attacked if self.step.watch is None else inside
+        self.inside.append(check(attacked, micro, self.step.threat, plan.attacker_name, reach))
         return micro, attacked
 
     def _gatherer(self) -> Callable[[Tensor], Tensor] | None:
@@ -140,15 +148,21 @@ class Step:
         batch_statistics: bool = False,
         accumulate: int = 1,
         clip_grad: float = 0.0,
+        deferred: bool = False,
     ) -> None:
         self.net, self.plan, self.optimizer, self.threat, self.random = net, plan, optimizer, threat, random
         self.batch_statistics, self.accumulate, self.clip_grad = batch_statistics, accumulate, clip_grad
         self.module = StepModule(net, plan)
         self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
+        # deferred: what must hold is not read in the step, which makes no update once it is broken; needs a fused optimizer
+        self.watch = Watch() if deferred else None
 
     def __call__(self, batch: Batch, number: int, epoch: int, progress: float) -> StepResult:
-        """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase."""
+        """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase.
+
+        Where reading is deferred, :meth:`check` raises the first two.
+        """
         with _phase("attack"):
             micros = Micros(self, batch, number, epoch, progress)
         with _phase("loss"):
@@ -203,30 +217,51 @@ class Step:
         whole = sums.pop("total")
         return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), len(micros.batch))
 
+    def check(self) -> None:
+        """Raise what a step had to raise whose reading was deferred. One synchronisation."""
+        broken = self.watch.read() if self.watch is not None else None
+        if broken is None:
+            return
+        step, names = broken
+        where = f"step {step}; no update was made since"
+        if INSIDE in names:
+            raise PluginError(f"attacker '{self.plan.attacker_name}' left the ball or [0, 1]", where=where,
+                              fix=STAY_INSIDE)  # fmt: skip
+        raise NotFiniteError(f"{' and '.join(names)} not finite", where=where, fix=NOT_FINITE)
+
     def _guard(self, result: StepResult, micros: Micros) -> None:
         """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
         norm = torch.nn.utils.get_total_norm([part.grad for part in self.parameters if part.grad is not None])
         if self.clip_grad:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
-        if bool(torch.isfinite(norm) & torch.isfinite(result.total)):
-            return
+        if self.watch is not None:
+            conditions = {f"term '{name}'": torch.isfinite(value) for name, value in result.terms.items()}
+            conditions |= {"the gradient": torch.isfinite(norm), INSIDE: torch.cat(micros.inside).all()}
+            self.optimizer.found_inf = self.watch.see(micros.number, conditions)  # type: ignore[attr-defined]
+        elif not bool(torch.isfinite(norm) & torch.isfinite(result.total)):
+            self._not_finite(result, micros)
+
+    def _not_finite(self, result: StepResult, micros: Micros) -> NoReturn:
         where = f"step {micros.number}; the update was not made"
-        fix = "lower --optim.lr, set --clip-grad 1, or lower the weight of the term"
         for name, value in result.terms.items():
             if not bool(torch.isfinite(value)):
-                raise NotFiniteError(f"the loss is not finite: term '{name}' is {float(value)}", where=where, fix=fix)
+                raise NotFiniteError(f"the loss is not finite: term '{name}' is {float(value)}", where=where, fix=NOT_FINITE)
         for ctx in micros:
             for name, term in self.plan.terms(ctx).items():
                 if not term.value.requires_grad:
                     continue
                 parts = torch.autograd.grad(term.value.mean(), self.parameters, retain_graph=True, allow_unused=True)
                 if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
-                    raise NotFiniteError(f"the gradient of term '{name}' is not finite, its value is", where=where, fix=fix)
-        raise NotFiniteError("the gradient of the total is not finite, that of each term is", where=where, fix=fix)
+                    what = f"the gradient of term '{name}' is not finite, its value is"
+                    raise NotFiniteError(what, where=where, fix=NOT_FINITE)
+        raise NotFiniteError("the gradient of the total is not finite, that of each term is", where=where, fix=NOT_FINITE)
 
 
-def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> None:
-    """Raise PluginError where an attacker's result is no detached image batch in [0, 1] and in ``reach`` times the ball."""
+def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:
+    """Which images of an attacker's result lie in [0, 1] and in ``reach`` times the ball: (B,) bool, not read by the host.
+
+    Raises PluginError where the result is no detached image batch.
+    """
     x = getattr(attacked, "x", None)
     if not isinstance(x, Tensor) or x.shape != batch.x.shape or x.dtype != batch.x.dtype or x.requires_grad:
         got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(attacked).__name__
@@ -236,18 +271,22 @@ def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, 
         if values.shape[:1] != (len(batch),):
             raise PluginError(f"attacker '{name}', info '{key}': shape {tuple(values.shape)} is not one value a sample")
     if x is batch.x:
-        return
-    if reach != 1:
-        threat = Threat(threat.norm, threat.eps * reach, f"{reach:g} times {threat.text}")
-    ball = Ball(batch.x, threat)
-    inside = ball.contains(x)
-    if not bool(inside.all()):
+        return torch.ones_like(batch.y, dtype=torch.bool)
+    return Ball(batch.x, replace(threat, eps=threat.eps * reach)).contains(x)
+
+
+def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:
+    """The same, read by the host: raises PluginError where an image lies outside."""
+    kept = inside(attacked, batch, threat, name, reach)
+    if not bool(kept.all()):
+        x, allowed = attacked.x, threat.text if reach == 1 else f"{reach:g} times {threat.text}"
         raise PluginError(
-            f"attacker '{name}' left the ball or [0, 1] for {int((~inside).sum())} of {len(batch)} images",
+            f"attacker '{name}' left the ball or [0, 1] for {int((~kept).sum())} of {len(batch)} images",
             where=f"pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}], largest {threat.norm} distance "
-            f"{float(ball.distance(x).max()):.6g}, allowed {threat.text}",
-            fix="end the attack with Ball(batch.x, run.threat).project(x)",
+            f"{float(Ball(batch.x, threat).distance(x).max()):.6g}, allowed {allowed}",
+            fix=STAY_INSIDE,
         )
+    return kept
 
 
 @contextmanager

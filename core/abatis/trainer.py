@@ -116,10 +116,12 @@ class Trainer:
         self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
         self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
         trainable = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(config.optim, trainable)
+        deferred = next(net.module.parameters()).is_cuda  # there, a host that reads in every step would be waited for
+        self.optimizer = make_optimizer(config.optim, trainable, fused=deferred)
         self.one_step = Step(
             net, plan, self.optimizer, config.threat_model, random,
             batch_statistics=config.attack.bn == "train", accumulate=config.accumulate, clip_grad=config.clip_grad,
+            deferred=deferred,
         )  # fmt: skip
         self.steps_per_epoch = batches_per_epoch(len(data.train), config.batch_size)
         self.steps = self.steps_per_epoch * config.epochs
@@ -144,7 +146,7 @@ class Trainer:
                 for result in self._epoch_steps():
                     self.meter.add(result)
                     if self.done % LOG_EVERY == 0 or self.done <= 3:
-                        listener.step(self.done, self.epochs_ended, self.meter.averages())
+                        listener.step(self.done, self.epochs_ended, self._averages())
                     every = self.config.checkpoint_every
                     if stop.asked or (every and self.done % every == 0):
                         self.seconds += time.perf_counter() - began
@@ -158,6 +160,11 @@ class Trainer:
                     raise self._stopped()
             with disk(self.folder):
                 write_weights(self.folder / WEIGHTS_LAST, self.net.module.state_dict(), self.facts)
+
+    def _averages(self) -> dict[str, float]:
+        """What the host reads at the log interval; raises what the steps since the last one left to be raised."""
+        self.one_step.check()
+        return self.meter.averages()
 
     def _stopped(self) -> Stopped:
         return Stopped(
@@ -192,7 +199,7 @@ class Trainer:
         self.seconds += seconds
         self.epochs_ended += 1
         rate = self.config.optim.lr * factor(self.config.optim, max(self.done - 1, 0), self.steps)
-        row: dict[str, Any] = {"epoch": self.epochs_ended, "step": self.done, "lr": rate, **self.meter.averages()}
+        row: dict[str, Any] = {"epoch": self.epochs_ended, "step": self.done, "lr": rate, **self._averages()}
         self.meter = Meter()
         row |= self._validate()
         row["seconds"] = round(self.seconds, 3)
@@ -225,6 +232,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of everything a resumed run needs."""
+        self.one_step.check()
         state = {
             "epochs_ended": self.epochs_ended,
             "best": self.best,

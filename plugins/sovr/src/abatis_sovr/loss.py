@@ -60,13 +60,13 @@ class SwitchedLoss:
             return torch.zeros_like(loss, dtype=torch.bool)
         by_index = index.argsort()
         by_loss = by_index[everyone[by_index].argsort(descending=True, stable=True)]
-        last = by_loss[count - 1]
+        last = by_loss[count - 1 : count]  # (1,); a single number as an index would be read by the host
         return (loss > everyone[last]) | ((loss == everyone[last]) & (ctx.batch.index <= index[last]))
 
 
 def one_versus_rest(logits: Tensor, y: Tensor) -> Tensor:
     """K logistic losses, class y against 1 and the others against 0, summed: (B, K), (B,) -> (B,)."""
-    is_label = F.one_hot(y, logits.shape[1]).bool()  # (B, K)
+    is_label = torch.zeros_like(logits, dtype=torch.bool).scatter(1, y[:, None], True)  # (B, K)
     return -F.logsigmoid(torch.where(is_label, logits, -logits)).sum(1)
 
 

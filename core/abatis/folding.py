@@ -1,0 +1,155 @@
+"""Batch norms folded into the convolutions before them, for forwards with running statistics and frozen parameters.
+
+    norm(conv(x; W, b)) = conv(x; s W, s (b - mean) + beta),   s = gamma / sqrt(var + eps)
+
+Exact up to rounding. Which pairs there are is read off one forward: the convolution's output must have one reader, the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+Place = tuple[dict[str, Any], str]
+"""A table of a module and a key of it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A convolution and the norm behind it; rest: what that norm's module does besides, an activation perhaps."""
+
+    conv: nn.Module
+    norm: Any
+    rest: nn.Module
+
+
+class Folding:
+    """The pairs of one network; ``with folding.active():`` runs it without their norms."""
+
+    def __init__(self, module: nn.Module, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+        rests = {id(pair.norm): pair.rest for pair in pairs}
+        self._places: list[tuple[Place, Any]] = [
+            ((parent._modules, name), rests[id(child)])
+            for parent in module.modules()
+            for name, child in parent._modules.items()
+            if id(child) in rests
+        ]
+        self._folded: list[tuple[Tensor, Tensor]] = []  # weight and bias of every pair, in the same memory at every use
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the convolutions carry the norms as they are now, and the norms' places only what is left of them."""
+        self._fold()
+        places = list(self._places)
+        for pair, (weight, bias) in zip(self.pairs, self._folded, strict=True):
+            places += [((pair.conv._parameters, "weight"), weight), ((pair.conv._parameters, "bias"), bias)]
+        own = [table[name] for (table, name), _ in places]
+        for (table, name), value in places:
+            table[name] = value
+        try:
+            yield
+        finally:
+            for ((table, name), _), value in zip(places, own, strict=True):
+                table[name] = value
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        made = [_folded(pair.conv, pair.norm) for pair in self.pairs]
+        if self._folded and all(_alike(new, old) for new, old in zip(made, self._folded, strict=True)):
+            torch._foreach_copy_([part for both in self._folded for part in both], [part for both in made for part in both])
+        else:  # the first time, or the network has moved to another device or type
+            self._folded = made
+
+
+def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does both; the weight of a 2-D one in channels_last."""
+    scale = (norm.running_var + norm.eps).rsqrt()  # (out,)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    bias = bias * scale if norm.bias is None else torch.addcmul(norm.bias, bias, scale)
+    weight = conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
+    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight, bias
+
+
+def _alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
+    return all(one.device == other.device and one.dtype == other.dtype for one, other in zip(new, old, strict=True))
+
+
+def find_folding(module: nn.Module, forward: Callable[[], object]) -> Folding:
+    """The pairs that one ``forward`` of the network, with running statistics, goes through."""
+    reading = _Reading(module)
+    with reading:
+        forward()
+    return Folding(module, reading.pairs())
+
+
+class _Reading(TorchFunctionMode):
+    """Watches who makes and who reads the outputs of convolutions."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.convs: dict[int, list[nn.Module]] = {}  # by the identity of their weight
+        self.norms: dict[int, list[nn.Module]] = {}  # by that of their running mean
+        for part in module.modules():
+            weight, mean = part._parameters.get("weight"), part._buffers.get("running_mean")
+            if mean is not None:
+                self.norms.setdefault(id(mean), []).append(part)
+            elif weight is not None:
+                self.convs.setdefault(id(weight), []).append(part)
+        self.made: dict[int, tuple[Tensor, int]] = {}  # outputs, kept alive, and the weight that made them
+        self.readers: dict[int, list[int]] = {}  # of every output: the running mean of a norm, or 0
+        self.calls: list[int] = []  # of convolutions and norms, by the same identities
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):  # what only asks for a shape reads no values
+            norm = _argument(args, kwargs, 1, "running_mean") if func is F.batch_norm else None
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self.made:
+                    self.readers.setdefault(id(leaf), []).append(id(norm) if norm is not None else 0)
+            self.calls += [id(norm)] if norm is not None else []
+        if func in CONVOLUTIONS:
+            weight = _argument(args, kwargs, 1, "weight")
+            self.made[id(out)] = out, id(weight)
+            self.calls.append(id(weight))
+        return out
+
+    def pairs(self) -> list[Pair]:
+        """Convolutions and norms that were called once, nobody else's, with nothing in between."""
+        found = []
+        for output, (_, weight) in self.made.items():
+            mean, *others = self.readers.get(output, [0])
+            convs, norms = self.convs.get(weight, []), self.norms.get(mean, [])
+            once = self.calls.count(weight) == 1 and self.calls.count(mean) == 1
+            if others or len(convs) != 1 or len(norms) != 1 or not once:
+                continue
+            rest = _rest(norms[0])
+            if rest is not None:
+                found.append(Pair(convs[0], norms[0], rest))
+        return found
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def _rest(norm: Any) -> nn.Module | None:
+    """What a norm's module does behind the normalisation; None where that is not known."""
+    if type(norm) in PLAIN_NORMS:
+        return nn.Identity()
+    more = [getattr(norm, part, None) for part in ("drop", "act")]  # timm's norms with an activation
+    known = [part for part in more if isinstance(part, nn.Module)]
+    return nn.Sequential(*known) if isinstance(norm, PLAIN_NORMS) and len(known) == 2 else None
