@@ -102,7 +102,8 @@ def main() -> None:
     asked = parser.parse_args()
     path = RESULTS / f"methods-{asked.setting}{'-sweep' if asked.sweep else ''}.json"
     shorter = SHORTER.get(asked.setting, {})
-    facts = {"setting": {**_shown(SETTINGS[asked.setting]), **shorter}, "points": POINTS, "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    facts = {"setting": {**_shown(SETTINGS[asked.setting]), **shorter}, "points": POINTS,
+             "date": f"{datetime.now(UTC):%Y-%m-%d}",
              "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     for seed in asked.seeds:
