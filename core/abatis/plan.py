@@ -233,7 +233,8 @@ def _rows(
 ) -> Iterator[Row]:
     """Who provides what, and the selected plugins that provide nothing, with the reason."""
     versions = {plugin.name: plugin.version for plugin in loaded}
-    attack = {**run.attack.model_dump(), "step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
+    attack = run.attack.model_dump(exclude={"precision", "fold"})  # the engine's row has those
+    attack |= {"step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
     for role, names in roles.items():
         for name in names:
             shown = options[name].model_dump() if name in options else (attack if name == "pgd" else {})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abatis.data.augment import augmented, to_unit
+from abatis.data.augment import augmented, moved, to_unit
 from abatis.data.info import Data, DataInfo, Split
 from abatis.data.order import hold_out, limited
 from abatis.errors import DataError
@@ -51,8 +51,8 @@ class ArraySplit:
     def _batch(self, positions: Tensor) -> Batch:
         """Some images as they are stored, on the device."""
         device = self._images.device
-        index = self.index[positions].to(device)
-        return Batch(self._images[index], self.labels[positions].to(device), index)
+        index = moved(self.index[positions], device)
+        return Batch(self._images[index], moved(self.labels[positions], device), index)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,11 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device; the host does not wait for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def padding(image_size: int) -> int:
     """Pixels of zeros around an image before a crop: 4 at 32x32."""
     return image_size // 8
@@ -47,5 +52,5 @@ def augmented(images: Tensor, augment: str, seed: int, step: int) -> Tensor:
     if augment == "none":
         return images
     pad = padding(images.shape[-1])
-    corners, flips = (drawn.to(images.device) for drawn in draw(len(images), pad, seed, step))
+    corners, flips = (moved(drawn, images.device) for drawn in draw(len(images), pad, seed, step))
     return crop_flip(images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from abatis.data.augment import to_unit
+from abatis.data.augment import moved, to_unit
 from abatis.data.info import Split
 from abatis.errors import DataError
 from abatis.randomness import seeded
@@ -67,8 +67,8 @@ class StreamSplit:
             if isinstance(stacked, DataError):
                 raise stacked
             images, index = stacked
-            y = self._source.labels[index].to(self._device)
-            yield Batch(to_unit(images.to(self._device, non_blocking=True)), y, index.to(self._device))
+            y = moved(self._source.labels[index], self._device)
+            yield Batch(to_unit(images.to(self._device, non_blocking=True)), y, moved(index, self._device))
 
 
 class _Keyed(Dataset[Sample | DataError]):
