@@ -23,7 +23,7 @@ def engine(tmp_path, **changes):
 def test_the_plan_says_what_was_chosen(tmp_path):
     assert engine(tmp_path) == {
         "layout": "channels_last",
-        "norms folded in the attack": "4 of 4",
+        "norms folded": "4 of 4",
         "attack": "float32",
         "step": "float32",
         "compile": "none",
@@ -31,8 +31,8 @@ def test_the_plan_says_what_was_chosen(tmp_path):
 
 
 def test_each_choice_can_be_changed(tmp_path):
-    found = engine(tmp_path, attack={"steps": 1, "precision": "bf16", "fold": False})
-    assert found["norms folded in the attack"] == "0 of 4"
+    found = engine(tmp_path, attack={"steps": 1, "precision": "bf16"}, fold=False)
+    assert found["norms folded"] == "0 of 4"
     assert found["attack"] == "bf16"
     assert found["step"] == "float32"
 

@@ -171,7 +171,7 @@ def test_a_convolution_that_ignores_its_bias_is_noticed():
 
     module = randomised(nn.Sequential(Stubborn(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)))
     net = Net(module)
-    assert net.tune(images())["norms folded in the attack"] == "0 of 1"
+    assert net.tune(images())["norms folded"] == "0 of 1"
     with torch.no_grad(), net.attack_mode():
         assert torch.allclose(net(images()), copy.deepcopy(module).eval()(images()), rtol=1e-12, atol=1e-12)
 
@@ -193,6 +193,33 @@ def test_a_net_that_refuses_channels_last_keeps_its_layout():
 
 def test_the_layout_stays_inside_the_network():
     net = Net(randomised(build("resnet8", num_classes=10, channels=3, image_size=32, mean=[0.5] * 3, std=[0.25] * 3)))
-    assert net.tune(images(32)) == {"layout": "channels_last", "norms folded in the attack": "9 of 9"}
-    assert torch.autograd.grad(net.frozen(x := images(32).requires_grad_()).sum(), x)[0].is_contiguous()
+    assert net.tune(images(32)) == {"layout": "channels_last", "norms folded": "9 of 9"}
     assert all(parameter.is_contiguous() for parameter in net.module.parameters())
+
+
+def test_the_frozen_forward_keeps_its_second_derivatives():
+    """The gradients of a penalty on input gradients, with norms folded and without, in every parameter."""
+    module = randomised(build("resnet8", num_classes=10, channels=3, image_size=32, mean=[0.5] * 3, std=[0.25] * 3))
+    found = []
+    for tuned in (False, True):
+        net = Net(module)
+        if tuned:
+            net.tune(images(32))
+        x = images(32).requires_grad_()
+        (gradient,) = torch.autograd.grad(net.frozen(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), list(module.parameters()), allow_unused=True))
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-9, atol=1e-9 * one.abs().max().item())
+
+
+def test_what_is_folded_is_not_folded_again():
+    """A penalty's forward inside an attack."""
+    module = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)))
+    net = Net(module)
+    net.tune(images())
+    plain = net.frozen(images())
+    with net.attack_mode():
+        assert torch.allclose(net.frozen(images()), plain, rtol=1e-12)
+        assert torch.allclose(net(images()), plain, rtol=1e-12)
+    assert torch.allclose(net.frozen(images()), plain, rtol=1e-12)

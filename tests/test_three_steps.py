@@ -27,7 +27,7 @@ def three_losses(name, tuned=False):
     module, random = tiny_network(10), Randomness(0)
     net = Net(module)
     if tuned:
-        assert net.tune(tiny_batch(2, 10).x) == {"layout": "channels_last", "norms folded in the attack": "1 of 1"}
+        assert net.tune(tiny_batch(2, 10).x) == {"layout": "channels_last", "norms folded": "1 of 1"}
     names = [] if name == "none" else [name]
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=3), random=random)
     step = Step(net, plan, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), THREAT, random)

@@ -110,7 +110,6 @@ class AttackConfig(Options):
     precision: Literal["float32", "bf16"] | None = Field(
         None, description="arithmetic of the attack's forward passes, its images stay float32; that of the run if not given"
     )
-    fold: bool = Field(True, description="fold batch norms into convolutions for the attack: the same up to rounding, faster")
 
     def step(self, threat: Threat) -> float:
         """Length of a step in pixel units."""
@@ -158,6 +157,9 @@ class RunConfig(Options):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bf16"] = Field("float32", description="arithmetic of the training forward passes")
+    fold: bool = Field(
+        True, description="fold batch norms with running statistics into convolutions: faster, equal up to rounding"
+    )
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none", description="torch.compile the forward passes of the attack, of the losses, or both; on a GPU with CUDA graphs"
     )

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for forwards with running statistics and frozen parameters.
+"""Batch norms folded into the convolutions before them, for forwards with running statistics.
 
     norm(conv(x; W, b)) = conv(x; s W, s (b - mean) + beta),   s = gamma / sqrt(var + eps)
 
@@ -45,31 +45,43 @@ class Folding:
             for name, child in parent._modules.items()
             if id(child) in rests
         ]
-        self._folded: list[tuple[Tensor, Tensor]] = []  # weight and bias of every pair, in the same memory at every use
+        self._kept: list[tuple[Tensor, Tensor]] = []  # weight and bias of every pair, in the same memory at every use
+        self._active = False
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Inside, the convolutions carry the norms as they are now, and the norms' places only what is left of them."""
-        self._fold()
+    def active(self, differentiable: bool = False) -> Iterator[None]:
+        """Inside, the convolutions carry the norms as they are now, and the norms' places only what is left of them.
+
+        differentiable: the carried weights are functions of the parameters, not constants.
+        """
+        if self._active:  # what is folded is not folded again
+            yield
+            return
         places = list(self._places)
-        for pair, (weight, bias) in zip(self.pairs, self._folded, strict=True):
+        for pair, (weight, bias) in zip(self.pairs, self._made() if differentiable else self._constant(), strict=True):
             places += [((pair.conv._parameters, "weight"), weight), ((pair.conv._parameters, "bias"), bias)]
         own = [table[name] for (table, name), _ in places]
         for (table, name), value in places:
             table[name] = value
+        self._active = True
         try:
             yield
         finally:
+            self._active = False
             for ((table, name), _), value in zip(places, own, strict=True):
                 table[name] = value
 
+    def _made(self) -> list[tuple[Tensor, Tensor]]:
+        return [_folded(pair.conv, pair.norm) for pair in self.pairs]
+
     @torch.no_grad()
-    def _fold(self) -> None:
-        made = [_folded(pair.conv, pair.norm) for pair in self.pairs]
-        if self._folded and all(_alike(new, old) for new, old in zip(made, self._folded, strict=True)):
-            torch._foreach_copy_([part for both in self._folded for part in both], [part for both in made for part in both])
+    def _constant(self) -> list[tuple[Tensor, Tensor]]:
+        made = self._made()
+        if self._kept and all(_alike(new, old) for new, old in zip(made, self._kept, strict=True)):
+            torch._foreach_copy_([part for both in self._kept for part in both], [part for both in made for part in both])
         else:  # the first time, or the network has moved to another device or type
-            self._folded = made
+            self._kept = made
+        return self._kept
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -41,7 +41,7 @@ class Net:
     def tune(self, x: Tensor, fold: bool = True) -> dict[str, str]:
         """Choose how forwards are made among what leaves the logits of some images, (B, C, H, W), as they are; in words.
 
-        layout: of the tensors inside the network, outside nothing changes; norms: folded into convolutions for attacks.
+        layout: of the tensors inside the network; norms: folded into convolutions wherever their running statistics are used.
         """
         with self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
@@ -54,10 +54,10 @@ class Net:
         norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
         folded = len(self._folding.pairs) if self._folding is not None else 0
         layout = "channels_last" if self._format == torch.channels_last else "contiguous"
-        return {"layout": layout, "norms folded in the attack": f"{folded} of {norms}"}
+        return {"layout": layout, "norms folded": f"{folded} of {norms}"}
 
     def compile(self, attack: bool, step: bool) -> None:
-        """Compile the forward of attacks, or that of losses; the frozen one stays as it is, for double back-propagation."""
+        """Compile the forward of attacks, or that of losses; the frozen one never, for the sake of double back-propagation."""
         graphs = "reduce-overhead" if self._parameters and self._parameters[0].is_cuda else None  # CUDA graphs
         if attack:
             self._run_attack = torch.compile(self.module, dynamic=False, mode=graphs)
@@ -66,8 +66,13 @@ class Net:
 
     def frozen(self, x: Tensor) -> Tensor:
         """Logits with eval statistics, in the parameters' own precision, twice differentiable in x and the parameters."""
-        with self.frozen_mode(), torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
-            logits: Tensor = self.module(x)
+        with (
+            self.frozen_mode(),
+            torch.autocast(x.device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            self._folded(differentiable=True),
+        ):
+            logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
 
     @contextmanager
@@ -104,13 +109,15 @@ class Net:
     @contextmanager
     def _norms(self, batch_statistics: bool) -> Iterator[None]:
         """The norms of an attack: folded away, or with statistics of the batch."""
-        with ExitStack() as stack:
-            if batch_statistics:
-                stack.enter_context(self.buffers_restored())
-                stack.enter_context(self._batch_norms_training())
-            elif self._folding is not None:
-                stack.enter_context(self._folding.active())
-            yield
+        if batch_statistics:
+            with self.buffers_restored(), self._batch_norms_training():
+                yield
+        else:
+            with self._folded():
+                yield
+
+    def _folded(self, differentiable: bool = False) -> AbstractContextManager[None]:
+        return nullcontext() if self._folding is None else self._folding.active(differentiable)
 
     @contextmanager
     def buffers_restored(self) -> Iterator[None]:

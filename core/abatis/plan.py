@@ -233,7 +233,7 @@ def _rows(
 ) -> Iterator[Row]:
     """Who provides what, and the selected plugins that provide nothing, with the reason."""
     versions = {plugin.name: plugin.version for plugin in loaded}
-    attack = run.attack.model_dump(exclude={"precision", "fold"})  # the engine's row has those
+    attack = run.attack.model_dump(exclude={"precision"})  # the engine's row has it
     attack |= {"step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
     for role, names in roles.items():
         for name in names:

@@ -165,7 +165,7 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
                          fix="--compile attack")  # fmt: skip
     device = next(net.module.parameters()).device
     like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
-    choices = net.tune(Randomness(config.seed).uniform("engine", like), config.attack.fold)
+    choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold)
     net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
     precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
     return Row("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile})
