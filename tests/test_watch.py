@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from abatis import Attacked, Term, plugins
+from abatis import Attacked, Batch, Term, plugins
 from abatis.config import AttackConfig, OptimConfig
 from abatis.contract import THREAT, tiny_batch, tiny_network
 from abatis.errors import NotFiniteError, PluginError
@@ -25,8 +25,8 @@ READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal
 DATA_DEPENDENT = {"amm"}  # its rows are chosen by what the network says
 
 
-def deferred_step(*names, optimizer="sgd", **arguments):
-    module = tiny_network(10)
+def deferred_step(*names, optimizer="sgd", device="cpu", **arguments):
+    module = tiny_network(10).to(device)
     net, random = Net(module), Randomness(0)
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random, **arguments)
     made = make_optimizer(OptimConfig(name=optimizer), module.parameters(), fused=True)
@@ -111,6 +111,20 @@ def test_the_host_reads_nothing_in_a_step(name):
     with Reads() as reads:
         step(tiny_batch(8, 10), 2, 0, 0.0)
     assert bool(reads.found) == (name in DATA_DEPENDENT)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", [None, *sorted(set(plugins.installed()) - DATA_DEPENDENT)])
+def test_a_step_on_a_gpu_waits_for_nothing(name):
+    step, batch = deferred_step(*([name] if name else []), device="cuda"), tiny_batch(8, 10)
+    batch = Batch(batch.x.cuda(), batch.y.cuda(), batch.index.cuda())
+    step(batch, 1, 0, 0.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batch, 2, 0, 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    step.check()
 
 
 def test_the_count_sees_the_immediate_reading():
