@@ -45,6 +45,10 @@ def _train(words: Sequence[str], prog: str) -> int:
     from abatis.command_line import parse_run
 
     config = parse_run(words, prog)
+    if config.nproc > 1 and not config.dry_run and "WORLD_SIZE" not in os.environ:
+        from abatis.launch import launch
+
+        return launch(config.nproc, words)
     from abatis.runner import run as train
 
     train(config)
@@ -91,7 +95,7 @@ def _guarded(command: Callable[[], int]) -> int:
     except AbatisError as error:
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_place()}error: {error}", file=sys.stderr)
         if error.__cause__ is not None and error.exit_code == 1:
             print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
         return error.exit_code
@@ -101,3 +105,9 @@ def _guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _place() -> str:
+    """Which of several processes this is."""
+    number = os.environ.get("RANK", "0")
+    return "" if number == "0" else f"process {number}: "

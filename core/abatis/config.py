@@ -155,6 +155,7 @@ class RunConfig(Options):
     ema: float = Field(0.0, ge=0, lt=1, description=f"decay of averaged weights; 0 is off, --ema alone {AVERAGING_DECAY}")
     early_stop: int = Field(0, ge=0, description="epochs without a better robust validation accuracy before stopping; 0 never")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
+    nproc: int = Field(1, ge=1, le=1024, description="processes on this machine that share each batch, one a GPU")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bf16"] = Field("float32", description="arithmetic of the training forward passes")
     fold: bool = Field(

@@ -83,3 +83,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(words) or 'none'}"
+
+
+class ProcessLost(AbatisError):
+    """Another process of the run has ended; what it said is the reason."""

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from abatis.folding import Folding, find_folding
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+RUNNING = ("running_mean", "running_var")
 SAME = 1e-4  # of the largest logit; rounding is a hundredth of it, another function far more
 
 
@@ -138,6 +139,11 @@ class Net:
         finally:
             for table, name, buffer in own:
                 table[name] = buffer
+
+    def running_statistics(self) -> list[Tensor]:
+        """Means and variances of all norms, for whoever averages them over processes."""
+        found = (getattr(module, name) for module in self._modules if isinstance(module, BATCH_STATISTICS) for name in RUNNING)
+        return [tensor for tensor in found if tensor is not None]
 
     @contextmanager
     def _batch_norms_training(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from abatis import plugins
+from abatis import plugins, processes
 from abatis.backbones import build, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
 from abatis.checkpoint import Loaded, disk, load_checkpoint, write_text
@@ -72,7 +72,7 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
-    with untouched():
+    with processes.joined(), untouched():
         return _run(config, model, data)
 
 
@@ -81,14 +81,19 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         if value is None and getattr(config, option).startswith(PYTHON):
             raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
                              fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
-    device = pick_device(config.device)
-    reporter = Reporter(config.quiet)
+    device, first = pick_device(config.device), processes.rank() == 0
+    reporter = Reporter(config.quiet or not first)
+    if config.batch_size < processes.world_size() * config.accumulate:
+        what = (
+            f"batch size {config.batch_size} for {processes.world_size()} processes with {config.accumulate} micro-batches each"
+        )
+        raise UsageError(f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes")
     if config.dry_run:
         info = _described(config) if given is None else _opened(config, given, device).info
         prepared = prepare(config, info, device, model, steps_per_epoch=1)
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
-    folder = claim(config)
+    folder = processes.first_says(claim(config) if first else None) or Path()
     loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
     if loaded is not None and _is_finished(config, folder, loaded):
         reporter.note(f"this run is finished: {folder}")
@@ -96,18 +101,26 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     images = _opened(config, given, device)
     prepared = prepare(config, images.info, device, model, batches_per_epoch(len(images.train), config.batch_size))
     _check_head(prepared.net, images, config)
-    write_run_toml(folder, config)
-    record = environment(device, {row.provider: row.version for row in prepared.plan.rows if row.version})
-    with disk(folder):
-        write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
-        write_text(folder / "plan.json", json.dumps([asdict(row) for row in prepared.plan.rows], indent=2, default=str) + "\n")
+    if first:
+        _describe(config, prepared.plan, folder, device)
     reporter.plan(prepared.plan.rows, prepared.notes, config)
     trainer = _trained(config, prepared, images, folder, reporter, loaded)
     if config.eval != "none":
         reporter.evaluation(_judge(config, prepared.plan, trainer, images, folder, device, reporter))
-    write_report(folder)
+    if first:
+        write_report(folder)
+    processes.first_says(None)  # the others wait until everything is written
     reporter.closing(folder, images.info.note)
     return _result(folder) if config.eval != "none" else Result(folder)
+
+
+def _describe(config: RunConfig, plan: Plan, folder: Path, device: torch.device) -> None:
+    """What the run is and where it runs, into its folder."""
+    write_run_toml(folder, config)
+    record = environment(device, {row.provider: row.version for row in plan.rows if row.version})
+    with disk(folder):
+        write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / "plan.json", json.dumps([asdict(row) for row in plan.rows], indent=2, default=str) + "\n")
 
 
 def _trained(
@@ -192,6 +205,8 @@ def pick_device(name: str) -> torch.device:
     """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is not None and found.type == "cuda" and processes.several():
+            return torch.device("cuda", torch.cuda.current_device())  # each process has its own
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
@@ -243,7 +258,8 @@ def _judge(
             training=training_of(config, model, images), adaptive=plan.adaptive,
         )  # fmt: skip
     told = facts(str(folder), model, images.info, config.threat_model, config.seed)
-    return write_record(folder, {**verdict.to_json(), **told, **selection(images, folder, int(trainer.best["epoch"]))})
+    record = {**verdict.to_json(), **told, **selection(images, folder, int(trainer.best["epoch"]))}
+    return write_record(folder, record) if processes.rank() == 0 else record
 
 
 def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:

@@ -15,10 +15,12 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from abatis import processes
 from abatis.ball import Ball
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_of_memory
 from abatis.net import Net
 from abatis.plan import Plan, blamed
+from abatis.processes import exchanging, shared
 from abatis.randomness import Randomness, reseed
 from abatis.types import Attacked, Batch, StepContext, Term, Threat, TrainerHooks, total
 from abatis.watch import Watch
@@ -63,14 +65,23 @@ class _NotYetKnown(BaseException):
         self.values = values
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which rows of the global batch of ``of`` samples a process has: those from ``first`` on."""
+
+    first: int
+    of: int
+
+
 class Micros:
     """The micro-batches of one step; every iteration yields fresh contexts, each on the draws that belong to its rows.
 
     gathered: what the calls of ``ctx.gather`` return, in order; None where one micro-batch is the whole batch.
     """
 
-    def __init__(self, step: Step, batch: Batch, number: int, epoch: int, progress: float) -> None:
+    def __init__(self, step: Step, batch: Batch, number: int, epoch: int, progress: float, share: Share) -> None:
         self.step, self.batch, self.number, self.epoch, self.progress = step, batch, number, epoch, progress
+        self.share = share
         self.cuts = _cuts(len(batch), step.accumulate)
         self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
         self.inside: list[Tensor] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
@@ -81,13 +92,13 @@ class Micros:
             self._move(rows)
             yield StepContext(
                 batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
-                global_size=len(self.batch), clean_first=self.step.plan.clean_first, gatherer=self._gatherer(),
+                global_size=self.share.of, clean_first=self.step.plan.clean_first, gatherer=self._gatherer(),
             )  # fmt: skip
 
     def _move(self, rows: slice) -> None:
-        random = self.step.random
-        random.at(self.number, rows, len(self.batch))
-        reseed(random.seed, f"step/{rows.start}", self.number)
+        random, first = self.step.random, self.share.first
+        random.at(self.number, slice(first + rows.start, first + rows.stop), self.share.of)
+        reseed(random.seed, f"step/{first + rows.start}", self.number)
 
     def _attack(self, rows: slice) -> tuple[Batch, Attacked]:
         """One micro-batch and its adversarial images, checked."""
@@ -102,9 +113,9 @@ class Micros:
         self.inside.append(check(attacked, micro, self.step.threat, plan.attacker_name, reach))
         return micro, attacked
 
-    def _gatherer(self) -> Callable[[Tensor], Tensor] | None:
+    def _gatherer(self) -> Callable[[Tensor], Tensor]:
         if self.gathered is None:
-            return None
+            return lambda values: processes.gathered(values, self.share.of)
         calls = iter(self.gathered)
 
         def gather(values: Tensor) -> Tensor:
@@ -131,7 +142,7 @@ class Micros:
             if not asked:
                 self.step.gathers = len(self.gathered)
             else:
-                self.gathered.append(torch.cat(asked))
+                self.gathered.append(processes.gathered(torch.cat(asked), self.share.of))
 
 
 class Step:
@@ -152,19 +163,20 @@ class Step:
     ) -> None:
         self.net, self.plan, self.optimizer, self.threat, self.random = net, plan, optimizer, threat, random
         self.batch_statistics, self.accumulate, self.clip_grad = batch_statistics, accumulate, clip_grad
-        self.module = StepModule(net, plan)
+        self.module = shared(StepModule(net, plan))
         self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
         # deferred: what must hold is not read in the step, which makes no update once it is broken; needs a fused optimizer
         self.watch = Watch() if deferred else None
 
-    def __call__(self, batch: Batch, number: int, epoch: int, progress: float) -> StepResult:
+    def __call__(self, batch: Batch, number: int, epoch: int, progress: float, share: Share | None = None) -> StepResult:
         """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase.
 
+        share: where ``batch`` is one process's part of the global batch.
         Where reading is deferred, :meth:`check` raises the first two.
         """
         with _phase("attack"):
-            micros = Micros(self, batch, number, epoch, progress)
+            micros = Micros(self, batch, number, epoch, progress, share or Share(0, len(batch)))
         with _phase("loss"):
             micros.gather()
             try:
@@ -204,18 +216,20 @@ class Step:
         """Gradients of the whole batch's total, micro-batch by micro-batch, weighted by their true sizes."""
         sums: dict[str, Tensor] = {}
         right: dict[str, Tensor] = {}
-        for ctx in micros:
+        for last, ctx in zip(_last(len(micros.cuts)), micros, strict=True):
             share = len(ctx.batch) / ctx.global_size
-            value, terms = self.module(ctx)
-            if not value.requires_grad:
-                raise PluginError(f"the terms {', '.join(terms)} do not depend on the network", fix="do not detach the logits")
-            with blamed(self.plan.loss_name, "backward pass"):
-                (value * share).backward()
+            with exchanging(self.module, last):
+                value, terms = self.module(ctx)
+                if not value.requires_grad:
+                    what = f"the terms {', '.join(terms)} do not depend on the network"
+                    raise PluginError(what, fix="do not detach the logits")
+                with blamed(self.plan.loss_name, "backward pass"):
+                    (value * (share * processes.world_size())).backward()  # the exchange takes the mean over the processes
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
             add_to(sums, {name: mean.detach() * share for name, mean in means.items()})
             add_to(right, _right(ctx))
         whole = sums.pop("total")
-        return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), len(micros.batch))
+        return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), micros.share.of)
 
     def check(self) -> None:
         """Raise what a step had to raise whose reading was deferred. One synchronisation."""
@@ -237,8 +251,10 @@ class Step:
         if self.watch is not None:
             conditions = {f"term '{name}'": torch.isfinite(value) for name, value in result.terms.items()}
             conditions |= {"the gradient": torch.isfinite(norm), INSIDE: torch.cat(micros.inside).all()}
-            self.optimizer.found_inf = self.watch.see(micros.number, conditions)  # type: ignore[attr-defined]
-        elif not bool(torch.isfinite(norm) & torch.isfinite(result.total)):
+            held = processes.all_agree(torch.stack(list(conditions.values())))
+            known = dict(zip(conditions, held.unbind(), strict=True))
+            self.optimizer.found_inf = self.watch.see(micros.number, known)  # type: ignore[attr-defined]
+        elif not bool(processes.all_agree(torch.isfinite(norm) & torch.isfinite(result.total))):
             self._not_finite(result, micros)
 
     def _not_finite(self, result: StepResult, micros: Micros) -> NoReturn:
@@ -306,6 +322,11 @@ def _cuts(size: int, parts: int) -> list[slice]:
     """Slices of nearly equal length that cover a batch."""
     edges = [size * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+
+def _last(count: int) -> Iterator[bool]:
+    """Which of so many micro-batches is the last one."""
+    return (number == count - 1 for number in range(count))
 
 
 def add_to(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:

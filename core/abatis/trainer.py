@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from abatis import processes
 from abatis.builtin.averaging import WeightAveraging
 from abatis.checkpoint import Loaded, disk, save_checkpoint, write_text, write_weights
 from abatis.config import RunConfig
@@ -26,7 +27,7 @@ from abatis.net import Net
 from abatis.plan import Plan, blamed
 from abatis.randomness import Randomness, reseed
 from abatis.schedule import factor, make_optimizer, set_rate
-from abatis.step import Step, StepResult, add_to
+from abatis.step import Share, Step, StepResult, add_to
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics
@@ -93,7 +94,8 @@ class Meter:
         """Read by the host: one synchronisation."""
         if not self.samples:
             return {}
-        values = torch.stack([value.float() for value in self.sums.values()]).tolist()
+        (sums,) = processes.summed([torch.stack([value.float() for value in self.sums.values()])])
+        values = sums.tolist()
         return {name: value / self.samples for name, value in zip(self.sums, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,18 +150,18 @@ class Trainer:
                     if self.done % LOG_EVERY == 0 or self.done <= 3:
                         listener.step(self.done, self.epochs_ended, self._averages())
                     every = self.config.checkpoint_every
-                    if stop.asked or (every and self.done % every == 0):
+                    stopping = processes.any_says(stop.asked)  # all leave the loop after the same step
+                    if stopping or (every and self.done % every == 0):
                         self.seconds += time.perf_counter() - began
                         began = time.perf_counter()
                         self.save()
-                    if stop.asked:
+                    if stopping:
                         raise self._stopped()
                 row = self._end_epoch(time.perf_counter() - began)
                 listener.epoch(row)
-                if stop.asked:  # during the validation, whose checkpoint is written
+                if processes.any_says(stop.asked):  # during the validation, whose checkpoint is written
                     raise self._stopped()
-            with disk(self.folder):
-                write_weights(self.folder / WEIGHTS_LAST, self.net.module.state_dict(), self.facts)
+            self._write(WEIGHTS_LAST, self.net.module)
 
     def _averages(self) -> dict[str, float]:
         """What the host reads at the log interval; raises what the steps since the last one left to be raised."""
@@ -178,19 +180,23 @@ class Trainer:
         epoch, seed = self.epochs_ended, self.config.seed
         first = self.done - epoch * self.steps_per_epoch
         batches = epoch_batches(len(self.data.train), self.config.batch_size, seed, epoch)[first:]
-        for batch in self.data.train.train_batches(enumerate(batches, start=self.done), seed):
-            self.one_step.random.at(self.done, slice(0, len(batch)), len(batch))
+        numbered = enumerate(batches, start=self.done)
+        for batch in self.data.train.train_batches(numbered, seed, processes.rows_of):
+            of = len(batches[0])
+            rows = processes.rows_of(of)
+            self.one_step.random.at(self.done, rows, of)
             reseed(seed, "transform", self.done)
             for name, hooks in self.plan.trainers:
                 with blamed(name, "transform_batch"):
                     batch = hooks.transform_batch(batch)
             set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
-            result = self.one_step(batch, self.done, epoch, self.done / self.steps)
+            result = self.one_step(batch, self.done, epoch, self.done / self.steps, Share(rows.start, of))
             self.done += 1
             yield result
 
     def _end_epoch(self, seconds: float) -> dict[str, Any]:
         """Validate, keep the best weights, write metrics and a checkpoint; returns the epoch's row."""
+        self._average_buffers()
         self.one_step.random.at(self.done)
         reseed(self.config.seed, "epoch end", self.done)
         for name, hooks in self.plan.trainers:
@@ -207,8 +213,9 @@ class Trainer:
         since_best = self.epochs_ended - int(self.best.get("epoch", 0))
         stop_early = bool(self.config.early_stop) and since_best >= self.config.early_stop
         self.finished = self.epochs_ended >= self.config.epochs or stop_early
-        with disk(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if processes.rank() == 0:
+            with disk(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self.save()
         return row
 
@@ -224,15 +231,34 @@ class Trainer:
         rank = (now.get("val_robust_acc", 0.0), now.get("val_clean_acc", 0.0))
         if not self.best or not now or rank > (self.best["val_robust_acc"], self.best["val_clean_acc"]):
             self.best = {"epoch": self.epochs_ended, "val_robust_acc": rank[0], "val_clean_acc": rank[1]}
-            with disk(self.folder):
-                write_weights(self.folder / WEIGHTS, self.net.module.state_dict(), self.facts)
-                if self.averaging is not None:
-                    write_weights(self.folder / WEIGHTS_AVERAGED, self.averaging.averaged.state_dict(), self.facts)
+            self._write(WEIGHTS, self.net.module)
+            if self.averaging is not None:
+                self._write(WEIGHTS_AVERAGED, self.averaging.averaged)
         return now
+
+    def _write(self, name: str, module: nn.Module) -> None:
+        """Weights into the run folder, by the first process."""
+        if processes.rank() == 0:
+            with disk(self.folder):
+                write_weights(self.folder / name, module.state_dict(), self.facts)
+
+    def _average_buffers(self) -> None:
+        """From here on every process has the mean of all running statistics."""
+        if not processes.several():
+            return
+        statistics = self.net.running_statistics()
+        with torch.no_grad():
+            for own, whole in zip(statistics, processes.summed(statistics), strict=True):
+                own.copy_(whole / processes.world_size())
+        if self.averaging is not None:
+            self.averaging.copy_buffers()
 
     def save(self) -> None:
         """Write a checkpoint of everything a resumed run needs."""
         self.one_step.check()
+        self._average_buffers()
+        if processes.rank() > 0:
+            return
         state = {
             "epochs_ended": self.epochs_ended,
             "best": self.best,
@@ -262,6 +288,6 @@ class Trainer:
     def _trim_metrics(self) -> None:
         """Drop the rows of epochs that will be run again."""
         path = self.folder / "metrics.jsonl"
-        if path.exists():
+        if path.exists() and processes.rank() == 0:
             rows = path.read_text(encoding="utf-8").splitlines()[: self.epochs_ended]
             write_text(path, "".join(row + "\n" for row in rows))

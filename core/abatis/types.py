@@ -6,7 +6,7 @@ B is the batch size of this call, K the number of classes, N the size of the glo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -163,6 +163,12 @@ class StepContext:
         """
         detached = values.detach()
         return detached if self.gatherer is None else self.gatherer(detached)
+
+    def sum_over_processes(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Detached sums over all processes, for trainer hooks: each process has the gradient of its share of the objective."""
+        from abatis.processes import summed  # types come first
+
+        return summed(tensors)
 
 
 Forward = Callable[["Tensor"], "Tensor"]

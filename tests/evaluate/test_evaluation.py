@@ -111,7 +111,8 @@ def test_the_first_points_of_a_split(some):
 WORKER = """
 import json, os, sys, torch
 from tests.evaluate.conftest import Points
-from abatis.evaluate import evaluate, processes
+from abatis import processes
+from abatis.evaluate import evaluate
 from abatis.types import Threat
 
 torch.manual_seed(0)

@@ -30,6 +30,11 @@ class WeightAveraging(TrainerHooks):
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for average, weight in zip(self.averaged.parameters(), self.source.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
+        self.copy_buffers()
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Take the running statistics as they are now."""
         for kept, buffer in zip(self.averaged.buffers(), self.source.buffers(), strict=True):
             kept.copy_(buffer)
 

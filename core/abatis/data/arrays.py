@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abatis.data.augment import augmented, moved, to_unit
-from abatis.data.info import Data, DataInfo, Split
+from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.data.order import hold_out, limited
 from abatis.errors import DataError
 from abatis.types import Batch
@@ -36,11 +36,13 @@ class ArraySplit:
         """The split of some positions, (m,) int64; the images are not copied."""
         return ArraySplit(self._images, self._labels, self._augment, self.index[positions])
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Batch]:
-        """Augmented batches for pairs (global step, (B,) positions)."""
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+        """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions)."""
         for step, positions in batches:
-            batch = self._batch(positions)
-            yield Batch(to_unit(augmented(batch.x, self._augment, seed, step)), batch.y, batch.index)
+            mine = rows(len(positions))
+            batch = self._batch(positions[mine])
+            x = augmented(batch.x, self._augment, seed, step, mine, len(positions))
+            yield Batch(to_unit(x), batch.y, batch.index)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented."""

@@ -47,10 +47,16 @@ def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tenso
     return planes.gather(2, pixels.expand(-1, channels, -1)).view_as(images)
 
 
-def augmented(images: Tensor, augment: str, seed: int, step: int) -> Tensor:
-    """A batch (B, C, H, W) under "none", "crop" or "crop-flip"; a pure function of the images, seed and step."""
+def augmented(
+    images: Tensor, augment: str, seed: int, step: int, rows: slice = slice(None), count: int | None = None
+) -> Tensor:
+    """A batch (B, C, H, W) under "none", "crop" or "crop-flip"; a pure function of the images, seed and step.
+
+    rows: which of the ``count`` images of the step's global batch these are; its draws are made for all of them.
+    """
     if augment == "none":
         return images
     pad = padding(images.shape[-1])
-    corners, flips = (moved(drawn, images.device) for drawn in draw(len(images), pad, seed, step))
+    drawn = draw(len(images) if count is None else count, pad, seed, step)
+    corners, flips = (moved(part[rows], images.device) for part in drawn)
     return crop_flip(images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,14 @@ from abatis.errors import UsageError, did_you_mean
 from abatis.types import Batch
 
 AUGMENTS = ("none", "crop", "crop-flip")
+
+
+Rows = Callable[[int], slice]
+
+
+def whole(n: int) -> slice:
+    """All of n rows."""
+    return slice(0, n)
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,10 @@ class Split(Protocol):
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64, in that order."""
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Batch]:
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
         """Augmented batches on the device, for pairs (global step, (B,) positions) that are consumed lazily.
 
-        In memory the draws of a step are made for its whole batch: hand over the *global* batch and take rows of the
-        result. Streamed images draw by their own index: there a process may ask for its own rows alone.
+        rows: which rows of a global batch of so many samples this process takes; the draws are those of the global batch.
         """
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from abatis.data.augment import moved, to_unit
-from abatis.data.info import Split
+from abatis.data.info import Rows, Split, whole
 from abatis.errors import DataError
 from abatis.randomness import seeded
 from abatis.types import Batch
@@ -44,9 +44,10 @@ class StreamSplit:
         """The split of some positions, (m,) int64."""
         return StreamSplit(self._source, self._device, self._workers, self.index[positions])
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Batch]:
-        """Augmented batches for pairs (global step, (B,) positions); an image's draws are its own."""
-        keys = ([(index, step) for index in self.index[positions].tolist()] for step, positions in batches)
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+        """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions); an image draws for itself."""
+        mine = ((step, positions[rows(len(positions))]) for step, positions in batches)
+        keys = ([(index, step) for index in self.index[positions].tolist()] for step, positions in mine)
         return self._batches(keys, _Keyed(self._source, "augment", seed))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:

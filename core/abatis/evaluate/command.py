@@ -21,7 +21,7 @@ MASKED = 6  # exit code of --strict
 def command(words: Sequence[str], prog: str) -> int:
     """Returns the exit code: 0 whatever the verdict, 6 with ``--strict`` on FAIL."""
     asked = _parser(prog).parse_args(list(words))
-    from abatis.evaluate import processes
+    from abatis import processes
     from abatis.randomness import untouched
 
     with processes.joined(), untouched():

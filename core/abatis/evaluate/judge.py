@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from abatis import processes
 from abatis.ball import Ball
 from abatis.errors import DataError, NotFiniteError, UsageError
-from abatis.evaluate import processes
 from abatis.evaluate.guard import halving, judging
 from abatis.net import Net
 from abatis.types import Batch, Threat

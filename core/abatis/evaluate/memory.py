@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from abatis import __version__
+from abatis import __version__, processes
 from abatis.checkpoint import disk, write_text
-from abatis.evaluate import processes
 from abatis.evaluate.judge import Split, Verdicts
 from abatis.types import Threat
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from abatis import processes
 from abatis.ball import Ball
-from abatis.evaluate import processes
 from abatis.evaluate.curves import STEPS
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 from abatis.evaluate.masking.probes import DRAWS, random_noise, single_step, square, traced

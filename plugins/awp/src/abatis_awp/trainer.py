@@ -33,7 +33,7 @@ class WeightPerturbation(TrainerHooks):
         self._restore()  # a step that was broken off has not come to after_update
         if ctx.epoch < self.config.warmup:
             return
-        gradients = self._gradients(objective)
+        gradients = self._gradients(ctx, objective)
         with torch.no_grad():
             self.added = [
                 gradient * (self.config.gamma * weight.norm() / (gradient.norm() + FLOOR))
@@ -45,9 +45,10 @@ class WeightPerturbation(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self._restore()
 
-    def _gradients(self, objective: Callable[[], Tensor]) -> tuple[Tensor, ...]:
-        """Of the objective of the *global* batch: with several processes, their mean belongs here and nowhere else."""
-        return torch.autograd.grad(objective(), self.weights, allow_unused=True, materialize_grads=True)
+    def _gradients(self, ctx: StepContext, objective: Callable[[], Tensor]) -> list[Tensor]:
+        """Of the objective of the global batch."""
+        own = torch.autograd.grad(objective(), self.weights, allow_unused=True, materialize_grads=True)
+        return ctx.sum_over_processes(own)
 
     @torch.no_grad()
     def _restore(self) -> None:

@@ -1,0 +1,138 @@
+"""Several processes that share one run (``torchrun``, ``--nproc``): who takes which rows, and what all must agree on.
+
+With one process every function here does nothing, at no cost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from abatis.errors import ProcessLost
+
+Value = TypeVar("Value")
+
+
+def rank() -> int:
+    """The number of this process; 0 where there is only one."""
+    return dist.get_rank() if several() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if several() else 1
+
+
+def several() -> bool:
+    """Is there more than one process?"""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rows_of(n: int) -> slice:
+    """Which rows of a batch of n samples this process takes."""
+    world = world_size()
+    return slice(n * rank() // world, n * (rank() + 1) // world)
+
+
+def share_of(n: int) -> Tensor:
+    """Which of n points this process attacks: (n,) bool. Every world-size-th, so that the work is even."""
+    mine = torch.zeros(n, dtype=torch.bool)
+    mine[rank() :: world_size()] = True
+    return mine
+
+
+def all_agree(flags: Tensor) -> Tensor:
+    """Where all processes say yes: bool of the same shape, on the same device."""
+    if not several():
+        return flags
+    counts = flags.int()
+    dist.all_reduce(counts, dist.ReduceOp.MIN)
+    return counts.bool()
+
+
+def any_says(flag: bool) -> bool:
+    """Does one process say yes?"""
+    return total(int(flag)) > 0 if several() else flag
+
+
+def total(count: int) -> int:
+    """The sum over all processes."""
+    if not several():
+        return count
+    value = torch.tensor(count)
+    dist.all_reduce(value)
+    return int(value)
+
+
+def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sums over all processes, in one exchange; the tensors share type and device."""
+    if not several() or not tensors:
+        return list(tensors)
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def gathered(values: Tensor, of: int) -> Tensor:
+    """The values of all processes in the order of the rows, (of, ...), from this one's rows of them."""
+    if not several():
+        return values
+    sizes = [of * (number + 1) // world_size() - of * number // world_size() for number in range(world_size())]
+    padded = values.new_zeros(max(sizes), *values.shape[1:])
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def first_says(value: Value) -> Value:
+    """What the first process has there, for all."""
+    if not several():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def shared(module: nn.Module) -> nn.Module:
+    """The module with its gradients averaged over all processes; as it is where there is one."""
+    if not several():
+        return module
+    # buffers are each process's own until they are averaged; a parameter that no term reaches must not stop the others
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def exchanging(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around forward and backward: are gradients exchanged now, or kept for the next micro-batch?"""
+    if now or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    waiting: AbstractContextManager[None] = module.no_sync()
+    return waiting
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Connect with the other processes where several were started. Tensors travel where they lie: on the CPU or on GPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or several():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed by peer" not in str(error) and "reset by peer" not in str(error):
+            raise
+        raise ProcessLost("another process of this run has ended", where=f"process {dist.get_rank()}",
+                          fix="see what that one says") from error  # fmt: skip
+    finally:
+        dist.destroy_process_group()
