@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from abatis import plugins
-from abatis.command_line import Parser
 from abatis.config import Options
 from abatis.errors import UsageError, did_you_mean
+from abatis.parser import Parser
 from abatis.recipes import recipes_of
 
 
@@ -60,14 +60,14 @@ def methods() -> dict[str, Method]:
 
 def listing() -> list[dict[str, Any]]:
     """All methods, registered or only installed, each with the version that is installed or None."""
-    found = plugins.installed()
+    found, known = plugins.installed(), methods()
     rows = []
-    for name, method in methods().items():
+    for name, method in known.items():
         version = found[name].version if name in found else None
         recipes = list(recipes_of(name)) if name in found else []
         rows.append({**method.model_dump(mode="json"), "recipes": recipes, "registered": True, "installed": version})
     for name, plugin in found.items():
-        if name not in methods():
+        if name not in known:
             rows.append({"name": name, "title": plugin.summary, "distribution": plugin.distribution,
                          "registered": False, "installed": plugin.version})  # fmt: skip
     return rows

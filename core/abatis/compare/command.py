@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abatis.command_line import Parser
 from abatis.compare.methods import PLAIN, asked_methods, default_out, plugins_of
 from abatis.config import RunConfig
 from abatis.errors import UsageError, did_you_mean
+from abatis.parser import Parser
 
 if TYPE_CHECKING:
     from rich.console import Console

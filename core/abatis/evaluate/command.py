@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abatis.command_line import Parser
+from abatis.parser import Parser
 
 if TYPE_CHECKING:
     from abatis.data import Data

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from abatis.command_line import Parser
 from abatis.errors import UsageError, did_you_mean
+from abatis.parser import Parser
 
 
 def command(words: Sequence[str], prog: str) -> int:
