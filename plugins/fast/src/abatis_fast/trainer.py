@@ -57,7 +57,9 @@ class OverfittingGuard(TrainerHooks):
         with ctx.net.attack_mode():
             with torch.enable_grad():
                 pgd = maximise(ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps)
-            single, several = ((ctx.net(x).argmax(1) == y).double().mean().item() for x in (ctx.x_adv, pgd.x))
+            right = [(ctx.net(x).argmax(1) == y).double() for x in (ctx.x_adv, pgd.x)]  # (B,) each
+        (sums,) = ctx.sum_over_processes([torch.stack([*right, torch.ones_like(right[0])]).sum(1)])  # (3,)
+        single, several = (sums[:2] / sums[2]).tolist()
         return single, several
 
     def state_dict(self) -> dict[str, Any]:
