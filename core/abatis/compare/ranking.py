@@ -128,7 +128,7 @@ def notes(compared: Mapping[str, Any], runs: Sequence[Judged], core: Iterable[st
     said = [f"{row['method']}, seed {run['seed']} failed: {run['why']}" for row in rows for run in row["failed"]]
     said += [f"{row['method']} has no rank: its verdict is FAIL, so its robust accuracy cannot be trusted"
              for row in rows if row["verdict"] == "FAIL"]  # fmt: skip
-    return [*said, *_unequal(runs, frozenset(core)), *_twins(runs, compared["baseline"]), *_adaptive(rows)]
+    return [*said, *_unequal(runs, frozenset(core)), *_twins(runs), *_adaptive(rows)]
 
 
 def _unequal(runs: Sequence[Judged], core: frozenset[str]) -> list[str]:
@@ -146,11 +146,17 @@ def _unequal(runs: Sequence[Judged], core: frozenset[str]) -> list[str]:
     return said
 
 
-def _twins(runs: Sequence[Judged], baseline: str) -> list[str]:
-    """Methods whose weights are the baseline's, bit for bit: they did nothing within this budget."""
-    theirs = {run.record.get("weights_sha256") for run in runs if run.method == baseline} - {None}
-    same = {run.method: None for run in runs if run.method != baseline and run.record.get("weights_sha256") in theirs}
-    return [f"{method} left the weights of {baseline} unchanged: its options do nothing within this budget" for method in same]
+def _twins(runs: Sequence[Judged]) -> list[str]:
+    """Methods that trained the same network as one before them, bit for bit: what they add did nothing within this budget."""
+    first: dict[str, str] = {}  # by the weights
+    same: dict[tuple[str, str], None] = {}
+    for run in runs:
+        weights = run.record.get("weights_sha256")
+        if weights and first.setdefault(weights, run.method) != run.method:
+            same[run.method, first[weights]] = None
+    return [
+        f"{method} left the weights of {other} unchanged: its options do nothing within this budget" for method, other in same
+    ]
 
 
 def _adaptive(rows: Sequence[Mapping[str, Any]]) -> list[str]:
