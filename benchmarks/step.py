@@ -36,7 +36,7 @@ from benchmarks.step_variants import (
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "resnet8": {"batch": 64, "rounds": 5},
+    "resnet8": {"batch": 64, "rounds": 7},
     "resnet18": {"batch": 32, "rounds": 2, "brief": True},
 }
 PACKAGES = ("abatis", "torch", "numpy", "torchattacks", "adversarial-robustness-toolbox")
