@@ -81,5 +81,5 @@ def missed(goals: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         if "busiest" in row
     ]
     return (
-        ["## Where the time goes where a goal is missed", table(("goal", "share of the step's CPU time"), rows)] if rows else []
+        ["## Where the time goes where a goal is missed", table(("goal", "share of the step's time"), rows)] if rows else []
     )
