@@ -96,7 +96,7 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
     times = {group: measure(members, rounds, warm_up=not brief) for group, members in grouped(steps).items()}
     work, forward = units(subject(backbone, batch, image_size=8)), forward_flop(of)
     loops = [name for name in times if f"{name}: plain loop" in steps]
-    goals = [reached(goal, times, steps) for goal in GOALS if {goal.over, goal.under} <= steps.keys()]
+    goals = [reached(goal, times, steps, work) for goal in GOALS if {goal.over, goal.under} <= steps.keys()]
     if not brief:
         goals += [memory_reached(name, steps) for name in loops]
     return {
@@ -142,10 +142,12 @@ def of_peak(times: Times, work: Mapping[str, float]) -> dict[str, float]:
     return {name: ratio(times, PRODUCT, name) * work[name] / (2 * SIDE**3) for name in times if name != PRODUCT}
 
 
-def reached(goal: Goal, times: Mapping[str, Times], steps: Mapping[str, Variant]) -> dict[str, Any]:
-    """What was measured for a goal, and where the time goes when it is missed."""
+def reached(goal: Goal, times: Mapping[str, Times], steps: Mapping[str, Variant], work: Mapping[str, float]) -> dict[str, Any]:
+    """What was measured for a goal, the same by operations, and where the time goes when it is missed."""
     value = ratio(times[group_of(goal.over)], goal.over, goal.under) - goal.extra
-    row = {"goal": goal.what, "limit": goal.limit, "measured": round(value, 3), "met": value <= goal.limit}
+    counted = work[goal.over] / work[goal.under] - goal.extra
+    row = {"goal": goal.what, "limit": goal.limit, "measured": round(value, 3), "met": value <= goal.limit,
+           "by_operations": round(counted, 3)}  # fmt: skip
     return row if row["met"] else row | {"busiest": busiest(steps[goal.over])}
 
 

@@ -91,8 +91,9 @@ def test_variants_take_turns_in_both_orders():
 def test_a_goal_that_is_missed_says_where_the_time_goes():
     variant = side_by_side.Variant(lambda: torch.rand(200, 200) @ torch.rand(200, 200), lambda: None)
     steps, times = dict.fromkeys("ab", variant), {"a": {"a": [2.0], "b": [1.0]}}
-    met, missed = (step.reached(step.Goal("a / b", "a", "b", limit), times, steps) for limit in (2.0, 1.0))
-    assert met == {"goal": "a / b", "limit": 2.0, "measured": 2.0, "met": True}
+    work = {"a": 6.0, "b": 4.0}
+    met, missed = (step.reached(step.Goal("a / b", "a", "b", limit), times, steps, work) for limit in (2.0, 1.0))
+    assert met == {"goal": "a / b", "limit": 2.0, "measured": 2.0, "met": True, "by_operations": 1.5}
     assert "aten::mm" in missed["busiest"]
     assert "mm" in "".join(step_page.missed([met, missed]))
 
