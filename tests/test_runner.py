@@ -142,6 +142,12 @@ def test_resume_starts_where_there_never_was_a_checkpoint_and_ends_at_once_where
     assert again.clean_acc == json.loads((folder / "eval.json").read_text())["clean_acc"]
 
 
+def test_a_plugin_with_a_hyphen_in_its_name_resumes(tmp_path):
+    config = tiny(tmp_path, plugin=["input-gradient"], input_gradient={"weight": 2}, limit=40, epochs=1, name="a")
+    abatis.run(config)
+    abatis.run(config.model_copy(update={"resume": True}))
+
+
 def test_resume_judges_again_where_more_is_asked(tmp_path):
     folder = abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1)).folder
     result = abatis.run(tiny(tmp_path, name="r", eval="standard", epochs=1, resume=True))

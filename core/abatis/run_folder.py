@@ -78,12 +78,13 @@ def check_same(config: RunConfig, folder: Path, free: Container[str] = FREE, fix
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The options of a run.toml by their dotted names."""
+    """The options of a run.toml by their dotted names, with underscores."""
     for key, value in table.items():
+        name = f"{prefix}{key}".replace("-", "_")
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{name}.")
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
 
 
 def weights_file(folder: Path) -> Path:
