@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmarks.known_networks import Points, cifar10, known
+from benchmarks.known_networks import cifar10, known
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from abatis import vision
 from abatis.evaluate.deepfool import leave, size
-from abatis.evaluate.pgd import _climb, _start, cross_entropy
-from abatis.types import Threat
+from abatis.evaluate.pgd import _climb, cross_entropy, random_start
+from abatis.types import Batch, Threat
 
 RECORD = Path(__file__).parent / "results" / "agreement.json"
 STEPS = 20
@@ -40,7 +40,7 @@ class Case:
 
     name: str
     net: nn.Module
-    points: Points
+    points: Batch
     eps: dict[str, str]
 
 
@@ -57,7 +57,7 @@ def digits_case() -> Case:
                 optimizer.zero_grad()
                 F.cross_entropy(net(x[rows]), y[rows]).backward()
                 optimizer.step()
-    points = Points(x[1400:1500], y[1400:1500], torch.arange(1400, 1500))
+    points = Batch(x[1400:1500], y[1400:1500], torch.arange(1400, 1500))
     return Case("digits, one hidden layer", net.eval().requires_grad_(False), points, {"Linf": "0.06", "L2": "0.4"})
 
 
@@ -72,8 +72,8 @@ def linear_case() -> Case:
 
 def resnet2b_case() -> Case:
     """A robust CIFAR-10 network that others trained, on 64 test images."""
-    some = cifar10(64)
-    points = Points(some.x.double(), some.y, some.index)
+    some = next(cifar10(64).eval_batches(64))
+    points = Batch(some.x.double(), some.y, some.index)
     return Case("CIFAR-10, resnet2b", known("resnet2b").double(), points, {"Linf": "2/255", "L2": "0.25"})
 
 
@@ -93,7 +93,7 @@ class Recorded(nn.Module):
         return logits
 
 
-def foolbox_pgd(net: nn.Module, points: Points, threat: Threat, start: Tensor) -> Tensor:
+def foolbox_pgd(net: nn.Module, points: Batch, threat: Threat, start: Tensor) -> Tensor:
     """Its last point, (n, C, H, W)."""
     import eagerpy
     import foolbox
@@ -106,7 +106,7 @@ def foolbox_pgd(net: nn.Module, points: Points, threat: Threat, start: Tensor) -
     return last
 
 
-def torchattacks_pgd(net: nn.Module, points: Points, threat: Threat, start: Tensor) -> Tensor:
+def torchattacks_pgd(net: nn.Module, points: Batch, threat: Threat, start: Tensor) -> Tensor:
     """Its last point, (n, C, H, W); it always starts at the image itself."""
     import torchattacks
 
@@ -118,7 +118,7 @@ def torchattacks_pgd(net: nn.Module, points: Points, threat: Threat, start: Tens
     return last.detach()
 
 
-PGD: dict[str, Callable[[nn.Module, Points, Threat, Tensor], Tensor]] = {
+PGD: dict[str, Callable[[nn.Module, Batch, Threat, Tensor], Tensor]] = {
     "foolbox": foolbox_pgd,
     "torchattacks": torchattacks_pgd,
 }
@@ -129,9 +129,8 @@ def pgd_row(library: str, case: Case, norm: str) -> dict[str, Any]:
     else the one of highest loss."""
     vision.torchvision()  # both import it
     points, threat = case.points, Threat.parse(f"{norm}:{case.eps[norm]}")
-    batch = next(points.eval_batches(len(points)))
-    start = points.x.clone() if library == "torchattacks" else _start(batch, threat, 0, 0)
-    ours, fooled = _climb(case.net, batch, threat, STEPS, cross_entropy, start.clone())
+    start = points.x.clone() if library == "torchattacks" else random_start(points, threat, 0)
+    ours, fooled = _climb(case.net, points, threat, STEPS, cross_entropy, start.clone())
     recorded = Recorded(case.net).eval()
     last = PGD[library](recorded, points, threat, start)
     theirs, theirs_fooled = _best([*recorded.seen[:STEPS], last], case.net, points.y)

@@ -15,7 +15,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from abatis.backbones.from_file import load_factory
+from abatis.data.arrays import ArraySplit
 from abatis.evaluate.autoattack import AutoAttacked, autoattack
 from abatis.evaluate.guard import judging
-from abatis.evaluate.judge import Judge
+from abatis.evaluate.judge import Judge, Split
 from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import Objective, cross_entropy, margin, pgd
-from abatis.types import Batch, Threat
+from abatis.types import Threat
 
 RECORD = Path(__file__).parent / "results" / "known-networks.json"
 REFERENCE = Path(os.environ.get("ABATIS_REFERENCE", Path(__file__).resolve().parents[2] / "shared"))
@@ -39,37 +39,20 @@ DOCUMENTED = {"resnet2b": 0.5482, "resnet4b": 0.6141, "trades_mnist": 0.9281, "p
 LONG = 300
 
 
-@dataclass(frozen=True)
-class Points:
-    """Images (n, C, H, W) in [0, 1], labels (n,) and their positions (n,)."""
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All of them, in order."""
-        for rows in torch.arange(len(self)).split(batch_size):
-            yield Batch(self.x[rows], self.y[rows], self.index[rows])
-
-
-def _points(file: str, index: Tensor) -> Points:
+def _test_images(file: str, index: Tensor) -> ArraySplit:
     with np.load(REFERENCE / "data" / file) as arrays:
-        x, y = torch.from_numpy(arrays["x_test"])[index], torch.from_numpy(arrays["y_test"])[index]
-    return Points((x.permute(0, 3, 1, 2).float() / 255).contiguous(), y, index)
+        x, y = torch.from_numpy(arrays["x_test"]), torch.from_numpy(arrays["y_test"])
+    return ArraySplit(x.permute(0, 3, 1, 2).contiguous(), y, "none", index)
 
 
-def cifar10(n: int) -> Points:
+def cifar10(n: int) -> ArraySplit:
     """The first n test images."""
-    return _points("cifar10_small.npz", torch.arange(n))
+    return _test_images("cifar10_small.npz", torch.arange(n))
 
 
-def mnist(n: int) -> Points:
+def mnist(n: int) -> ArraySplit:
     """n test images, drawn once for all n."""
-    return _points("mnist.npz", torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:n])
+    return _test_images("mnist.npz", torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:n])
 
 
 def known(name: str) -> nn.Module:
@@ -88,17 +71,17 @@ def not_robust() -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def under_pgd(net: nn.Module, points: Points, threat: str, objective: Objective, steps: int, restarts: int) -> tuple[int, int]:
+def under_pgd(net: nn.Module, points: Split, threat: str, objective: Objective, steps: int, restarts: int) -> tuple[int, int]:
     """How many are right as they are, and after PGD."""
     at = Threat.parse(threat)
     with judging(net) as judged:
         judge = Judge(judged, points, at, 250)
         clean = judge.clean().correct
-        robust = judge.attacked("PGD", pgd(judged, at, steps, 0, objective, restarts), clean).robust
+        robust = judge.attacked("PGD", pgd(judged, at, steps, 0, objective, range(restarts)), clean).robust
     return int(clean.sum()), int(robust.sum())
 
 
-def under_autoattack(net: nn.Module, points: Points, threat: str) -> tuple[int, AutoAttacked]:
+def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, AutoAttacked]:
     """How many are right as they are, and what the standard version left."""
     with judging(net) as judged:
         judge = Judge(judged, points, Threat.parse(threat), 100)
@@ -112,7 +95,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def _row(
-    network: str, threat: str, attack: str, points: Points, counts: tuple[int, int], began: tuple[float, float]
+    network: str, threat: str, attack: str, points: Split, counts: tuple[int, int], began: tuple[float, float]
 ) -> dict[str, Any]:
     seconds, processor = (round(now - then) for now, then in zip(_clocks(), began, strict=True))
     return {"network": network, "threat": threat, "attack": attack, "points": len(points), "clean": counts[0],

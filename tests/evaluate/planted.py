@@ -132,11 +132,11 @@ def diagnosed(
     *,
     batch_size: int = 256,
     training: Training | None = None,
-    classes: int = 10,
 ) -> Diagnosis:
     """The diagnosis of a network on all points of a split."""
     with judging(net) as judged:
-        return diagnose(Judge(judged, split, Threat.parse(threat), batch_size), num_classes=classes, seed=0, training=training)
+        judge = Judge(judged, split, Threat.parse(threat), batch_size)
+        return diagnose(judge, judge.clean(), seed=0, training=training)
 
 
 def by_id(diagnosis: Diagnosis) -> dict[str, Test]:

@@ -14,7 +14,8 @@ from tests.evaluate.planted import Linear, Window
 
 def curve(net, data, threat, eps, **settings):
     with judging(net) as judged:
-        return accuracy_curve(Judge(judged, data, Threat.parse(threat), 7, **settings), eps, seed=0)
+        judge = Judge(judged, data, Threat.parse(threat), 7, **settings)
+        return accuracy_curve(judge, judge.clean().correct, eps, seed=0)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("Linf", 1), ("L2", 2)])

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from abatis.evaluate import evaluate
-from abatis.evaluate.judge import First, Judge
+from abatis.evaluate.judge import First, Judge, Verdicts
+from abatis.evaluate.ladder import Climbed
 from abatis.evaluate.statistics import wilson
 from abatis.types import Threat
 
@@ -77,6 +78,26 @@ def test_another_question_is_not_answered_from_the_file(network, some, tmp_path)
     assert other.pgd20_acc > 0
     state.write_text("{ broken")
     assert judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).pgd20_acc > 0
+
+
+def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
+    def labels_and_record():
+        labels: list[str] = []
+        found = judged(network, some, ladder="quick", batch_size=12, progress=lambda label, *_: labels.append(label))
+        return set(labels), found.to_json()
+
+    asked, record = labels_and_record()
+    monkeypatch.setattr(Climbed, "held", lambda self, n: {})
+    again, same = labels_and_record()
+    assert again - asked == {"masking: PGD-20"}
+    assert "PGD-20 at 0.15" not in again  # the diagnostics' own are handed to their curve
+    assert record == same
+
+
+def test_a_claim_that_did_not_hold_is_looked_at_again():
+    held = Climbed({"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 0})}).held(2)
+    assert [flags.tolist() for flags in held.values()] == [[True, True]]
+    assert not Climbed({"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 1})}).held(2)
 
 
 def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):

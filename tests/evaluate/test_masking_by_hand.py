@@ -29,7 +29,7 @@ def short(monkeypatch):
 def test_a_linear_network_is_counted_by_hand(points):
     """The logit is 0.01, 0.02, ... 0.2, and an attack of radius 0.0222 takes 5 * 0.0222 = 0.111 from it."""
     net, data = dim(points)
-    found = diagnosed(net, data, "Linf:0.0222", classes=2)
+    found = diagnosed(net, data, "Linf:0.0222")
     tests = by_id(found)
     assert found.verdict == "PASS"
     assert found.robust.tolist() == [number > 11 for number in range(1, 21)]
@@ -49,7 +49,7 @@ def test_a_linear_network_is_counted_by_hand(points):
 def test_a_network_that_is_never_right_has_no_robustness_to_doubt(points):
     net, data = dim(points)
     wrong = points(data.x, 1 - data.y)
-    found = diagnosed(net, wrong, "Linf:0.0222", classes=2)
+    found = diagnosed(net, wrong, "Linf:0.0222")
     assert found.verdict == "PASS"
     assert {test.status for test in found.tests} == {"not applicable"}
     assert (found.curve.accuracy, int(found.robust.sum())) == ((0.0,), 0)
@@ -61,7 +61,7 @@ def test_slopes_are_compared_inside_the_box(points):
     net, data = dim(points)
     edge = replace(data, x=torch.stack([torch.zeros(4), torch.ones(4)] * 10).view(20, 1, 2, 2), y=torch.tensor([0, 1] * 10))
     net.bias = -0.5
-    test = by_id(diagnosed(Before(net, lambda x: x.clamp(0, 1)), edge, "Linf:0.01", classes=2))["D5"]
+    test = by_id(diagnosed(Before(net, lambda x: x.clamp(0, 1)), edge, "Linf:0.01"))["D5"]
     assert test.value == pytest.approx(1, abs=1e-3)
 
 
@@ -74,7 +74,7 @@ def test_dead_points_are_counted_and_few_only_warn(points, dead):
     bright[:dead] = 0.95
     data = replace(data, x=bright)
     cut = Before(net, lambda x: torch.where((x > 0.9).all(1, keepdim=True), 1.0, x))
-    test = by_id(diagnosed(cut, data, "Linf:0.01", classes=2))["D2"]
+    test = by_id(diagnosed(cut, data, "Linf:0.01"))["D2"]
     assert (test.count, test.of, test.value) == (dead, 20, dead / 20)
     assert test.status == ("fail" if dead > 3 else "warn")
     assert (test.warn, test.fail) == ("any", "> 1 %")
@@ -118,7 +118,7 @@ def test_without_gradients_nothing_crashes(points, problem):
             raise ValueError("no derivative")
 
     net, data = dim(points)
-    found = diagnosed(Before(net, Broken.apply if problem == "raises" else torch.Tensor.detach), data, "Linf:0.0222", classes=2)
+    found = diagnosed(Before(net, Broken.apply if problem == "raises" else torch.Tensor.detach), data, "Linf:0.0222")
     tests = by_id(found)
     assert (found.verdict, tests["D1"].status) == ("FAIL", "fail")
     assert ("no derivative" in tests["D1"].says) == (problem == "raises")
@@ -138,10 +138,10 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     start = (0.3 + (2 * per_sample("uniform", 0, "evaluate/uniform", data.index, data.x) - 1) * 0.6).clamp(0, 1).flatten()
     past = int((start >= 0.8).sum())
     assert past > 3
-    found = diagnosed(Window(), data, str(threat), classes=2, training=Training(data, Window(), threat))
+    found = diagnosed(Window(), data, str(threat), training=Training(data, Window(), threat))
     tests = by_id(found)
     assert (tests["D23"].count, tests["D23"].of) == (n - past, n)
-    clean = diagnosed(Window(), data, str(threat), classes=2, training=Training(data, Window(), threat, attacked=False))
+    clean = diagnosed(Window(), data, str(threat), training=Training(data, Window(), threat, attacked=False))
     assert by_id(clean)["D23"].status == "not applicable"
     assert tests["D9"].count == 0  # a single step breaks nothing here
     assert int(found.curve.right[found.curve.eps.index(0.6)].sum()) == past
@@ -164,7 +164,7 @@ def test_the_twin_is_asked_for_only_where_points_are_left(points):
         raise AssertionError("nobody needs it")
 
     net, data = dim(points)
-    found = diagnosed(net, data, "Linf:0.3", classes=2, training=Training(data, no_twin, Threat.parse("Linf:0.3")))
+    found = diagnosed(net, data, "Linf:0.3", training=Training(data, no_twin, Threat.parse("Linf:0.3")))
     assert (by_id(found)["D11"].status, by_id(found)["D11"].count) == ("pass", 0)
 
 
@@ -185,10 +185,10 @@ def test_a_forward_that_does_more_is_found_out(points, gradient, value):
 def test_batch_statistics_that_protect_are_found_out(points):
     net = Shifted()
     data = points(torch.full((30, 1, 1, 1), 0.6), torch.ones(30, dtype=torch.int64))
-    test = by_id(diagnosed(net, data, "Linf:0.15", classes=2))["D22"]
+    test = by_id(diagnosed(net, data, "Linf:0.15"))["D22"]
     assert (test.status, test.count, test.of) == ("warn", 30, 30)
     assert net.norm.running_mean.item() == pytest.approx(0.7)
-    one = by_id(diagnosed(net, First(data, 1), "Linf:0.15", classes=2))["D22"]
+    one = by_id(diagnosed(net, First(data, 1), "Linf:0.15"))["D22"]
     assert one.status == "not applicable"
 
 
@@ -232,7 +232,7 @@ def test_l2_measures_to_the_end_of_the_box(digits, network, points):
     assert found.curve.eps == (0, 0.4, 1.6, 4, 8)  # sqrt(64) holds the whole box
     assert by_id(found)["D20"].count == 0
     net, data = dim(points)
-    small = by_id(diagnosed(net, data, "L2:0.02", classes=2))
+    small = by_id(diagnosed(net, data, "L2:0.02"))
     assert small["D10"].status == "not applicable"
     assert small["D12"].status == "pass"
 
@@ -240,7 +240,7 @@ def test_l2_measures_to_the_end_of_the_box(digits, network, points):
 @pytest.mark.usefixtures("short")
 def test_no_radius_no_alarm(points):
     net, data = dim(points)
-    found = diagnosed(net, data, "Linf:0", classes=2)
+    found = diagnosed(net, data, "Linf:0")
     assert found.verdict == "PASS"
     assert by_id(found)["D15"].says == "the radius is 0"
     assert found.robust.all()

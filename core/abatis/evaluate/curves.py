@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -23,13 +23,16 @@ class Curve:
     right: tuple[Tensor, ...]
 
 
-def accuracy_curve(judge: Judge, eps: Sequence[float], seed: int) -> Curve:
+def accuracy_curve(
+    judge: Judge, correct: Tensor, eps: Sequence[float], seed: int, known: Mapping[float, Tensor] | None = None
+) -> Curve:
     """What PGD-20 on the cross-entropy and on the margin leave standing together, at radii of the judge's own norm.
 
+    correct: (n,) bool, right without an attack; known: what the same attacks left at some radii, (n,) bool.
     Every radius is attacked for itself: nothing makes the curve fall but the network. Raises OutOfMemoryError.
     """
-    clean = judge.clean().correct
-    right = tuple(_standing(judge, radius, clean, seed) if radius else clean for radius in eps)
+    found = {**(known or {}), 0.0: correct}
+    right = tuple(found[radius] if radius in found else _standing(judge, radius, correct, seed) for radius in eps)
     return Curve(judge.threat.norm, tuple(eps), tuple(share(flags) for flags in right), right)
 
 

@@ -128,10 +128,13 @@ def evaluate(
         climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {})
         looked_at = threat if threat.norm != "L1" else WITHOUT_PGD
         few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
-        diagnosis = diagnose(few, num_classes=clean.classes, seed=seed, training=training)
+        known = climbed.held(DIAGNOSED) if looked_at is threat else {}
+        diagnosis = diagnose(few, clean.first(DIAGNOSED), seed=seed, known=known, training=training)
         curve = diagnosis.curve
         if ladder == "thorough" and threat.norm != "L1":
-            curve = accuracy_curve(judge, [factor * threat.eps for factor in FINE_GRID], seed)
+            left = climbed.held(len(split)).values()
+            known_at = {threat.eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
+            curve = accuracy_curve(judge, clean.correct, [factor * threat.eps for factor in FINE_GRID], seed, known_at)
         margins = halving(lambda size: _margins(few, seed, size), batch_size) if clean.correct.any() else None
     return _evaluation(ladder, threat, clean, climbed, diagnosis, margins, curve, looked_at)
 

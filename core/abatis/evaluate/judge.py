@@ -58,13 +58,15 @@ class Verdicts:
 
     robust: (n,) bool on the CPU, still classified correctly after this attack, in the order of the split;
     facts: attacked, the points it was run on; rejected, its adversarial images that did not hold when checked again;
-    batch_size, the one that fitted into memory; warnings: what the attack's own library said.
+    batch_size, the one that fitted into memory; warnings: what the attack's own library said;
+    stray: images outside ball or box, or not numbers, or with a label the attack changed, whatever it claimed of them.
     """
 
     name: str
     robust: Tensor
     facts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    stray: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -76,14 +78,18 @@ class Verdicts:
 class Clean:
     """What the clean images showed.
 
-    correct: (n,) bool and labels: (n,) int64, on the CPU; classes: K, outputs of the network; distribution: do they look
-    like probabilities?
+    correct: (n,) bool, labels: (n,) int64 and distribution: (n,) bool, do the outputs look like probabilities?, on the CPU;
+    classes: K, outputs of the network.
     """
 
     correct: Tensor
     labels: Tensor
+    distribution: Tensor
     classes: int
-    distribution: bool
+
+    def first(self, n: int) -> Clean:
+        """What the first n images showed."""
+        return Clean(self.correct[:n], self.labels[:n], self.distribution[:n], self.classes)
 
 
 def share(flags: Tensor) -> float:
@@ -132,22 +138,25 @@ class Judge:
     def _pass(self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int) -> Verdicts:
         """This process attacks its share of the points; all processes leave with the same verdicts."""
         mine = robust & processes.share_of(len(robust))
-        still, done, rejected, total = robust.clone(), 0, 0, int(mine.sum())
+        still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
         for places, batch in _packed(self.split, mine, batch_size):
-            adversarial, claimed = attack(batch)
-            broken = claimed & self._holds(batch, adversarial)  # (B,)
+            given = Batch(batch.x.clone(), batch.y.clone(), batch.index)  # what is judged stays out of the attack's hands
+            adversarial, claimed = attack(given)
+            inside = Ball(batch.x, self.threat).contains(adversarial)
+            broken = claimed & inside & self._wrong(adversarial, batch.y)  # (B,)
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
+            stray += int((~inside | (given.y != batch.y)).sum())
             done += len(batch)
             self._report(label, done, total)
-        still, rejected = processes.all_agree(still), processes.total(rejected)
-        return Verdicts(name, still, {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size})
+        still, rejected, stray = processes.all_agree(still), processes.total(rejected), processes.total(stray)
+        facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
+        return Verdicts(name, still, facts, stray=stray)
 
-    def _holds(self, batch: Batch, adversarial: Tensor) -> Tensor:
+    def _wrong(self, adversarial: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            wrong = ~right(self.net(adversarial), batch.y)
-        return wrong & Ball(batch.x, self.threat).contains(adversarial)
+            return ~right(self.net(adversarial), y)
 
     def _report(self, label: str, done: int, total: int) -> None:
         if self.progress is not None:
@@ -157,21 +166,22 @@ class Judge:
 def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | None = None) -> Clean:
     correct: list[Tensor] = []
     labels: list[Tensor] = []
-    done, classes, distribution = 0, 0, True
+    distribution: list[Tensor] = []
+    done, classes = 0, 0
     for batch in batches:
         with torch.no_grad():
             logits = net(batch.x)
         _check(batch, logits)
         correct.append(right(logits, batch.y).cpu())
         labels.append(batch.y.cpu())
+        distribution.append(_is_distribution(logits).cpu())
         classes = logits.shape[1]
-        distribution = distribution and _is_distribution(logits)
         done += len(batch)
         if report is not None:
             report(done)
     if not done:
         raise DataError("there are no images to judge", where="evaluation", fix="choose a split that is not empty")
-    return Clean(torch.cat(correct), torch.cat(labels), classes, distribution)
+    return Clean(torch.cat(correct), torch.cat(labels), torch.cat(distribution), classes)
 
 
 def _check(batch: Batch, logits: Tensor) -> None:
@@ -196,9 +206,10 @@ def _check(batch: Batch, logits: Tensor) -> None:
         )
 
 
-def _is_distribution(outputs: Tensor) -> bool:
+def _is_distribution(outputs: Tensor) -> Tensor:
+    """(B, K) -> (B,) bool."""
     inside = (outputs >= -TOLERANCE) & (outputs <= 1 + TOLERANCE)
-    return bool(inside.all() & ((outputs.sum(1) - 1).abs() <= TOLERANCE).all())
+    return inside.all(1) & ((outputs.sum(1) - 1).abs() <= TOLERANCE)
 
 
 def _packed(split: Split, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack, family_of
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
 from abatis.evaluate.memory import Memory
-from abatis.evaluate.pgd import STEP_SHARE, cross_entropy, margin, pgd
+from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy, margin, pgd
 from abatis.plan import blamed
 from abatis.randomness import seeded
 from abatis.types import AdaptiveAttack, Batch
@@ -50,6 +50,11 @@ class Climbed:
     settings: dict[str, Mapping[str, object]] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
 
+    def held(self, n: int) -> dict[Objective, Tensor]:
+        """Which of the first n points, (n,) bool, PGD-20 left, by its loss, where every image that it made held."""
+        found = {OBJECTIVES[rung.loss]: self.verdicts[rung.name] for rung in STANDARD if rung.name in self.verdicts}
+        return {loss: one.robust[:n] for loss, one in found.items() if not (one.facts["rejected"] or one.stray)}
+
 
 def climb(
     judge: Judge,
@@ -67,7 +72,7 @@ def climb(
     if threat.norm == "L1":
         result.findings.append("PGD was left out: there is none for L1 here, AutoAttack judges alone")
     for rung in PGD_RUNGS[ladder] if threat.norm != "L1" else ():
-        attack = pgd(judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], rung.restarts)
+        attack = pgd(judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], range(rung.restarts))
         result.verdicts[rung.name] = memory.once(rung.name, _run(judge, rung.name, attack, clean.correct))
         result.settings[rung.name] = {
             "loss": rung.loss, "steps": rung.steps, "step_size": STEP_SHARE * threat.eps, "start": "uniform in the ball",

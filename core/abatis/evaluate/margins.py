@@ -6,7 +6,7 @@ All margins are positive where the point is classified right and negative where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,17 @@ def effective_margin(forward: Forward, x: Tensor, y: Tensor, norm: str, candidat
     The signed distance to the linearised boundary. Of a wrong point it is the one to the boundary with the k farthest across.
     k runs over y's ``candidates`` - 1 rivals of highest logits. A rival at a tie counts 0, one without a slope +-infinity.
     """
+    return effective_margins(forward, x, y, (norm,), candidates)[norm]
+
+
+def effective_margins(
+    forward: Forward, x: Tensor, y: Tensor, norms: Sequence[str], candidates: int = CANDIDATES
+) -> dict[str, Tensor]:
+    """:func:`effective_margin` in several norms, from the same slopes."""
     with torch.no_grad():
         others = rivals(forward(x), y, candidates)
-    return torch.stack([distance(gap, w, norm) for gap, w in linearised(forward, x, y, others)]).amin(0)
+    lengths = [[distance(gap, w, norm) for norm in norms] for gap, w in linearised(forward, x, y, others)]
+    return {norm: torch.stack(column).amin(0) for norm, column in zip(norms, zip(*lengths, strict=True), strict=True)}
 
 
 def input_margin(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
@@ -142,14 +150,14 @@ def measure_margins(net: Net, batches: Iterable[Batch], norm_of_threat: str, adv
     return Margins(adversarial=found.pop("adversarial", None), measures=found, rho_adv=rho)
 
 
-def _measure(net: Net, batch: Batch, norms: Iterable[str]) -> dict[str, Tensor]:
+def _measure(net: Net, batch: Batch, norms: Sequence[str]) -> dict[str, Tensor]:
     """(B,) by measure, and ||r|| / ||x|| by norm."""
     x, y = batch.x, batch.y
     with torch.no_grad():
         logits = net(x)
     correct = right(logits, y)
     values = {"logit": logit_margin(logits, y), "probability": probability_margin(logits, y)}
-    values |= {f"effective_{norm}": effective_margin(net, x, y, norm) for norm in norms}
+    values |= {f"effective_{norm}": found for norm, found in effective_margins(net, x, y, norms).items()}
     for norm in norms:
         r, reached = leave(net, x, norm)
         values[f"input_{norm}"] = _signed(r, reached, correct, norm)

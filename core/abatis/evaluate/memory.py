@@ -18,7 +18,7 @@ from abatis.checkpoint import disk, write_text
 from abatis.evaluate.judge import Split, Verdicts
 from abatis.types import Threat
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Memory:
@@ -38,7 +38,7 @@ class Memory:
         if name in self._known:
             known = self._known[name]
             flags = torch.tensor([mark == "1" for mark in known["robust"]])
-            return Verdicts(name, flags, known["facts"], tuple(known["warnings"]))
+            return Verdicts(name, flags, known["facts"], tuple(known["warnings"]), known["stray"])
         verdicts = attack()
         self._keep(verdicts)
         return verdicts
@@ -47,7 +47,8 @@ class Memory:
         if self.path is None:
             return
         marks = "".join("1" if flag else "0" for flag in verdicts.robust.tolist())
-        self._known[verdicts.name] = {"robust": marks, "facts": verdicts.facts, "warnings": verdicts.warnings}
+        kept = {"robust": marks, "facts": verdicts.facts, "warnings": verdicts.warnings, "stray": verdicts.stray}
+        self._known[verdicts.name] = kept
         if processes.rank() == 0:
             with disk(self.path):
                 write_text(self.path, json.dumps({"question": self.question, "attacks": self._known}) + "\n")

@@ -53,26 +53,27 @@ def pgd_verdicts(
 
 
 def pgd(
-    forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy, restarts: int = 1
+    forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy, starts: range = range(1)
 ) -> Attack:
-    """PGD on an objective from uniform starts, keyed by the point's own index; a point that is fooled starts no more."""
+    """PGD on an objective from uniform starts, keyed by number and the point's own index; a fooled point starts no more."""
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        found, fooled = _climb(forward, batch, threat, steps, objective, _start(batch, threat, seed, 0))
-        for restart in range(1, restarts):
+        found, fooled = batch.x.clone(), torch.zeros_like(batch.y, dtype=torch.bool)
+        for start in starts:
             rows = (~fooled).nonzero().flatten()
             if not len(rows):
                 break
             left = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
-            found[rows], fooled[rows] = _climb(forward, left, threat, steps, objective, _start(left, threat, seed, restart))
+            point = random_start(left, threat, seed, start)
+            found[rows], fooled[rows] = _climb(forward, left, threat, steps, objective, point)
         return found, fooled
 
     return attack
 
 
-def _start(batch: Batch, threat: Threat, seed: int, restart: int) -> Tensor:
+def random_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Tensor:
     """A random point of every ball, (B, C, H, W), whatever the batch."""
-    suffix = f"/{restart}" if restart else ""
+    suffix = f"/{start}" if start else ""
     uniform = per_sample("uniform", seed, f"evaluate/uniform{suffix}", batch.index, batch.x)
     normal = per_sample("normal", seed, f"evaluate/normal{suffix}", batch.index, batch.x) if threat.norm == "L2" else None
     return Ball(batch.x, threat).uniform_start(uniform, normal)
@@ -88,7 +89,7 @@ def _climb(
     fooled = torch.zeros_like(batch.y, dtype=torch.bool)
     rows = torch.arange(len(batch), device=batch.x.device)  # the points that still climb
     for step in range(steps + 1):
-        logits, loss, gradient = _ascent(forward, point, batch.y[rows], objective, step < steps)
+        logits, loss, gradient = ascent(forward, point, batch.y[rows], objective, step < steps)
         standing = right(logits, batch.y[rows])
         better = ~standing | (loss > highest[rows])
         found[rows[better]], highest[rows[better]] = point[better], loss[better]
@@ -102,10 +103,10 @@ def _climb(
     return found, fooled
 
 
-def _ascent(
-    forward: Forward, point: Tensor, y: Tensor, objective: Objective, gradient_wanted: bool
+def ascent(
+    forward: Forward, point: Tensor, y: Tensor, objective: Objective, gradient_wanted: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), objective (B,) and its gradient (B, C, H, W), which is zero where it is not wanted."""
+    """Logits (B, K), objective (B,) and its gradient (B, C, H, W), which is zero where it is not wanted; all detached."""
     point = point.detach().requires_grad_(gradient_wanted)
     with torch.set_grad_enabled(gradient_wanted):
         logits = forward(point)

@@ -10,9 +10,9 @@ from torch import Tensor
 from abatis.ball import lengths
 from abatis.evaluate.guard import halving
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.masking.probes import ascent, logits_of, random_start
+from abatis.evaluate.masking.probes import logits_of
 from abatis.evaluate.masking.record import Status, Test, rated, told
-from abatis.evaluate.pgd import cross_entropy, margin
+from abatis.evaluate.pgd import ascent, cross_entropy, margin, random_start
 from abatis.types import Batch
 
 TINY = 1e-6  # largest entry of a gradient in float32

@@ -12,10 +12,10 @@ from torch import Tensor
 from abatis.ball import Ball
 from abatis.evaluate.guard import halving
 from abatis.evaluate.judge import Judge, right
-from abatis.evaluate.masking.probes import logits_of, path, random_start
+from abatis.evaluate.masking.probes import logits_of, path
 from abatis.evaluate.masking.record import Test, judged, rated, told
 from abatis.evaluate.memory import weights_digest
-from abatis.evaluate.pgd import STEP_SHARE, cross_entropy
+from abatis.evaluate.pgd import STEP_SHARE, cross_entropy, random_start
 from abatis.net import BATCH_STATISTICS
 from abatis.types import Batch
 

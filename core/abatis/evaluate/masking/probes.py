@@ -10,7 +10,7 @@ from torch import Tensor
 
 from abatis.ball import Ball
 from abatis.evaluate.judge import Attack, right
-from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy
+from abatis.evaluate.pgd import STEP_SHARE, Objective, ascent, cross_entropy, random_start
 from abatis.randomness import per_sample
 from abatis.types import Batch, Forward, Threat
 
@@ -20,30 +20,13 @@ UNFINISHED, LAST = 0.05, 10  # share of its whole rise that the loss still rose 
 Look = tuple[Tensor, Tensor]  # images (B, C, H, W) and their logits (B, K)
 
 
-def random_start(batch: Batch, threat: Threat, seed: int) -> Tensor:
-    """Where PGD begins, (B, C, H, W): the very points of ``abatis.evaluate.pgd``, so that its paths are repeated."""
-    uniform = per_sample("uniform", seed, "evaluate/uniform", batch.index, batch.x)
-    normal = per_sample("normal", seed, "evaluate/normal", batch.index, batch.x) if threat.norm == "L2" else None
-    return Ball(batch.x, threat).uniform_start(uniform, normal)
-
-
-def ascent(forward: Forward, point: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), objective (B,) and its gradient (B, C, H, W), detached."""
-    point = point.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = forward(point)
-        loss = objective(logits, y)
-        (gradient,) = torch.autograd.grad(loss.sum(), point)
-    return logits.detach(), loss.detach(), gradient
-
-
 def path(
     forward: Forward, batch: Batch, threat: Threat, objective: Objective, start: Tensor, steps: int, step: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every iterate of projected ascent, none of which ends it: images (B, C, H, W), logits (B, K), objective (B,)."""
     ball, point = Ball(batch.x, threat), start
-    for _ in range(steps + 1):
-        logits, loss, gradient = ascent(forward, point, batch.y, objective)
+    for number in range(steps + 1):
+        logits, loss, gradient = ascent(forward, point, batch.y, objective, number < steps)
         yield point, logits, loss
         point = ball.climb(point.clone(), gradient, step)
 
