@@ -29,7 +29,7 @@ class Net:
         self.attack_precision = attack_precision or precision
         self._modules = tuple(module.modules())
         self._parameters = tuple(module.parameters())
-        self._format = torch.contiguous_format
+        self._format = self._attack_format = torch.contiguous_format
         self._folding: Folding | None = None
         self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
 
@@ -39,22 +39,24 @@ class Net:
             logits = self._run(x.contiguous(memory_format=self._format))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
-    def tune(self, x: Tensor, fold: bool = True) -> dict[str, str]:
+    def tune(self, x: Tensor, fold: bool = True, step: bool = True) -> dict[str, str]:
         """Choose how forwards are made among what leaves the logits of some images, (B, C, H, W), as they are; in words.
 
         layout: of the tensors inside the network; norms: folded into convolutions wherever their running statistics are used.
+        Without ``step`` the forwards outside attacks stay as they are.
         """
         with self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
             if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
-                self._format = torch.channels_last
+                self._attack_format = torch.channels_last
+                self._format = self._attack_format if step else self._format
             found = find_folding(self.module, lambda: self.module(x)) if fold else None
             if found is not None and found.pairs:
                 with found.active():
                     self._folding = found if _agrees(plain, lambda: self.module(x)) else None
         norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
         folded = len(self._folding.pairs) if self._folding is not None else 0
-        layout = "channels_last" if self._format == torch.channels_last else "contiguous"
+        layout = "channels_last" if self._attack_format == torch.channels_last else "contiguous"
         return {"layout": layout, "norms folded": f"{folded} of {norms}"}
 
     def compile(self, attack: bool, step: bool) -> None:
@@ -95,8 +97,8 @@ class Net:
         With ``batch_statistics`` the batch-norm layers use the batch's own statistics, and their running ones are restored.
         """
         trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
-        own = self.precision, self._run
-        self.precision, self._run = self.attack_precision, self._run_attack
+        own = self.precision, self._run, self._format
+        self.precision, self._run, self._format = self.attack_precision, self._run_attack, self._attack_format
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
@@ -105,7 +107,7 @@ class Net:
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
-            self.precision, self._run = own
+            self.precision, self._run, self._format = own
 
     @contextmanager
     def _norms(self, batch_statistics: bool) -> Iterator[None]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from abatis.errors import UsageError
 from abatis.evaluate import autoattack, evaluate
+from abatis.evaluate.guard import judging
 from abatis.evaluate.judge import Judge
-from abatis.net import Net
 from abatis.types import Threat
 
 CPU = torch.device("cpu")
@@ -101,8 +101,9 @@ def test_settings_are_those_of_the_standard_version(standard):
 
 def test_every_parameter_is_the_package_s_own(digits, network):
     whole = pyautoattack.AutoAttack(network, norm="L2", eps=0.5, seed=3, version="standard")
-    judge = Judge(Net(network), digits, Threat.parse("L2:0.5"), 10)
-    ours = autoattack._one(autoattack._package(judge, "standard", 3, CPU), "square", 10)
+    with judging(network) as net:
+        judge = Judge(net, digits, Threat.parse("L2:0.5"), 10)
+        ours = autoattack._one(autoattack._package(judge, "standard", 3, CPU), "square", 10)
     assert ours.attacks_to_run == ["square"]
     assert whole.square.n_queries == 5000
     for name in ("apgd", "apgd_targeted", "fab", "square"):

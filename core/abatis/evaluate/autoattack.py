@@ -19,9 +19,10 @@ from torch import Tensor
 
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 from abatis.evaluate.memory import Memory
+from abatis.evaluate.sparing import ask_in_bf16, drop_fooled, skip_known
 from abatis.types import Batch
 
-Version = Literal["standard", "plus"]
+Version = Literal["standard", "plus", "fast"]
 NAMES = {"apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "fab": "FAB", "square": "Square", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
 CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # that a loss needs: its denominator holds the third (and the fourth) logit
 BLACK_BOX = "square"
@@ -58,7 +59,7 @@ def autoattack(
     robust = correct
     for key in chosen:
         foreign = _one(_package(judge, version, seed, device), key, classes)
-        name = NAMES[key] if version == "standard" else f"{version} {NAMES[key]}"
+        name = _name_of(version, key)
         settings[name] = _settings(foreign, key)
         verdict = memory.once(name, partial(_run, judge, name, foreign, robust, f"{family} {key}"))
         if key == BLACK_BOX:
@@ -73,6 +74,12 @@ def family_of(version: Version) -> str:
     return "AutoAttack" if version == "standard" else f"AutoAttack {version}"
 
 
+def _name_of(version: Version, key: str) -> str:
+    """Of one attack. Fast is the standard version with Square's queries in bfloat16."""
+    own = version == "plus" or (version == "fast" and key == BLACK_BOX)
+    return f"{version} {NAMES[key]}" if own else NAMES[key]
+
+
 def _run(judge: Judge, name: str, foreign: Any, robust: Tensor, label: str) -> Verdicts:
     with _quiet() as messages:
         verdict = judge.attacked(name, _as_attack(foreign), robust, label)
@@ -80,10 +87,15 @@ def _run(judge: Judge, name: str, foreign: Any, robust: Tensor, label: str) -> V
 
 
 def _package(judge: Judge, version: Version, seed: int, device: torch.device) -> Any:
-    foreign = pyautoattack.AutoAttack(
-        judge.net, norm=judge.threat.norm, eps=judge.threat.eps, seed=seed, device=device, version=version
-    )
+    threat, own = judge.threat, "standard" if version == "fast" else version
+    foreign = pyautoattack.AutoAttack(judge.net, norm=threat.norm, eps=threat.eps, seed=seed, device=device, version=own)
     foreign.verbose = False
+    if version == "fast":
+        ask_in_bf16(foreign.square, judge.net)
+    if judge.steady:
+        drop_fooled(foreign.apgd, threat)
+        drop_fooled(foreign.apgd_targeted, threat)
+        skip_known(foreign.square)
     return foreign
 
 

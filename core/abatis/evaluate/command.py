@@ -40,6 +40,7 @@ def _parser(prog: str) -> Parser:
     parser.add_argument("--threat", metavar="NORM:EPS", help="Linf:8/255, L2:0.5, L1:12; a run's own if not given")
     parser.add_argument("--ladder", choices=("quick", "standard", "thorough"), default="standard",
                         help="quick: clean, PGD-20; standard: + AutoAttack; thorough: + PGD-100 x 5, plus")  # fmt: skip
+    parser.add_argument("--square-bf16", action="store_true", help="AutoAttack's Square in bfloat16: a number of its own")
     parser.add_argument("--subset", type=_positive, metavar="N", help="the first N test images")
     parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="images at a time")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw; a run's own for its folder")
@@ -59,8 +60,9 @@ def _positive(text: str) -> int:
 
 def _judged(asked: argparse.Namespace, line: str) -> str:
     """Evaluate, write the record and the report, show them; returns the verdict."""
+    from abatis import processes
     from abatis.checkpoint import disk
-    from abatis.evaluate import evaluate, processes
+    from abatis.evaluate import evaluate
     from abatis.evaluate.judge import First
     from abatis.evaluate.record import STATE, check_replaceable, facts, write_record
     from abatis.evaluate.subject import find_subject
@@ -88,7 +90,8 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     with reporter.judging() as progress:
         found = evaluate(module, split, threat, ladder=asked.ladder, seed=seed, batch_size=asked.batch_size, device=device,
-                         num_classes=images.info.num_classes, progress=progress, state=folder / STATE, **known)  # fmt: skip
+                         num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
+                         square_bf16=asked.square_bf16, **known)  # fmt: skip
     if first:
         told = facts(asked.model, module, images.info, threat, seed)
         record = write_record(folder, {**found.to_json(), **told, "command": line, **_selection(subject)})

@@ -13,7 +13,7 @@ from abatis.errors import UsageError
 from abatis.evaluate.curves import Curve, accuracy_curve
 from abatis.evaluate.guard import halving, judging
 from abatis.evaluate.judge import Clean, First, Judge, Progress, Split, share
-from abatis.evaluate.ladder import AUTOATTACK, MARGIN_PGD, PGD, Climbed, Ladder, climb
+from abatis.evaluate.ladder import AUTOATTACK, FAST, MARGIN_PGD, PGD, Climbed, Ladder, climb
 from abatis.evaluate.margins import Margins, measure_margins, per_class
 from abatis.evaluate.masking import Diagnosis, Training, diagnose
 from abatis.evaluate.memory import Memory, question
@@ -42,6 +42,7 @@ class Evaluation:
     pgd20_acc: float | None
     margin_pgd20_acc: float | None
     autoattack_acc: float | None
+    autoattack_fast_acc: float | None
     robust_acc: float
     attacks: Mapping[str, Mapping[str, object]]
     adaptive_attack: str | None
@@ -68,6 +69,7 @@ class Evaluation:
             "pgd20_acc": self.pgd20_acc,
             "margin_pgd20_acc": self.margin_pgd20_acc,
             "autoattack_acc": self.autoattack_acc,
+            **({} if self.autoattack_fast_acc is None else {"autoattack_fast_acc": self.autoattack_fast_acc}),
             "robust_acc": self.robust_acc,
             "verdict": self.verdict,
             "findings": list(self.findings),
@@ -108,11 +110,13 @@ def evaluate(
     state: Path | None = None,
     training: Training | None = None,
     adaptive: Mapping[str, AdaptiveAttack] | None = None,
+    square_bf16: bool = False,
 ) -> Evaluation:
     """Judge a network of images in [0, 1] that gives logits.
 
     state: a file that keeps every finished attack, so that a killed evaluation goes on; training: what only the run that
-    made the network knows; adaptive: attacks that a defense brings against itself, by plugin.
+    made the network knows; adaptive: attacks that a defense brings against itself, by plugin; square_bf16: queries of Square
+    in bfloat16, for a number that is not pyautoattack's.
     The module and all global state are left as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
     """
     memory = Memory(state, question(module, split, threat, seed) if state is not None else {})
@@ -125,7 +129,9 @@ def evaluate(
                 where="evaluation",
                 fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
             )
-        climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {})
+        judge.tune()
+        climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {},
+                        square_bf16=square_bf16)  # fmt: skip
         looked_at = threat if threat.norm != "L1" else WITHOUT_PGD
         few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
         known = climbed.held(DIAGNOSED) if looked_at is threat else {}
@@ -176,6 +182,7 @@ def _evaluation(
         pgd20_acc=verdicts[PGD].accuracy if PGD in verdicts else None,
         margin_pgd20_acc=verdicts[MARGIN_PGD].accuracy if MARGIN_PGD in verdicts else None,
         autoattack_acc=verdicts[AUTOATTACK].accuracy if AUTOATTACK in verdicts else None,
+        autoattack_fast_acc=verdicts[FAST].accuracy if FAST in verdicts else None,
         robust_acc=share(robust),
         attacks=attacks,
         adaptive_attack=", ".join(adaptive) or None,

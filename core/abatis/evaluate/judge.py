@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from abatis import processes
 from abatis.ball import Ball
 from abatis.errors import DataError, NotFiniteError, UsageError
-from abatis.evaluate.guard import halving, judging
-from abatis.net import Net
+from abatis.evaluate.guard import Result, halving, judging
+from abatis.net import SAME, Net
 from abatis.types import Batch, Threat
 
 Attack = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -22,6 +23,7 @@ Attack = Callable[[Batch], tuple[Tensor, Tensor]]
 Progress = Callable[[str, int, int], None]
 """Told the name of what is going on, the points done and the points in all."""
 
+TUNED = 8  # images that show what leaves the logits as they are
 TOLERANCE = 1e-5  # how far outputs may be from a distribution and still look like one
 
 
@@ -127,6 +129,25 @@ class Judge:
         total = len(self.split)
         return halving(run, self.batch_size)
 
+    def tune(self) -> None:
+        """From here on attacks run the network in the fastest way that leaves its logits as they are."""
+        self._shown(lambda x: self.net.tune(x, step=False))
+
+    @cached_property
+    def steady(self) -> bool:
+        """Does the network say the same of an image whenever it is asked, and whatever is in the batch?"""
+
+        def same(x: Tensor) -> bool:
+            with torch.no_grad():
+                first, again, alone = self.net(x), self.net(x), self.net(x[:1])
+            return torch.equal(first, again) and bool((alone - first[:1]).abs().max() <= SAME * first.abs().max())
+
+        return self._shown(same)
+
+    def _shown(self, run: Callable[[Tensor], Result]) -> Result:
+        """Of some images, (B, C, H, W)."""
+        return halving(lambda size: run(next(iter(self.split.eval_batches(size))).x), min(TUNED, self.batch_size))
+
     def attacked(self, name: str, attack: Attack, robust: Tensor, label: str | None = None) -> Verdicts:
         """Run an attack on the points that are robust so far, (n,) bool, and believe only what is seen from outside.
 
@@ -142,7 +163,8 @@ class Judge:
         self._report(label, done, total)
         for places, batch in _packed(self.split, mine, batch_size):
             given = Batch(batch.x.clone(), batch.y.clone(), batch.index)  # what is judged stays out of the attack's hands
-            adversarial, claimed = attack(given)
+            with self.net.attack_mode():
+                adversarial, claimed = attack(given)
             inside = Ball(batch.x, self.threat).contains(adversarial)
             broken = claimed & inside & self._wrong(adversarial, batch.y)  # (B,)
             still[places[broken.cpu()]] = False

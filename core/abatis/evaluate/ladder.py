@@ -20,7 +20,7 @@ from abatis.types import AdaptiveAttack, Batch
 Ladder = Literal["quick", "standard", "thorough"]
 LADDERS: tuple[str, ...] = get_args(Ladder)
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
-AUTOATTACK = family_of("standard")
+AUTOATTACK, FAST = family_of("standard"), family_of("fast")
 MARGIN_PGD = "margin-PGD-20"
 PGD = "PGD-20"
 
@@ -65,8 +65,12 @@ def climb(
     device: torch.device,
     memory: Memory,
     adaptive: Mapping[str, AdaptiveAttack],
+    square_bf16: bool,
 ) -> Climbed:
-    """Run a ladder's attacks, each on all points that are right without any, and the defenses' own adaptive ones."""
+    """Run a ladder's attacks, each on all points that are right without any, and the defenses' own adaptive ones.
+
+    With ``square_bf16`` the fast version of AutoAttack takes the place of the standard one.
+    """
     result = Climbed()
     threat = judge.threat
     if threat.norm == "L1":
@@ -84,7 +88,8 @@ def climb(
             result.verdicts[name] = memory.once(name, _run(judge, name, _adapted(judge, foreign, seed), clean.correct))
         result.settings[name] = {"provider": plugin, "seed": seed}
     for version in VERSIONS[ladder]:
-        _add(result, autoattack(judge, clean.correct, clean.classes, seed, device, memory, version), version)
+        chosen: Version = "fast" if square_bf16 and version == "standard" else version
+        _add(result, autoattack(judge, clean.correct, clean.classes, seed, device, memory, chosen), chosen)
     return result
 
 

@@ -49,6 +49,7 @@ def pgd_verdicts(
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean().correct
+        judge.tune()
         return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean).robust
 
 

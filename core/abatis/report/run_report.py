@@ -19,7 +19,8 @@ from abatis.report.svg import Point, bars, histogram, lines
 from abatis.types import ratio
 
 MEASURED = {
-    "robust_acc": "robust accuracy", "autoattack_acc": "AutoAttack accuracy", "margin_pgd20_acc": "margin PGD-20 accuracy",
+    "robust_acc": "robust accuracy", "autoattack_acc": "AutoAttack accuracy",
+    "autoattack_fast_acc": "AutoAttack accuracy, Square in bf16", "margin_pgd20_acc": "margin PGD-20 accuracy",
     "pgd20_acc": "PGD-20 accuracy", "clean_acc": "clean accuracy",
 }  # fmt: skip
 TRAINED = {

@@ -22,6 +22,7 @@ JUDGE_LABELS = {
     "pgd20_acc": "PGD-20 accuracy",
     "margin_pgd20_acc": "margin-PGD-20 accuracy",
     "autoattack_acc": "AutoAttack accuracy",
+    "autoattack_fast_acc": "AutoAttack accuracy, Square in bf16",
 }
 
 

@@ -156,5 +156,5 @@ def other_attack_tests(bench: Bench, standing: Tensor) -> list[Test]:
     sides = next(iter(bench.judge.split.eval_batches(1))).x.shape[2:]
     if threat.norm == "L2" and min(sides) < SMALLEST:
         return [told("D10", "not applicable", f"Square needs {SMALLEST} pixels a side in L2"), noise]
-    attack = square(net, threat, QUERIES, bench.seed)
+    attack = square(net, threat, QUERIES, bench.seed, bench.judge.steady)
     return [bench.exclusive("D10", f"Square with {QUERIES} queries", [attack], standing), noise]

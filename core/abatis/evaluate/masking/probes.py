@@ -11,6 +11,7 @@ from torch import Tensor
 from abatis.ball import Ball
 from abatis.evaluate.judge import Attack, right
 from abatis.evaluate.pgd import STEP_SHARE, Objective, ascent, cross_entropy, random_start
+from abatis.evaluate.sparing import skip_known
 from abatis.randomness import per_sample
 from abatis.types import Batch, Forward, Threat
 
@@ -109,14 +110,19 @@ def _noise(batch: Batch, threat: Threat, seed: int) -> Iterator[Tensor]:
             yield ball.climb(batch.x.clone(), normal[:, draw], threat.eps)
 
 
-def square(forward: Forward, threat: Threat, queries: int, seed: int) -> Attack:
-    """Square (Andriushchenko et al., ECCV 2020) through its authors' code; its draws depend on the batch."""
+def square(forward: Forward, threat: Threat, queries: int, seed: int, steady: bool) -> Attack:
+    """Square (Andriushchenko et al., ECCV 2020) through its authors' code; its draws depend on the batch.
+
+    steady: is an answer of the network final?
+    """
 
     def copied(x: Tensor) -> Tensor:
         return forward(x).clone()  # the authors write on the logits
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         foreign = SquareAttack(copied, norm=threat.norm, n_queries=queries, eps=threat.eps, seed=seed, device=batch.x.device)
+        if steady:
+            skip_known(foreign)
         with torch.no_grad():
             adversarial = foreign.perturb(batch.x.contiguous(), batch.y)
         return adversarial, ~right(logits_of(forward, adversarial), batch.y)

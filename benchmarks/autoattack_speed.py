@@ -1,0 +1,200 @@
+"""What AutoAttack costs through our evaluation, beside one call of the authors' package on the same network and points.
+
+    python -m benchmarks.autoattack_speed    # from the repository's root; some minutes of one core
+
+An adversarially trained ResNet-8 on digits of 16x16 pixels; the package gets it as it is. Writes
+benchmarks/results/autoattack-speed.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyautoattack
+import torch
+import torch.nn.functional as F
+from benchmarks.side_by_side import facts
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import abatis
+from abatis.data.arrays import ArraySplit
+from abatis.evaluate.autoattack import NAMES, Version, autoattack
+from abatis.evaluate.guard import judging
+from abatis.evaluate.judge import Judge
+from abatis.evaluate.memory import Memory
+
+RECORD = Path(__file__).parent / "results" / "autoattack-speed.json"
+THREAT = abatis.Threat.parse("Linf:0.12")
+TRAINED, POINTS, EPOCHS, ROUNDS = 1400, 40, 15, 5
+APGD, STAGES = ("APGD-CE", "APGD-T"), ("APGD-CE", "APGD-T", "FAB-T", "Square")
+FAST = "Square, bf16"
+GOALS = {"APGD": 0.48, "all": 0.5}
+Costs = dict[str, tuple[float, int]]
+"""By stage: CPU seconds, and images that the network was run on."""
+
+
+def trained() -> tuple[nn.Module, ArraySplit]:
+    """The network, as ``abatis.load`` gives it, and the points to attack."""
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    x, y = F.interpolate(x, size=16, mode="bilinear").clamp(0, 1), torch.tensor(labels)
+    last = slice(TRAINED, TRAINED + POINTS)
+    with tempfile.TemporaryDirectory() as folder:
+        config = abatis.RunConfig(backbone="cifar_resnet8", threat=str(THREAT), epochs=EPOCHS, eval="none", out=Path(folder))
+        result = abatis.run(config, data=((x[:TRAINED], y[:TRAINED]), (x[last], y[last])))
+        return abatis.load(result.folder), ArraySplit(x[last], y[last], "none")
+
+
+class Meter:
+    """Counts the images that a network is run on, and reads CPU time with them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.images, self.costs = 0, Costs()
+        net.register_forward_pre_hook(self._count)
+
+    def _count(self, net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self.images += len(arguments[0])
+
+    def start(self) -> tuple[float, int]:
+        return time.process_time(), self.images
+
+    def stop(self, name: str, began: tuple[float, int]) -> None:
+        self.costs[name] = time.process_time() - began[0], self.images - began[1]
+
+
+def package(net: nn.Module, points: ArraySplit, seed: int, meter: Meter) -> Tensor:
+    """One call of the package: which points it leaves, (n,) bool."""
+    foreign = pyautoattack.AutoAttack(net, norm=THREAT.norm, eps=THREAT.eps, seed=seed, version="standard")
+    foreign.verbose = False
+
+    def metered(name: str, perturb: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, y: Tensor) -> Tensor:
+            began = meter.start()
+            adversarial = perturb(x, y)
+            meter.stop(name, began)
+            return adversarial
+
+        return call
+
+    attacks = (foreign.apgd, foreign.apgd_targeted, foreign.fab, foreign.square)
+    for name, attack in zip(STAGES, attacks, strict=True):
+        attack.perturb = metered(name, attack.perturb)
+    batch = next(points.eval_batches(len(points)))
+    began = meter.start()
+    _, predicted = foreign.run_standard_evaluation(batch.x, batch.y, batch_size=len(points))
+    meter.stop("all", began)
+    return predicted == batch.y
+
+
+def ours(net: nn.Module, points: ArraySplit, seed: int, meter: Meter, memory: Memory, version: Version = "standard") -> Tensor:
+    """The same through our evaluation, from the clean look on; only attacks that ``memory`` does not know are run."""
+    began: dict[str, tuple[float, int]] = {}
+
+    def progress(label: str, done: int, total: int) -> None:
+        key = label.rpartition(" ")[2]
+        name = FAST if version == "fast" else NAMES.get(key, key)
+        if done == 0:
+            began[name] = meter.start()
+        elif name in began:
+            meter.stop(name, began[name])
+
+    whole = meter.start()
+    with judging(net) as judged:
+        judge = Judge(judged, points, THREAT, len(points), progress)
+        clean = judge.clean()
+        judge.tune()
+        found = autoattack(judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version)
+    if version == "standard":
+        meter.stop("all", whole)
+    return found.verdicts[-1].robust
+
+
+def one_round(net: nn.Module, points: ArraySplit, seed: int) -> dict[str, Any]:
+    """Costs of both, and verdicts: those of the package, ours, and ours with Square in bfloat16; (n,) bool."""
+    meters = {"package": Meter(net), "ours": Meter(net)}
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(Path(folder) / "state.json", {})
+        calls: dict[str, Callable[[], Tensor]] = {
+            "package": lambda: package(net, points, seed, meters["package"]),
+            "ours": lambda: ours(net, points, seed, meters["ours"], memory),
+        }
+        verdicts = {name: calls[name]() for name in list(calls)[:: -1 if seed % 2 else 1]}
+        verdicts["fast"] = ours(net, points, seed, meters["ours"], memory, "fast")
+    costs = {name: meter.costs for name, meter in meters.items()}
+    for found in costs.values():
+        seconds, images = zip(*(found[stage] for stage in APGD), strict=True)
+        found["APGD"] = sum(seconds), sum(images)
+    print(f"seed {seed}: { ({name: round(found['all'][0], 1) for name, found in costs.items()}) } CPU s", flush=True)
+    return {"costs": costs, "verdicts": verdicts}
+
+
+def row(rounds: list[dict[str, Any]], stage: str) -> dict[str, Any]:
+    """Medians over the rounds; a ratio is taken within its round."""
+    theirs = [one["costs"]["package"]["Square" if stage == FAST else stage] for one in rounds]
+    found = [one["costs"]["ours"][stage] for one in rounds]
+    ratios = [new[0] / old[0] for new, old in zip(found, theirs, strict=True)]
+    return {
+        "stage": stage, "package_seconds": round(statistics.median(cost[0] for cost in theirs), 2),
+        "seconds": round(statistics.median(cost[0] for cost in found), 2), "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(one, 3) for one in ratios], "goal": GOALS.get(stage),
+        "package_images": int(statistics.median(cost[1] for cost in theirs)),
+        "images": int(statistics.median(cost[1] for cost in found)),
+    }  # fmt: skip
+
+
+def differing(rounds: list[dict[str, Any]], one: str, other: str) -> list[dict[str, int]]:
+    """Points with another verdict, and the seed of the round."""
+    return [
+        {"seed": seed, "point": point, one: int(found["verdicts"][one][point]), other: int(found["verdicts"][other][point])}
+        for seed, found in enumerate(rounds)
+        for point in (found["verdicts"][one] != found["verdicts"][other]).nonzero().flatten().tolist()
+    ]
+
+
+def page(record: dict[str, Any]) -> str:
+    """Markdown."""
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    lines = [
+        "# AutoAttack's cost", "",
+        f"{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. {record['setting']} CPU seconds, "
+        f"medians of {record['rounds']} rounds in one process, in turn; a ratio is the median of those within the rounds.", "",
+        "| stage | pyautoattack, s | ours, s | ratio | goal | images, pyautoattack | images, ours |", "|---" * 7 + "|",
+    ]  # fmt: skip
+    for one in record["rows"]:
+        goal = "-" if one["goal"] is None else f"{one['goal']:.2f}, {'reached' if one['ratio'] <= one['goal'] else 'missed'}"
+        lines.append(f"| {one['stage']} | {one['package_seconds']} | {one['seconds']} | {one['ratio']:.2f} | {goal} | "
+                     f"{one['package_images']:,} | {one['images']:,} |")  # fmt: skip
+    robust = ", ".join("/".join(map(str, counts.values())) for counts in record["robust"])
+    asked = len(record["robust"]) * record["points"]
+    return "\n".join([
+        *lines, "", f"Images: how many the network was run on, forwards with and without a gradient alike. Of {asked} verdicts "
+        f"{len(record['differing'])} differ from pyautoattack's, and with Square in bfloat16 {len(record['differing_bf16'])} "
+        f"from ours. Robust points by seed (pyautoattack/ours/bf16): {robust}.", "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write."""
+    torch.set_num_threads(1)
+    net, points = trained()
+    rounds = [one_round(net, points, seed) for seed in range(ROUNDS)]
+    record = facts("abatis", "torch", "pyautoattack") | {
+        "setting": f"An adversarially trained ResNet-8, {POINTS} digits of 16 x 16 pixels, {THREAT}, AutoAttack standard.",
+        "points": POINTS, "rounds": ROUNDS, "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
+        "robust": [{name: int(flags.sum()) for name, flags in one["verdicts"].items()} for one in rounds],
+        "differing": differing(rounds, "package", "ours"), "differing_bf16": differing(rounds, "ours", "fast"),
+    }  # fmt: skip
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
+    print(page(record))
+
+
+if __name__ == "__main__":
+    main()
