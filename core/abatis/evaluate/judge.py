@@ -145,7 +145,6 @@ class Judge:
         return self._shown(same)
 
     def _shown(self, run: Callable[[Tensor], Result]) -> Result:
-        """Of some images, (B, C, H, W)."""
         return halving(lambda size: run(next(iter(self.split.eval_batches(size))).x), min(TUNED, self.batch_size))
 
     def attacked(self, name: str, attack: Attack, robust: Tensor, label: str | None = None) -> Verdicts:
