@@ -71,8 +71,7 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     from abatis.runner import pick_device
     from abatis.types import Threat
 
-    first = processes.rank() == 0
-    reporter = Reporter(asked.quiet or not first)
+    reporter = Reporter(asked.quiet or processes.rank() > 0)
     subject = find_subject(asked.model, asked.backbone)
     device = pick_device(asked.device)
     images = _data(asked, subject, device)
@@ -92,7 +91,7 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
         found = evaluate(module, split, threat, ladder=asked.ladder, seed=seed, batch_size=asked.batch_size, device=device,
                          num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
                          square_bf16=asked.square_bf16, **known)  # fmt: skip
-    if first:
+    if processes.rank() == 0:
         told = facts(asked.model, module, images.info, threat, seed)
         record = write_record(folder, {**found.to_json(), **told, "command": line, **_selection(subject)})
         reporter.evaluation(record)

@@ -123,12 +123,7 @@ def evaluate(
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean()
-        if clean.classes < num_classes:
-            raise UsageError(
-                f"the model has {clean.classes} outputs, the data have {num_classes} classes",
-                where="evaluation",
-                fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
-            )
+        _check_outputs(clean.classes, num_classes)
         judge.tune()
         climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {},
                         square_bf16=square_bf16)  # fmt: skip
@@ -136,13 +131,27 @@ def evaluate(
         few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
         known = climbed.held(DIAGNOSED) if looked_at is threat else {}
         diagnosis = diagnose(few, clean.first(DIAGNOSED), seed=seed, known=known, training=training)
-        curve = diagnosis.curve
-        if ladder == "thorough" and threat.norm != "L1":
-            left = climbed.held(len(split)).values()
-            known_at = {threat.eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
-            curve = accuracy_curve(judge, clean.correct, [factor * threat.eps for factor in FINE_GRID], seed, known_at)
+        fine = ladder == "thorough" and threat.norm != "L1"
+        curve = _fine_curve(judge, clean, climbed, seed) if fine else diagnosis.curve
         margins = halving(lambda size: _margins(few, seed, size), batch_size) if clean.correct.any() else None
     return _evaluation(ladder, threat, clean, climbed, diagnosis, margins, curve, looked_at)
+
+
+def _check_outputs(outputs: int, num_classes: int) -> None:
+    if outputs < num_classes:
+        raise UsageError(
+            f"the model has {outputs} outputs, the data have {num_classes} classes",
+            where="evaluation",
+            fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
+        )
+
+
+def _fine_curve(judge: Judge, clean: Clean, climbed: Climbed, seed: int) -> Curve:
+    """Over all points; at eps itself the ladder has been."""
+    left = climbed.held(len(judge.split)).values()
+    eps = judge.threat.eps
+    known = {eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
+    return accuracy_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
 
 
 def _margins(judge: Judge, seed: int, batch_size: int) -> Margins:
@@ -174,7 +183,6 @@ def _evaluation(
     attacks = {name: {"norm": threat.norm, "eps": threat.text, **facts} for name, facts in climbed.settings.items()}
     for name, verdict in verdicts.items():
         attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
-    adaptive = [str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts]
     return Evaluation(
         ladder=ladder,
         n=len(clean.correct),
@@ -185,7 +193,7 @@ def _evaluation(
         autoattack_fast_acc=verdicts[FAST].accuracy if FAST in verdicts else None,
         robust_acc=share(robust),
         attacks=attacks,
-        adaptive_attack=", ".join(adaptive) or None,
+        adaptive_attack=", ".join(str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts) or None,
         per_point={"clean": clean.correct, **{name: one.robust for name, one in verdicts.items()}, "robust": robust},
         per_class=per_class(clean.labels, clean.correct, robust, clean.classes),
         diagnosis=diagnosis,
