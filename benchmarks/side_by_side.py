@@ -36,12 +36,12 @@ Times = Mapping[str, list[float]]
 """CPU seconds of a call, one for each round."""
 
 
-def measure(variants: Mapping[str, Variant], rounds: int, warm_up: bool = True) -> Times:
+def measure(variants: Mapping[str, Variant], rounds: int, warm_up: bool = True, shortest: float = SHORTEST) -> Times:
     """Each round calls every variant, every other one in reverse order.
 
     An unmeasured round comes first, or not where steps are so long that it would say nothing; then none is repeated.
     """
-    repeats = {name: math.ceil(SHORTEST / cpu_seconds(variant)) if warm_up else 1 for name, variant in variants.items()}
+    repeats = {name: math.ceil(shortest / cpu_seconds(variant)) if warm_up else 1 for name, variant in variants.items()}
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds):
         for name in list(variants)[:: 1 if number % 2 == 0 else -1]:
