@@ -205,9 +205,10 @@ def table(record: dict[str, Any]) -> str:
         failed = [row["failed"] for row in rows if "failed" in row]
         cells = [failed[0]] if failed else [_cell(key, [row[key] for row in rows]) for key in COLUMNS]
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    seeds = len({row["seed"] for row in record["rows"]})
     facts = ", ".join(f"{key} {record[key]}" for key in ("date", "torch", "threads", "points"))
     return (
-        f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, seeds {len(SEEDS)}. "
+        f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, seeds {seeds}. "
         "Accuracies in percent, AutoAttack and the input margin (L2, DeepFool) on the first points, "
         "margins of logits at clean test images (mean, lowest tenth), seconds of processor time for training. "
         f"Mean and standard deviation over the seeds. Setting: `{json.dumps(record['setting'])}`\n\n" + "\n".join(lines) + "\n"
@@ -216,8 +217,8 @@ def table(record: dict[str, Any]) -> str:
 
 def _cell(key: str, values: list[float]) -> str:
     factor = 100 if key in COLUMNS[:4] else 1
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{factor * statistics.mean(values):.2f} ± {factor * deviation:.2f}"
+    deviation = f" ± {factor * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{factor * statistics.mean(values):.2f}{deviation}"
 
 
 def _shown(setting: dict[str, Any]) -> dict[str, Any]:
