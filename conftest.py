@@ -28,12 +28,12 @@ def _global_generators() -> Iterator[None]:
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Make modules look installed: ``install(module)`` by its own name, ``install(name=error)`` fails at import."""
 
-    def now(*modules: ModuleType, **broken: Exception) -> None:
+    def now(*modules: ModuleType, **broken: BaseException) -> None:
         found = dict(plugins.installed())
         for name, answer in [*((module.__name__, module) for module in modules), *broken.items()]:
 
             def load(answer: Any = answer) -> Any:
-                if isinstance(answer, Exception):
+                if isinstance(answer, BaseException):
                     raise answer
                 return answer
 

@@ -334,9 +334,9 @@ def test_dry_run_needs_no_images(tmp_path, capsys):
 
 
 def test_missing_images_name_the_folder_and_the_offline_default(tmp_path, capsys, monkeypatch):
-    from abatis.data import named
+    from abatis.data import archives
 
-    monkeypatch.setattr(named, "_torchvision_split", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(archives.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     assert defense_run(["--backbone", "resnet8", "--data-dir", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 2
     message = capsys.readouterr().err
     assert str(tmp_path / "d") in message

@@ -203,7 +203,7 @@ def test_not_finite_stops_before_the_update_and_names_the_term(term, complaint):
 
 def test_a_detached_loss_is_refused():
     bad = plugin("bad", loss=lambda run: lambda ctx: {"x": Term(ctx.logits_adv.detach().sum(1))})
-    with pytest.raises(PluginError, match="the terms x do not depend on the network"):
+    with pytest.raises(PluginError, match="its terms do not depend on the network: x"):
         make_step(plain_network(), bad)(tiny_batch(4, 10), 0, 0, 0.0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,60 +23,131 @@ from torch import Tensor
 
 from abatis.errors import CheckpointError, UsageError
 
-FORMAT = 1
-KEEP = 3
-MANIFEST = "manifest.json"
+FORMAT = 2
+CHECKPOINTS = "checkpoints"  # their folder in a run folder
+KEEP = 3  # the newest ones
+ROOM = 2  # times the last checkpoint must be free on the disk: the new one, before an old one goes
+GRACE, MOST_OF_IT = 30, 0.6  # seconds from SIGTERM to SIGKILL under torchrun and most schedulers
+MANIFEST, WEIGHTS, STATE = "manifest.json", "weights.safetensors", "state.pt"
+NAME = re.compile(r"step-([0-9]{1,18})(\.old)?")  # .old: finished, and about to be replaced by another of the same step
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint that verified: tensors of the model, the rest of the training state, and what was rejected before it."""
+    """A checkpoint that verified.
+
+    weights, state: tensors of the model, and the rest of the training state; about: what the manifest says of the run;
+    rejected: the newer ones that did not verify, and why.
+    """
 
     step: int
     weights: dict[str, Tensor]
     state: dict[str, Any]
+    about: dict[str, Any]
     rejected: tuple[str, ...]
 
 
-def save_checkpoint(folder: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write ``folder/step-N`` and prune the oldest; raises UsageError where the disk refuses."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+    best: int | None = None,
+) -> Path:
+    """Write ``folder/step-N``, then prune: the newest ones stay, and that of step ``best``.
+
+    about: of the run, in plain types. Raises UsageError where the disk refuses; the older ones are then as they were.
+    """
     final = folder / f"step-{step:08d}"
-    partial = final.with_suffix(".tmp")
+    partial, replaced = final.with_suffix(".tmp"), final.with_suffix(".old")
     with disk(folder):
+        folder.mkdir(exist_ok=True)  # without parents: a run folder that is gone is not made again
+        _check_room(folder)
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_weights(partial / "weights.safetensors", weights)
-        with (partial / "state.pt").open("wb") as file:
-            torch.save(dict(state), file)
-            _flush(file.fileno())
-        entries = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(partial.iterdir())}
-        write_text(partial / MANIFEST, json.dumps({"format": FORMAT, "step": step, "files": entries}, indent=2) + "\n")
-        _flush_folder(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        try:
+            partial.mkdir()
+            _write(partial, step, weights, state, about or {})
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
         partial.rename(final)
         _flush_folder(folder)
-    if not _complaint(final):
-        for old in _steps(folder)[:-KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+        if complaint := _complaint(final):
+            raise OSError(f"what was written does not read back: {complaint}")
+    _prune(folder, final, best)
     return final
+
+
+def _write(partial: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    write_weights(partial / WEIGHTS, weights)
+    with (partial / STATE).open("xb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        _flush(file.fileno())
+    files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(partial.iterdir())}
+    manifest = {"format": FORMAT, "step": step, **about, "files": files}
+    write_text(partial / MANIFEST, json.dumps({**manifest, "manifest_sha256": digest(manifest)}, indent=2) + "\n")
+    _flush_folder(partial)
+
+
+def too_slow(seconds: float) -> str:
+    """A warning where writing a checkpoint takes most of the time between SIGTERM and SIGKILL; else nothing."""
+    grace = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE))
+    if seconds <= MOST_OF_IT * grace:
+        return ""
+    return (f"warning: writing a checkpoint took {seconds:.3g} s of the {grace:g} s that are given after SIGTERM; "
+            "give more time, or set --checkpoint-every")  # fmt: skip
+
+
+def _check_room(folder: Path) -> None:
+    """Raise OSError where the disk would not hold another one like the last."""
+    last = next(iter(reversed(_finished(folder))), None)
+    needed = ROOM * sum(path.stat().st_size for path in last.iterdir()) if last is not None else 0
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"the disk is nearly full: {free >> 20} MiB are free, the next checkpoint wants {needed >> 20} MiB")
+
+
+def _prune(folder: Path, newest: Path, best: int | None) -> None:
+    """Remove what a checkpoint that verified makes superfluous: old ones, replaced ones, and what a killed save left."""
+    kept = {newest, *_finished(folder)[-KEEP:], *([folder / f"step-{best:08d}"] if best is not None else [])}
+    for path in (*_finished(folder), *folder.glob("step-*.tmp")):
+        if path not in kept or path.suffix == ".old":
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Loaded | None:
     """The newest checkpoint that verifies; None where there never was one; raises CheckpointError where none is valid."""
     rejected: list[str] = []
-    for path in reversed(_steps(folder)):
+    for path in reversed(_finished(folder)):
         complaint = _complaint(path)
         if not complaint:
             try:
-                state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-                return Loaded(int(path.name[5:]), load_file(path / "weights.safetensors"), state, tuple(rejected))
+                state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+                about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+                return Loaded(about["step"], load_file(path / WEIGHTS), dict(state), about, tuple(rejected))
             except Exception as error:  # every reader fails in its own way, and all of them mean the same
                 complaint = f"{type(error).__name__}: {error}"
         rejected.append(f"{path.name}: {complaint}")
-    if rejected:
-        raise CheckpointError(f"no valid checkpoint: {'; '.join(rejected)}", where=str(folder),
-                              fix="start anew under another --name, or put a valid checkpoint back")  # fmt: skip
-    return None
+    if not rejected:
+        return None
+    none_valid = CheckpointError(f"no valid checkpoint: {'; '.join(rejected)}", where=str(folder),
+                            fix="put a valid checkpoint back, or begin anew from step 0 with --restart")  # fmt: skip
+    none_valid.rejected = tuple(rejected)
+    raise none_valid
+
+
+def set_aside(folder: Path, rejected: tuple[str, ...]) -> None:
+    """Rename what was rejected, so that it neither counts as a checkpoint again nor takes the place of one."""
+    with disk(folder):
+        for name in (text.partition(":")[0] for text in rejected):
+            aside = folder / f"{name}.rejected"
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / name).rename(aside)
 
 
 def _complaint(path: Path) -> str:
@@ -84,17 +156,28 @@ def _complaint(path: Path) -> str:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']}, this version reads {FORMAT}"
+        if manifest.pop("manifest_sha256") != digest(manifest) or manifest["step"] != int(path.stem[5:]):
+            return f"{MANIFEST} does not match its own sha256 or its folder"
         for name, entry in manifest["files"].items():
-            if (path / name).stat().st_size != entry["size"] or _sha256(path / name) != entry["sha256"]:
+            file = path / name
+            if file.parent != path or file.is_symlink() or not file.is_file():
+                return f"{name} is no file of the checkpoint"
+            if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
                 return f"{name} does not match its sha256"
-        return "" if {"weights.safetensors", "state.pt"} <= manifest["files"].keys() else "files are missing in the manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return "" if {WEIGHTS, STATE} <= manifest["files"].keys() else "files are missing in the manifest"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"no readable manifest ({type(error).__name__})"
 
 
-def _steps(folder: Path) -> list[Path]:
-    """Folders of finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdigit() and path.is_dir())
+def _finished(folder: Path) -> list[Path]:
+    """Folders of finished checkpoints, oldest first; of two for one step, the one that was replaced first."""
+    found = [(int(match[1]), match[2] is None, path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name))]
+    return [path for _, _, path in sorted(found) if path.is_dir()]
+
+
+def digest(table: Mapping[str, Any]) -> str:
+    """sha256 of a table of plain types, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -114,11 +197,17 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """A file that is complete under its name or not there."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        _flush(file.fileno())
-    partial.replace(path)
+    partial.unlink(missing_ok=True)
+    try:
+        with partial.open("xb") as file:  # never through a link
+            file.write(content)
+            file.flush()
+            _flush(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
 from abatis import __version__
 from abatis.errors import AbatisError, UsageError, did_you_mean
@@ -79,17 +80,26 @@ def _export(words: Sequence[str], prog: str) -> int:
     return command(words, prog)
 
 
+def _doctor(words: Sequence[str], prog: str) -> int:
+    from abatis.doctor import command
+
+    return command(words, prog)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "run": (_train, "train and judge a model (the same as defense-run)"),
     "eval": (_eval, "judge any model: attacks, masking verdict, margins, report"),
     "compare": (_compare, "train what is missing, judge alike, one ranked table"),
     "export": (_export, "write a run in another form: RobustBench's"),
+    "doctor": (_doctor, "can a run start here, and what mends what is broken?"),
     "registry": (_registry, "list the known methods, or show one"),
 }
 
 
 def _guarded(command: Callable[[], int]) -> int:
     """Turn errors into a message of a few lines and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
     try:
         return command()
     except AbatisError as error:

@@ -18,6 +18,7 @@ from abatis.types import Threat, ratio
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ROLES = ("attacker", "loss")
+NO_PART_OF_A_RUN = {"name", "resume", "restart", "allow_mismatch", "dry_run", "quiet", "options"}
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 _BOUNDS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
 
@@ -51,6 +52,17 @@ def underscored(raw: Any) -> Any:
     return {str(key).replace("-", "_"): value for key, value in raw.items()} if isinstance(raw, Mapping) else raw
 
 
+def _check_text(raw: Any) -> None:
+    """Raise UsageError where a text, anywhere in a table, can be neither a path nor written down."""
+    if isinstance(raw, Mapping):
+        raw = [*raw.keys(), *raw.values()]
+    if isinstance(raw, list | tuple):
+        for part in raw:
+            _check_text(part)
+    elif isinstance(raw, str | Path) and ("\0" in str(raw) or str(raw) != str(raw).encode(errors="replace").decode()):
+        raise UsageError(f"{str(raw)!r} holds a NUL or half a character", fix="write it in whole characters")
+
+
 class Options(BaseModel):
     """A frozen set of options that refuses unknown names and accepts hyphens for underscores."""
 
@@ -73,6 +85,7 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _underscores(cls, raw: Any) -> Any:
+        _check_text(raw)
         return underscored(raw)
 
 
@@ -144,6 +157,7 @@ class RunConfig(Options):
     limit: int | None = Field(None, ge=1, description="use the first N training images, and the same share of the test images")
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels a side for folder data; from the data if not given")
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field("auto", description="training augmentation")
+    skip_broken: bool = Field(False, description="leave out files of a folder that are no images or cannot be read")
     threat: Annotated[str, BeforeValidator(_threat)] = Field("Linf:8/255", description="norm and radius: Linf:8/255, L2:0.5")
     attack: AttackConfig = Field(AttackConfig(), description="training attack")
     epochs: int = Field(100, ge=1, le=100_000, description="passes over the training images")
@@ -174,6 +188,10 @@ class RunConfig(Options):
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; each epoch if not given")
     resume: bool = Field(False, description="go on from the newest valid checkpoint")
+    restart: bool = Field(False, description="as --resume, but from step 0 where no checkpoint is valid")
+    allow_mismatch: tuple[str, ...] = Field(
+        (), description="what may differ from the checkpoint, like batch_size, torch or a plugin; the run is then not bit-exact"
+    )
     dry_run: bool = Field(False, description="print the plan and stop")
     quiet: bool = Field(False, description="print nothing but errors")
     options: dict[str, SerializeAsAny[PluginConfig]] = Field({}, description="options of the plugins, by name")
@@ -209,13 +227,18 @@ class RunConfig(Options):
         return self
 
     @property
+    def resumes(self) -> bool:
+        """May the run folder be there already?"""
+        return self.resume or self.restart
+
+    @property
     def threat_model(self) -> Threat:
         """The threat, parsed."""
         return Threat.parse(self.threat)
 
     def to_toml(self) -> dict[str, Any]:
         """What ``run.toml`` holds: everything that repeats the run, plugin options in tables of their own."""
-        dumped = self.model_dump(mode="json", exclude={"name", "resume", "dry_run", "quiet", "options"}, exclude_none=True)
+        dumped = self.model_dump(mode="json", exclude=NO_PART_OF_A_RUN, exclude_none=True)
         return {
             **dumped,
             **{name: options.model_dump(mode="json", exclude_none=True) for name, options in self.options.items()},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+ENVIRONMENT = "environment.json"
 LIBRARIES = ("abatis", "torch", "torchvision", "timm", "pyautoattack", "pluggy", "pydantic", "numpy", "safetensors")
 
 
@@ -20,11 +23,24 @@ def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str,
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "providers": dict(providers),
     }
+
+
+def resumptions(folder: Path) -> list[str]:
+    """How the run in a folder was resumed so far, as its last start wrote it down."""
+    try:
+        return [str(text) for text in json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["resumed"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:

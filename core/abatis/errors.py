@@ -48,9 +48,10 @@ class PluginConflict(UsageError):
 
 
 class CheckpointError(AbatisError):
-    """Checkpoints exist, but none of them can be trusted."""
+    """Checkpoints exist, but none of them can be trusted; rejected: each by its folder's name, and why."""
 
     exit_code = 3
+    rejected: tuple[str, ...] = ()
 
 
 class NotFiniteError(AbatisError):

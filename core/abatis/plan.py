@@ -9,19 +9,22 @@ import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pluggy
 import torch
+from torch import Tensor
 
 from abatis.builtin.cross_entropy import cross_entropy
 from abatis.builtin.pgd import NoAttacker, PGDAttacker
+from abatis.conduct import Conduct
 from abatis.config import PluginConfig
 from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean, is_out_of_memory
 from abatis.hooks import hookimpl
+from abatis.net import Net
 from abatis.plugins import Plugin, make_manager, normal
-from abatis.types import AdaptiveAttack, Attacker, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
+from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
 
 BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}
 """Providers that need no plugin; the first of each role is its default."""
@@ -54,6 +57,7 @@ class Plan:
     clean_first: bool
     needs_double_backward: bool
     adaptive: Mapping[str, AdaptiveAttack]
+    conduct: Conduct = field(default_factory=Conduct)
 
     def with_trainer(self, name: str, hooks: TrainerHooks, row: Row) -> Plan:
         """The plan with one more trainer hook behind the others."""
@@ -61,18 +65,31 @@ class Plan:
 
     def terms(self, ctx: StepContext) -> dict[str, Term]:
         """All terms of one step, checked; those of a regularizer are named ``plugin/term``."""
-        with blamed(self.loss_name, "loss"):
-            found = dict(checked(self.loss(ctx), ctx, self.loss_name))
+        found = dict(self._asked(self.loss_name, "loss", self.loss, ctx))
         return found | self.penalties(ctx)
 
     def penalties(self, ctx: StepContext) -> dict[str, Term]:
         """The regularizers' terms alone."""
         found: dict[str, Term] = {}
         for name, regularizer in self.regularizers:
-            with blamed(name, "regularizer"):
-                terms = checked(regularizer(ctx), ctx, name)
+            terms = self._asked(name, "regularizer", regularizer, ctx)
             found.update({f"{name}/{key}": term for key, term in terms.items()})
         return found
+
+    def _asked(self, name: str, role: str, function: Loss | Regularizer, ctx: StepContext) -> Terms:
+        with self.watched(name, role, ctx.net, ctx.batch, adversarial_images=ctx.x_adv) as first:
+            terms = checked(function(ctx), ctx, name)
+            if first and any(weight.requires_grad for weight in ctx.net.module.parameters()):
+                check_attached(terms, name)
+        return terms
+
+    @contextmanager
+    def watched(self, plugin: str, role: str, net: Net, batch: Batch | None = None, **tensors: Tensor) -> Iterator[bool]:
+        """Around one call into a plugin: what it raises names it, and its first call must leave things as found."""
+        if batch is not None:
+            tensors |= {"images": batch.x, "labels": batch.y, "index": batch.index}
+        with blamed(plugin, role), self.conduct.watched(plugin, role, net, **tensors) as first:
+            yield first
 
 
 @contextmanager
@@ -82,8 +99,8 @@ def blamed(plugin: str, role: str) -> Iterator[None]:
         yield
     except AbatisError:
         raise
-    except Exception as error:
-        if is_out_of_memory(error):
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Exception) and is_out_of_memory(error):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
@@ -112,6 +129,16 @@ def checked(terms: Terms, ctx: StepContext, plugin: str) -> Terms:
         if not math.isfinite(term.weight):
             raise PluginError(f"plugin '{plugin}', term '{name}': its weight is {term.weight}", fix="weights are finite")
     return terms
+
+
+def check_attached(terms: Terms, plugin: str) -> None:
+    """Raise PluginError where terms have values and weights, but no gradient reaches the network."""
+    if any(term.value.requires_grad for term in terms.values()) or not torch.is_grad_enabled():
+        return
+    counting = [name for name, term in terms.items() if term.weight and bool((term.value != 0).any())]
+    if counting:  # a term of zeros alone may be one that begins later
+        raise PluginError(f"plugin '{plugin}': its terms do not depend on the network: {', '.join(counting)}",
+                          fix="do not detach the logits, and compute the terms with gradients enabled")  # fmt: skip
 
 
 def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use: Mapping[str, str], run: Run) -> Plan:

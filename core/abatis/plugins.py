@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from abatis import hooks
 from abatis.config import PluginConfig, RunConfig
-from abatis.errors import PluginError, UsageError, did_you_mean
+from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,23 @@ def load(name: str) -> Plugin:
     entry = known[name]
     try:
         module: object = entry.entry_point.load()
-    except Exception as error:
+        return describe(name, module, entry.version)
+    except AbatisError:
+        raise
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
             where=f"{entry.distribution} {entry.version}, {entry.entry_point.value}",
             fix=f"mend or reinstall {entry.distribution}; runs without this plugin are not affected",
         ) from error
-    return describe(name, module, entry.version)
 
 
 def describe(name: str, module: object, version: str = "") -> Plugin:
     """A module with hooks as a plugin; checks its hooks and asks for its options' class."""
+    wanted = str(getattr(module, "DEFENSE_API", hooks.DEFENSE_API))
+    if wanted.partition(".")[0] != hooks.DEFENSE_API.partition(".")[0]:
+        raise PluginError(f"plugin '{name}' is written for DEFENSE_API {wanted}, this core has {hooks.DEFENSE_API}",
+                          fix="install a version of the plugin, or of abatis, that fits")  # fmt: skip
     manager = make_manager([(name, module)])
     if isinstance(module, type):
         raise PluginError(f"plugin '{name}' is a class; register a module or an instance")

@@ -14,8 +14,11 @@ from abatis.errors import UsageError, did_you_mean
 
 def recipes_of(name: str) -> dict[str, Path]:
     """The recipes of one installed plugin, by ``plugin/recipe``."""
-    module = plugins.installed()[name].entry_point.value
-    spec = importlib.util.find_spec(module)
+    module = plugins.installed()[name].entry_point.value.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (Exception, SystemExit):  # it lies in a package, whose code runs now; the plugin says so itself when it is used
+        spec = None
     folder = Path(spec.origin).parent / "recipes" if spec and spec.origin else None
     return {f"{name}/{path.stem}": path for path in sorted(folder.glob("*.toml"))} if folder else {}
 

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from abatis import plugins
 from abatis.config import Options
 from abatis.errors import UsageError, did_you_mean
 from abatis.parser import Parser
 from abatis.recipes import recipes_of
+
+MEND = "reinstall abatis"
 
 
 class Method(Options):
@@ -54,8 +56,15 @@ def registry_file() -> Path:
 
 def methods() -> dict[str, Method]:
     """Every registered method by name."""
-    table = tomllib.loads(registry_file().read_text(encoding="utf-8"))
-    return {entry["name"]: Method.model_validate(entry) for entry in table["method"]}
+    path = registry_file()
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["method"]
+        found = [Method.model_validate(entry) for entry in entries]
+    except ValidationError as error:
+        raise UsageError(f"the registry is broken: {plugins.explain(error, Method)}", where=str(path), fix=MEND) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND) from error
+    return {method.name: method for method in found}
 
 
 def listing() -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,28 @@ from abatis.checkpoint import disk, write_text
 from abatis.command_line import read_toml
 from abatis.config import RunConfig
 from abatis.errors import UsageError
+from abatis.lock import LOCK, locked
 from abatis.trainer import WEIGHTS, WEIGHTS_AVERAGED
 
 PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
-FREE = {"out", "device", "epochs", "workers", "data_dir", "eval", "checkpoint_every"}
-"""Options that a resumed run may change: they do not change what a step computes."""
 
 
-def claim(config: RunConfig) -> Path:
-    """The folder of this run, made and writable; raises UsageError where it exists and is not to be resumed."""
+@contextmanager
+def claimed(config: RunConfig) -> Iterator[Path]:
+    """The folder of this run, made and locked; raises UsageError where it exists and is not to be resumed, or is in use."""
     folder = config.out / (config.name or _made_up_name(config))
     if not folder.resolve().is_relative_to(config.out.resolve()):
         raise UsageError(f"run folder {folder} leads out of {config.out}", fix="remove the link, or choose another --name")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not config.resume:
-            raise UsageError(f"run folder {folder} exists", fix="go on with --resume, or choose another --name")
-        check_same(config, folder)
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    return folder
+    with locked(folder):
+        there = [path for path in folder.iterdir() if path.name != LOCK]
+        if there and not config.resumes:
+            raise UsageError(f"run folder {folder} exists", fix="go on with --resume, or choose another --name")
+        links = [path.name for path in there if path.is_symlink()]
+        if links:
+            raise UsageError(f"run folder {folder} holds links: {', '.join(links)}", fix="put the files themselves there")
+        yield folder
 
 
 def _made_up_name(config: RunConfig) -> str:
@@ -47,7 +48,7 @@ def _made_up_name(config: RunConfig) -> str:
     base = "-".join(parts)[:70]
     taken = [base, *(f"{base}-{number}" for number in range(2, 10_000))]
     used = [name for name in taken if (config.out / name).is_dir() and any((config.out / name).iterdir())]
-    if config.resume and used:
+    if config.resumes and used:
         return used[-1]
     return next(name for name in taken if name not in used)
 
@@ -63,28 +64,6 @@ def write_run_toml(folder: Path, config: RunConfig) -> None:
     """The resolved configuration; ``defense-run --config run.toml`` repeats the run."""
     with disk(folder):
         write_text(folder / "run.toml", tomli_w.dumps(config.to_toml()))
-
-
-def check_same(config: RunConfig, folder: Path, free: Container[str] = FREE, fix: str = "choose another --name") -> None:
-    """Raise UsageError, option by option, where a folder holds another run than the one that is asked for."""
-    path = folder / "run.toml"
-    if not path.exists():
-        return
-    before, now = dict(flat(read_toml(path))), dict(flat(config.to_toml()))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in free]
-    if changed:
-        differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
-        raise UsageError(f"{folder} was run with other options: {differences}", fix=f"give the same options, or {fix}")
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The options of a run.toml by their dotted names, with underscores."""
-    for key, value in table.items():
-        name = f"{prefix}{key}".replace("-", "_")
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def weights_file(folder: Path) -> Path:

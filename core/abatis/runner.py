@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +15,10 @@ from torch import nn
 from abatis import plugins, processes
 from abatis.backbones import build, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
-from abatis.checkpoint import Loaded, disk, load_checkpoint, write_text
+from abatis.checkpoint import CHECKPOINTS, Loaded, disk, set_aside, write_text
 from abatis.config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch, describe, from_user, open_data
-from abatis.environment import environment
+from abatis.environment import ENVIRONMENT, environment, resumptions
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
 from abatis.evaluate.ladder import LADDERS, Ladder
@@ -28,8 +29,9 @@ from abatis.plan import Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
-from abatis.run_folder import PYTHON, claim, load_weights, start_from, write_run_toml
-from abatis.trainer import Trainer, is_finished
+from abatis.resume import Start, find_start, is_finished
+from abatis.run_folder import PYTHON, claimed, load_weights, start_from, write_run_toml
+from abatis.trainer import Trainer
 from abatis.types import Run
 
 EVAL_BATCH = 256
@@ -93,18 +95,27 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         prepared = prepare(config, info, device, model, steps_per_epoch=1)
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
-    folder = processes.first_says(claim(config) if first else None) or Path()
-    loaded = load_checkpoint(folder / "checkpoints") if config.resume else None
-    if loaded is not None and _is_finished(config, folder, loaded):
+    with claimed(config) if first else nullcontext() as claim:
+        folder = processes.first_says(claim) or Path()
+        return _train_and_judge(config, model, given, device, folder, reporter)
+
+
+def _train_and_judge(
+    config: RunConfig, model: nn.Module | None, given: object, device: torch.device, folder: Path, reporter: Reporter
+) -> Result:
+    first = processes.rank() == 0
+    start = find_start(config, folder, device) if config.resumes else Start()
+    if start.loaded is not None and _is_finished(config, folder, start.loaded):
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = _opened(config, given, device)
     prepared = prepare(config, images.info, device, model, batches_per_epoch(len(images.train), config.batch_size))
     _check_head(prepared.net, images, config)
     if first:
-        _describe(config, prepared.plan, folder, device)
+        set_aside(folder / CHECKPOINTS, start.rejected)
+        _describe(config, prepared.plan, folder, device, start)
     reporter.plan(prepared.plan.rows, prepared.notes, config)
-    trainer = _trained(config, prepared, images, folder, reporter, loaded)
+    trainer = _trained(config, prepared, images, folder, reporter, start)
     if config.eval != "none":
         reporter.evaluation(_judge(config, prepared.plan, trainer, images, folder, device, reporter))
     if first:
@@ -114,28 +125,25 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     return _result(folder) if config.eval != "none" else Result(folder)
 
 
-def _describe(config: RunConfig, plan: Plan, folder: Path, device: torch.device) -> None:
+def _describe(config: RunConfig, plan: Plan, folder: Path, device: torch.device, start: Start) -> None:
     """What the run is and where it runs, into its folder."""
     write_run_toml(folder, config)
     record = environment(device, {row.provider: row.version for row in plan.rows if row.version})
+    record["resumed"] = [*resumptions(folder), *(["; ".join(start.told())] if start.told() else [])]
     with disk(folder):
-        write_text(folder / "environment.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
         write_text(folder / "plan.json", json.dumps([asdict(row) for row in plan.rows], indent=2, default=str) + "\n")
 
 
-def _trained(
-    config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter, loaded: Loaded | None
-) -> Trainer:
+def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter, start: Start) -> Trainer:
     """Train to the end, from a checkpoint where the run resumes."""
     info = images.info
     facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": info.num_classes,
              "channels": info.channels, "image_size": info.image_size}  # fmt: skip
     trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
-    if loaded is not None:
-        trainer.restore(loaded)
-        for reason in loaded.rejected:
-            reporter.note(f"checkpoint rejected: {reason}")
-        reporter.note(f"resumed after step {trainer.done} of {trainer.steps}")
+    start.restore(trainer)
+    for text in start.told():
+        reporter.note(text)
     with reporter.training(trainer.steps, trainer.done):
         trainer.fit(reporter)
     return trainer
@@ -219,14 +227,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def _described(config: RunConfig) -> DataInfo:
-    return describe(config.data, data_dir=config.data_dir, image_size=config.image_size, augment=config.augment)
+    return describe(config.data, data_dir=config.data_dir, image_size=config.image_size, augment=config.augment,
+                    skip_broken=config.skip_broken)  # fmt: skip
 
 
 def _opened(config: RunConfig, given: object, device: torch.device) -> Data:
     if given is not None:
         return from_user(given, device=device, workers=config.workers, limit=config.limit, augment=config.augment)
     return open_data(config.data, data_dir=config.data_dir, limit=config.limit, image_size=config.image_size,
-                     augment=config.augment, device=device, workers=config.workers)  # fmt: skip
+                     augment=config.augment, device=device, workers=config.workers, skip_broken=config.skip_broken)  # fmt: skip
 
 
 def _check_head(net: Net, images: Data, config: RunConfig) -> None:

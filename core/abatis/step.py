@@ -105,7 +105,7 @@ class Micros:
         micro = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
         self._move(rows)
         net, plan = self.step.net, self.step.plan
-        with net.attack_mode(self.step.batch_statistics), blamed(plan.attacker_name, "attacker"):
+        with net.attack_mode(self.step.batch_statistics), plan.watched(plan.attacker_name, "attacker", net, micro):
             attacked = plan.attacker(net, micro)
         # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
         reach = getattr(plan.attacker, "reach", 1.0)
@@ -189,7 +189,7 @@ class Step:
         self._guard(result, micros)
         self.optimizer.step()
         for name, hooks in self.plan.trainers:
-            with blamed(name, "after_update"):
+            with self.plan.watched(name, "after_update", self.net):
                 hooks.after_update(next(iter(micros)))
         self.optimizer.zero_grad(set_to_none=True)
         return result
@@ -205,8 +205,9 @@ class Step:
             return torch.stack(shares).sum()
 
         for name, hooks in self.plan.trainers:
-            with blamed(name, "before_loss"):
-                hooks.before_loss(next(iter(micros)), objective)
+            ctx = next(iter(micros))
+            with self.plan.watched(name, "before_loss", self.net, ctx.batch):
+                hooks.before_loss(ctx, objective)
         moved = any(type(hooks).before_loss is not TrainerHooks.before_loss for _, hooks in self.plan.trainers)
         if micros.gathered and moved:  # the weights have changed, and what is gathered with them
             micros.gathered = []

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from abatis import processes
 from abatis.builtin.averaging import WeightAveraging
-from abatis.checkpoint import Loaded, disk, save_checkpoint, write_text, write_weights
+from abatis.checkpoint import CHECKPOINTS, Loaded, disk, save_checkpoint, too_slow, write_text, write_weights
 from abatis.config import RunConfig
 from abatis.data import Data, batches_per_epoch, epoch_batches
 from abatis.environment import peak_memory_mb
 from abatis.errors import Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.net import Net
-from abatis.plan import Plan, blamed
+from abatis.plan import Plan
 from abatis.randomness import Randomness, reseed
+from abatis.resume import about_run, is_finished
 from abatis.schedule import factor, make_optimizer, set_rate
 from abatis.step import Share, Step, StepResult, add_to
 
@@ -45,10 +46,7 @@ class Listener(Protocol):
 
     def epoch(self, row: Mapping[str, Any]) -> None: ...
 
-
-def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
-    """Has a saved training ended? A longer one may have been asked for since; early stopping stays final."""
-    return bool(state["finished"]) and (bool(config.early_stop) or state["epochs_ended"] >= config.epochs)
+    def note(self, text: str) -> None: ...
 
 
 class StopRequest:
@@ -116,6 +114,7 @@ class Trainer:
         random: Randomness,
     ) -> None:
         self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
+        self.about = about_run(config, next(net.module.parameters()).device)
         self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
         trainable = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         deferred = next(net.module.parameters()).is_cuda  # there, a host that reads in every step would be waited for
@@ -132,6 +131,7 @@ class Trainer:
         self.best: dict[str, float] = {}
         self.finished = False
         self.seconds = 0.0
+        self.save_seconds, self.warned = 0.0, False
         self.meter = Meter()
 
     @property
@@ -141,6 +141,7 @@ class Trainer:
 
     def fit(self, listener: Listener) -> None:
         """Train to the end; raises Stopped after saving where a signal asked for it."""
+        self._trim_metrics()
         self.net.module.train()
         with StopRequest() as stop:
             while not self.finished:
@@ -155,13 +156,22 @@ class Trainer:
                         self.seconds += time.perf_counter() - began
                         began = time.perf_counter()
                         self.save()
+                        self._warn(listener)
                     if stopping:
                         raise self._stopped()
                 row = self._end_epoch(time.perf_counter() - began)
                 listener.epoch(row)
+                self._warn(listener)
                 if processes.any_says(stop.asked):  # during the validation, whose checkpoint is written
                     raise self._stopped()
             self._write(WEIGHTS_LAST, self.net.module)
+
+    def _warn(self, listener: Listener) -> None:
+        """Say once that saving is slow."""
+        warning = too_slow(self.save_seconds)
+        if warning and not self.warned:
+            listener.note(warning)
+        self.warned = self.warned or bool(warning)
 
     def _averages(self) -> dict[str, float]:
         """What the host reads at the log interval; raises what the steps since the last one left to be raised."""
@@ -187,7 +197,7 @@ class Trainer:
             self.one_step.random.at(self.done, rows, of)
             reseed(seed, "transform", self.done)
             for name, hooks in self.plan.trainers:
-                with blamed(name, "transform_batch"):
+                with self.plan.watched(name, "transform_batch", self.net):
                     batch = hooks.transform_batch(batch)
             set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
             result = self.one_step(batch, self.done, epoch, self.done / self.steps, Share(rows.start, of))
@@ -200,7 +210,7 @@ class Trainer:
         self.one_step.random.at(self.done)
         reseed(self.config.seed, "epoch end", self.done)
         for name, hooks in self.plan.trainers:
-            with blamed(name, "epoch_end"):
+            with self.plan.watched(name, "epoch_end", self.net):
                 hooks.epoch_end(self.epochs_ended)
         self.seconds += seconds
         self.epochs_ended += 1
@@ -259,6 +269,7 @@ class Trainer:
         self._average_buffers()
         if processes.rank() > 0:
             return
+        began = time.perf_counter()
         state = {
             "epochs_ended": self.epochs_ended,
             "best": self.best,
@@ -268,7 +279,9 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
-        save_checkpoint(self.folder / "checkpoints", self.done, self.net.module.state_dict(), state)
+        best = int(self.best.get("epoch", 0)) * self.steps_per_epoch
+        save_checkpoint(self.folder / CHECKPOINTS, self.done, self.net.module.state_dict(), state, self.about, best)
+        self.save_seconds = time.perf_counter() - began
 
     def restore(self, loaded: Loaded) -> None:
         """Go on from a checkpoint, bit for bit."""
@@ -283,7 +296,6 @@ class Trainer:
         sums = {name: value.to(device) for name, value in state["meter"]["sums"].items()}
         self.meter = Meter(sums, state["meter"]["samples"])
         self.finished = is_finished(state, self.config)
-        self._trim_metrics()
 
     def _trim_metrics(self) -> None:
         """Drop the rows of epochs that will be run again."""

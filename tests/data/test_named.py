@@ -1,19 +1,24 @@
-"""Named sets: digits, and the four that come from a file or through torchvision."""
+"""Named sets: digits, and the four that come from files."""
 
 from __future__ import annotations
 
-import socket
-import sys
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 
-from abatis.data import describe, named
+from abatis.data import archives, describe, named
 from abatis.data.arrays import statistics
 from abatis.errors import DataError, UsageError
 from tests.data.common import opened, random_arrays, reference
@@ -109,34 +114,17 @@ def test_mnist_from_its_file() -> None:
     assert data.info.std == pytest.approx(std, abs=6e-5)
 
 
-class FakeDataset:
-    """Stands in for torchvision's classes: without the files a download is tried, and that fails noisily."""
-
-    timeouts: list[float | None] = []  # the time limit in force at each download
-    error: Exception = OSError("<urlopen error\n[Errno -2] Name or service not known>")
-
-    def __init__(self, root: Path, download: bool = False, **options: Any) -> None:
-        if not download:
-            raise RuntimeError("Dataset not found or corrupted. You can use download=True to download it")
-        self.timeouts.append(socket.getdefaulttimeout())
-        print("0%|          | 0/170498071")
-        print("Failed download.", file=sys.stderr)
-        raise self.error
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("CIFAR10", "CIFAR100", "SVHN", "MNIST")
-    datasets = SimpleNamespace(**dict.fromkeys(names, FakeDataset))
-    monkeypatch.setattr(named, "torchvision", lambda: SimpleNamespace(datasets=datasets))
-    monkeypatch.setattr(FakeDataset, "timeouts", [])
-
-
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
-@pytest.mark.usefixtures("no_network")
 def test_without_a_network_the_error_names_the_folder_and_the_way_out(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timeouts = []
+
+    def no_network(url: str, timeout: float) -> None:
+        timeouts.append(timeout)
+        raise OSError("<urlopen error\n[Errno -2] Name or service not known>")
+
+    monkeypatch.setattr(archives.urllib.request, "urlopen", no_network)
     with pytest.raises(DataError) as caught:
         opened(name, data_dir=tmp_path)
     text = str(caught.value)
@@ -144,56 +132,112 @@ def test_without_a_network_the_error_names_the_folder_and_the_way_out(
         assert word in text
     assert text.count("\n") == 2
     assert capfd.readouterr() == ("", "")
+    assert timeouts == [archives.SILENCE]
+    assert archives.SILENCE <= 10
 
 
-@pytest.mark.usefixtures("no_network")
-def test_a_dead_network_is_given_up_soon_and_the_timeout_is_put_back(tmp_path: Path) -> None:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(77)
-    try:
-        with pytest.raises(DataError):
-            opened("cifar10", data_dir=tmp_path)
-        assert socket.getdefaulttimeout() == 77
-    finally:
-        socket.setdefaulttimeout(before)
-    assert FakeDataset.timeouts == [named.SILENCE]
-    assert named.SILENCE <= 10
+def pixels(count: int, channels: int = 3) -> np.ndarray[Any, Any]:
+    """(count, channels, 32, 32) uint8."""
+    return np.random.default_rng(count).integers(0, 256, (count, channels, 32, 32), dtype=np.uint8)
 
 
-@pytest.mark.usefixtures("no_network")
-def test_a_bad_checksum_reads_like_a_missing_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeDataset, "error", RuntimeError("File not found or corrupted."))
-    with pytest.raises(DataError, match=r"RuntimeError: File not found or corrupted") as caught:
-        opened("svhn", data_dir=tmp_path)
-    assert "--data digits" in str(caught.value)
+def tar(**tables: dict[str, Any]) -> bytes:
+    """A compressed archive of pickles in a folder, as CIFAR is."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, table in tables.items():
+            content = pickle.dumps(table, protocol=2)
+            member = tarfile.TarInfo(f"cifar/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "labels"),
-    [
-        ("cifar10", np.zeros((12, 32, 32, 3), np.uint8), "targets"),
-        ("svhn", np.zeros((12, 3, 32, 32), np.uint8), "labels"),
-        ("mnist", torch.zeros(12, 28, 28, dtype=torch.uint8), "targets"),
-    ],
-)
-def test_files_that_are_there_are_read_without_a_download(
-    name: str, data: Any, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def cifar(labels: str, **sets: tuple[np.ndarray[Any, Any], list[int]]) -> tuple[bytes]:
+    tables = {name: {"data": x.reshape(len(x), -1), labels: y} for name, (x, y) in sets.items()}
+    return (tar(**tables, meta={"label_names": ["cat"]}),)
+
+
+def svhn(*sets: tuple[np.ndarray[Any, Any], list[int]]) -> list[bytes]:
+    buffers = [io.BytesIO() for _ in sets]
+    for buffer, (x, y) in zip(buffers, sets, strict=True):
+        savemat(buffer, {"X": x.transpose(2, 3, 1, 0), "y": np.array(y)[:, None]})
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def idx(values: np.ndarray[Any, Any]) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return gzip.compress(header + values.astype(np.uint8).tobytes())
+
+
+def published(name: str, data_dir: Path, contents: Iterable[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay files into the data folder, and take their sha256 for the published one."""
+    files = []
+    for file, content in zip(archives.FILES[name], contents, strict=True):
+        (data_dir / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (data_dir / file.path).write_bytes(content)
+        files.append(replace(file, sha256=hashlib.sha256(content).hexdigest(), url="http://nowhere.invalid/"))
+    monkeypatch.setitem(archives.FILES, name, tuple(files))
+
+
+def check(name: str, data_dir: Path, train: tuple[Any, Any], test: tuple[Any, Any]) -> None:
+    arrays = named.read_named(name, data_dir)
+    for (x, y), (images, labels) in zip((train, test), ((arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)),
+                                        strict=True):  # fmt: skip
+        np.testing.assert_array_equal(images.numpy(), x)
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert labels.tolist() == list(y)
+
+
+def test_cifar10_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = {f"data_batch_{number}": (pixels(number), list(range(number))) for number in (2, 1, 3)}
+    test = (pixels(4), [9, 8, 7, 6])
+    published("cifar10", tmp_path, cifar("labels", **batches, test_batch=test), monkeypatch)
+    together = np.concatenate([pixels(1), pixels(2), pixels(3)])
+    check("cifar10", tmp_path, (together, [0, 0, 1, 0, 1, 2]), test)
+
+
+def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = (pixels(3), [99, 0, 5]), (pixels(2), [1, 2])
+    published("cifar100", tmp_path, cifar("fine_labels", train=train, test=test), monkeypatch)
+    check("cifar100", tmp_path, train, test)
+
+
+def test_svhn_counts_its_zeros_from_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published("svhn", tmp_path, svhn((pixels(3), [10, 1, 9]), (pixels(2), [2, 10])), monkeypatch)
+    check("svhn", tmp_path, (pixels(3), [0, 1, 9]), (pixels(2), [2, 0]))
+
+
+def test_mnist_is_read_from_its_four_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = (pixels(3, 1), [5, 0, 4]), (pixels(2, 1), [7, 2])
+    contents = [idx(part) for x, y in (train, test) for part in (x[:, 0], np.array(y))]
+    published("mnist", tmp_path, contents, monkeypatch)
+    check("mnist", tmp_path, train, test)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
+def test_other_bytes_than_the_published_ones_are_not_opened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(archives.READERS, name, lambda *contents: pytest.fail("opened"))
+    for file in archives.FILES[name]:
+        (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.path).write_bytes(b"something else")
+    with pytest.raises(DataError, match="not the published") as caught:
+        opened(name, data_dir=tmp_path)
+    assert str(tmp_path / archives.FILES[name][0].path) in str(caught.value)
+
+
+def test_a_download_is_believed_and_kept_only_if_it_is_the_published_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixel = (3, 5, 7) if name == "cifar10" else (3, ..., 5, 7)
-    data[pixel] = 255
-
-    def dataset(root: Path, download: bool = False, **options: Any) -> SimpleNamespace:
-        assert not download
-        assert options in ({"train": True}, {"train": False}, {"split": "train"}, {"split": "test"})
-        return SimpleNamespace(**{"data": data, labels: list(range(12))})
-
-    fake = SimpleNamespace(datasets=SimpleNamespace(**{name.upper(): dataset}))
-    monkeypatch.setattr(named, "torchvision", lambda: fake)
-    test = opened(name, data_dir=tmp_path).test
-    (batch,) = test.eval_batches(12)
-    assert test.labels.tolist() == list(range(12))
-    assert batch.x.nonzero()[:, [0, 2, 3]].unique(dim=0).tolist() == [[3, 5, 7]]
-    assert batch.x[3, :, 5, 7].tolist() == [1.0] * batch.x.shape[1]
+    answers = iter([b"other", b"right"])
+    monkeypatch.setattr(archives.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(next(answers)))
+    file = archives.File("sub/file", hashlib.sha256(b"right").hexdigest(), "http://nowhere.invalid/file")
+    with pytest.raises(DataError, match="not the published file") as caught:
+        file.content(tmp_path)
+    assert "http://nowhere.invalid/file" in str(caught.value)
+    assert not (tmp_path / file.path).exists()
+    assert file.content(tmp_path) == b"right"
+    assert (tmp_path / file.path).read_bytes() == b"right"
 
 
 @pytest.mark.parametrize(

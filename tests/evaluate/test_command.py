@@ -44,7 +44,7 @@ def test_other_weights_files_give_the_same_numbers(run, tmp_path):
     common = ["--data", "digits", "--threat", "Linf:0.1", "--subset", "12", *QUICK]
     found = []
     for number, words in enumerate([[str(run)], [str(run / "weights.safetensors"), "--backbone", "cnn"],
-                                    [str(tmp_path / "w.pth"), "--backbone", "cnn"],
+                                    [str(tmp_path / "w.pth"), "--backbone", "cnn", "--allow-pickle"],
                                     [str(tmp_path / "bare.safetensors"), "--backbone", "cnn"]]):  # fmt: skip
         out = tmp_path / str(number)
         assert main(["eval", *words, *common, "--out", str(out)]) == 0

@@ -16,10 +16,10 @@ from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.evaluate.ladder import LADDERS
 from abatis.evaluate.record import RECORD, read_record
 from abatis.plugins import normal
-from abatis.run_folder import FREE, check_same, flat
+from abatis.resume import FREE, check_same, flat
 
 ALIKE = {"data": "--data", "n": "--subset", "threat": "--threat", "ladder": "--ladder"}  # and the option that asks for it
-SAME = FREE - {"epochs"}  # a longer training is another budget
+SAME = FREE | {"device"}  # not the epochs: a longer training is another budget
 
 
 @dataclass(frozen=True)

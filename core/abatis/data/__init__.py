@@ -17,7 +17,7 @@ from abatis.errors import DataError, did_you_mean
 __all__ = ["Data", "DataInfo", "Split", "batches_per_epoch", "describe", "epoch_batches", "from_user", "open_data"]
 
 
-def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str) -> DataInfo:
+def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str, skip_broken: bool = False) -> DataInfo:
     """The facts of a data set, by its spec: of a named one without any file, of a folder without its images.
 
     augment: "auto", "none", "crop" or "crop-flip". Raises DataError, UsageError.
@@ -26,7 +26,7 @@ def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str)
     if kind == "npz":
         return npz_info(spec, read_npz(path), image_size, augment)
     if kind == "folder":
-        return folder_info(spec, path, image_size, augment)
+        return folder_info(spec, path, image_size, augment, skip_broken)
     return named_info(spec, image_size, augment)
 
 
@@ -39,16 +39,18 @@ def open_data(
     augment: str,
     device: torch.device,
     workers: int,
+    skip_broken: bool = False,
 ) -> Data:
     """The splits of a data set. In memory, on the device; folders are streamed by ``workers`` processes.
 
     limit: a switch for smoke tests; the first N training images, taken before some are held out, and the same
     share of the test images. A limit beyond the set is fine. In a folder the classes take turns, so the
-    first N are of all classes. Raises DataError, UsageError.
+    first N are of all classes. skip_broken: leave out images of a folder that cannot be read.
+    Raises DataError, UsageError.
     """
     kind, path = _parse(spec)
     if kind == "folder":
-        return open_folder(spec, path, limit, image_size, augment, device, workers)
+        return open_folder(spec, path, limit, image_size, augment, device, workers, skip_broken)
     if kind == "npz":
         arrays = read_npz(path)
         return arrays.open(npz_info(spec, arrays, image_size, augment), limit, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,15 +23,18 @@ from abatis.vision import torchvision
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+LONGEST = 100  # times the shorter side: beyond it, resizing would blow an image up
 SMALL = 64  # pixels; up to here images are taken as they are
 LARGE = 224
 AREA = (0.35, 1.0)  # share of the image that a random crop covers
 ASPECT = (3 / 4, 4 / 3)
 
 
-def folder_info(name: str, root: Path, image_size: int | None, augment: str) -> DataInfo:
+def folder_info(name: str, root: Path, image_size: int | None, augment: str, skip_broken: bool = False) -> DataInfo:
     """The facts, from the names of the class folders and the headers of one image each. Raises DataError."""
     train, test, note = _layout(root)
+    if not skip_broken:
+        _refuse_others([train, test])
     classes = _classes(train)
     strange = sorted(set(_classes(test)) - set(classes))
     if strange:
@@ -39,19 +43,32 @@ def folder_info(name: str, root: Path, image_size: int | None, augment: str) -> 
             where=str(root),
             fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
         )
-    size = image_size or _common_size([next(_images(train / name)) for name in classes])
+    size = image_size or _common_size([_first(train / name, skip_broken) for name in classes])
     return DataInfo(name, len(classes), 3, size, MEAN, STD, resolve_augment(augment, "crop-flip"), note)
 
 
 def open_folder(
-    name: str, root: Path, limit: int | None, image_size: int | None, augment: str, device: torch.device, workers: int
+    name: str,
+    root: Path,
+    limit: int | None,
+    image_size: int | None,
+    augment: str,
+    device: torch.device,
+    workers: int,
+    skip_broken: bool = False,
 ) -> Data:
-    """The splits. Classes take turns in the order of the images, so that the first N of them are of all classes."""
-    info = folder_info(name, root, image_size, augment)
+    """The splits. Classes take turns in the order of the images, so that the first N of them are of all classes.
+
+    skip_broken: read every image once, and leave out what is none. Raises DataError.
+    """
+    info = folder_info(name, root, image_size, augment, skip_broken)
     torchvision()  # imported here once, not in every worker
     train, test, _ = _layout(root)
     classes = _classes(train)
     listings = [_listing(part, classes) for part in (train, test)]
+    if skip_broken:
+        listings, note = _without_broken(listings)
+        info = replace(info, note="; ".join(text for text in (info.note, note) if text))
     counts = limited(limit, *map(len, listings))
     sources = [_FolderSource(pairs[:count], info) for pairs, count in zip(listings, counts, strict=True)]
     training, testing = (StreamSplit(source, device, workers) for source in sources)
@@ -92,13 +109,55 @@ def _opened(file: str) -> Iterator[Image.Image]:
     """An image file, for reading; whatever goes wrong inside is a DataError that names it."""
     try:
         with Image.open(file) as image:
+            if max(image.size) > LONGEST * min(image.size):
+                raise ValueError(f"{image.width} x {image.height} pixels")
             yield image
     except Exception as error:  # decoders raise whatever they like; it is the file in every case
         raise DataError(
             f"an image cannot be read ({type(error).__name__}: {error})",
             where=file,
-            fix="repair or remove the file",
+            fix="repair or remove the file, or leave out what cannot be read: --skip-broken",
         ) from error
+
+
+def _without_broken(listings: list[list[tuple[str, int]]]) -> tuple[list[list[tuple[str, int]]], str]:
+    """The listings without the files that cannot be read to their end, and a sentence that counts and names them."""
+    kept = [[pair for pair in listing if not _is_broken(pair[0])] for listing in listings]
+    broken = [file for before, after in zip(listings, kept, strict=True) for file, _ in sorted({*before} - {*after})]
+    if any(not listing for listing in kept):
+        raise DataError("no image can be read", where=broken[0], fix="this is no folder of images")
+    return kept, f"{len(broken)} images cannot be read and are left out: {_some(broken)}" if broken else ""
+
+
+def _is_broken(file: str) -> bool:
+    try:
+        with _opened(file) as image:
+            image.load()
+    except DataError:
+        return True
+    return False
+
+
+def _first(folder: Path, skip_broken: bool) -> str:
+    """An image of a class folder, one that can be read where broken ones are to be left out."""
+    files = (file for file in _images(folder) if not (skip_broken and _is_broken(file)))
+    return next(files, None) or next(_images(folder))
+
+
+def _refuse_others(parts: list[Path]) -> None:
+    """Raise DataError where files lie among the images that are none by their names."""
+    others = [file for part in parts for name in _classes(part) for file in _files(part / name)
+              if not file.lower().endswith(SUFFIXES)]  # fmt: skip
+    if others:
+        raise DataError(
+            f"{len(others)} files among the images are none by their names: {_some(others)}",
+            where=str(parts[0].parent),
+            fix="move them away, or leave them out: --skip-broken",
+        )
+
+
+def _some(files: list[str]) -> str:
+    return ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
 
 
 def _layout(root: Path) -> tuple[Path, Path, str]:
@@ -134,11 +193,14 @@ def _classes(part: Path) -> list[str]:
 
 def _images(folder: Path) -> Iterator[str]:
     """The image files below a class folder, in a fixed order."""
+    return (file for file in _files(folder) if file.lower().endswith(SUFFIXES))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All files below a class folder but hidden ones, in a fixed order."""
     for below, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(below, name)
+        yield from (os.path.join(below, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _listing(part: Path, classes: list[str]) -> list[tuple[str, int]]:

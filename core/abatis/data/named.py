@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from abatis.data.archives import FILES, read_archives
 from abatis.data.arrays import Arrays
 from abatis.data.info import DataInfo, require_size, resolve_augment
 from abatis.data.npz import KEYS, read_npz
 from abatis.errors import DataError
-from abatis.vision import torchvision
 
 DIGITS_NOTE = "1,797 real digits of 8x8 pixels: a demonstration, no benchmark"
-SILENCE = 10.0  # seconds without an answer after which a download has failed
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -47,7 +40,7 @@ def named_info(name: str, image_size: int | None, augment: str) -> DataInfo:
 
 
 def read_named(name: str, data_dir: Path) -> Arrays:
-    """The images of a named set: from ``<data_dir>/<name>.npz``, else through torchvision, which may download them.
+    """The images of a named set: from ``<data_dir>/<name>.npz``, else from the published files, which are then downloaded.
 
     Raises DataError where they cannot be had or are not what the name promises.
     """
@@ -55,7 +48,7 @@ def read_named(name: str, data_dir: Path) -> Arrays:
         return _digits()
     file = data_dir / f"{name}.npz"
     if not file.is_file():
-        return _from_torchvision(name, data_dir)
+        return _published(name, data_dir)
     arrays, info = read_npz(file), NAMED[name]
     if arrays.x_train.shape[1:3] != (info.channels, info.image_size) or arrays.num_classes > info.num_classes:
         channels, size = arrays.x_train.shape[1:3]
@@ -79,45 +72,15 @@ def _digits() -> Arrays:
     return Arrays(images[~is_test], y[~is_test], images[is_test], y[is_test])
 
 
-def _from_torchvision(name: str, data_dir: Path) -> Arrays:
+def _published(name: str, data_dir: Path) -> Arrays:
     try:
-        (x_train, y_train), (x_test, y_test) = (_torchvision_split(name, data_dir, train) for train in (True, False))
-    except Exception as error:  # no network, no such host, a bad checksum, a broken file: the way out is the same
+        return read_archives(name, data_dir)
+    except DataError:
+        raise
+    except Exception as error:  # no network, no such host, no disk: the way out is the same
         reason = " ".join(str(error).split())[:160]
         raise DataError(
             f"{name} could not be read or downloaded ({type(error).__name__}: {reason})",
-            where=f"{data_dir}: neither {name}.npz nor torchvision's files",
+            where=f"{data_dir}: neither {name}.npz nor {FILES[name][0].path}",
             fix=f"save {', '.join(KEYS)} as {data_dir / name}.npz, or work offline with --data digits",
         ) from error
-    return Arrays(x_train, y_train, x_test, y_test)
-
-
-def _torchvision_split(name: str, data_dir: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) uint8 and labels (N,) int64 of one torchvision data set."""
-    datasets = torchvision().datasets
-    options: dict[str, Any] = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
-    dataset_class = getattr(datasets, name.upper())
-    try:
-        dataset = dataset_class(data_dir, **options)
-    except RuntimeError:  # the files are not there, or broken
-        with _quiet_download():
-            dataset = dataset_class(data_dir, **options, download=True)
-    images = torch.as_tensor(dataset.data)
-    if name == "mnist":
-        images = images[:, None]
-    elif name != "svhn":
-        images = images.permute(0, 3, 1, 2)
-    labels = dataset.labels if name == "svhn" else dataset.targets
-    return images.contiguous(), torch.as_tensor(labels).long()
-
-
-@contextlib.contextmanager
-def _quiet_download() -> Iterator[None]:
-    """Let a dead network fail soon, and keep progress bars off the screen."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)

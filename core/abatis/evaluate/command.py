@@ -34,9 +34,12 @@ def _parser(prog: str) -> Parser:
     parser.add_argument("model", metavar="MODEL",
                         help="run folder, weights file (with --backbone), timm name, or FILE.py:FACTORY")  # fmt: skip
     parser.add_argument("--backbone", metavar="NAME", help="the network of a weights file")
+    parser.add_argument("--allow-pickle", action="store_true",
+                        help="take .pt and .pth files; their tensors are loaded, no program in them is run")  # fmt: skip
     parser.add_argument("--data", metavar="SET", help="as in defense-run; a run's own if not given")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="PATH", help="where named data sets lie")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side for folder data")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out files of a folder that are no images")
     parser.add_argument("--threat", metavar="NORM:EPS", help="Linf:8/255, L2:0.5, L1:12; a run's own if not given")
     parser.add_argument("--ladder", choices=("quick", "standard", "thorough"), default="standard",
                         help="quick: clean, PGD-20; standard: + AutoAttack; thorough: + PGD-100 x 5, plus")  # fmt: skip
@@ -72,7 +75,7 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     from abatis.types import Threat
 
     reporter = Reporter(asked.quiet or processes.rank() > 0)
-    subject = find_subject(asked.model, asked.backbone)
+    subject = find_subject(asked.model, asked.backbone, asked.allow_pickle)
     device = pick_device(asked.device)
     images = _data(asked, subject, device)
     threat = Threat.parse(asked.threat or (subject.run.threat if subject.run else "Linf:8/255"))
@@ -107,11 +110,11 @@ def _data(asked: argparse.Namespace, subject: Subject, device: Any) -> Data:
     run = subject.run
     if run is not None and _same_data(asked, subject):
         return open_data(run.data, data_dir=run.data_dir, limit=run.limit, image_size=run.image_size, augment=run.augment,
-                         device=device, workers=run.workers)  # fmt: skip
+                         device=device, workers=run.workers, skip_broken=run.skip_broken)  # fmt: skip
     if asked.data is None:
         raise UsageError(f"which data shall {asked.model} be judged on?", fix="add --data cifar10, npz:PATH, folder:PATH, ...")
     return open_data(asked.data, data_dir=asked.data_dir, limit=None, image_size=asked.image_size, augment="none",
-                     device=device, workers=0)  # fmt: skip
+                     device=device, workers=0, skip_broken=asked.skip_broken)  # fmt: skip
 
 
 def _same_data(asked: argparse.Namespace, subject: Subject) -> bool:

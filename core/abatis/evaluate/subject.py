@@ -44,8 +44,8 @@ class Subject:
         return _pretrained(self.spec, info), ["normalisation and weights are timm's own"]
 
 
-def find_subject(spec: str, backbone: str | None) -> Subject:
-    """What MODEL means; raises UsageError where it means nothing."""
+def find_subject(spec: str, backbone: str | None, allow_pickle: bool = False) -> Subject:
+    """What MODEL means; raises UsageError where it means nothing, or is a pickle and none is allowed."""
     path = Path(spec).expanduser()
     if path.is_dir():
         if not (path / "run.toml").is_file():
@@ -54,6 +54,9 @@ def find_subject(spec: str, backbone: str | None) -> Subject:
     if path.suffix in WEIGHT_FILES:
         if not path.is_file():
             raise UsageError(f"no weights file {spec}", fix="check the path")
+        if path.suffix != ".safetensors" and not allow_pickle:
+            raise UsageError(f"{spec} is a pickle, which can hold a program",
+                             fix="give .safetensors; or --allow-pickle, which loads tensors and runs nothing")  # fmt: skip
         if backbone is None:
             raise UsageError(f"{spec} holds weights, not the network", fix="add --backbone NAME or --backbone FILE.py:FACTORY")
         return Subject(spec, backbone, None)

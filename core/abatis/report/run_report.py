@@ -32,7 +32,7 @@ FACTS = {
     "threat": "threat", "ladder": "ladder of attacks", "seed": "seed", "epochs": "epochs asked for",
     "selected_at_epoch": "weights of epoch", "selected_on": "selected on", "test_set_evaluations": "looks at the test set",
     "weights": "weights file", "weights_sha256": "sha256 of the weights", "device": "device", "threads": "threads",
-    "platform": "platform", "python": "Python", "libraries": "libraries", "providers": "plugins",
+    "platform": "platform", "python": "Python", "libraries": "libraries", "providers": "plugins", "resumed": "resumed",
 }  # fmt: skip
 NO_TERM = ("epoch", "step", "lr", "seconds", "peak_memory_mb")
 QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
@@ -48,7 +48,7 @@ def write_report(folder: Path) -> Path:
     if not record.items() and not options.items():
         raise DataError(f"nothing to report on in {folder}", fix="name a folder that holds an eval.json or a run.toml")
     told = [(key, part) for source in (options, environment, record) for key, part in source.items()]
-    facts = {key: part for key, part in told if key in FACTS and part.value not in (None, "")}
+    facts = {key: part for key, part in told if key in FACTS and part.value not in (None, "", [])}
     rows = [(shown, str(facts[key])) for key, shown in FACTS.items() if key in facts]
     sections = [
         Section("Findings", _findings(record["findings"])),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,11 +46,17 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False)
+        self.console.on_broken_pipe = self._go_on_unread  # type: ignore[method-assign]  # else the run would end with it
         self._epochs = 0
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._steps = self._first = 0
         self._began: float | None = None
+
+    def _go_on_unread(self) -> None:
+        """Nobody reads any more: the run goes on in silence."""
+        self.console.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def note(self, text: str) -> None:
         """One line; wrapped at words on a terminal, left whole where it is piped."""
