@@ -32,7 +32,7 @@ from abatis.evaluate.memory import Memory
 
 RECORD = Path(__file__).parent / "results" / "autoattack-speed.json"
 THREAT = abatis.Threat.parse("Linf:0.12")
-TRAINED, POINTS, EPOCHS, ROUNDS = 1400, 40, 15, 5
+TRAINED, POINTS, EPOCHS, ROUNDS = 1400, 48, 15, 5
 APGD, STAGES = ("APGD-CE", "APGD-T"), ("APGD-CE", "APGD-T", "FAB-T", "Square")
 FAST = "Square, bf16"
 GOALS = {"APGD": 0.48, "all": 0.5}

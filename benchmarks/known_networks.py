@@ -77,6 +77,7 @@ def under_pgd(net: nn.Module, points: Split, threat: str, objective: Objective, 
     with judging(net) as judged:
         judge = Judge(judged, points, at, 250)
         clean = judge.clean().correct
+        judge.tune()
         robust = judge.attacked("PGD", pgd(judged, at, steps, 0, objective, range(restarts)), clean).robust
     return int(clean.sum()), int(robust.sum())
 
@@ -86,6 +87,7 @@ def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, A
     with judging(net) as judged:
         judge = Judge(judged, points, Threat.parse(threat), 100)
         clean = judge.clean()
+        judge.tune()
         found = autoattack(judge, clean.correct, clean.classes, 0, torch.device("cpu"), Memory(None, {}))
     return int(clean.correct.sum()), found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pyautoattack
 import pytest
+import torch
 from benchmarks.known_networks import DOCUMENTED, cifar10, known, mnist, not_robust, under_autoattack, under_pgd
 
 from abatis.evaluate.pgd import cross_entropy, margin
@@ -40,6 +42,18 @@ def test_autoattack_finds_the_documented_robustness():
     clean, found = under_autoattack(known("trades_mnist"), mnist(n), "Linf:0.3")
     assert clean >= n - 1  # documented: 99.48 %
     assert abs(found.verdicts[-1].accuracy - DOCUMENTED["trades_mnist"]) <= 3 * deviation(DOCUMENTED["trades_mnist"], n)
+
+
+def test_autoattack_leaves_what_one_call_of_the_package_leaves():
+    """On CIFAR-10, point by point; ours runs the network folded, and drops fooled points."""
+    net, points = known("resnet2b"), cifar10(16)
+    batch = next(points.eval_batches(16))
+    foreign = pyautoattack.AutoAttack(net, norm="Linf", eps=2 / 255, seed=0)
+    foreign.verbose = False
+    _, predicted = foreign.run_standard_evaluation(batch.x, batch.y, batch_size=16)
+    _, found = under_autoattack(net, points, "Linf:2/255")
+    assert torch.equal(found.verdicts[-1].robust, predicted == batch.y)
+    assert 0 < found.verdicts[-1].accuracy < 1
 
 
 def test_a_network_that_is_not_robust_is_broken_everywhere():
