@@ -28,7 +28,8 @@ def page(record: Mapping[str, Any]) -> str:
         f"{record['fault']} times the expected growth, {len(faults)} of {len(record['rows'])} rows.\n\n"
         "A small step is dominated by calls, which hides growth; so each method is also held against `at`, whose calls are as "
         f"many. Faster than `at` by more than {record['fault']} times what the formulas say: {', '.join(beside) or 'none'}.\n\n"
-        f"Processes share a batch of {record['shared_batch']}: the time is that of all together, the memory the largest.\n"
+        f"Processes share a batch of {record['shared_batch']}: the time is that of all together, each with its own calls, the "
+        "memory that of the one with most.\n"
     )
     return text + "".join(table(axis, record) for axis in HEADS)
 

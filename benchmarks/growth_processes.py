@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from benchmarks.growth_methods import METHODS, Point, step_of
 from benchmarks.side_by_side import cpu_seconds, peak_bytes
+from torch.multiprocessing.spawn import spawn
 
 from abatis import processes
 
 COUNTS = (1, 2, 4)
-BATCH = 64  # 16 images each where four share them, or the calls would cost more than what they compute
+BATCH = 128  # 32 images each where four share them, or the calls would cost more than what they compute
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Found:
 def measured(rounds: int) -> dict[int, Found]:
     """By the number of processes."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (folder, rounds), nprocs=max(COUNTS))  # type: ignore[no-untyped-call]
+        spawn(work, (folder, rounds), nprocs=max(COUNTS))
         told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(max(COUNTS))]
     found = {}
     for count in COUNTS:
@@ -45,7 +46,9 @@ def measured(rounds: int) -> dict[int, Found]:
 def work(rank: int, folder: str, rounds: int) -> None:
     """What each process does, round by round, as one of so many; nothing where it is not among them."""
     torch.set_num_threads(1)
-    mine = {count: {name: {"times": [], "peak": 0} for name in METHODS} for count in COUNTS if rank < count}
+    mine: dict[int, dict[str, dict[str, Any]]] = {
+        count: {name: {"times": [], "peak": 0} for name in METHODS} for count in COUNTS if rank < count
+    }
     for number in range(rounds):
         for count in COUNTS[:: 1 if number % 2 == 0 else -1]:
             if rank < count:

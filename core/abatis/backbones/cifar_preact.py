@@ -20,9 +20,9 @@ class PreActBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.activate1 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.activate1 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         self.conv1 = conv3x3(channels, width, stride)
-        self.activate2 = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
+        self.activate2 = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.conv2 = conv3x3(width, width)
         reshapes = stride != 1 or channels != width
         self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False) if reshapes else None
@@ -43,7 +43,7 @@ def preact_trunk(stem: int, widths: Sequence[int], blocks: int, in_chans: int) -
             stride = 2 if stage > 1 and block == 0 else 1
             layers[f"stage{stage}_{block}"] = PreActBlock(channels, width, stride)
             channels = width
-    layers["norm"], layers["relu"] = nn.BatchNorm2d(channels), nn.ReLU()
+    layers["norm"], layers["relu"] = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     return nn.Sequential(layers)
 
 

@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
         self.path = nn.Sequential(
             conv3x3(channels, width, stride),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv3x3(width, width),
             nn.BatchNorm2d(width),
         )
@@ -30,14 +30,16 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.path(x) + self.shortcut(x))
+        out = self.path(x)
+        out += self.shortcut(x)
+        return F.relu(out, inplace=True)
 
 
 def resnet_trunk(widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequential:
     """A stem as wide as the first stage, ``blocks`` blocks for each width; all stages but the first halve the map."""
     channels = widths[0]
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=conv3x3(in_chans, channels), norm=nn.BatchNorm2d(channels), relu=nn.ReLU()
+        stem=conv3x3(in_chans, channels), norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
     )
     for stage, width in enumerate(widths, start=1):
         for block in range(blocks):
