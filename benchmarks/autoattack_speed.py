@@ -1,24 +1,29 @@
 """What AutoAttack costs through our evaluation, beside one call of the authors' package on the same network and points.
 
-    python -m benchmarks.autoattack_speed    # from the repository's root; some minutes of one core
+    python -m benchmarks.autoattack_speed digits     # from the repository's root; ten minutes of one core
+    python -m benchmarks.autoattack_speed cifar10    # twice as long; needs ABATIS_REFERENCE or the folder beside
 
-An adversarially trained ResNet-8 on digits of 16x16 pixels; the package gets it as it is. Writes
-benchmarks/results/autoattack-speed.json and .md.
+The network is an adversarially trained ResNet-8; the package gets it as it is. Writes
+benchmarks/results/autoattack-speed-SETTING.json and .md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyautoattack
 import torch
 import torch.nn.functional as F
+from benchmarks.methods import REFERENCE
 from benchmarks.side_by_side import Variant, busiest, facts
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -30,10 +35,44 @@ from abatis.evaluate.guard import judging
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import ascent, cross_entropy
+from abatis.types import Threat
 
-RECORD = Path(__file__).parent / "results" / "autoattack-speed.json"
-THREAT = abatis.Threat.parse("Linf:0.12")
-TRAINED, POINTS, EPOCHS, ROUNDS = 1400, 100, 15, 4
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is attacked: so many of the first points that a network was not trained on."""
+
+    words: str
+    threat: Threat
+    points: int
+    epochs: int
+    data: Callable[[], tuple[Tensor, Tensor]]
+    trained: int  # images
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """(1797, 1, 16, 16) in [0, 1], and the labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    return F.interpolate(x, size=16, mode="bilinear").clamp(0, 1), torch.tensor(labels)
+
+
+def cifar10() -> tuple[Tensor, Tensor]:
+    """(n, 3, 32, 32) in [0, 1], and the labels; the training images come first."""
+    found = np.load(REFERENCE / "data" / "cifar10_small.npz")
+    x = np.concatenate([found["x_train"][:TRAINED], found["x_test"]])
+    y = np.concatenate([found["y_train"][:TRAINED], found["y_test"]])
+    return torch.tensor(x).permute(0, 3, 1, 2) / 255, torch.tensor(y).long()
+
+
+TRAINED = 2000
+SETTINGS = {
+    "digits": Setting("digits of 16 x 16 pixels", Threat.parse("Linf:0.12"), 48, 15, digits, 1400),
+    "cifar10": Setting("CIFAR-10 images", Threat.parse("Linf:4/255"), 60, 10, cifar10, TRAINED),
+}
 APGD, STAGES = ("APGD-CE", "APGD-T"), ("APGD-CE", "APGD-T", "FAB-T", "Square")
 FAST = "Square, bf16"
 GOALS = {"APGD": 0.48, "all": 0.5}
@@ -41,15 +80,15 @@ Costs = dict[str, tuple[float, int]]
 """By stage: CPU seconds, and images that the network was run on."""
 
 
-def trained() -> tuple[nn.Module, ArraySplit]:
+def trained(setting: Setting) -> tuple[nn.Module, ArraySplit]:
     """The network, as ``abatis.load`` gives it, and the points to attack."""
-    pixels, labels = load_digits(return_X_y=True)
-    x = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
-    x, y = F.interpolate(x, size=16, mode="bilinear").clamp(0, 1), torch.tensor(labels)
-    last = slice(TRAINED, TRAINED + POINTS)
+    x, y = setting.data()
+    first, last = slice(setting.trained), slice(setting.trained, setting.trained + setting.points)
     with tempfile.TemporaryDirectory() as folder:
-        config = abatis.RunConfig(backbone="cifar_resnet8", threat=str(THREAT), epochs=EPOCHS, eval="none", out=Path(folder))
-        result = abatis.run(config, data=((x[:TRAINED], y[:TRAINED]), (x[last], y[last])))
+        config = abatis.RunConfig(
+            backbone="cifar_resnet8", threat=str(setting.threat), epochs=setting.epochs, eval="none", out=Path(folder)
+        )
+        result = abatis.run(config, data=((x[first], y[first]), (x[last], y[last])))
         return abatis.load(result.folder), ArraySplit(x[last], y[last], "none")
 
 
@@ -70,9 +109,9 @@ class Meter:
         self.costs[name] = time.process_time() - began[0], self.images - began[1]
 
 
-def package(net: nn.Module, points: ArraySplit, seed: int, meter: Meter) -> Tensor:
+def package(net: nn.Module, points: ArraySplit, threat: Threat, seed: int, meter: Meter) -> Tensor:
     """One call of the package: which points it leaves, (n,) bool."""
-    foreign = pyautoattack.AutoAttack(net, norm=THREAT.norm, eps=THREAT.eps, seed=seed, version="standard")
+    foreign = pyautoattack.AutoAttack(net, norm=threat.norm, eps=threat.eps, seed=seed, version="standard")
     foreign.verbose = False
 
     def metered(name: str, perturb: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -94,7 +133,9 @@ def package(net: nn.Module, points: ArraySplit, seed: int, meter: Meter) -> Tens
     return predicted == batch.y
 
 
-def ours(net: nn.Module, points: ArraySplit, seed: int, meter: Meter, memory: Memory, version: Version = "standard") -> Tensor:
+def ours(
+    net: nn.Module, points: ArraySplit, threat: Threat, seed: int, meter: Meter, memory: Memory, version: Version = "standard"
+) -> Tensor:
     """The same through our evaluation, from the clean look on; only attacks that ``memory`` does not know are run."""
     began: dict[str, tuple[float, int]] = {}
 
@@ -108,7 +149,7 @@ def ours(net: nn.Module, points: ArraySplit, seed: int, meter: Meter, memory: Me
 
     whole = meter.start()
     with judging(net) as judged:
-        judge = Judge(judged, points, THREAT, len(points), progress)
+        judge = Judge(judged, points, threat, len(points), progress)
         clean = judge.clean()
         judge.tune()
         found = autoattack(judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version)
@@ -117,17 +158,17 @@ def ours(net: nn.Module, points: ArraySplit, seed: int, meter: Meter, memory: Me
     return found.verdicts[-1].robust
 
 
-def one_round(net: nn.Module, points: ArraySplit, seed: int) -> dict[str, Any]:
+def one_round(net: nn.Module, points: ArraySplit, threat: Threat, seed: int) -> dict[str, Any]:
     """Costs of both, and verdicts: those of the package, ours, and ours with Square in bfloat16; (n,) bool."""
     meters = {"package": Meter(net), "ours": Meter(net)}
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "state.json", {})
         calls: dict[str, Callable[[], Tensor]] = {
-            "package": lambda: package(net, points, seed, meters["package"]),
-            "ours": lambda: ours(net, points, seed, meters["ours"], memory),
+            "package": lambda: package(net, points, threat, seed, meters["package"]),
+            "ours": lambda: ours(net, points, threat, seed, meters["ours"], memory),
         }
         verdicts = {name: calls[name]() for name in list(calls)[:: -1 if seed % 2 else 1]}
-        verdicts["fast"] = ours(net, points, seed, meters["ours"], memory, "fast")
+        verdicts["fast"] = ours(net, points, threat, seed, meters["ours"], memory, "fast")
     costs = {name: meter.costs for name, meter in meters.items()}
     for found in costs.values():
         seconds, images = zip(*(found[stage] for stage in APGD), strict=True)
@@ -150,11 +191,11 @@ def row(rounds: list[dict[str, Any]], stage: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_a_gradient(net: nn.Module, points: ArraySplit) -> dict[str, float]:
+def of_a_gradient(net: nn.Module, points: ArraySplit, threat: Threat) -> dict[str, float]:
     """Shares of the operations, in gradients at all points, as our attacks take them."""
     batch = next(points.eval_batches(len(points)))
     with judging(net) as judged:
-        Judge(judged, points, THREAT, len(points)).tune()
+        Judge(judged, points, threat, len(points)).tune()
 
         def gradient() -> None:
             ascent(judged, batch.x, batch.y, cross_entropy)
@@ -199,18 +240,24 @@ def page(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=SETTINGS)
+    name = parser.parse_args().setting
+    setting: Setting = SETTINGS[name]
     torch.set_num_threads(1)
-    net, points = trained()
-    rounds = [one_round(net, points, seed) for seed in range(ROUNDS)]
+    net, points = trained(setting)
+    rounds = [one_round(net, points, setting.threat, seed) for seed in range(ROUNDS)]
     record = facts("abatis", "torch", "pyautoattack") | {
-        "setting": f"An adversarially trained ResNet-8, {POINTS} digits of 16 x 16 pixels, {THREAT}, AutoAttack standard.",
-        "points": POINTS, "rounds": ROUNDS, "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
-        "robust": [{name: int(flags.sum()) for name, flags in one["verdicts"].items()} for one in rounds],
+        "setting": "A ResNet-8 that was trained adversarially, "
+        f"{setting.points} {setting.words}, {setting.threat}, AutoAttack standard.",
+        "points": setting.points, "rounds": ROUNDS, "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
+        "robust": [{who: int(flags.sum()) for who, flags in one["verdicts"].items()} for one in rounds],
         "differing": differing(rounds, "package", "ours"), "differing_bf16": differing(rounds, "ours", "fast"),
-        "gradient": of_a_gradient(net, points),
+        "gradient": of_a_gradient(net, points, setting.threat),
     }  # fmt: skip
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
+    written = RESULTS / f"autoattack-speed-{name}.json"
+    written.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    written.with_suffix(".md").write_text(page(record), encoding="utf-8")
     print(page(record))
 
 
