@@ -29,6 +29,7 @@ from benchmarks.step_variants import (
     all_variants,
     difference,
     forward_flop,
+    layouts,
     subject,
     torchattacks_difference,
     units,
@@ -99,13 +100,20 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
     goals = [reached(goal, times, steps, work) for goal in GOALS if {goal.over, goal.under} <= steps.keys()]
     if not brief:
         goals += [memory_reached(name, steps) for name in loops]
+    chosen = {} if brief else {name: layout_ratios(measure(layouts(METHODS[name], of), rounds)) for name in METHODS}
     return {
         "backbone": backbone, "batch": batch, "rounds": rounds, "absent": absent, "peaks": machine_peaks(), "goals": goals,
+        "over_contiguous": chosen,
         "against_plain_loop": {name: against_loop(name, times[name], of) for name in loops},
         "against_others": {name: against_other(name, times["at"], of) for name in OTHERS if f"at: {name}" in steps},
         "of_matmul_peak": of_peak(times["at"], {name: units * forward for name, units in work.items()}),
         "units": {name: value for name, value in work.items() if name in steps}, "cpu_seconds": times,
     }  # fmt: skip
+
+
+def layout_ratios(times: Times) -> dict[str, float]:
+    """The step as it is, and without folding, relative to neither folding nor channels_last."""
+    return {name: ratio(times, name, "contiguous") for name in times if name != "contiguous"}
 
 
 def group_of(step: str) -> str:

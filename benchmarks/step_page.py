@@ -35,6 +35,7 @@ def page(record: Mapping[str, Any]) -> str:
         TRAIN,
         "## Adversarial training beside others",
         table(("other", "step", "time / other", "difference of the other to the plain loop"), other_rows(record)),
+        *layouts(record["over_contiguous"]),
         "## The machine",
         table(("kernel", "GFLOP per CPU second"), record["peaks"].items()),
         "By the operations they need, the steps of adversarial training reach of the float32 matrix product timed with them:",
@@ -78,6 +79,18 @@ def other_rows(record: Mapping[str, Any]) -> Iterable[Sequence[object]]:
         shown = f"{found['difference']['eval']:.1e}" if "difference" in found else ""
         for variant, value in found["ratios"].items():
             yield name, variant, f"{value:.3f}", shown
+
+
+def layouts(ratios: Mapping[str, Mapping[str, float]]) -> Iterable[str]:
+    """What the layout and folding do for each method."""
+    if ratios:
+        rows = [(name, f"{found['without folding']:.3f}", f"{found['float32']:.3f}") for name, found in ratios.items()]
+        head = ("method", "channels_last / contiguous", "and folded / contiguous")
+        yield from (
+            "## Layout",
+            "The time of our step relative to that in contiguous memory without folding.",
+            table(head, rows),
+        )
 
 
 def missed(goals: Iterable[Mapping[str, Any]]) -> Iterable[str]:

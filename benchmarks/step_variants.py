@@ -67,7 +67,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "fold": True},
     "bf16 attack": {"precision": "bf16", "fold": True},
     "without folding": {"precision": "float32", "fold": False},
+    "contiguous": {"precision": "float32", "fold": False, "layout": torch.contiguous_format},
 }
+LAYOUTS = ("float32", "without folding", "contiguous")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def our_step(method: Method, of: Subject, variant: str = "float32", batch_statis
     random, options = Randomness(0), VARIANTS[variant]
     net = Net(of.module, attack_precision=options["precision"])
     net.tune(of.x[:2], fold=options["fold"])
+    net._format = net._attack_format = options.get("layout", net._format)
     plan = plan_of(
         *method.plugins, net=net, num_classes=10, options=method.options, threat=str(THREAT), random=random,
         use={"attacker": method.attacker} if method.attacker else {},
@@ -174,6 +177,15 @@ def all_variants(of: Subject) -> tuple[dict[str, Variant], dict[str, str]]:
         except ImportError as error:
             absent[name] = str(error)
     return found, absent
+
+
+def layouts(method: Method, of: Subject) -> dict[str, Variant]:
+    """Our step as it is, without folding, and without folding in contiguous memory."""
+    state, found = copy.deepcopy(of.module.state_dict()), {}
+    for variant in LAYOUTS:
+        own = Subject(copy.deepcopy(of.module), of.x, of.y)
+        found[variant] = Variant(our_step(method, own, variant), partial(restore, own.module, state))
+    return found
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
