@@ -106,6 +106,11 @@ class PluginConfig(Options):
         return False
 
     @property
+    def idle_epochs(self) -> int:
+        """First epochs in which the plugin does nothing yet; a run that ends within them is warned about."""
+        return 0
+
+    @property
     def is_neutral(self) -> bool:
         """Do these options switch the plugin off?"""
         return bool(self.neutral) and all(getattr(self, name) == value for name, value in self.neutral.items())

@@ -165,6 +165,11 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
     plan = make_plan([plugins.load(name) for name in config.plugin], config.options, config.use, run)
+    notes += [
+        f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"
+        for name, options in config.options.items()
+        if options.idle_epochs >= config.epochs
+    ]
     size = sum(parameter.numel() for parameter in model.parameters())
     shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}

@@ -15,6 +15,10 @@ class AwpConfig(PluginConfig):
     gamma: float = Field(0.01, ge=0, le=1, description="length of each tensor's perturbation, as a share of the tensor's norm")
     warmup: int = Field(0, ge=0, description="epochs at the beginning without perturbation")
 
+    @property
+    def idle_epochs(self) -> int:
+        return self.warmup
+
 
 @hookimpl
 def defense_config() -> type[PluginConfig]:

@@ -26,6 +26,10 @@ class GairatConfig(PluginConfig):
         59, ge=0, description="number of first epochs in which all weights are 1; 59: weighting starts in the 60th, as released"
     )
 
+    @property
+    def idle_epochs(self) -> int:
+        return self.burn_in
+
 
 @hookimpl
 def defense_config() -> type[PluginConfig]:

@@ -30,6 +30,10 @@ class MailConfig(PluginConfig):
     )
 
     @property
+    def idle_epochs(self) -> int:
+        return self.burn_in
+
+    @property
     def needs_clean(self) -> bool:
         return self.margin != "adv"
 
