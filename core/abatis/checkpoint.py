@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Loaded:
     weights: dict[str, Tensor]
     state: dict[str, Any]
     about: dict[str, Any]
-    rejected: tuple[str, ...]
+    rejected: tuple[str, ...] = ()
 
 
 def save_checkpoint(
@@ -59,7 +59,7 @@ def save_checkpoint(
 
     about: of the run, in plain types. Raises UsageError where the disk refuses; the older ones are then as they were.
     """
-    final = folder / f"step-{step:08d}"
+    final = place_of(folder, step)
     partial, replaced = final.with_suffix(".tmp"), final.with_suffix(".old")
     with disk(folder):
         folder.mkdir(exist_ok=True)  # without parents: a run folder that is gone is not made again
@@ -82,13 +82,18 @@ def save_checkpoint(
     return final
 
 
+def place_of(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step."""
+    return folder / f"step-{step:08d}"
+
+
 def _write(partial: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     write_weights(partial / WEIGHTS, weights)
     with (partial / STATE).open("xb") as file:
         torch.save(dict(state), file)
         file.flush()
         _flush(file.fileno())
-    files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(partial.iterdir())}
+    files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(partial.iterdir())}
     manifest = {"format": FORMAT, "step": step, **about, "files": files}
     write_text(partial / MANIFEST, json.dumps({**manifest, "manifest_sha256": digest(manifest)}, indent=2) + "\n")
     _flush_folder(partial)
@@ -114,7 +119,7 @@ def _check_room(folder: Path) -> None:
 
 def _prune(folder: Path, newest: Path, best: int | None) -> None:
     """Remove what a checkpoint that verified makes superfluous: old ones, replaced ones, and what a killed save left."""
-    kept = {newest, *_finished(folder)[-KEEP:], *([folder / f"step-{best:08d}"] if best is not None else [])}
+    kept = {newest, *_finished(folder)[-KEEP:], *([place_of(folder, best)] if best is not None else [])}
     for path in (*_finished(folder), *folder.glob("step-*.tmp")):
         if path not in kept or path.suffix == ".old":
             shutil.rmtree(path, ignore_errors=True)
@@ -124,21 +129,28 @@ def load_checkpoint(folder: Path) -> Loaded | None:
     """The newest checkpoint that verifies; None where there never was one; raises CheckpointError where none is valid."""
     rejected: list[str] = []
     for path in reversed(_finished(folder)):
-        complaint = _complaint(path)
-        if not complaint:
-            try:
-                state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-                about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-                return Loaded(about["step"], load_file(path / WEIGHTS), dict(state), about, tuple(rejected))
-            except Exception as error:  # every reader fails in its own way, and all of them mean the same
-                complaint = f"{type(error).__name__}: {error}"
-        rejected.append(f"{path.name}: {complaint}")
+        found = read_checkpoint(path)
+        if isinstance(found, Loaded):
+            return replace(found, rejected=tuple(rejected))
+        rejected.append(f"{path.name}: {found}")
     if not rejected:
         return None
     none_valid = CheckpointError(f"no valid checkpoint: {'; '.join(rejected)}", where=str(folder),
                             fix="put a valid checkpoint back, or begin anew from step 0 with --restart")  # fmt: skip
     none_valid.rejected = tuple(rejected)
     raise none_valid
+
+
+def read_checkpoint(path: Path) -> Loaded | str:
+    """One checkpoint, or what is wrong with it."""
+    if complaint := _complaint(path):
+        return complaint
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return Loaded(about["step"], load_file(path / WEIGHTS), dict(state), about)
+    except Exception as error:  # every reader fails in its own way, and all of them mean the same
+        return f"{type(error).__name__}: {error}"
 
 
 def set_aside(folder: Path, rejected: tuple[str, ...]) -> None:
@@ -162,7 +174,7 @@ def _complaint(path: Path) -> str:
             file = path / name
             if file.parent != path or file.is_symlink() or not file.is_file():
                 return f"{name} is no file of the checkpoint"
-            if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+            if file.stat().st_size != entry["size"] or sha256_of(file) != entry["sha256"]:
                 return f"{name} does not match its sha256"
         return "" if {WEIGHTS, STATE} <= manifest["files"].keys() else "files are missing in the manifest"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -223,7 +235,8 @@ def disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

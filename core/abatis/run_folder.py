@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from abatis.backbones import build
+from abatis.best import WEIGHTS, WEIGHTS_AVERAGED
 from abatis.checkpoint import disk, write_text
 from abatis.command_line import read_toml
 from abatis.config import RunConfig
 from abatis.errors import UsageError
 from abatis.lock import LOCK, locked
-from abatis.trainer import WEIGHTS, WEIGHTS_AVERAGED
 
 PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
 

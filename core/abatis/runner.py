@@ -142,7 +142,8 @@ def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, 
              "channels": info.channels, "image_size": info.image_size}  # fmt: skip
     trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
     start.restore(trainer)
-    for text in start.told():
+    lost = ["the best weights so far are lost: the best are chosen anew"] if trainer.epochs_ended and not trainer.best else []
+    for text in [*start.told(), *lost]:
         reporter.note(text)
     with reporter.training(trainer.steps, trainer.done):
         trainer.fit(reporter)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from abatis import processes
+from abatis.best import WEIGHTS, WEIGHTS_AVERAGED, WEIGHTS_LAST, mend, written
 from abatis.builtin.averaging import WeightAveraging
-from abatis.checkpoint import CHECKPOINTS, Loaded, disk, save_checkpoint, too_slow, write_text, write_weights
+from abatis.checkpoint import CHECKPOINTS, Loaded, disk, place_of, save_checkpoint, too_slow, write_text, write_weights
 from abatis.config import RunConfig
 from abatis.data import Data, batches_per_epoch, epoch_batches
 from abatis.environment import peak_memory_mb
-from abatis.errors import Stopped
+from abatis.errors import CheckpointError, Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.net import Net
 from abatis.plan import Plan
@@ -32,11 +33,6 @@ from abatis.step import Share, Step, StepResult, add_to
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics
-WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
-    "weights.safetensors",
-    "weights-last.safetensors",
-    "weights-averaged.safetensors",
-)
 
 
 class Listener(Protocol):
@@ -129,6 +125,7 @@ class Trainer:
         self.done = 0  # steps
         self.epochs_ended = 0
         self.best: dict[str, float] = {}
+        self.best_files: dict[str, str] = {}  # of the best weights, by their sha256
         self.finished = False
         self.seconds = 0.0
         self.save_seconds, self.warned = 0.0, False
@@ -138,6 +135,10 @@ class Trainer:
     def judged(self) -> nn.Module:
         """The network whose accuracy counts: the averaged one where averaging is on."""
         return self.net.module if self.averaging is None else self.averaging.averaged
+
+    @property
+    def _best_step(self) -> int:
+        return int(self.best.get("epoch", 0)) * self.steps_per_epoch
 
     def fit(self, listener: Listener) -> None:
         """Train to the end; raises Stopped after saving where a signal asked for it."""
@@ -244,6 +245,7 @@ class Trainer:
             self._write(WEIGHTS, self.net.module)
             if self.averaging is not None:
                 self._write(WEIGHTS_AVERAGED, self.averaging.averaged)
+            self.best_files = written(self.folder)
         return now
 
     def _write(self, name: str, module: nn.Module) -> None:
@@ -273,14 +275,15 @@ class Trainer:
         state = {
             "epochs_ended": self.epochs_ended,
             "best": self.best,
+            "best_files": self.best_files,
             "finished": self.finished,
             "seconds": self.seconds,
             "meter": self.meter.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
-        best = int(self.best.get("epoch", 0)) * self.steps_per_epoch
-        save_checkpoint(self.folder / CHECKPOINTS, self.done, self.net.module.state_dict(), state, self.about, best)
+        weights = self.net.module.state_dict()
+        save_checkpoint(self.folder / CHECKPOINTS, self.done, weights, state, self.about, self._best_step)
         self.save_seconds = time.perf_counter() - began
 
     def restore(self, loaded: Loaded) -> None:
@@ -291,11 +294,22 @@ class Trainer:
         for name, hooks in self.plan.trainers:
             hooks.load_state_dict(state["trainers"][name])
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
-        self.best, self.seconds = state["best"], state["seconds"]
+        self.best, self.best_files, self.seconds = state["best"], state["best_files"], state["seconds"]
         device = next(self.net.module.parameters()).device
         sums = {name: value.to(device) for name, value in state["meter"]["sums"].items()}
         self.meter = Meter(sums, state["meter"]["samples"])
         self.finished = is_finished(state, self.config)
+        self._mend_best()
+
+    def _mend_best(self) -> None:
+        """See that the best weights so far are those that were written; where they are lost, the best is chosen anew."""
+        checkpoint = place_of(self.folder / CHECKPOINTS, self._best_step)
+        if processes.first_says(processes.rank() > 0 or mend(self.folder, self.best_files, checkpoint, self.facts)):
+            return
+        if self.finished:
+            raise CheckpointError("the best weights are damaged, and the checkpoint of their epoch is gone",
+                                  where=str(self.folder), fix="put them back, or begin anew under another --name")  # fmt: skip
+        self.best, self.best_files = {}, {}
 
     def _trim_metrics(self) -> None:
         """Drop the rows of epochs that will be run again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from abatis import resume
 from abatis.checkpoint import MANIFEST
 from abatis.errors import CheckpointError, UsageError
 from tests.faults import checkpoints, flip, in_child, killed, train
-from tests.helpers import final_bytes
+from tests.helpers import final_bytes, plugin
 
 TORCH = resume.importlib.metadata.version("torch")
 
@@ -110,6 +111,18 @@ def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(out, mo
         assert difference in (folder / "report.html").read_text()
 
 
+def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypatch):
+    from abatis import plugins
+
+    install(plugin("plain"))
+    killed(tmp_path, 5, plugin=["plain"])
+    newer = {**plugins.installed(), "plain": replace(plugins.installed()["plain"], version="2.0")}
+    monkeypatch.setattr(plugins, "installed", lambda: newer)
+    plugins.load.cache_clear()
+    with pytest.raises(UsageError, match=r"plain was 1\.0, now 2\.0"):
+        train(tmp_path, plugin=["plain"], resume=True)
+
+
 def test_f16_several_differences_are_named_together(out):
     with pytest.raises(UsageError, match=r"augment was crop-flip, now none; seed was 0, now 3"):
         train(out, resume=True, augment="none", seed=3)
@@ -135,3 +148,34 @@ def test_the_best_checkpoint_outlives_the_last_three(tmp_path):
 
     assert in_child(work) == 0
     assert [path.name for path in checkpoints(tmp_path)] == [f"step-{step:08d}" for step in (4, 16, 20, 24)]
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights-averaged.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_f3_the_best_weights_are_not_believed_unseen(out, file, damage):
+    """They are made again from the checkpoint of their epoch."""
+    path = out / "r" / file
+    before = path.read_bytes()
+    flip(path) if damage == "flip" else path.unlink()
+    killed(out, 7, resume=True)
+    assert path.read_bytes() == before
+
+
+def lose_the_best(out):
+    """Those of the first epoch, and the checkpoint they could be made from."""
+    flip(out / "r" / "weights.safetensors")
+    shutil.rmtree(out / "r" / "checkpoints" / "step-00000004")
+
+
+def test_f3_where_the_best_weights_are_lost_the_best_are_chosen_anew(out, capsys):
+    lose_the_best(out)
+    folder = train(out, resume=True, quiet=False)
+    assert "the best weights so far are lost" in capsys.readouterr().out
+    assert (folder / "weights.safetensors").read_bytes() == final_bytes(folder)  # there was one more epoch
+
+
+def test_f3_the_best_weights_of_a_finished_training_are_not_judged_unseen(out):
+    train(out, resume=True)
+    lose_the_best(out)
+    with pytest.raises(CheckpointError, match="the best weights are damaged"):
+        train(out, resume=True, eval="quick")

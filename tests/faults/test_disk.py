@@ -86,7 +86,7 @@ def test_f7_a_run_folder_that_vanishes_is_not_made_again(tmp_path, capfd):
 
 def test_a_checkpoint_that_does_not_read_back_stops_the_run(tmp_path, capfd):
     def spoiled():
-        checkpoint._sha256 = lambda path: os.urandom(4).hex()
+        checkpoint.sha256_of = lambda path: os.urandom(4).hex()
 
     assert "does not read back" in stopped(tmp_path, capfd, spoiled)
     assert len(checkpoints(tmp_path)) == 3
