@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from abatis import plugins
-from abatis.config import AVERAGING_DECAY, RunConfig, underscored
+from abatis.config import AVERAGING_DECAY, RunConfig, plugin_names, underscored
 from abatis.errors import UsageError
 from abatis.parser import Parser
 from abatis.recipes import recipe_file
@@ -37,7 +37,7 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
     named, recipe, config_file = _first_phase(words)
     table = read_toml(recipe_file(recipe)) if recipe else {}
     table = _merged(table, read_toml(config_file)) if config_file else table
-    names = named or _listed(table.get("plugin", ()))
+    names = named or plugin_names(table.get("plugin", ()))
     loaded = [plugins.load(name) for name in plugins.canonical(names)]
     asked = _second_phase(words, loaded, prog)
     known_names = {plugin.name for plugin in loaded}
@@ -84,11 +84,7 @@ def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | No
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
     found, _ = parser.parse_known_args(words)
-    return [name for text in found.plugin for name in _listed(text)], found.recipe, found.config
-
-
-def _listed(value: str | Iterable[str]) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+    return [name for text in found.plugin for name in plugin_names(text)], found.recipe, found.config
 
 
 def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: str) -> dict[str, Any]:

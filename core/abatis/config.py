@@ -40,6 +40,15 @@ def _run_name(name: str) -> str:
     return name
 
 
+def plugin_names(value: object) -> list[str]:
+    """Names of plugins as they may be given: a list, or a text with commas. Raises UsageError."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return list(value)
+    raise UsageError(f"plugin: a name or a list of names, not {value!r}")
+
+
 def _threat(value: object) -> str:
     threat = Threat.parse(str(value))
     if threat.norm == "L1":
@@ -210,9 +219,11 @@ class RunConfig(Options):
             return raw
         from abatis import plugins  # plugins.py needs PluginConfig
 
-        named = raw.get("plugin", ())
-        names = plugins.canonical((named,) if isinstance(named, str) else named)
-        tables = {plugins.normal(key): value for key, value in dict(raw.get("options", {})).items()}
+        names = plugins.canonical(plugin_names(raw.get("plugin", ())))
+        given = raw.get("options", {})
+        if not isinstance(given, Mapping):
+            raise UsageError(f"options: a table for each plugin, not {given!r}")
+        tables = {plugins.normal(key): value for key, value in given.items()}
         core = {key: value for key, value in raw.items() if key in cls.model_fields}
         for key in raw.keys() - core.keys():
             if plugins.normal(key) not in names:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from abatis import registry
 from abatis.checkpoint import load_checkpoint, save_checkpoint
-from abatis.command_line import parse_run, read_toml
+from abatis.command_line import parse_run, read_toml, validated
 from abatis.config import RunConfig
 from abatis.errors import AbatisError, CheckpointError, UsageError
 
@@ -41,6 +41,17 @@ def told(error, words=""):
     """The error is short, and says this."""
     assert len(str(error).splitlines()) <= 4
     assert words in str(error)
+
+
+@FUZZ
+@given(TABLES)
+def test_any_table_is_a_configuration_or_refused(table):
+    try:
+        config = validated(table)
+    except AbatisError as error:
+        told(error)
+    else:
+        assert validated(config.to_toml()).to_toml() == config.to_toml()
 
 
 @FUZZ
