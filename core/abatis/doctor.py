@@ -39,15 +39,15 @@ PARTS = {
 """What is tried for each part, printing its version, and what mends it."""
 
 DEVICES = """
-import json, torch
-found = [{"device": "cpu", "name": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}]
+import torch
+found = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
 for number in range(torch.cuda.device_count()):
     torch.ones(2, device=f"cuda:{number}").sum().item()
     about = torch.cuda.get_device_properties(number)
-    found.append({"device": f"cuda:{number}", "name": about.name, "memory_gib": round(about.total_memory / 2**30, 1)})
+    found[f"cuda:{number}"] = f"{about.name}, {about.total_memory / 2**30:.1f} GiB"
 if torch.backends.mps.is_available():
-    found.append({"device": "mps", "name": "Apple GPU"})
-print(json.dumps(found))
+    found["mps"] = "Apple GPU"
+print("; ".join(f"{device}: {told}" for device, told in found.items()))
 """
 PLUGIN = "import sys; from abatis import plugins; print(plugins.load(sys.argv[1]).version)"
 SELF_TEST = """
@@ -137,12 +137,7 @@ def _registry() -> Check:
 def _show(about: dict[str, Any], checks: Sequence[Check], can_start: bool) -> None:
     print(f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, {about['free_gib']} GiB free here")
     for check in checks:
-        detail = _devices(check.detail) if check.kind == "device" and check.ok else check.detail
-        print(f"{'ok' if check.ok else 'BROKEN':<7} {check.kind:<10} {check.name:<18} {detail}")
+        print(f"{'ok' if check.ok else 'BROKEN':<7} {check.kind:<10} {check.name:<18} {check.detail}")
         if check.fix:
             print(f"{'':<7} fix: {check.fix}")
     print("a run can start here" if can_start else "no run can start here")
-
-
-def _devices(detail: str) -> str:
-    return "; ".join(" ".join(str(value) for value in device.values()) for device in json.loads(detail))
