@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from abatis import Term
 from abatis.checkpoint import digest, write_text
 from abatis.cli import main
 from abatis.cli import run as defense_run
-from abatis.errors import AbatisError, DataError, UsageError
+from abatis.command_line import validated
+from abatis.errors import AbatisError, CheckpointError, DataError, UsageError
 from tests.data.common import opened
 from tests.faults import checkpoints, killed, train
 from tests.helpers import final_bytes, plugin, tiny
@@ -59,10 +61,18 @@ def spoil(folder, **contents):
 def test_f18_a_program_in_a_checkpoint_is_not_run(tmp_path, whole, bomb, file):
     """Its manifest is right: whoever can write the folder can write that, too."""
     killed(tmp_path, 7)
-    spoil(checkpoints(tmp_path)[-1], **{file: pickle.dumps(bomb)})
+    spoil(checkpoints(tmp_path)[-1], **{file: pickle.dumps(bomb, protocol=2)})
     folder = train(tmp_path, resume=True)
     assert final_bytes(folder) == whole
     assert "checkpoint rejected: step-00000006" in (folder / "environment.json").read_text()
+
+
+def test_f18_a_checkpoint_whose_parts_do_not_fit_is_an_error(tmp_path):
+    killed(tmp_path, 4, ema=0)
+    torch.save({"finished": False, "epochs_ended": 0}, tmp_path / "state")
+    spoil(checkpoints(tmp_path)[-1], state=(tmp_path / "state").read_bytes())
+    with pytest.raises(CheckpointError, match="step 4 does not fit"):
+        train(tmp_path, ema=0, resume=True)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/file"])
@@ -79,7 +89,7 @@ def test_f18_a_manifest_may_not_point_elsewhere(tmp_path, whole, name):
 
 @pytest.mark.parametrize("flags", [[], ["--allow-pickle"]])
 def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, flags):
-    (tmp_path / "w.pt").write_bytes(pickle.dumps(bomb))
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(bomb, protocol=2))
     torch.save({"w": bomb}, tmp_path / "w.pth")
     for file in ("w.pt", "w.pth"):
         assert (
@@ -90,10 +100,24 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
         assert "give a .safetensors file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name", ["../../x", "..", ".", "/etc/x", "a/b", "a\\b", "a\0b", "-x", "x" * 81, "", "a b", ".hidden", "ü"]
+)
+def test_f18_run_names_stay_in_their_folder(name):
+    with pytest.raises(UsageError, match=r"no name for a run|holds a NUL"):
+        validated({"name": name})
+
+
 UNUSABLE = [
     {"out": "a\0b"}, {"data_dir": "a\0b"}, {"data": "npz:a\0b"}, {"backbone": "a\0.py:f"}, {"init": "a\0b"}, {"out": "\ud800"},
-    {"use": {"loss": "\0"}}, {"plugin": ["\0"]},
+    {"use": {"loss": "\0"}},
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", UNUSABLE)
+def test_f18_nul_bytes_and_half_characters_are_refused_everywhere(changes):
+    with pytest.raises(UsageError, match="holds a NUL or half a character"):
+        validated(changes)
 
 
 def test_f18_links_out_of_the_run_folder_are_refused(tmp_path):
@@ -163,7 +187,10 @@ def test_f18_a_broken_image_is_named_and_left_out_only_on_request(tmp_path, name
 
 def test_f18_an_image_of_50000_by_50000_pixels_is_not_decoded(tmp_path):
     root = pictures(tmp_path)
-    Image.new("1", (50_000, 50_000)).save(root / "train" / "cat" / "0.png")
+    file = root / "train" / "cat" / "0.png"
+    content = file.read_bytes()
+    header = b"IHDR" + (50_000).to_bytes(4, "big") * 2 + content[24:29]
+    file.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
     with pytest.raises(DataError, match="DecompressionBomb"):
         opened(f"folder:{root}")
     assert len(opened(f"folder:{root}", skip_broken=True).train) == 5

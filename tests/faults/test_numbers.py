@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from abatis import Attacked, Term, TrainerHooks
 from abatis.cli import run as defense_run
-from abatis.errors import OutOfMemoryError
+from abatis.errors import NotFiniteError, OutOfMemoryError
+from tests.faults import train
 from tests.helpers import plugin, tiny
 from tests.test_runner import words
 
@@ -19,10 +22,29 @@ def root_of_zero(ctx):
 
 
 def norm_of_zero(ctx):
-    """The norm of an input gradient that is 0, differentiated once more."""
+    """The input gradient of a norm that is 0: a number, until it is differentiated once more."""
     x = ctx.batch.x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((0 * ctx.net.frozen(x)).sum(), x, create_graph=True)
-    return {"norm": Term(gradient.flatten(1).norm(dim=1))}
+    (gradient,) = torch.autograd.grad((0 * ctx.net.frozen(x)).norm(dim=1).sum(), x, create_graph=True)
+    return {"norm": Term(gradient.flatten(1).sum(1))}
+
+
+@pytest.mark.parametrize("penalty", [root_of_zero, norm_of_zero])
+def test_f14_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_update(tmp_path, install, penalty):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    seen = []
+
+    def late(ctx):
+        if ctx.step < 2:
+            return {"zero": Term(0 * ctx.logits_adv.sum(1))}
+        seen.append(network[1].weight.detach().clone())
+        return penalty(ctx)
+
+    install(plugin("rough", regularizer=lambda run: late))
+    with pytest.raises(NotFiniteError, match=r"gradient of term 'rough/(root|norm)'") as caught:
+        train(tmp_path, plugin=["rough"], ema=0, model=network)
+    assert caught.value.exit_code == 4
+    assert "step 2; the update was not made" in str(caught.value)
+    assert torch.equal(seen[0], network[1].weight)
 
 
 def no_memory(*arguments):
@@ -55,10 +77,25 @@ class Hungry(nn.Module):
 
     def __init__(self, most):
         super().__init__()
-        self.most, self.linear = most, nn.Linear(64, 10)
+        self.most, self.refused, self.linear = most, 0, nn.Linear(64, 10)
 
     def forward(self, x):
-        return self.linear(x.flatten(1)) if len(x) <= self.most else no_memory()
+        if len(x) > self.most:
+            self.refused += 1
+            no_memory()
+        return self.linear(x.flatten(1))
+
+
+def test_f15_an_evaluation_takes_fewer_images_at_a_time_and_finds_the_same(tmp_path):
+    records = []
+    for most in (1000, 16):
+        torch.manual_seed(0)
+        network = Hungry(most)
+        folder = train(tmp_path / str(most), ema=0, augment="none", batch_size=16, eval="quick", model=network)
+        records.append(json.loads((folder / "eval.json").read_text()))
+    assert network.refused
+    assert records[0]["n"] == 38
+    assert records[0]["per_point"] == records[1]["per_point"]
 
 
 def test_an_attacker_may_not_return_what_is_not_finite(tmp_path, install, capsys):

@@ -130,6 +130,20 @@ class Hooks(TrainerHooks):
         setattr(self, name, act)
 
 
+@pytest.mark.parametrize("hook", ["transform_batch", "before_loss", "after_update"])
+def test_f17_a_trainer_hook_that_leaves_eval_mode_is_named(tmp_path, install, hook):
+    def trainer(run):
+        def act(first, *rest):
+            run.net.module.eval()
+            return first
+
+        return Hooks(hook, act)
+
+    install(plugin("rogue", trainer=trainer))
+    with pytest.raises(PluginError, match=f"'rogue' changed the mode of the network.* in its {hook}"):
+        train(tmp_path, plugin=["rogue"])
+
+
 def misspelt():
     module = ModuleType("rogue")
     module.defense_regulariser = hookimpl(lambda run: value)
