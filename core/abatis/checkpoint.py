@@ -23,7 +23,7 @@ from torch import Tensor
 
 from abatis.errors import CheckpointError, UsageError
 
-FORMAT = 2
+FORMAT = 3
 CHECKPOINTS = "checkpoints"  # their folder in a run folder
 KEEP = 3  # the newest ones
 ROOM = 2  # times the last checkpoint must be free on the disk: the new one, before an old one goes

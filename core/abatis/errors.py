@@ -6,7 +6,7 @@ The exit code of the command line is the error's own ``exit_code``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class AbatisError(Exception):
@@ -55,9 +55,21 @@ class CheckpointError(AbatisError):
 
 
 class NotFiniteError(AbatisError):
-    """A loss, a gradient or a logit is NaN or infinite; the update was not made."""
+    """A loss, a gradient or a logit is NaN or infinite; the update was not made.
+
+    step: where it happened in a training, None in an evaluation; terms: the means of the step's terms, where they were read.
+    """
 
     exit_code = 4
+    step: int | None = None
+    terms: Mapping[str, float] = {}
+
+    @classmethod
+    def at(cls, step: int, what: str, update: str, terms: Mapping[str, float] | None = None) -> NotFiniteError:
+        """One of a training step."""
+        error = cls(what, where=f"step {step}; {update}", fix="lower --optim.lr, set --clip-grad 1, or lower the term's weight")
+        error.step, error.terms = step, terms or {}
+        return error
 
 
 class OutOfMemoryError(AbatisError):

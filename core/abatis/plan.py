@@ -16,6 +16,7 @@ import pluggy
 import torch
 from torch import Tensor
 
+from abatis import processes
 from abatis.builtin.cross_entropy import cross_entropy
 from abatis.builtin.pgd import NoAttacker, PGDAttacker
 from abatis.conduct import Conduct
@@ -28,6 +29,7 @@ from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run
 
 BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}
 """Providers that need no plugin; the first of each role is its default."""
+BUILT_IN = "built-in"  # in the place of a version
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,25 @@ class Plan:
         """Around one call into a plugin: what it raises names it, and its first call must leave things as found."""
         if batch is not None:
             tensors |= {"images": batch.x, "labels": batch.y, "index": batch.index}
-        with blamed(plugin, role), self.conduct.watched(plugin, role, net, **tensors) as first:
+        with blamed(plugin, role, self.rows), self.conduct.watched(plugin, role, net, **tensors) as first:
             yield first
 
 
 @contextmanager
-def blamed(plugin: str, role: str) -> Iterator[None]:
-    """Turn an exception from a plugin's code into an error that names the plugin and the line."""
+def blamed(plugin: str, role: str, rows: Sequence[Row] = ()) -> Iterator[None]:
+    """Turn an exception from a plugin's code into an error that names the plugin, its version by ``rows``, and the line."""
     try:
         yield
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, Exception) and is_out_of_memory(error):
+        if (isinstance(error, Exception) and is_out_of_memory(error)) or processes.lost(error):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        version = next((f", version {row.version}" for row in rows if row.provider == plugin and row.version != BUILT_IN), "")
         raise PluginError(
             f"plugin '{plugin}' failed in its {role}: {type(error).__name__}: {error}",
-            where=f"{frame.filename}:{frame.lineno}, in {frame.name}",
+            where=f"{frame.filename}:{frame.lineno}, in {frame.name}{version}",
         ) from error
 
 
@@ -265,7 +268,7 @@ def _rows(
     for role, names in roles.items():
         for name in names:
             shown = options[name].model_dump() if name in options else (attack if name == "pgd" else {})
-            yield Row(role, name, versions.get(name, "built-in"), shown)
+            yield Row(role, name, versions.get(name, BUILT_IN), shown)
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:
         if plugin.name not in used:

@@ -6,8 +6,9 @@ With one process every function here does nothing, at no cost.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from abatis.errors import ProcessLost
 
 Value = TypeVar("Value")
+SILENCE = timedelta(minutes=30)  # without an answer; the longest wait is for a process whose share of an attack takes longer
+SAID = {
+    "closed by peer": "has ended", "reset by peer": "has ended",
+    "timed out": "gives no answer", "application timeout": "gives no answer",
+}  # fmt: skip
+"""What torch's errors hold, and what they mean."""
 
 
 def rank() -> int:
@@ -102,6 +109,14 @@ def first_says(value: Value) -> Value:
     return box[0]
 
 
+def each(value: Value) -> list[Value]:
+    """What every process has there, in the order of their ranks."""
+    found = [value] * world_size()
+    if several():
+        dist.all_gather_object(found, value)
+    return found
+
+
 def shared(module: nn.Module) -> nn.Module:
     """The module with its gradients averaged over all processes; as it is where there is one."""
     if not several():
@@ -126,13 +141,28 @@ def joined() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE)
+    try:
+        with answering(lambda: "outside of training"):
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def answering(state: Callable[[], str]) -> Iterator[None]:
+    """Where another process has ended or gives no answer, raise ProcessLost, saying how far this one was."""
     try:
         yield
     except RuntimeError as error:
-        if "closed by peer" not in str(error) and "reset by peer" not in str(error):
+        found = lost(error)
+        if not found:
             raise
-        raise ProcessLost("another process of this run has ended", where=f"process {dist.get_rank()}",
+        raise ProcessLost(f"another process of this run {found}", where=f"process {rank()}, {state()}",
                           fix="see what that one says") from error  # fmt: skip
-    finally:
-        dist.destroy_process_group()
+
+
+def lost(error: BaseException) -> str:
+    """What an error says of another process of this run; empty where it says something else."""
+    text = str(error).lower() if several() and isinstance(error, RuntimeError) else ""
+    return next((what for sign, what in SAID.items() if sign in text), "")

@@ -25,7 +25,7 @@ from abatis.evaluate.ladder import LADDERS, Ladder
 from abatis.evaluate.of_run import selection, training_of
 from abatis.evaluate.record import STATE, facts, read_record, write_record
 from abatis.net import Net
-from abatis.plan import Plan, Row, make_plan
+from abatis.plan import BUILT_IN, Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
@@ -178,7 +178,7 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     rows = (Row("data", shown, "", facts), backbone)
     plan = replace(plan, rows=(*rows, *plan.rows, _engine(config, net, plan, info)))
     if config.ema:
-        row = Row("trainer", "averaging", "built-in", {"decay": config.ema})
+        row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
         # last, so that it averages what the others leave behind
         plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
     return Prepared(net, plan, info, random, tuple(notes))

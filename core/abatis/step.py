@@ -6,6 +6,7 @@ Nothing here logs, validates or saves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +28,6 @@ from abatis.watch import Watch
 
 INSIDE = "the attacker's images inside the ball"
 STAY_INSIDE = "end the attack with Ball(batch.x, run.threat).project(x)"
-NOT_FINITE = "lower --optim.lr, set --clip-grad 1, or lower the weight of the term"
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Step:
                 if not value.requires_grad:
                     what = f"the terms {', '.join(terms)} do not depend on the network"
                     raise PluginError(what, fix="do not detach the logits")
-                with blamed(self.plan.loss_name, "backward pass"):
+                with blamed(self.plan.loss_name, "backward pass", self.plan.rows):
                     (value * (share * processes.world_size())).backward()  # the exchange takes the mean over the processes
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
             add_to(sums, {name: mean.detach() * share for name, mean in means.items()})
@@ -238,11 +238,11 @@ class Step:
         if broken is None:
             return
         step, names = broken
-        where = f"step {step}; no update was made since"
+        since = "no update was made since"
         if INSIDE in names:
-            raise PluginError(f"attacker '{self.plan.attacker_name}' left the ball or [0, 1]", where=where,
+            raise PluginError(f"attacker '{self.plan.attacker_name}' left the ball or [0, 1]", where=f"step {step}; {since}",
                               fix=STAY_INSIDE)  # fmt: skip
-        raise NotFiniteError(f"{' and '.join(names)} not finite", where=where, fix=NOT_FINITE)
+        raise NotFiniteError.at(step, f"{' and '.join(names)} not finite", since)
 
     def _guard(self, result: StepResult, micros: Micros) -> None:
         """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
@@ -259,19 +259,22 @@ class Step:
             self._not_finite(result, micros)
 
     def _not_finite(self, result: StepResult, micros: Micros) -> NoReturn:
-        where = f"step {micros.number}; the update was not made"
-        for name, value in result.terms.items():
-            if not bool(torch.isfinite(value)):
-                raise NotFiniteError(f"the loss is not finite: term '{name}' is {float(value)}", where=where, fix=NOT_FINITE)
+        """Find the term to blame; all processes find the same, so that none waits for one that has left."""
+        terms = dict(zip(result.terms, (float(mean) for mean in processes.summed(list(result.terms.values()))), strict=True))
+        odd = next((f"term '{name}' is {mean}" for name, mean in terms.items() if not math.isfinite(mean)), None)
+        what = f"the loss is not finite: {odd}" if odd else self._odd_gradient(micros)
+        raise NotFiniteError.at(micros.number, what, "the update was not made", terms)
+
+    def _odd_gradient(self, micros: Micros) -> str:
         for ctx in micros:
             for name, term in self.plan.terms(ctx).items():
                 if not term.value.requires_grad:
                     continue
                 parts = torch.autograd.grad(term.value.mean(), self.parameters, retain_graph=True, allow_unused=True)
-                if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
-                    what = f"the gradient of term '{name}' is not finite, its value is"
-                    raise NotFiniteError(what, where=where, fix=NOT_FINITE)
-        raise NotFiniteError("the gradient of the total is not finite, that of each term is", where=where, fix=NOT_FINITE)
+                norm = torch.nn.utils.get_total_norm([part for part in parts if part is not None])
+                if not bool(processes.all_agree(torch.isfinite(norm))):
+                    return f"the gradient of term '{name}' is not finite, its value is"
+        return "the gradient of the total is not finite, that of each term is"
 
 
 def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:

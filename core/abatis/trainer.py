@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -22,17 +23,19 @@ from abatis.checkpoint import CHECKPOINTS, Loaded, disk, place_of, save_checkpoi
 from abatis.config import RunConfig
 from abatis.data import Data, batches_per_epoch, epoch_batches
 from abatis.environment import peak_memory_mb
-from abatis.errors import CheckpointError, Stopped
+from abatis.errors import CheckpointError, NotFiniteError, Stopped
 from abatis.evaluate import pgd_verdicts
+from abatis.meter import Meter
 from abatis.net import Net
 from abatis.plan import Plan
 from abatis.randomness import Randomness, reseed
 from abatis.resume import about_run, is_finished
 from abatis.schedule import factor, make_optimizer, set_rate
-from abatis.step import Share, Step, StepResult, add_to
+from abatis.step import Share, Step, StepResult
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics
+NOT_FINITE = "not-finite.json"  # in the run folder: the batch whose loss or gradient was not finite
 
 
 class Listener(Protocol):
@@ -57,43 +60,16 @@ class StopRequest:
             self._former = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        # stopped by what another process heard: the same signal is on its way here, and says nothing new
+        deaf = isinstance(error, Stopped) and not self.asked
         for number, handler in self._former.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if deaf else handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-
-
-@dataclass
-class Meter:
-    """Averages over the samples since the last reset; sums stay on the device until they are read."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    samples: int = 0
-
-    def add(self, result: StepResult) -> None:
-        sums = {"loss": result.total, **result.terms}
-        sums = {name: value * result.samples for name, value in sums.items()}
-        if result.right_adv is not None:
-            sums["train_robust_acc"] = result.right_adv
-        if result.right_clean is not None:
-            sums["train_clean_acc"] = result.right_clean
-        add_to(self.sums, sums)
-        self.samples += result.samples
-
-    def averages(self) -> dict[str, float]:
-        """Read by the host: one synchronisation."""
-        if not self.samples:
-            return {}
-        (sums,) = processes.summed([torch.stack([value.float() for value in self.sums.values()])])
-        values = sums.tolist()
-        return {name: value / self.samples for name, value in zip(self.sums, values, strict=True)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": {name: value.detach().cpu() for name, value in self.sums.items()}, "samples": self.samples}
 
 
 class Trainer:
@@ -144,7 +120,7 @@ class Trainer:
         """Train to the end; raises Stopped after saving where a signal asked for it."""
         self._trim_metrics()
         self.net.module.train()
-        with StopRequest() as stop:
+        with StopRequest() as stop, self._explained():
             while not self.finished:
                 began = time.perf_counter()
                 for result in self._epoch_steps():
@@ -166,6 +142,27 @@ class Trainer:
                 if processes.any_says(stop.asked):  # during the validation, whose checkpoint is written
                     raise self._stopped()
             self._write(WEIGHTS_LAST, self.net.module)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say after which step another process was lost; write what the batch was whose numbers are not finite."""
+        try:
+            with processes.answering(lambda: f"after step {self.done} of {self.steps}"):
+                yield
+        except NotFiniteError as error:
+            if error.step is not None and processes.rank() == 0:
+                self._dump(error, *divmod(error.step, self.steps_per_epoch))
+                error.where = f"{error.where}; {self.folder / NOT_FINITE} has the batch"
+            raise
+
+    def _dump(self, error: NotFiniteError, epoch: int, number: int) -> None:
+        """What the batch was that broke a step: its images by their places in the training split."""
+        config = self.config
+        batch = epoch_batches(len(self.data.train), config.batch_size, config.seed, epoch)[number]
+        terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
+        about = {"what": error.what, "step": error.step, "epoch": epoch, "seed": config.seed, "terms": terms}
+        with disk(self.folder):
+            write_text(self.folder / NOT_FINITE, json.dumps({**about, "batch": batch.tolist()}, indent=2) + "\n")
 
     def _warn(self, listener: Listener) -> None:
         """Say once that saving is slow."""
@@ -266,9 +263,10 @@ class Trainer:
             self.averaging.copy_buffers()
 
     def save(self) -> None:
-        """Write a checkpoint of everything a resumed run needs."""
+        """Write a checkpoint of everything a resumed run needs; nothing in the run changes by it."""
         self.one_step.check()
-        self._average_buffers()
+        statistics = [tensor.cpu() for tensor in self.net.running_statistics()]
+        parts = processes.each({"statistics": statistics, "meter": self.meter.state_dict()})
         if processes.rank() > 0:
             return
         began = time.perf_counter()
@@ -278,7 +276,7 @@ class Trainer:
             "best_files": self.best_files,
             "finished": self.finished,
             "seconds": self.seconds,
-            "meter": self.meter.state_dict(),
+            "parts": parts,
             "optimizer": self.optimizer.state_dict(),
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
@@ -295,11 +293,20 @@ class Trainer:
             hooks.load_state_dict(state["trainers"][name])
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
         self.best, self.best_files, self.seconds = state["best"], state["best_files"], state["seconds"]
+        self._restore_statistics([part["statistics"] for part in state["parts"]])
         device = next(self.net.module.parameters()).device
-        sums = {name: value.to(device) for name, value in state["meter"]["sums"].items()}
-        self.meter = Meter(sums, state["meter"]["samples"])
+        self.meter = Meter.restored([part["meter"] for part in state["parts"]], device)
         self.finished = is_finished(state, self.config)
         self._mend_best()
+
+    def _restore_statistics(self, parts: Sequence[Sequence[Tensor]]) -> None:
+        """Those of this process; their mean where they are of more or fewer processes."""
+        same = len(parts) == processes.world_size()
+        with torch.no_grad():
+            for own, *all_of_it in zip(self.net.running_statistics(), *parts, strict=True):
+                own.copy_(all_of_it[processes.rank()] if same else torch.stack(all_of_it).mean(0))
+        if self.averaging is not None:
+            self.averaging.copy_buffers()
 
     def _mend_best(self) -> None:
         """See that the best weights so far are those that were written; where they are lost, the best is chosen anew."""

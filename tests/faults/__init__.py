@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -46,6 +47,25 @@ def ended(child: int) -> int:
 def in_child(work: Callable[[], object]) -> int:
     """The same, once it has ended."""
     return ended(start_child(work))
+
+
+def together(count: int, work: Callable[[int], object]) -> list[int]:
+    """Some work in children that know each other, each told its rank; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def joining(rank: int) -> Callable[[], object]:
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+        def call() -> object:
+            os.environ.update({name: str(place) for name, place in places.items()})
+            return work(rank)
+
+        return call
+
+    children = [start_child(joining(rank)) for rank in range(count)]
+    return [ended(child) for child in children]
 
 
 def _outcome(work: Callable[[], object]) -> int:
