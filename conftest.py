@@ -40,7 +40,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             entry: Any = SimpleNamespace(load=load, value=name)
             found[name] = plugins.Installed(name, f"dist-{name}", "1.0", "made by a test", entry)
         monkeypatch.setattr(plugins, "installed", lambda: found)
-        plugins.load.cache_clear()
+        plugins._load_installed.cache_clear()
 
     yield now
-    plugins.load.cache_clear()
+    plugins._load_installed.cache_clear()

@@ -38,11 +38,11 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
     table = read_toml(recipe_file(recipe)) if recipe else {}
     table = _merged(table, read_toml(config_file)) if config_file else table
     names = named or plugin_names(table.get("plugin", ()))
-    loaded = [plugins.load(name) for name in plugins.canonical(names)]
+    loaded = plugins.load_all(names, fresh=True)
     asked = _second_phase(words, loaded, prog)
     known_names = {plugin.name for plugin in loaded}
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
-    return validated(_merged(_merged(kept, asked), {"plugin": [plugin.name for plugin in loaded]}))
+    return validated(_merged(_merged(kept, asked), {"plugin": plugins.canonical(names)}))
 
 
 def validated(raw: Mapping[str, Any]) -> RunConfig:
@@ -93,8 +93,7 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
         name: (field.annotation, field) for name, field in RunConfig.model_fields.items() if name != "options"
     }
     for plugin in loaded:
-        about = plugins.installed()[plugin.name].summary
-        fields[plugin.name.replace("-", "_")] = (plugin.config_class, Field({}, description=about))
+        fields[plugin.name.replace("-", "_")] = (plugin.config_class, Field({}, description=plugin.summary))
     model = create_model("DefenseRun", __base__=BaseSettings, **fields)
     parser = Parser(prog=prog, description=DESCRIPTION, epilog=_plugin_listing(), allow_abbrev=False, usage=_usage(prog),
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip

@@ -162,7 +162,7 @@ class OptimConfig(Options):
 class RunConfig(Options):
     """One experiment. ``RunConfig(plugin=["x"], x={"weight": 1})`` and ``options={"x": {...}}`` say the same."""
 
-    plugin: tuple[str, ...] = Field((), description="plugin to use; repeat the flag for several")
+    plugin: tuple[str, ...] = Field((), description="plugin to use, by name or ./FILE.py; repeat the flag for several")
     backbone: str = Field("resnet18", description="our CIFAR nets, any timm name, or FILE.py:FACTORY")
     pretrained: bool = Field(False, description="start from timm's pretrained weights with a new head")
     init: Path | None = Field(None, description="weights (.safetensors) or run folder to start from: fine-tuning")
@@ -219,7 +219,8 @@ class RunConfig(Options):
             return raw
         from abatis import plugins  # plugins.py needs PluginConfig
 
-        names = plugins.canonical(plugin_names(raw.get("plugin", ())))
+        asked = plugins.canonical(plugin_names(raw.get("plugin", ())))
+        names = [plugins.name_of(plugin) for plugin in asked]
         given = raw.get("options", {})
         if not isinstance(given, Mapping):
             raise UsageError(f"options: a table for each plugin, not {given!r}")
@@ -231,9 +232,10 @@ class RunConfig(Options):
             tables[plugins.normal(key)] = raw[key]
         for key in tables.keys() - set(names):
             raise UsageError(f"options for plugin '{key}', which is not selected", fix=f"add --plugin {key}")
-        options = {name: plugins.options_of(plugins.load(name), tables.get(name, {})) for name in names}
+        loaded = plugins.load_all(asked, fresh=True)
+        options = {plugin.name: plugins.options_of(plugin, tables.get(plugin.name, {})) for plugin in loaded}
         ema = {True: AVERAGING_DECAY, False: 0.0}.get(core["ema"], core["ema"]) if isinstance(core.get("ema"), bool) else None
-        return {**core, "plugin": names, "options": options, **({} if ema is None else {"ema": ema})}
+        return {**core, "plugin": asked, "options": options, **({} if ema is None else {"ema": ema})}
 
     @model_validator(mode="after")
     def _roles(self) -> RunConfig:

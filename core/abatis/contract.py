@@ -45,10 +45,14 @@ def tiny_batch(size: int, num_classes: int) -> Batch:
 
 
 class PluginContract:
-    """Tests of one plugin. Set ``plugin`` to its name, and ``options`` where its defaults do nothing."""
+    """Tests of one plugin. Set ``plugin`` to its name or its ``./FILE.py``, and ``options`` where its defaults do nothing."""
 
     plugin: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def _name(self) -> str:
+        return plugins.name_of(self.plugin)
 
     def _plan(
         self, net: Net, num_classes: int, options: Mapping[str, Any] | None = None, random: Randomness | None = None
@@ -57,7 +61,7 @@ class PluginContract:
         config = plugins.options_of(loaded, self.options if options is None else options)
         run = Run(net, num_classes, 10, 10, THREAT, torch.device("cpu"), AttackConfig(steps=2), random or Randomness(0),
                   {type(config): config})  # fmt: skip
-        return make_plan([loaded], {self.plugin: config}, {}, run)
+        return make_plan([loaded], {self._name: config}, {}, run)
 
     def _terms(self, net: Net, batch: Batch) -> dict[str, Term]:
         """Attack and terms, as the step makes them."""
@@ -72,7 +76,8 @@ class PluginContract:
         return plugins.load(self.plugin).config_class
 
     def test_is_found_by_its_entry_point(self) -> None:
-        assert self.plugin in plugins.installed(), f"no entry point named {self.plugin} in the group abatis.plugins"
+        known = plugins.is_file(self.plugin) or self.plugin in plugins.installed()
+        assert known, f"no entry point named {self.plugin} in the group abatis.plugins"
 
     def test_options_are_frozen_described_and_bounded(self) -> None:
         config_class = self._config_class()
@@ -91,12 +96,12 @@ class PluginContract:
         words = ["--plugin", self.plugin]
         expected = self._config_class().model_validate(self.options)
         for name, value in expected.model_dump(mode="json").items():
-            flag = f"--{self.plugin}.{name.replace('_', '-')}"
+            flag = f"--{self._name}.{name.replace('_', '-')}"
             if isinstance(value, bool):
                 words.append(flag if value else flag.replace("--", "--no-", 1))
             elif value is not None:
                 words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-        assert parse_run(words).options[self.plugin] == expected
+        assert parse_run(words).options[self._name] == expected
 
     def test_terms_and_gradients_are_finite_for_any_classes_and_batch(self) -> None:
         for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
@@ -150,7 +155,7 @@ class PluginContract:
         neutral = dict(self._config_class().neutral)
         if neutral:
             plan = self._plan(Net(tiny_network(10)), 10, {**self.options, **neutral})
-            found = {row.role for row in plan.rows if row.provider == self.plugin}
+            found = {row.role for row in plan.rows if row.provider == self._name}
             assert found == {"unused"}, f"with {neutral} the plugin still provides {found}"
 
     def test_twenty_steps_lower_the_total(self) -> None:

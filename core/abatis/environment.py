@@ -32,10 +32,21 @@ def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str,
 
 def resumptions(folder: Path) -> list[str]:
     """How the run in a folder was resumed so far, as its last start wrote it down."""
+    found = _recorded(folder, "resumed")
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
+def provided(folder: Path) -> dict[str, str]:
+    """The versions of what the run in a folder was made of, by name, as its last start wrote them down."""
+    found = _recorded(folder, "providers")
+    return found if isinstance(found, dict) else {}
+
+
+def _recorded(folder: Path, key: str) -> object:
     try:
-        return [str(text) for text in json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["resumed"]]
+        return json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, LookupError, TypeError):
-        return []
+        return None
 
 
 def device_name(device: torch.device) -> str:

@@ -23,8 +23,9 @@ from abatis.conduct import Conduct
 from abatis.config import PluginConfig
 from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError, did_you_mean, is_out_of_memory
 from abatis.hooks import hookimpl
+from abatis.manager import make_manager
 from abatis.net import Net
-from abatis.plugins import Plugin, make_manager, normal
+from abatis.plugins import Plugin, normal
 from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
 
 BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}

@@ -1,22 +1,32 @@
-"""Finding and loading plugins.
+"""Finding and loading plugins: distributions with an entry point, and single files.
 
 Listing reads entry points and distribution metadata only; a plugin's own code runs when it is named, and not before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import pluggy
 from pydantic import ValidationError
 
 from abatis import hooks
 from abatis.config import PluginConfig, RunConfig
 from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
+from abatis.manager import make_manager
+from abatis.user_file import place_in, run_file
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+BUILT_IN = {"at", "pgd", "none", "cross-entropy", "averaging", "data", "backbone", "engine"}  # words of plans and comparisons
+COMMAND_LINE = {"config", "recipe", "help"}  # options besides those of RunConfig
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,27 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that is loaded: its hooks and the class of its options."""
+    """A plugin that is loaded: its hooks and the class of its options.
+
+    version: that of its distribution, or ``sha256:...`` of its file; file: where that lies.
+    """
 
     name: str
     version: str
     module: object
     config_class: type[PluginConfig]
+    summary: str = ""
+    file: Path | None = None
+
+
+def is_file(plugin: str) -> bool:
+    """Is a plugin asked for by the path of a file, and not by its name?"""
+    return plugin.endswith(".py") or "/" in plugin or "\\" in plugin
+
+
+def name_of(plugin: str) -> str:
+    """The name of a plugin that is asked for by name or by file."""
+    return normal(Path(plugin).stem if is_file(plugin) else plugin)
 
 
 def normal(name: str) -> str:
@@ -46,8 +71,18 @@ def normal(name: str) -> str:
 
 
 def canonical(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorted names without repetition: the order they were given in changes nothing."""
-    return tuple(sorted({normal(name) for name in names}))
+    """Names and paths in the order of the names, without repetition: the order they were given in changes nothing."""
+    spelled = {Path(name).as_posix() if is_file(name) else normal(name) for name in map(str, names)}
+    return tuple(sorted(spelled, key=lambda plugin: (name_of(plugin), plugin)))
+
+
+def why_no_name(name: str) -> str | None:
+    """What is wrong with a name for a plugin, itself in one spelling; None where nothing is."""
+    if not NAME.fullmatch(name):
+        return "a plugin's name is lower-case letters, digits and single hyphens, and begins with a letter"
+    if name in {normal(field) for field in RunConfig.model_fields} | COMMAND_LINE:
+        return "it is the name of a core option"
+    return "it stands for something built in" if name in BUILT_IN else None
 
 
 @cache
@@ -68,17 +103,42 @@ def installed() -> Mapping[str, Installed]:
     return dict(sorted(found.items()))
 
 
+def load_all(names: Iterable[str], fresh: bool = False) -> tuple[Plugin, ...]:
+    """Every plugin named, in the order of the names; raises UsageError where two have the same, and what load raises.
+
+    fresh: read files anew. Else a file is what it was when this process read it, as the run's plan is.
+    """
+    specs = canonical(names)
+    for one, other in pairwise(specs):
+        if name_of(one) == name_of(other):
+            raise UsageError(f"two plugins are named '{name_of(one)}': {one} and {other}", fix="rename one of the files")
+    return tuple(load(spec, fresh) for spec in specs)
+
+
+def load(name: str, fresh: bool = False) -> Plugin:
+    """Import one plugin, by name or file; raises UsageError for an unknown one, PluginError for one that cannot be used."""
+    if not is_file(name):
+        return _load_installed(normal(name))
+    path = Path(name).expanduser().absolute()
+    if fresh or path not in _sources:
+        _sources[path] = _read(path)
+    return _load_file(path, _sources[path])
+
+
+_sources: dict[Path, bytes] = {}
+"""Plugins' files as this process has read them."""
+
+
 @cache
-def load(name: str) -> Plugin:
-    """Import one plugin; raises UsageError for an unknown name, PluginError for one that cannot be imported or used."""
+def _load_installed(name: str) -> Plugin:
     known = installed()
-    name = normal(name)
     if name not in known:
-        raise UsageError(f"unknown plugin '{name}': {did_you_mean(name, known)}", fix="defense registry list shows them all")
+        raise UsageError(f"unknown plugin '{name}': {did_you_mean(name, known)}",
+                         fix="defense registry list shows them all; a file is named by its path, ./NAME.py")  # fmt: skip
     entry = known[name]
     try:
         module: object = entry.entry_point.load()
-        return describe(name, module, entry.version)
+        return describe(name, module, entry.version, entry.summary)
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:
@@ -89,13 +149,43 @@ def load(name: str) -> Plugin:
         ) from error
 
 
-def describe(name: str, module: object, version: str = "") -> Plugin:
+def _read(path: Path) -> bytes:
+    """What is in a plugin's file; raises UsageError where there is none, or its name is none for a plugin."""
+    if path.suffix != ".py" or not path.is_file():
+        raise UsageError(f"no plugin file {path.name}", where=str(path),
+                         fix="give the path of a .py file; relative paths begin in the working directory")  # fmt: skip
+    name = name_of(path.name)
+    taken = f"the installed {installed()[name].distribution} has that name" if name in installed() else None
+    if wrong := why_no_name(name) or taken:
+        raise UsageError(f"the plugin in {path.name} would be named '{name}': {wrong}", where=str(path),
+                         fix="rename the file; the plugin has the name of its file")  # fmt: skip
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the plugin file {path.name}: {error.strerror}", where=str(path)) from error
+
+
+@cache
+def _load_file(path: Path, source: bytes) -> Plugin:
+    name = name_of(path.name)
+    try:
+        module = run_file(path, f"abatis_file_{path.stem}", source)
+        version = f"sha256:{hashlib.sha256(source).hexdigest()}"
+        return describe(name, module, version, (module.__doc__ or "").strip().partition("\n")[0], path)
+    except AbatisError as error:
+        raise type(error)(error.what, where=error.where or str(path), fix=error.fix) from error.__cause__
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
+                          where=place_in(path, error), fix="mend the file") from error  # fmt: skip
+
+
+def describe(name: str, module: object, version: str = "", summary: str = "", file: Path | None = None) -> Plugin:
     """A module with hooks as a plugin; checks its hooks and asks for its options' class."""
-    wanted = str(getattr(module, "DEFENSE_API", hooks.DEFENSE_API))
-    if wanted.partition(".")[0] != hooks.DEFENSE_API.partition(".")[0]:
-        raise PluginError(f"plugin '{name}' is written for DEFENSE_API {wanted}, this core has {hooks.DEFENSE_API}",
-                          fix="install a version of the plugin, or of abatis, that fits")  # fmt: skip
-    manager = make_manager([(name, module)])
+    told: list[warnings.WarningMessage] = []
+    manager = make_manager([(name, module)], told)
+    for warning in told:  # pluggy says where, but not whose
+        text = f"plugin '{name}': {warning.message}"
+        warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
     if isinstance(module, type):
         raise PluginError(f"plugin '{name}' is a class; register a module or an instance")
     config_class = manager.hook.defense_config() or PluginConfig
@@ -103,29 +193,7 @@ def describe(name: str, module: object, version: str = "") -> Plugin:
         raise PluginError(f"plugin '{name}': defense_config returned {config_class!r}, not a subclass of PluginConfig")
     if normal(name) in {normal(field) for field in RunConfig.model_fields}:
         raise PluginError(f"plugin '{name}' has the name of a core option", fix="rename its entry point")
-    return Plugin(name, version, module, config_class)
-
-
-def make_manager(modules: Iterable[tuple[str, object]]) -> pluggy.PluginManager:
-    """A pluggy manager with these plugins; a misspelt or ill-formed hook is an error that names it."""
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    specs = [name for name in vars(hooks) if name.startswith("defense_")]
-    for name, module in modules:
-        try:
-            manager.register(module, name=name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"plugin '{name}': {error}", fix="docs/hooks.md lists the hooks and their arguments") from error
-        for hook in _marked(module) - set(specs):
-            raise PluginError(f"plugin '{name}' has an unknown hook '{hook}': {did_you_mean(hook, specs)}")
-    manager.check_pending()
-    return manager
-
-
-def _marked(module: object) -> set[str]:
-    """Names of everything in a module that is marked as a hook implementation."""
-    marker = f"{hooks.PROJECT}_impl"
-    return {name for name in dir(module) if hasattr(getattr(module, name, None), marker)}
+    return Plugin(name, version, module, config_class, summary, file)
 
 
 def options_of(plugin: Plugin, raw: Mapping[str, Any] | PluginConfig) -> PluginConfig:

@@ -13,7 +13,9 @@ from abatis.errors import UsageError, did_you_mean
 
 
 def recipes_of(name: str) -> dict[str, Path]:
-    """The recipes of one installed plugin, by ``plugin/recipe``."""
+    """The recipes of one plugin, by ``plugin/recipe``; a single file has none."""
+    if plugins.is_file(name):
+        return {}
     module = plugins.installed()[name].entry_point.value.partition(":")[0]
     try:
         spec = importlib.util.find_spec(module)

@@ -14,7 +14,7 @@ from abatis import plugins, processes
 from abatis.checkpoint import CHECKPOINTS, Loaded, digest, load_checkpoint
 from abatis.command_line import read_toml
 from abatis.config import RunConfig
-from abatis.environment import device_name
+from abatis.environment import device_name, provided
 from abatis.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def about_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
     """What a checkpoint says of the run that writes it, in plain types."""
     options = config.to_toml()
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    versions |= {name: plugins.load(name).version for name in config.plugin}
+    versions |= {plugin.name: plugin.version for plugin in plugins.load_all(config.plugin)}
     machine = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -133,6 +133,17 @@ def check_same(config: RunConfig, folder: Path, free: Container[str], fix: str =
     if found:
         raise UsageError(f"{folder} was run with other options: {'; '.join(found.values())}",
                          fix=f"give the same options, or {fix}")  # fmt: skip
+
+
+def check_files(config: RunConfig, folder: Path, fix: str) -> None:
+    """Raise UsageError where a folder's run was made with other contents of a plugin's file than there are now."""
+    files = {plugin.name: plugin.version for plugin in plugins.load_all(config.plugin) if plugin.file}
+    before = {name: version for name, version in provided(folder).items() if name in files}
+    found = differences(
+        before, {name: files[name] for name in before}, {name.replace("_", "-") for name in config.allow_mismatch}
+    )
+    if found:
+        raise UsageError(f"{folder} was run with another file: {'; '.join(found.values())}", fix=fix)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Container[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ def claimed(config: RunConfig) -> Iterator[Path]:
 
 def _made_up_name(config: RunConfig) -> str:
     """``plugins-backbone-data``, with a number behind it from the second run on; the newest one when resuming."""
-    parts = [*(config.plugin or ("at",)), _word(config.backbone), _word(config.data)]
+    parts = [*(config.options or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]
     taken = [base, *(f"{base}-{number}" for number in range(2, 10_000))]
     used = [name for name in taken if (config.out / name).is_dir() and any((config.out / name).iterdir())]

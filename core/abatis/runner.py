@@ -129,6 +129,7 @@ def _describe(config: RunConfig, plan: Plan, folder: Path, device: torch.device,
     """What the run is and where it runs, into its folder."""
     write_run_toml(folder, config)
     record = environment(device, {row.provider: row.version for row in plan.rows if row.version})
+    record["files"] = {plugin.name: str(plugin.file) for plugin in plugins.load_all(config.plugin) if plugin.file}
     record["resumed"] = [*resumptions(folder), *(["; ".join(start.told())] if start.told() else [])]
     with disk(folder):
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
@@ -165,7 +166,7 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     random = Randomness(config.seed)
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
-    plan = make_plan([plugins.load(name) for name in config.plugin], config.options, config.use, run)
+    plan = make_plan(plugins.load_all(config.plugin), config.options, config.use, run)
     notes += [
         f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"
         for name, options in config.options.items()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from abatis.backbones.from_timm import brief
 from abatis.errors import UsageError, did_you_mean
+from abatis.user_file import place_in, run_file
 
 
 def load_factory(spec: str, num_classes: int) -> nn.Module:
@@ -26,7 +23,7 @@ def load_factory(spec: str, num_classes: int) -> nn.Module:
     if not path.is_file():
         raise UsageError(f"no file {path} for backbone {spec}", fix="write FILE.py:FACTORY with a path that exists")
     try:
-        module = _import_file(path)
+        module = run_file(path, f"abatis_backbone_{path.stem}", path.read_bytes())
     except Exception as error:
         raise _failed(path, "import", error) from error
     factory = getattr(module, function, None)
@@ -42,16 +39,6 @@ def load_factory(spec: str, num_classes: int) -> nn.Module:
     return net
 
 
-def _import_file(path: Path) -> ModuleType:
-    name = f"abatis_backbone_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # there is a loader for every .py
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses and pickle look it up there
-    spec.loader.exec_module(module)
-    return module
-
-
 def _takes_num_classes(factory: Any) -> bool:
     parameters = inspect.signature(factory).parameters.values()
     return any(one.name == "num_classes" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
@@ -59,9 +46,8 @@ def _takes_num_classes(factory: Any) -> bool:
 
 def _failed(path: Path, function: str, error: Exception) -> UsageError:
     """What to show; the line is the one of the user's file that the exception passed last."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return UsageError(
         f"backbone {path.name}, {function}: {brief(error)}",
-        where=f"{path}:{lines[-1]}" if lines else str(path),
+        where=place_in(path, error),
         fix="make it run by itself first; what it imports must be on PYTHONPATH",
     )

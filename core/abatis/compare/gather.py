@@ -15,8 +15,8 @@ from abatis.config import RunConfig
 from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.evaluate.ladder import LADDERS
 from abatis.evaluate.record import RECORD, read_record
-from abatis.plugins import normal
-from abatis.resume import FREE, check_same, flat
+from abatis.plugins import name_of
+from abatis.resume import FREE, check_files, check_same, flat
 
 ALIKE = {"data": "--data", "n": "--subset", "threat": "--threat", "ladder": "--ladder"}  # and the option that asks for it
 SAME = FREE | {"device"}  # not the epochs: a longer training is another budget
@@ -107,7 +107,7 @@ def _named(run: Judged) -> str:
     if not run.settings:
         return run.folder.name
     clean = run.settings.get("use.attacker") == "none"
-    return "+".join(normal(name) for name in run.settings.get("plugin", ())) or ("standard" if clean else PLAIN)
+    return "+".join(name_of(plugin) for plugin in run.settings.get("plugin", ())) or ("standard" if clean else PLAIN)
 
 
 def train(methods: Sequence[Method], tell: Callable[[str], None]) -> tuple[list[Judged], list[Failed]]:
@@ -115,6 +115,7 @@ def train(methods: Sequence[Method], tell: Callable[[str], None]) -> tuple[list[
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
         check_same(config, _folder(config), SAME, fix="choose another --out")
+        check_files(config, _folder(config), fix="choose another --out")
     judged: list[Judged] = []
     failed: list[Failed] = []
     for place, (name, config) in enumerate(todo, start=1):

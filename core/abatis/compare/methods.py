@@ -23,7 +23,7 @@ from typing import Any
 from abatis.command_line import parse_run, read_toml, validated
 from abatis.config import RunConfig, underscored
 from abatis.errors import UsageError
-from abatis.plugins import canonical
+from abatis.plugins import canonical, name_of
 from abatis.recipes import recipes_of
 
 PLAIN = "at"  # adversarial training by the built-ins alone: no plugin
@@ -65,15 +65,15 @@ def default_out(data: str) -> Path:
 
 
 def _method(plugins: tuple[str, ...], asked: RunConfig, seeds: int, out: Path) -> Method:
-    name = "+".join(plugins) or PLAIN
+    name = "+".join(map(name_of, plugins)) or PLAIN
     given = {field: getattr(asked, field) for field in asked.model_fields_set - {"plugin", "options"}}
     options, sources = {}, []
     for plugin in plugins:
         recipe, recommended, left = _recommended(plugin, plugins, asked)
-        explicit = asked.options[plugin].model_dump(exclude_unset=True)
-        options[plugin] = {**recommended, **explicit}
+        explicit = asked.options[name_of(plugin)].model_dump(exclude_unset=True)
+        options[name_of(plugin)] = {**recommended, **explicit}
         over = f", {', '.join(sorted(explicit))} as given" if explicit else ""
-        sources.append(f"{plugin} from {f'recipe {recipe}' if recipe else 'its defaults'}{over}{left}")
+        sources.append(f"{name_of(plugin)} from {f'recipe {recipe}' if recipe else 'its defaults'}{over}{left}")
     # "_" for "+", which a run's name may not hold; no plugin's name has one
     raw = {**given, "plugin": plugins, "options": options, "out": out}
     configs = (

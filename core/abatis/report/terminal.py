@@ -69,7 +69,8 @@ class Reporter:
             table.add_column(heading, overflow="fold", no_wrap=heading != "options")
         for row in rows:
             options = ", ".join(f"{key} {_shown(value)}" for key, value in row.options.items())
-            table.add_row(row.role, escape(row.provider), row.version, escape(options))
+            version = row.version[:19] if row.version.startswith("sha256:") else row.version
+            table.add_row(row.role, escape(row.provider), version, escape(options))
         self.console.print(table)
         self._epochs = config.epochs
         self.note(
