@@ -80,6 +80,12 @@ def _export(words: Sequence[str], prog: str) -> int:
     return command(words, prog)
 
 
+def _new(words: Sequence[str], prog: str) -> int:
+    from abatis.new import command
+
+    return command(words, prog)
+
+
 def _doctor(words: Sequence[str], prog: str) -> int:
     from abatis.doctor import command
 
@@ -91,6 +97,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "eval": (_eval, "judge any model: attacks, masking verdict, margins, report"),
     "compare": (_compare, "train what is missing, judge alike, one ranked table"),
     "export": (_export, "write a run in another form: RobustBench's"),
+    "new": (_new, "make a plugin of your own from a tested template"),
     "doctor": (_doctor, "can a run start here, and what mends what is broken?"),
     "registry": (_registry, "list the known methods, or show one"),
 }

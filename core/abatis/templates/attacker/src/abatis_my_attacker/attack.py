@@ -1,0 +1,30 @@
+"""One step along the gradient of the cross-entropy, from a random start in the ball."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abatis import Attacked, Ball, Batch, Run
+
+if TYPE_CHECKING:
+    from abatis_my_attacker import MyAttackerConfig
+
+
+class MyAttacker:
+    """The attacker ``my-attacker``."""
+
+    def __init__(self, run: Run, config: MyAttackerConfig) -> None:
+        self.run, self.config = run, config
+
+    def __call__(self, forward: Callable[[Tensor], Tensor], batch: Batch) -> Attacked:
+        ball, random = Ball(batch.x, self.run.threat), self.run.random
+        uniform, normal = random.uniform("my-attacker/start", batch.x), random.normal("my-attacker/direction", batch.x)
+        x = ball.uniform_start(uniform, normal).requires_grad_(True)  # (B, C, H, W)
+        loss = F.cross_entropy(forward(x), batch.y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)  # (B, C, H, W)
+        return Attacked(ball.climb(x.detach(), gradient, self.config.step * self.run.threat.eps))

@@ -1,0 +1,29 @@
+"""Weights (1 - p'_iy)^gamma; p' is the softmax at the adversarial image, a constant of the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from abatis import Loss, StepContext, Terms
+
+if TYPE_CHECKING:
+    from abatis_my_wrapper import MyWrapperConfig
+
+
+class MyWrapper:
+    """A loss whose terms marked ``reweight`` are multiplied, sample by sample."""
+
+    def __init__(self, inner: Loss, config: MyWrapperConfig) -> None:
+        self.inner, self.config = inner, config
+
+    def __call__(self, ctx: StepContext) -> Terms:
+        terms, weights = self.inner(ctx), self.weights(ctx)
+        return {name: replace(term, value=term.value * weights) if term.reweight else term for name, term in terms.items()}
+
+    def weights(self, ctx: StepContext) -> Tensor:
+        """(B,), detached."""
+        right = ctx.logits_adv.detach().softmax(1).gather(1, ctx.batch.y[:, None]).squeeze(1)  # (B,)
+        return (1 - right) ** self.config.gamma
