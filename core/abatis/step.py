@@ -175,8 +175,11 @@ class Step:
         share: where ``batch`` is one process's part of the global batch.
         Where reading is deferred, :meth:`check` raises the first two.
         """
+        share = share or Share(0, len(batch))
+        with _phase("transform of the batch"):
+            batch = self._transformed(batch, number, share)
         with _phase("attack"):
-            micros = Micros(self, batch, number, epoch, progress, share or Share(0, len(batch)))
+            micros = Micros(self, batch, number, epoch, progress, share)
         with _phase("loss"):
             micros.gather()
             try:
@@ -193,6 +196,18 @@ class Step:
                 hooks.after_update(next(iter(micros)))
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+    def _transformed(self, batch: Batch, number: int, share: Share) -> Batch:
+        """The batch as the trainer hooks change it, on the draws of its rows."""
+        self.random.at(number, slice(share.first, share.first + len(batch)), share.of)
+        reseed(self.random.seed, "transform", number)
+        for name, hooks in self.plan.trainers:
+            with self.plan.watched(name, "transform_batch", self.net, batch) as first:
+                changed = hooks.transform_batch(batch)
+                if first:
+                    check_batch(changed, batch, name)
+            batch = changed
+        return batch
 
     def _outer(self, micros: Micros) -> StepResult:
         self._before_loss(micros)
@@ -307,6 +322,24 @@ def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, 
             fix=STAY_INSIDE,
         )
     return kept
+
+
+def check_batch(changed: Batch, batch: Batch, name: str) -> None:
+    """Raise PluginError where a transform returned what is no batch of as many images in [0, 1]. Read by the host."""
+    x = getattr(changed, "x", None)
+    if not isinstance(x, Tensor) or len(changed) != len(batch) or x.shape[:2] != batch.x.shape[:2] or x.dtype != batch.x.dtype:
+        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(changed).__name__
+        raise PluginError(f"plugin '{name}' made {got} of a batch", where=f"of images {tuple(batch.x.shape)} {batch.x.dtype}",
+                          fix="return dataclasses.replace(batch, x=...) with as many images of the same type")  # fmt: skip
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise PluginError(f"plugin '{name}' made pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}] of a batch",
+                          fix="images are in [0, 1]: clamp them at the end of transform_batch")  # fmt: skip
+    soft = changed.y_soft
+    if soft is not None and (
+        len(soft) != len(batch) or not bool(((soft >= 0).all(1) & ((soft.sum(1) - 1).abs() < 1e-4)).all())
+    ):
+        raise PluginError(f"plugin '{name}': y_soft is no distribution over the classes, (B, K), of every sample",
+                          fix="rows of y_soft are not negative and sum to 1")  # fmt: skip
 
 
 @contextmanager

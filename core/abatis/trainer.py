@@ -192,11 +192,6 @@ class Trainer:
         for batch in self.data.train.train_batches(numbered, seed, processes.rows_of):
             of = len(batches[0])
             rows = processes.rows_of(of)
-            self.one_step.random.at(self.done, rows, of)
-            reseed(seed, "transform", self.done)
-            for name, hooks in self.plan.trainers:
-                with self.plan.watched(name, "transform_batch", self.net):
-                    batch = hooks.transform_batch(batch)
             set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
             result = self.one_step(batch, self.done, epoch, self.done / self.steps, Share(rows.start, of))
             self.done += 1
