@@ -119,7 +119,8 @@ LIGHT = "import sys; from abatis import cli, hookimpl, PluginConfig, Term; {call
         "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--plugin', 'emr', '--help'])\n",
         "cli.main(['registry', 'list'])\nassert 'pydantic_settings' not in sys.modules",
         "cli.main(['registry', 'list', '--json'])\nassert 'abatis_emr' not in sys.modules",
-        "cli.main(['registry', 'show', 'emr'])",
+        "cli.main(['registry', 'show', 'emr'])\nassert 'abatis_emr' not in sys.modules",
+        "cli.main(['registry', 'check'])",
         "cli.run(['--plugin', 'emmr'])",
     ],
 )

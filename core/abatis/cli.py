@@ -57,7 +57,7 @@ def _train(words: Sequence[str], prog: str) -> int:
 
 
 def _registry(words: Sequence[str], prog: str) -> int:
-    from abatis.registry import command
+    from abatis.registry.command import command
 
     return command(words, prog)
 
@@ -99,7 +99,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "export": (_export, "write a run in another form: RobustBench's"),
     "new": (_new, "make a plugin of your own from a tested template"),
     "doctor": (_doctor, "can a run start here, and what mends what is broken?"),
-    "registry": (_registry, "list the known methods, or show one"),
+    "registry": (_registry, "the known methods: list, show, check, add"),
 }
 
 
