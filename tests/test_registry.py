@@ -166,7 +166,8 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
 
 
 def test_an_entry_is_made_without_torch(folder):
-    code = f"import sys; from abatis.cli import main; main(['registry', 'add', {str(folder)!r}]); assert 'torch' not in sys.modules"
+    words = ["registry", "add", str(folder)]
+    code = f"import sys; from abatis.cli import main; main({words}); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'name = "stranger"' in done.stdout
 
