@@ -29,7 +29,7 @@ def deferred_step(*names, optimizer="sgd", device="cpu", **arguments):
     module = tiny_network(10).to(device)
     net, random = Net(module), Randomness(0)
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random, **arguments)
-    made = make_optimizer(OptimConfig(name=optimizer), module.parameters(), fused=True)
+    made = make_optimizer(OptimConfig(name=optimizer), module, fused=True)
     return Step(net, plan, made, THREAT, random, deferred=True)
 
 

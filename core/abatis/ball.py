@@ -11,7 +11,7 @@ SLACK = 1e-5  # relative; float32 rounding of x + delta stays far below it
 ROUNDING = 1e-6  # absolute
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, 1), to be broadcast over an image."""
     return values.view(-1, *([1] * (like.dim() - 1)))
 
@@ -37,14 +37,17 @@ class Ball:
         delta = point.sub_(self.x)
         factor = (self.eps / lengths(delta).clamp_(min=1e-12)).clamp_(max=1)  # (B,)
         # x is in the box, so clipping moves every coordinate towards x and the length can only shrink
-        return delta.mul_(_column(factor, delta)).add_(self.x).clamp_(0, 1)
+        return delta.mul_(column(factor, delta)).add_(self.x).clamp_(0, 1)
 
-    def climb(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
-        """One projected step of steepest ascent, in place: (B, C, H, W)."""
+    def climb(self, point: Tensor, gradient: Tensor, step: float | Tensor) -> Tensor:
+        """One projected step of steepest ascent, in place: (B, C, H, W). step: a length, or one a sample, (B,)."""
         if self.norm == "Linf":
-            return self.project(point.add_(gradient.sign_(), alpha=step))
+            signs = gradient.sign_()
+            if isinstance(step, Tensor):
+                return self.project(point.addcmul_(signs, column(step, signs)))
+            return self.project(point.add_(signs, alpha=step))
         scale = step / lengths(gradient).clamp_(min=1e-12)  # (B,)
-        return self.project(point.addcmul_(gradient, _column(scale, gradient)))
+        return self.project(point.addcmul_(gradient, column(scale, gradient)))
 
     def uniform_start(self, uniform: Tensor, normal: Tensor | None = None) -> Tensor:
         """A random point of ball and box: (B, C, H, W).
@@ -57,7 +60,7 @@ class Ball:
         if normal is None:
             raise ValueError("an L2 start needs a direction")
         radius = self.eps * uniform.flatten(1)[:, 0] ** (1 / uniform[0].numel())  # (B,), uniform over the volume
-        return (self.x + normal * _column(radius / lengths(normal).clamp_(min=1e-12), normal)).clamp_(0, 1)
+        return (self.x + normal * column(radius / lengths(normal).clamp_(min=1e-12), normal)).clamp_(0, 1)
 
     def distance(self, point: Tensor) -> Tensor:
         """Size of every perturbation in the threat's norm: (B,)."""

@@ -20,8 +20,9 @@ from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from abatis import plugins
-from abatis.config import AVERAGING_DECAY, RunConfig, plugin_names, underscored
+from abatis.config import AVERAGING_DECAY, RunConfig, plugin_names
 from abatis.errors import UsageError
+from abatis.options import underscored
 from abatis.parser import Parser
 from abatis.recipes import recipe_file
 

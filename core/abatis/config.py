@@ -10,28 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from abatis.errors import UsageError, did_you_mean
+from abatis.options import Options, Ratio, underscored
 from abatis.types import Threat, ratio
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ROLES = ("attacker", "loss")
 NO_PART_OF_A_RUN = {"name", "resume", "restart", "allow_mismatch", "dry_run", "quiet", "options"}
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
-_BOUNDS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
 
 
-def _ratio_text(value: object) -> str:
-    text = str(value).replace(" ", "")
-    if ratio(text) <= 0:
-        raise ValueError(f"{text} is not above 0")
-    return text
-
-
-Ratio = Annotated[str, BeforeValidator(_ratio_text)]
-"""A positive number kept as written: "2/255" or 0.007."""
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _run_name(name: str) -> str:
@@ -56,53 +47,14 @@ def _threat(value: object) -> str:
     return str(threat)
 
 
-def underscored(raw: Any) -> Any:
-    """A table with underscores for the hyphens of its keys."""
-    return {str(key).replace("-", "_"): value for key, value in raw.items()} if isinstance(raw, Mapping) else raw
-
-
-def _check_text(raw: Any) -> None:
-    """Raise UsageError where a text, anywhere in a table, can be neither a path nor written down."""
-    if isinstance(raw, Mapping):
-        raw = [*raw.keys(), *raw.values()]
-    if isinstance(raw, list | tuple):
-        for part in raw:
-            _check_text(part)
-    elif isinstance(raw, str | Path) and ("\0" in str(raw) or str(raw) != str(raw).encode(errors="replace").decode()):
-        raise UsageError(f"{str(raw)!r} holds a NUL or half a character", fix="write it in whole characters")
-
-
-class Options(BaseModel):
-    """A frozen set of options that refuses unknown names and accepts hyphens for underscores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Append each field's bounds to its sentence, so that ``--help`` shows them."""
-        for field in cls.model_fields.values():
-            bounds = [
-                f"{sign} {getattr(mark, attribute):g}"
-                for mark in field.metadata
-                for kind, attribute, sign in _BOUNDS
-                if isinstance(mark, kind)
-            ]
-            note = f" [{', '.join(bounds)}]"
-            if bounds and not (field.description or "").endswith(note):
-                field.description = f"{field.description or ''}{note}".strip()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _underscores(cls, raw: Any) -> Any:
-        _check_text(raw)
-        return underscored(raw)
-
-
 class PluginConfig(Options):
     """Base of every plugin's options. What a plugin needs of the engine is declared here, as a fact about its options."""
 
     neutral: ClassVar[Mapping[str, Any]] = {}
     """Values at which the plugin does nothing, like ``{"weight": 0}``: with all of them it adds nothing to the run."""
+
+    soft_labels: ClassVar[bool] = False
+    """Is it defined where labels are mixed or smoothed? It then reads ``batch.target``, or no label at all."""
 
     @property
     def needs_clean(self) -> bool:
@@ -130,9 +82,10 @@ class AttackConfig(Options):
 
     steps: int = Field(10, ge=0, le=10_000, description="gradient steps of the training attack")
     step_size: Ratio | None = Field(None, description="length of a step, like 2/255; a quarter of eps where not given")
-    start: Literal["uniform", "normal"] = Field(
-        "uniform", description="where it starts: uniform in the ball, or 0.001 times standard normal noise"
+    start: Literal["uniform", "normal", "none"] = Field(
+        "uniform", description="where it starts: uniform in the ball, 0.001 times standard normal noise, or none: the image"
     )
+    ramp: float = Field(0.0, ge=0, lt=1, description="share of the training in which the length of a step grows from 0")
     bn: Literal["eval", "train"] = Field("eval", description="batch-norm statistics during the attack")
     precision: Literal["float32", "bf16"] | None = Field(
         None, description="arithmetic of the attack's forward passes, its images stay float32; that of the run if not given"
@@ -149,14 +102,50 @@ class OptimConfig(Options):
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
     lr: float = Field(0.1, gt=0, le=1e3, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="weight decay of every parameter")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay of adamw's two averages")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="weight decay")
+    decay_all: bool = Field(True, description="decay norms, biases and position embeddings, too, as small nets do")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor of the rate from a layer to the one below it; 1 is off")
     schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = Field(
-        "piecewise", description="piecewise drops, cosine to 0, or linear up to the peak at 30 % and down to 0"
+        "piecewise", description="piecewise drops, cosine, or linear up to the peak at 30 % and down to 0"
     )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the training in which the rate first rises to the peak")
+    final: float = Field(0.0, ge=0, le=1, description="share of the peak at which cosine ends")
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.6, 0.9), description="where piecewise drops, as shares of the training"
     )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of each drop")
+
+    @model_validator(mode="after")
+    def _layers(self) -> OptimConfig:
+        if self.layer_decay < 1 and self.decay_all:
+            raise UsageError("--optim.layer-decay never decays norms and biases", fix="add --no-optim.decay-all")
+        return self
+
+
+class MixConfig(Options):
+    """Mixtures of images and labels, made by timm. A batch then has soft labels beside the hard ones."""
+
+    mixup: float = Field(0.0, ge=0, le=100, description="alpha of mixup; 0 is off")
+    cutmix: float = Field(0.0, ge=0, le=100, description="alpha of cutmix; 0 is off")
+    probability: float = Field(1.0, ge=0, le=1, description="share of the batches that are mixed")
+    switch: float = Field(0.5, ge=0, le=1, description="share of cutmix, where both are on")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes alike")
+
+    @property
+    def is_on(self) -> bool:
+        """Does it make soft labels?"""
+        return max(self.mixup, self.cutmix, self.smoothing) > 0
+
+
+class ExtraConfig(Options):
+    """Additional training images, generated ones for example."""
+
+    file: Path | None = Field(None, description="uncompressed .npz with 'image' (N, H, W, C) uint8 and 'label' (N,)")
+    fraction: float = Field(0.7, gt=0, lt=1, description="their share of every batch")
+    copies: Literal["refuse", "drop"] = Field(
+        "refuse", description="exact copies of test or held-out images among them: refuse the file, or leave them out"
+    )
 
 
 class RunConfig(Options):
@@ -169,8 +158,14 @@ class RunConfig(Options):
     data: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, mnist, npz:PATH or folder:PATH")
     data_dir: Path = Field(Path("data"), description="where named data sets lie")
     limit: int | None = Field(None, ge=1, description="use the first N training images, and the same share of the test images")
-    image_size: int | None = Field(None, ge=8, le=4096, description="pixels a side for folder data; from the data if not given")
+    image_size: int | None = Field(
+        None, ge=8, le=4096, description="pixels a side for folder data; from data or net if not given"
+    )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field("auto", description="training augmentation")
+    auto_augment: str = Field("", description="policy for folder data in timm's words, like rand-m9-mstd0.5-inc1")
+    erasing: float = Field(0.0, ge=0, le=1, description="share of a folder's images of which a rectangle becomes noise")
+    mix: MixConfig = Field(MixConfig(), description="mixup, cutmix and label smoothing")
+    extra: ExtraConfig = Field(ExtraConfig(), description="additional training images")
     skip_broken: bool = Field(False, description="leave out files of a folder that are no images or cannot be read")
     threat: Annotated[str, BeforeValidator(_threat)] = Field("Linf:8/255", description="norm and radius: Linf:8/255, L2:0.5")
     attack: AttackConfig = Field(AttackConfig(), description="training attack")
@@ -189,6 +184,7 @@ class RunConfig(Options):
     fold: bool = Field(
         True, description="fold batch norms with running statistics into convolutions: faster, equal up to rounding"
     )
+    grad_checkpointing: bool = Field(False, description="compute activations again in backward passes: less memory, more time")
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none", description="torch.compile the forward passes of the attack, of the losses, or both; on a GPU with CUDA graphs"
     )

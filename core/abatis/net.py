@@ -23,8 +23,18 @@ class Net:
     x: (B, C, H, W) in [0, 1]; both return logits (B, K), in float32 or wider.
     """
 
-    def __init__(self, module: nn.Module, precision: str = "float32", attack_precision: str | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        precision: str = "float32",
+        attack_precision: str | None = None,
+        checkpointing: Callable[[bool], None] | None = None,
+    ) -> None:
+        """checkpointing: switches on, or off, that the module computes activations again in backward passes."""
         self.module = module
+        self._checkpointing = checkpointing
+        if checkpointing is not None:
+            checkpointing(True)
         self.precision = precision
         self.attack_precision = attack_precision or precision
         self._modules = tuple(module.modules())
@@ -74,9 +84,22 @@ class Net:
             torch.autocast(x.device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             self._folded(differentiable=True),
+            self._activations_kept(),
         ):
             logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
+
+    @contextmanager
+    def _activations_kept(self) -> Iterator[None]:
+        """The backward pass comes when the modes of a frozen forward are gone, and would compute another function again."""
+        if self._checkpointing is None:
+            yield
+            return
+        self._checkpointing(False)
+        try:
+            yield
+        finally:
+            self._checkpointing(True)
 
     @contextmanager
     def frozen_mode(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from abatis import processes
+from abatis.builtin.apgd import APGDAttacker
 from abatis.builtin.cross_entropy import cross_entropy
 from abatis.builtin.pgd import NoAttacker, PGDAttacker
 from abatis.conduct import Conduct
@@ -28,7 +29,7 @@ from abatis.net import Net
 from abatis.plugins import Plugin, normal
 from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
 
-BUILTIN = {"attacker": ("pgd", "none"), "loss": ("cross-entropy",)}
+BUILTIN = {"attacker": ("pgd", "none", "apgd"), "loss": ("cross-entropy",)}
 """Providers that need no plugin; the first of each role is its default."""
 BUILT_IN = "built-in"  # in the place of a version
 
@@ -47,6 +48,7 @@ class Row:
 class Plan:
     """One attacker, one loss (with its wrappers), any number of regularizers and trainer hooks.
 
+    hard_labels: plugins that are defined for one label a sample only;
     adaptive: attacks that plugins bring against themselves, by plugin; only the evaluation runs them.
     """
 
@@ -59,15 +61,26 @@ class Plan:
     loss_name: str
     clean_first: bool
     needs_double_backward: bool
+    hard_labels: tuple[str, ...]
     adaptive: Mapping[str, AdaptiveAttack]
     conduct: Conduct = field(default_factory=Conduct)
 
-    def with_trainer(self, name: str, hooks: TrainerHooks, row: Row) -> Plan:
-        """The plan with one more trainer hook behind the others."""
-        return replace(self, trainers=(*self.trainers, (name, hooks)), rows=(*self.rows, row))
+    def check_labels(self, soft: bool) -> None:
+        """Raise PluginConflict where labels are soft and a plugin of the run is not defined for such."""
+        if soft and self.hard_labels:
+            raise PluginConflict(
+                f"mixed or smoothed labels, and {', '.join(self.hard_labels)} is defined for one label a sample",
+                fix="leave --mix.mixup, --mix.cutmix and --mix.smoothing out, or train with other plugins",
+            )
+
+    def with_trainer(self, name: str, hooks: TrainerHooks, row: Row, first: bool = False) -> Plan:
+        """The plan with one more trainer hook, behind the others or before them."""
+        trainers = ((name, hooks), *self.trainers) if first else (*self.trainers, (name, hooks))
+        return replace(self, trainers=trainers, rows=(*self.rows, row))
 
     def terms(self, ctx: StepContext) -> dict[str, Term]:
         """All terms of one step, checked; those of a regularizer are named ``plugin/term``."""
+        self.check_labels(ctx.batch.y_soft is not None)
         found = dict(self._asked(self.loss_name, "loss", self.loss, ctx))
         return found | self.penalties(ctx)
 
@@ -156,7 +169,7 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
     wrappers = [impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper]
     loss = _wrapped(manager, wrappers, loss or cross_entropy, run)
     if attacker is None:
-        attacker = NoAttacker() if attacker_name == "none" else PGDAttacker(run)
+        attacker = {"none": NoAttacker, "apgd": APGDAttacker}.get(attacker_name, PGDAttacker)(run)
     regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
     for name, hooks in trainers:
         if not isinstance(hooks, TrainerHooks):
@@ -170,7 +183,7 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         "trainer": [name for name, _ in trainers],
     }
     used = {name for names in roles.values() for name in names}
-    configs = [options[plugin.name] for plugin in active if plugin.name in used]
+    configs = {plugin.name: options[plugin.name] for plugin in active if plugin.name in used}
     adaptive = dict(_collected(manager, "adaptive_attack", run))
     roles["adaptive attack"] = list(adaptive)
     return Plan(
@@ -181,8 +194,9 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         rows=tuple(_rows(roles, loaded, options, run)),
         attacker_name=attacker_name,
         loss_name=loss_name,
-        clean_first=any(config.needs_clean for config in configs),
-        needs_double_backward=any(config.needs_double_backward for config in configs),
+        clean_first=any(config.needs_clean for config in configs.values()),
+        needs_double_backward=any(config.needs_double_backward for config in configs.values()),
+        hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=adaptive,
     )
 
@@ -268,7 +282,7 @@ def _rows(
     attack |= {"step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
     for role, names in roles.items():
         for name in names:
-            shown = options[name].model_dump() if name in options else (attack if name == "pgd" else {})
+            shown = options[name].model_dump() if name in options else attack if name in ("pgd", "apgd") else {}
             yield Row(role, name, versions.get(name, BUILT_IN), shown)
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:

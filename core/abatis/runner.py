@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 from abatis import plugins, processes
-from abatis.backbones import build, last_feature_map, resolve
+from abatis.backbones import build, checkpointed, last_feature_map, resolve, view_of
 from abatis.builtin.averaging import WeightAveraging
+from abatis.builtin.mixing import Mixing
 from abatis.checkpoint import CHECKPOINTS, Loaded, disk, set_aside, write_text
 from abatis.config import RunConfig
-from abatis.data import Data, DataInfo, batches_per_epoch, describe, from_user, open_data
+from abatis.data import Data, DataInfo, View, batches_per_epoch, describe, from_user, open_data
 from abatis.environment import ENVIRONMENT, environment, resumptions
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
@@ -162,7 +164,8 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
         notes += _too_small(model, config.backbone, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
-    net = Net(model.to(device), config.precision, config.attack.precision)
+    switch = partial(checkpointed, model) if config.grad_checkpointing else None
+    net = Net(model.to(device), config.precision, config.attack.precision, switch)
     random = Randomness(config.seed)
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
@@ -175,9 +178,15 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     size = sum(parameter.numel() for parameter in model.parameters())
     shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
+    if info.name.startswith("folder:"):
+        facts |= {name: value for name, value in asdict(info.view).items() if name != "image_size"}
     backbone = Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
     rows = (Row("data", shown, "", facts), backbone)
     plan = replace(plan, rows=(*rows, *plan.rows, _engine(config, net, plan, info)))
+    if config.mix.is_on:
+        plan.check_labels(soft=True)
+        mixing = Mixing(config.mix, info.num_classes, random)
+        plan = plan.with_trainer("mixing", mixing, Row("trainer", "mixing", "built-in", config.mix.model_dump()), first=True)
     if config.ema:
         row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
         # last, so that it averages what the others leave behind
@@ -196,6 +205,7 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
     choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold)
     net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
     precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
+    choices |= {"activations": "computed again"} if config.grad_checkpointing else {}
     return Row("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile})
 
 
@@ -233,16 +243,28 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _view(config: RunConfig) -> View:
+    """How this run sees image files; raises UsageError where it has none and asks for what only they can have."""
+    if config.data.startswith("folder:"):
+        return replace(view_of(config.backbone), auto_augment=config.auto_augment, erasing=config.erasing)
+    if config.auto_augment or config.erasing:
+        raise UsageError(f"--auto-augment and --erasing are for image files, and the data are {config.data}",
+                         fix="leave them out, or give folder:PATH")  # fmt: skip
+    return View()
+
+
 def _described(config: RunConfig) -> DataInfo:
     return describe(config.data, data_dir=config.data_dir, image_size=config.image_size, augment=config.augment,
-                    skip_broken=config.skip_broken)  # fmt: skip
+                    skip_broken=config.skip_broken, view=_view(config))  # fmt: skip
 
 
 def _opened(config: RunConfig, given: object, device: torch.device) -> Data:
+    view = _view(config)
     if given is not None:
         return from_user(given, device=device, workers=config.workers, limit=config.limit, augment=config.augment)
     return open_data(config.data, data_dir=config.data_dir, limit=config.limit, image_size=config.image_size,
-                     augment=config.augment, device=device, workers=config.workers, skip_broken=config.skip_broken)  # fmt: skip
+                     augment=config.augment, device=device, workers=config.workers, skip_broken=config.skip_broken,
+                     view=view)  # fmt: skip
 
 
 def _check_head(net: Net, images: Data, config: RunConfig) -> None:

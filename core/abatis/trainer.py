@@ -88,9 +88,8 @@ class Trainer:
         self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
         self.about = about_run(config, next(net.module.parameters()).device)
         self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
-        trainable = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         deferred = next(net.module.parameters()).is_cuda  # there, a host that reads in every step would be waited for
-        self.optimizer = make_optimizer(config.optim, trainable, fused=deferred)
+        self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
         self.one_step = Step(
             net, plan, self.optimizer, config.threat_model, random,
             batch_statistics=config.attack.bn == "train", accumulate=config.accumulate, clip_grad=config.clip_grad,

@@ -75,7 +75,9 @@ class Batch:
     """One batch of images.
 
     x: (B, C, H, W) float in [0, 1]; y: (B,) int64; index: (B,) int64, positions in the training set;
-    y_soft: (B, K) label distributions where a batch transform mixed labels; origin: (B,) int64, which source a sample is from.
+    y_soft: (B, K) label distributions where labels were mixed or smoothed, y then being the heaviest of each;
+    origin: (B,) int64 where there are several sources, 0 for the training set and 1 for additional images, whose index goes on
+    behind the training set's.
     """
 
     x: Tensor
@@ -86,6 +88,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def target(self) -> Tensor:
+        """What a cross-entropy compares with: the soft labels (B, K) where there are any, else the hard ones (B,)."""
+        return self.y if self.y_soft is None else self.y_soft
 
     def rows(self, rows: slice) -> Batch:
         """The batch of some rows."""
@@ -247,6 +254,18 @@ class Run:
     attack: Any
     random: Randomness
     options: Mapping[type[PluginConfig], PluginConfig]
+
+    @property
+    def ramp(self) -> float:
+        """How far the steps of the attack have grown, in (0, 1], at the step that ``random`` stands at."""
+        growing = self.attack.ramp * self.epochs * self.steps_per_epoch  # steps
+        return min(1.0, float((self.random.step + 1) / (growing + 1)))
+
+    @property
+    def step_size(self) -> float:
+        """Length of a step of the attack now, in pixel units."""
+        length: float = self.attack.step(self.threat)
+        return length * self.ramp
 
     def config(self, config_class: type[Config]) -> Config:
         """The run's options of one plugin, asked for by the class that ``defense_config`` returns."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from abatis.backbones.from_file import load_factory
-from abatis.backbones.from_timm import brief, create, pretrained_statistics
+from abatis.backbones.from_timm import brief, create, pretrained_statistics, view_of
 from abatis.backbones.names import is_factory, resolve
 from abatis.errors import UsageError
-from abatis.net import Net
+from abatis.net import BATCH_STATISTICS, Net
 
-__all__ = ["Normalize", "Normalized", "build", "last_feature_map", "resolve"]
+__all__ = ["Normalize", "Normalized", "build", "checkpointed", "inner", "last_feature_map", "resolve", "view_of"]
 
 
 class Normalize(nn.Module):
@@ -78,6 +78,24 @@ def build(
     if pretrained:
         mean, std = pretrained_statistics(cfg.mean, channels), pretrained_statistics(cfg.std, channels)
     return Normalized(backbone, mean, std)
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The net inside our layer of normalisation; a module that somebody else made, as it is."""
+    return module.backbone if isinstance(module, Normalized) else module
+
+
+def checkpointed(module: nn.Module, on: bool) -> None:
+    """Compute activations again in backward passes, or keep them; raises UsageError where a net cannot do without them."""
+    net = inner(module)
+    if any(isinstance(part, BATCH_STATISTICS) for part in net.modules()):
+        raise UsageError("--grad-checkpointing: batch norms would take the statistics of each batch twice",
+                         fix="leave it out and use --accumulate, or take a net without batch norm")  # fmt: skip
+    try:
+        net.set_grad_checkpointing(on)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:
+        raise UsageError(f"--grad-checkpointing: {type(net).__name__} has no such switch",
+                         fix="leave it out and use --accumulate, or take a timm net that has one") from error  # fmt: skip
 
 
 def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[int, int] | None:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from abatis import vision
-from abatis.backbones.names import SMALL_IMAGE
+from abatis.backbones.names import SHORT_NAMES, SMALL_IMAGE, resolve
+from abatis.data.info import View
 from abatis.errors import UsageError
 
 PLAIN_TRANSFORMERS = {
@@ -42,6 +43,20 @@ def create(
         wanted = f"{num_classes} classes and images of {channels}x{image_size}x{image_size}"
         raise UsageError(f"{name} cannot be built for {wanted}: {cause}", fix="take another backbone") from error
     return net, cfg
+
+
+def view_of(name: str) -> View:
+    """How a net of timm's wants image files, by its configuration: size, interpolation and crop. Others have no wishes."""
+    timm = vision.timm()
+    try:
+        resolved = resolve(name, View.image_size)
+        cfg = timm.models.get_pretrained_cfg(resolved)
+    except UsageError:  # whoever builds it says so
+        return View()
+    if cfg is None or resolved in SHORT_NAMES.values():
+        return View()
+    wish = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
+    return View(wish["input_size"][-1], wish["interpolation"], wish["crop_pct"])
 
 
 def size_options(name: str, cfg: Any, image_size: int, pretrained: bool) -> dict[str, int]:

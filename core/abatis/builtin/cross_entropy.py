@@ -9,5 +9,4 @@ from abatis.types import StepContext, Term, Terms
 
 def cross_entropy(ctx: StepContext) -> Terms:
     """Cross-entropy at the adversarial images, against the soft labels where the batch carries them."""
-    target = ctx.batch.y if ctx.batch.y_soft is None else ctx.batch.y_soft
-    return {"ce": Term(F.cross_entropy(ctx.logits_adv, target, reduction="none"), reweight=True)}  # (B,)
+    return {"ce": Term(F.cross_entropy(ctx.logits_adv, ctx.batch.target, reduction="none"), reweight=True)}  # (B,)

@@ -20,9 +20,11 @@ NORMAL_START = 1e-3  # standard deviation of the small normal start, in pixel un
 def random_start(run: Run, ball: Ball) -> Tensor:
     """Where an attack begins, by ``run.attack.start``: (B, C, H, W).
 
-    The uniform start lies in ball and box. The small normal start is *not* clipped: published code takes its first
-    gradient there as it is.
+    ``none`` is the image itself. The uniform start lies in ball and box. The small normal start is *not* clipped: published
+    code takes its first gradient there as it is.
     """
+    if run.attack.start == "none":
+        return ball.x
     normal = run.random.normal("attack/normal", ball.x) if run.attack.start == "normal" or ball.norm == "L2" else None
     if run.attack.start == "normal":
         assert normal is not None
@@ -50,7 +52,7 @@ def maximise(
 
 
 class PGDAttacker:
-    """PGD on the cross-entropy, with the steps, step size and start of ``run.attack``."""
+    """PGD on the cross-entropy to the labels, soft ones where there are any; steps, length and start from ``run.attack``."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -59,14 +61,17 @@ class PGDAttacker:
         ball, attack = Ball(batch.x, self.run.threat), self.run.attack
 
         def cross_entropy(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, batch.y, reduction="none")  # (B,)
+            return F.cross_entropy(logits, batch.target, reduction="none")  # (B,)
 
         start = random_start(self.run, ball)
-        return maximise(forward, ball, start, batch.y, cross_entropy, attack.steps, attack.step(self.run.threat))
+        return maximise(forward, ball, start, batch.y, cross_entropy, attack.steps, self.run.step_size)
 
 
 class NoAttacker:
     """Hands the clean images through: standard training."""
+
+    def __init__(self, run: Run) -> None:
+        pass
 
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         return Attacked(batch.x)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from abatis.command_line import parse_run, read_toml, validated
-from abatis.config import RunConfig, underscored
+from abatis.config import RunConfig
 from abatis.errors import UsageError
+from abatis.options import underscored
 from abatis.plugins import canonical, name_of
 from abatis.recipes import recipes_of
 

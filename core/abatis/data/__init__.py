@@ -6,27 +6,29 @@ from pathlib import Path
 
 import torch
 
-from abatis.data.folder import folder_info, open_folder
-from abatis.data.info import Data, DataInfo, Split
+from abatis.data.folder import DEFAULT, folder_info, open_folder
+from abatis.data.info import Data, DataInfo, Split, View
 from abatis.data.named import NAMED, named_info, read_named
 from abatis.data.npz import npz_info, read_npz
 from abatis.data.order import batches_per_epoch, epoch_batches
 from abatis.data.user import from_user
 from abatis.errors import DataError, did_you_mean
 
-__all__ = ["Data", "DataInfo", "Split", "batches_per_epoch", "describe", "epoch_batches", "from_user", "open_data"]
+__all__ = ["Data", "DataInfo", "Split", "View", "batches_per_epoch", "describe", "epoch_batches", "from_user", "open_data"]
 
 
-def describe(spec: str, *, data_dir: Path, image_size: int | None, augment: str, skip_broken: bool = False) -> DataInfo:
+def describe(
+    spec: str, *, data_dir: Path, image_size: int | None, augment: str, skip_broken: bool = False, view: View = DEFAULT
+) -> DataInfo:
     """The facts of a data set, by its spec: of a named one without any file, of a folder without its images.
 
-    augment: "auto", "none", "crop" or "crop-flip". Raises DataError, UsageError.
+    augment: "auto", "none", "crop" or "crop-flip"; view: of a folder's images. Raises DataError, UsageError.
     """
     kind, path = _parse(spec)
     if kind == "npz":
         return npz_info(spec, read_npz(path), image_size, augment)
     if kind == "folder":
-        return folder_info(spec, path, image_size, augment, skip_broken)
+        return folder_info(spec, path, image_size, augment, skip_broken, view)
     return named_info(spec, image_size, augment)
 
 
@@ -40,17 +42,18 @@ def open_data(
     device: torch.device,
     workers: int,
     skip_broken: bool = False,
+    view: View = DEFAULT,
 ) -> Data:
     """The splits of a data set. In memory, on the device; folders are streamed by ``workers`` processes.
 
     limit: a switch for smoke tests; the first N training images, taken before some are held out, and the same
     share of the test images. A limit beyond the set is fine. In a folder the classes take turns, so the
-    first N are of all classes. skip_broken: leave out images of a folder that cannot be read.
+    first N are of all classes. skip_broken: leave out images of a folder that cannot be read; view: of a folder's images.
     Raises DataError, UsageError.
     """
     kind, path = _parse(spec)
     if kind == "folder":
-        return open_folder(spec, path, limit, image_size, augment, device, workers, skip_broken)
+        return open_folder(spec, path, limit, image_size, augment, device, workers, skip_broken, view)
     if kind == "npz":
         arrays = read_npz(path)
         return arrays.open(npz_info(spec, arrays, image_size, augment), limit, device)

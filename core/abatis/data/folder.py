@@ -14,23 +14,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.data.info import Data, DataInfo, resolve_augment
+from abatis.data.info import AREA, ASPECT, Data, DataInfo, View, resolve_augment
 from abatis.data.order import hold_out, limited
+from abatis.data.policy import PolicyView
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
-from abatis.vision import torchvision
+from abatis.vision import timm, torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 LONGEST = 100  # times the shorter side: beyond it, resizing would blow an image up
 SMALL = 64  # pixels; up to here images are taken as they are
-LARGE = 224
-AREA = (0.35, 1.0)  # share of the image that a random crop covers
-ASPECT = (3 / 4, 4 / 3)
+DEFAULT = View()
 
 
-def folder_info(name: str, root: Path, image_size: int | None, augment: str, skip_broken: bool = False) -> DataInfo:
+def folder_info(
+    name: str, root: Path, image_size: int | None, augment: str, skip_broken: bool = False, view: View = DEFAULT
+) -> DataInfo:
     """The facts, from the names of the class folders and the headers of one image each. Raises DataError."""
     train, test, note = _layout(root)
     if not skip_broken:
@@ -43,8 +44,8 @@ def folder_info(name: str, root: Path, image_size: int | None, augment: str, ski
             where=str(root),
             fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
         )
-    size = image_size or _common_size([_first(train / name, skip_broken) for name in classes])
-    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolve_augment(augment, "crop-flip"), note)
+    size = image_size or _common_size([_first(train / name, skip_broken) for name in classes]) or view.image_size
+    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolve_augment(augment, "crop-flip"), note, view)
 
 
 def open_folder(
@@ -56,12 +57,13 @@ def open_folder(
     device: torch.device,
     workers: int,
     skip_broken: bool = False,
+    view: View = DEFAULT,
 ) -> Data:
     """The splits. Classes take turns in the order of the images, so that the first N of them are of all classes.
 
     skip_broken: read every image once, and leave out what is none. Raises DataError.
     """
-    info = folder_info(name, root, image_size, augment, skip_broken)
+    info = folder_info(name, root, image_size, augment, skip_broken, view)
     torchvision()  # imported here once, not in every worker
     train, test, _ = _layout(root)
     classes = _classes(train)
@@ -81,26 +83,30 @@ class _FolderSource:
     def __init__(self, listing: list[tuple[str, int]], info: DataInfo) -> None:
         self.files = [file for file, _ in listing]
         self.labels = torch.tensor([label for _, label in listing])
-        self.size, self.augment = info.image_size, info.augment
+        self.size, self.augment, self.view = info.image_size, info.augment, info.view
+        self.interpolation = timm().data.transforms.str_to_interp_mode(info.view.interpolation)
+        self.policy = PolicyView(info) if info.view.auto_augment or info.view.erasing else None
 
     def image(self, index: int, train: bool) -> Tensor:
         """(3, size, size) uint8."""
         with _opened(self.files[index]) as image:
             whole = image.convert("RGB")
+        if train and self.policy is not None:
+            return self.policy(whole)
         seen = self._random_crop(whole) if train and self.augment != "none" else self._central_crop(whole)
         return torch.from_numpy(np.array(seen)).permute(2, 0, 1)
 
     def _random_crop(self, whole: Image.Image) -> Image.Image:
         transforms = torchvision().transforms
         box = transforms.RandomResizedCrop.get_params(whole, AREA, ASPECT)
-        seen: Image.Image = transforms.functional.resized_crop(whole, *box, [self.size, self.size])
+        seen: Image.Image = transforms.functional.resized_crop(whole, *box, [self.size, self.size], self.interpolation)
         mirror = self.augment == "crop-flip" and torch.rand(()) < 0.5
         return transforms.functional.hflip(seen) if mirror else seen
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
         functional = torchvision().transforms.functional
-        shorter = self.size if self.size <= SMALL else round(self.size * 256 / 224)
-        seen: Image.Image = functional.center_crop(functional.resize(whole, shorter), self.size)
+        shorter = self.size if self.size <= SMALL else round(self.size / self.view.crop)
+        seen: Image.Image = functional.center_crop(functional.resize(whole, shorter, self.interpolation), self.size)
         return seen
 
 
@@ -209,11 +215,11 @@ def _listing(part: Path, classes: list[str]) -> list[tuple[str, int]]:
     return [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None]
 
 
-def _common_size(files: list[str]) -> int:
-    """The size of all these images where it is one small square, else 224."""
+def _common_size(files: list[str]) -> int | None:
+    """The size of all these images where it is one small square, else None."""
     sizes = set()
     for file in files:
         with _opened(file) as image:
             sizes.add(image.size)
     width, height = sizes.pop()
-    return width if not sizes and width == height <= SMALL else LARGE
+    return width if not sizes and width == height <= SMALL else None

@@ -12,7 +12,8 @@ from abatis.errors import UsageError, did_you_mean
 from abatis.types import Batch
 
 AUGMENTS = ("none", "crop", "crop-flip")
-
+AREA = (0.35, 1.0)  # share of an image file that a random crop covers
+ASPECT = (3 / 4, 4 / 3)
 
 Rows = Callable[[int], slice]
 
@@ -23,12 +24,28 @@ def whole(n: int) -> slice:
 
 
 @dataclass(frozen=True)
+class View:
+    """How an image file becomes an image for the network.
+
+    image_size: pixels a side, where the files do not say; interpolation: in timm's words; crop: share of the resized image
+    that is judged, from its middle. In training only: auto_augment, a policy in timm's words, and erasing, the share of
+    the images of which a rectangle becomes noise.
+    """
+
+    image_size: int = 224
+    interpolation: str = "bilinear"
+    crop: float = 224 / 256
+    auto_augment: str = ""
+    erasing: float = 0.0
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """The facts of a data set.
 
     name: as asked for; image_size: pixels, square, what the network sees;
     mean, std: one number a channel, for images in [0, 1]; augment: "none", "crop" or "crop-flip";
-    note: what a reader of results must know about these data.
+    note: what a reader of results must know about these data; view: of image files.
     """
 
     name: str
@@ -39,6 +56,7 @@ class DataInfo:
     std: tuple[float, ...]
     augment: str
     note: str = ""
+    view: View = View()
 
 
 class Split(Protocol):

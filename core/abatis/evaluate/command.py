@@ -104,17 +104,19 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
 
 
 def _data(asked: argparse.Namespace, subject: Subject, device: Any) -> Data:
+    from abatis.backbones import view_of
     from abatis.data import open_data
     from abatis.errors import UsageError
 
     run = subject.run
+    view = view_of(run.backbone if run is not None else subject.backbone or subject.spec)
     if run is not None and _same_data(asked, subject):
         return open_data(run.data, data_dir=run.data_dir, limit=run.limit, image_size=run.image_size, augment=run.augment,
-                         device=device, workers=run.workers, skip_broken=run.skip_broken)  # fmt: skip
+                         device=device, workers=run.workers, skip_broken=run.skip_broken, view=view)  # fmt: skip
     if asked.data is None:
         raise UsageError(f"which data shall {asked.model} be judged on?", fix="add --data cifar10, npz:PATH, folder:PATH, ...")
     return open_data(asked.data, data_dir=asked.data_dir, limit=None, image_size=asked.image_size, augment="none",
-                     device=device, workers=0, skip_broken=asked.skip_broken)  # fmt: skip
+                     device=device, workers=0, skip_broken=asked.skip_broken, view=view)  # fmt: skip
 
 
 def _same_data(asked: argparse.Namespace, subject: Subject) -> bool:

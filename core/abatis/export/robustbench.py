@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis import __version__
-from abatis.backbones import resolve
+from abatis.backbones import resolve, view_of
 from abatis.checkpoint import disk, write_text
 from abatis.command_line import read_toml
 from abatis.config import RUN_NAME
@@ -135,7 +135,8 @@ def _test_images(table: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         raise UsageError(f"the run's data were an object of yours, {table['data'][len(PYTHON) :]}",
                          fix="abatis.export.robustbench.export(folder, out, model=..., images=(x, y))")  # fmt: skip
     test = open_data(table["data"], data_dir=Path(table["data_dir"]), limit=table.get("limit"), augment="none",
-                     image_size=table.get("image_size"), device=torch.device("cpu"), workers=0).test  # fmt: skip
+                     image_size=table.get("image_size"), device=torch.device("cpu"), workers=0,
+                     view=view_of(str(table["backbone"]))).test  # fmt: skip
     batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
     return batch.x, batch.y
 

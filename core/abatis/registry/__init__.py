@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from abatis import plugins
-from abatis.config import Options
 from abatis.errors import UsageError
+from abatis.options import Options
 from abatis.recipes import recipes_of
 
 MEND = "reinstall abatis"

@@ -27,7 +27,7 @@ def undefended_twin(module: nn.Module, train: Split, *, seed: int, epochs: int, 
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
         options = OptimConfig(lr=lr, momentum=0.9, schedule="one-cycle")
-        optimizer = make_optimizer(options, twin.parameters())
+        optimizer = make_optimizer(options, twin)
         batches = [one for epoch in range(epochs) for one in epoch_batches(len(train), batch_size, seed, epoch)]
         for step, batch in enumerate(train.train_batches(enumerate(batches), seed)):
             set_rate(optimizer, lr * factor(options, step, len(batches)))

@@ -11,6 +11,7 @@ class AwpConfig(PluginConfig):
     """Defaults are those of the authors' adversarial training; with TRADES they take gamma 0.005."""
 
     neutral = {"gamma": 0}
+    soft_labels = True
 
     gamma: float = Field(0.01, ge=0, le=1, description="length of each tensor's perturbation, as a share of the tensor's norm")
     warmup: int = Field(0, ge=0, description="epochs at the beginning without perturbation")

@@ -13,6 +13,7 @@ class EmrConfig(PluginConfig):
     """Defaults are those of the authors' AT-EMR runs on CIFAR-10."""
 
     neutral = {"weight": 0}
+    soft_labels = True
 
     weight: float = Field(3.0, ge=0, description="lambda, the weight of the penalty")
     temperature: float = Field(40.0, gt=0, description="T of the softmax that weights the classes; 1 is the model's own")

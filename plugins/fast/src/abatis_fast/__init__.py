@@ -13,6 +13,8 @@ from abatis import Attacker, PluginConfig, Run, TrainerHooks, hookimpl
 class FastConfig(PluginConfig):
     """The defaults of the attacks are those of the released CIFAR-10 scripts; those of the guard are ours."""
 
+    soft_labels = True
+
     variant: Literal["fgsm-rs", "n-fgsm"] = Field(
         "fgsm-rs", description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not projected"
     )

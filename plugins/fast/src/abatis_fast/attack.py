@@ -35,7 +35,7 @@ class SingleStep:
 
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         def cross_entropy(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, batch.y, reduction="none")  # (B,)
+            return F.cross_entropy(logits, batch.target, reduction="none")  # (B,)
 
         start, step = uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start"), self.alpha * self.run.threat.eps
         # a ball as wide as noise and step together makes the projection of the step nothing but the clip to [0, 1]

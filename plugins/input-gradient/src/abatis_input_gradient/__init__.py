@@ -13,6 +13,7 @@ class InputGradientConfig(PluginConfig):
     """The default weight is the smallest of the released grid, 100 to 100,000 for batches of 256."""
 
     neutral = {"weight": 0}
+    soft_labels = True
 
     weight: float = Field(100.0, ge=0, description="lambda, the weight of the penalty")
     at: Literal["adv", "clean"] = Field("adv", description="the images where it is taken: adversarial or clean")

@@ -27,8 +27,9 @@ class InputGradientPenalty:
     def __call__(self, ctx: StepContext) -> Terms:
         images = ctx.x_adv if self.config.at == "adv" else ctx.batch.x
         x = images.detach().requires_grad_(True)
-        target = ctx.batch.y if ctx.batch.y_soft is None else ctx.batch.y_soft
-        loss = F.cross_entropy(ctx.net.frozen(x), target, reduction="sum")  # (); a sample's gradient is that of its own CE
+        loss = F.cross_entropy(
+            ctx.net.frozen(x), ctx.batch.target, reduction="sum"
+        )  # (); a sample's gradient is that of its own CE
         (gradient,) = torch.autograd.grad(loss, x, create_graph=True)  # (B, C, H, W)
         squares = gradient.square().flatten(1).sum(1)  # (B,)
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares

@@ -13,6 +13,7 @@ class JacobianConfig(PluginConfig):
     """Defaults are those that the released code's page shows: one projection, lambda = 0.01."""
 
     neutral = {"weight": 0}
+    soft_labels = True
 
     weight: float = Field(0.01, ge=0, description="lambda, the weight of the penalty")
     projections: int = Field(

@@ -10,6 +10,8 @@ from abatis import Attacker, Loss, PluginConfig, Run, hookimpl
 class TradesConfig(PluginConfig):
     """The default is that of the released CIFAR-10 script."""
 
+    soft_labels = True
+
     beta: float = Field(6.0, ge=0, description="weight of the KL term (1/lambda in the paper)")
 
     @property

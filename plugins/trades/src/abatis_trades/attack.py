@@ -26,4 +26,4 @@ class KLAttacker:
             return kl_divergence(log_p, logits)  # (B,)
 
         start = random_start(self.run, ball)
-        return maximise(forward, ball, start, batch.y, divergence, attack.steps, attack.step(self.run.threat))
+        return maximise(forward, ball, start, batch.y, divergence, attack.steps, self.run.step_size)

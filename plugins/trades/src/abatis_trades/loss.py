@@ -26,8 +26,7 @@ class TradesLoss:
         self.config = config
 
     def __call__(self, ctx: StepContext) -> Terms:
-        target = ctx.batch.y if ctx.batch.y_soft is None else ctx.batch.y_soft
-        ce = F.cross_entropy(ctx.logits_clean, target, reduction="none")  # (B,)
+        ce = F.cross_entropy(ctx.logits_clean, ctx.batch.target, reduction="none")  # (B,)
         kl = kl_divergence(ctx.logits_clean.log_softmax(dim=1), ctx.logits_adv)  # (B,)
         return {"ce": Term(ce), "kl": Term(kl, weight=self.config.beta, reweight=True)}
 
