@@ -170,11 +170,7 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
     loss = _wrapped(manager, wrappers, loss or cross_entropy, run)
     if attacker is None:
         attacker = {"none": NoAttacker, "apgd": APGDAttacker}.get(attacker_name, PGDAttacker)(run)
-    regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
-    for name, hooks in trainers:
-        if not isinstance(hooks, TrainerHooks):
-            raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
-
+    regularizers, trainers = _collected(manager, "regularizer", run), _trainers(manager, run)
     roles = {
         "attacker": [attacker_name],
         "loss": [loss_name],
@@ -271,6 +267,14 @@ def _wrapped(manager: pluggy.PluginManager, wrappers: Sequence[str], loss: Loss,
 def _collected(manager: pluggy.PluginManager, role: str, run: Run) -> list[tuple[str, Any]]:
     answers = ((name, _ask(manager, role, name, run)) for name in _implementers(manager, role))
     return [(name, answer) for name, answer in answers if answer is not None]
+
+
+def _trainers(manager: pluggy.PluginManager, run: Run) -> list[tuple[str, TrainerHooks]]:
+    trainers = _collected(manager, "trainer", run)
+    for name, hooks in trainers:
+        if not isinstance(hooks, TrainerHooks):
+            raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
+    return trainers
 
 
 def _rows(
