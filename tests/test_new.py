@@ -53,7 +53,8 @@ def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, folders)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert all(f"{kind}/tests" not in done.stdout for kind in KINDS)  # nothing was skipped either
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +141,7 @@ def test_a_wheel_holds_the_templates(tmp_path):
 def clean(tmp_path_factory):
     """A new environment with this checkout in it; the libraries it needs are those of this one, so nothing is fetched."""
     home = tmp_path_factory.mktemp("clean")
-    subprocess.run([sys.executable, "-m", "venv", home / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
     program = home / "venv" / "bin" / "python"
     where = [program, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
     site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
@@ -152,7 +153,7 @@ def clean(tmp_path_factory):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    call("pip", "install", "--no-index", "--no-build-isolation", "--no-deps", "-e", str(ROOT))
+    call("pip", "install", "--no-index", "--no-build-isolation", "--no-deps", str(ROOT))
     return home, call
 
 

@@ -18,7 +18,7 @@ from abatis.types import Threat, ratio
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ROLES = ("attacker", "loss")
-NO_PART_OF_A_RUN = {"name", "resume", "restart", "allow_mismatch", "dry_run", "quiet", "options"}
+NO_PART_OF_A_RUN = {"name", "resume", "restart", "allow_mismatch", "dry_run", "trace", "quiet", "options"}
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
 
@@ -203,6 +203,9 @@ class RunConfig(Options):
         (), description="what may differ from the checkpoint, like batch_size, torch or a plugin; the run is then not bit-exact"
     )
     dry_run: bool = Field(False, description="print the plan and stop")
+    trace: bool = Field(
+        False, description="print every hook call at start-up and who answered, then what a run calls, in order"
+    )
     quiet: bool = Field(False, description="print nothing but errors")
     options: dict[str, SerializeAsAny[PluginConfig]] = Field({}, description="options of the plugins, by name")
 

@@ -27,6 +27,7 @@ from abatis.hooks import hookimpl
 from abatis.manager import make_manager
 from abatis.net import Net
 from abatis.plugins import Plugin, normal
+from abatis.trace import Say, follow
 from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
 
 BUILTIN = {"attacker": ("pgd", "none", "apgd"), "loss": ("cross-entropy",)}
@@ -158,10 +159,12 @@ def check_attached(terms: Terms, plugin: str) -> None:
                           fix="do not detach the logits, and compute the terms with gradients enabled")  # fmt: skip
 
 
-def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use: Mapping[str, str], run: Run) -> Plan:
-    """Ask every hook once; raises PluginConflict, UsageError or PluginError."""
+def make_plan(
+    loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use: Mapping[str, str], run: Run, say: Say | None = None
+) -> Plan:
+    """Ask every hook once, and say so where that is asked for; raises PluginConflict, UsageError or PluginError."""
     active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
-    manager = make_manager((plugin.name, plugin.module) for plugin in active)
+    manager = _manager(active, loaded, say)
     wanted = _wanted(use, loaded)
     loss_name, loss = _sole_provider(manager, "loss", wanted.get("loss"), run, dropped=set())
     losers = {name for name in _implementers(manager, "loss") if name != loss_name}
@@ -195,6 +198,13 @@ def make_plan(loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=adaptive,
     )
+
+
+def _manager(active: Sequence[Plugin], loaded: Sequence[Plugin], say: Say | None) -> pluggy.PluginManager:
+    manager = make_manager((plugin.name, plugin.module) for plugin in active)
+    if say is not None:
+        follow(manager, loaded, say)
+    return manager
 
 
 def _wanted(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from abatis.manager import make_manager
 from abatis.user_file import place_in, run_file
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-BUILT_IN = {"at", "pgd", "none", "cross-entropy", "averaging", "data", "backbone", "engine"}  # words of plans and comparisons
+BUILT_IN = {"at", "pgd", "apgd", "none", "cross-entropy", "averaging", "mixing"}  # words of plans and comparisons
 COMMAND_LINE = {"config", "recipe", "help"}  # options besides those of RunConfig
 
 

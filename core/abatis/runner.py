@@ -33,6 +33,7 @@ from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.resume import Start, find_start, is_finished
 from abatis.run_folder import PYTHON, claimed, load_weights, start_from, write_run_toml
+from abatis.trace import Say, order
 from abatis.trainer import Trainer
 from abatis.types import Run
 
@@ -94,7 +95,7 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         raise UsageError(f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes")
     if config.dry_run:
         info = _described(config) if given is None else _opened(config, given, device).info
-        prepared = prepare(config, info, device, model, steps_per_epoch=1)
+        prepared = prepare(config, info, device, model, 1, reporter.note if config.trace else None)
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
     with claimed(config) if first else nullcontext() as claim:
@@ -111,7 +112,8 @@ def _train_and_judge(
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = _opened(config, given, device)
-    prepared = prepare(config, images.info, device, model, batches_per_epoch(len(images.train), config.batch_size))
+    steps = batches_per_epoch(len(images.train), config.batch_size)
+    prepared = prepare(config, images.info, device, model, steps, reporter.note if config.trace else None)
     _check_head(prepared.net, images, config)
     if first:
         set_aside(folder / CHECKPOINTS, start.rejected)
@@ -153,8 +155,15 @@ def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, 
     return trainer
 
 
-def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.Module | None, steps_per_epoch: int) -> Prepared:
-    """Network and plan; raises UsageError, PluginConflict or PluginError."""
+def prepare(
+    config: RunConfig,
+    info: DataInfo,
+    device: torch.device,
+    model: nn.Module | None,
+    steps_per_epoch: int,
+    say: Say | None = None,
+) -> Prepared:
+    """Network and plan, ``say`` hears how it is made; raises UsageError, PluginConflict or PluginError."""
     notes = [info.note] if info.note else []
     reseed(config.seed, "initialisation")
     named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
@@ -169,29 +178,43 @@ def prepare(config: RunConfig, info: DataInfo, device: torch.device, model: nn.M
     random = Randomness(config.seed)
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()})  # fmt: skip
-    plan = make_plan(plugins.load_all(config.plugin), config.options, config.use, run)
+    plan = make_plan(plugins.load_all(config.plugin), config.options, config.use, run, say)
     notes += [
         f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"
         for name, options in config.options.items()
         if options.idle_epochs >= config.epochs
     ]
+    rows = (*_facts(config, info, model, named), *plan.rows, _engine(config, net, plan, info))
+    plan = replace(plan, rows=rows)
+    plan = _with_own_trainers(plan, config, model, info.num_classes, random)
+    if say is not None:
+        for text in order(plan):
+            say(f"trace: calls {text}")
+    return Prepared(net, plan, info, random, tuple(notes))
+
+
+def _with_own_trainers(plan: Plan, config: RunConfig, model: nn.Module, classes: int, random: Randomness) -> Plan:
+    """The plan with the trainer hooks that are no plugins."""
+    if config.mix.is_on:
+        plan.check_labels(soft=True)
+        mixing = Mixing(config.mix, classes, random)
+        plan = plan.with_trainer("mixing", mixing, Row("trainer", "mixing", "built-in", config.mix.model_dump()), first=True)
+    if config.ema:
+        row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
+        # last, so that it averages what the others leave behind
+        plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
+    return plan
+
+
+def _facts(config: RunConfig, info: DataInfo, model: nn.Module, named: str) -> tuple[Row, Row]:
+    """The plan's rows of the images and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
     shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
     if info.name.startswith("folder:"):
         facts |= {name: value for name, value in asdict(info.view).items() if name != "image_size"}
     backbone = Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
-    rows = (Row("data", shown, "", facts), backbone)
-    plan = replace(plan, rows=(*rows, *plan.rows, _engine(config, net, plan, info)))
-    if config.mix.is_on:
-        plan.check_labels(soft=True)
-        mixing = Mixing(config.mix, info.num_classes, random)
-        plan = plan.with_trainer("mixing", mixing, Row("trainer", "mixing", "built-in", config.mix.model_dump()), first=True)
-    if config.ema:
-        row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
-        # last, so that it averages what the others leave behind
-        plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
-    return Prepared(net, plan, info, random, tuple(notes))
+    return Row("data", shown, "", facts), backbone
 
 
 def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:

@@ -1,0 +1,65 @@
+"""``--trace``: every hook call at start-up and who answered what, and the callables in the order in which a step calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from abatis.types import TrainerHooks
+
+if TYPE_CHECKING:
+    from abatis.plan import Plan
+    from abatis.plugins import Plugin
+
+Say = Callable[[str], None]
+
+
+def follow(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) -> None:
+    """Say what loading asked, and from now on every hook call of a manager: the hook, who was asked, and the answer."""
+    for plugin in loaded:
+        if hasattr(plugin.module, "defense_config"):
+            say(f"trace: defense_config asked {plugin.name}: {described(plugin.config_class)}")
+        if not manager.has_plugin(plugin.name):
+            say(f"trace: {plugin.name} is switched off by its options, and asked nothing more")
+
+    def before(hook: str, asked: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
+        """pluggy wants one."""
+
+    def after(outcome: pluggy.Result[Any], hook: str, asked: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
+        whom = ", ".join(f"{impl.plugin_name} (wrapper)" if impl.wrapper else impl.plugin_name for impl in reversed(asked))
+        if outcome.exception is not None:
+            answer = f"{type(outcome.exception).__name__}: {outcome.exception}"
+        else:
+            result = outcome.get_result()
+            answer = described(next(iter(result), None) if isinstance(result, list) else result)
+        say(f"trace: {hook} asked {whom}: {answer}")
+
+    manager.add_hookcall_monitoring(before, after)
+
+
+def described(answer: object) -> str:
+    """What a hook answered: where the function, class or object is from."""
+    if answer is None:
+        return "nothing"
+    named: Any = answer if hasattr(answer, "__qualname__") else type(answer)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def order(plan: Plan) -> Iterator[str]:
+    """The callables of a run, one a line, in the order of their calls."""
+    yield from _of_trainers(plan, "transform_batch")
+    yield f"attacker of {plan.attacker_name}: {described(plan.attacker)}"
+    yield from _of_trainers(plan, "before_loss")
+    yield f"loss of {plan.loss_name}: {described(plan.loss)}"
+    for name, regularizer in plan.regularizers:
+        yield f"regularizer of {name}: {described(regularizer)}"
+    yield from _of_trainers(plan, "after_update")
+    yield from _of_trainers(plan, "epoch_end")
+
+
+def _of_trainers(plan: Plan, method: str) -> Iterator[str]:
+    for name, hooks in plan.trainers:
+        if getattr(type(hooks), method) is not getattr(TrainerHooks, method):
+            yield f"{method} of {name}: {described(hooks)}"
