@@ -12,6 +12,8 @@ DEFENSE_API = "1.0"
 class MyAttackerConfig(PluginConfig):
     """Options of the attack."""
 
+    soft_labels = True
+
     step: float = Field(1.25, gt=0, le=10, description="length of the step, as a multiple of eps")
 
 

@@ -12,6 +12,8 @@ DEFENSE_API = "1.0"
 class MyLossConfig(PluginConfig):
     """Options of the loss."""
 
+    soft_labels = True
+
     clean: float = Field(0.5, ge=0, le=1, description="share of the clean images")
 
     @property

@@ -19,7 +19,7 @@ class MyLoss:
         self.config = config
 
     def __call__(self, ctx: StepContext) -> Terms:
-        y, c = ctx.batch.y, self.config.clean
-        clean = F.cross_entropy(ctx.logits_clean, y, reduction="none")  # (B,)
-        adv = F.cross_entropy(ctx.logits_adv, y, reduction="none")  # (B,)
+        target, c = ctx.batch.target, self.config.clean
+        clean = F.cross_entropy(ctx.logits_clean, target, reduction="none")  # (B,)
+        adv = F.cross_entropy(ctx.logits_adv, target, reduction="none")  # (B,)
         return {"clean": Term(clean, weight=c), "adv": Term(adv, weight=1 - c, reweight=True)}

@@ -13,6 +13,7 @@ class MyRegularizerConfig(PluginConfig):
     """Options of the penalty."""
 
     neutral = {"weight": 0}
+    soft_labels = True
 
     weight: float = Field(0.01, ge=0, description="weight of the penalty")
 

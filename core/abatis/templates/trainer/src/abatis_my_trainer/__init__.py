@@ -12,6 +12,8 @@ DEFENSE_API = "1.0"
 class MyTrainerConfig(PluginConfig):
     """Options of the constraint."""
 
+    soft_labels = True
+
     factor: float = Field(2.0, ge=1, le=1e6, description="largest norm of a unit's weights, as a multiple of the first one")
 
 
