@@ -96,7 +96,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "run": (_train, "train and judge a model (the same as defense-run)"),
     "eval": (_eval, "judge any model: attacks, masking verdict, margins, report"),
     "compare": (_compare, "train what is missing, judge alike, one ranked table"),
-    "export": (_export, "write a run in another form: RobustBench's"),
+    "export": (_export, "publish a run: safetensors, ONNX, torch.export, RobustBench, the hub"),
     "new": (_new, "make a plugin of your own from a tested template"),
     "doctor": (_doctor, "can a run start here, and what mends what is broken?"),
     "registry": (_registry, "the known methods: list, show, check, add"),

@@ -242,11 +242,15 @@ def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The network of a run folder in eval mode, on images in [0, 1]: the averaged weights first, else the best ones.
+    """A network in eval mode on images in [0, 1]: of a run folder, of what ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
 
-    model: needed where the run trained a module of yours. Raises UsageError.
+    Of a run the averaged weights come first, else the best ones. model: needed where the run trained a module of yours.
+    Raises UsageError.
     """
-    return load_weights(Path(folder), model).eval()
+    from abatis.export.read import HUB, from_hub, is_published, load_folder  # onward from a run
+
+    path = from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
+    return (load_folder if is_published(path) else load_weights)(path, model).eval()
 
 
 def pick_device(name: str) -> torch.device:

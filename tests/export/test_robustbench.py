@@ -12,11 +12,11 @@ from torch import nn
 
 import abatis
 from abatis.errors import UsageError
-from abatis.evaluate.memory import weights_digest
 from abatis.export import robustbench
 from abatis.export.command import command
 from abatis.export.program import TOLERANCE, write_program
-from abatis.export.robustbench import Entry, export
+from abatis.export.robustbench import Entry
+from abatis.export.source import finished
 from tests.helpers import tiny
 
 STRANGER = """
@@ -39,32 +39,14 @@ assert not model.training and not any(parameter.requires_grad for parameter in m
 """
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run folder without an evaluation."""
-    return abatis.run(tiny(tmp_path_factory.mktemp("runs"), name="little", epochs=1)).folder
-
-
-@pytest.fixture
-def judged(trained):
-    """Gives the run folder this evaluation."""
-
-    def write(**changes):
-        record = {
-            "n": 38, "clean_acc": 32 / 38, "autoattack_acc": 0.5, "robust_acc": 0.5, "threat": "Linf:8/255", "data": "digits",
-            "verdict": "PASS", "note": "", "attacks": {"AutoAttack": {"left_out": []}},
-            "weights_sha256": weights_digest(abatis.load(trained)),
-        }  # fmt: skip
-        (trained / "eval.json").write_text(json.dumps(record | changes))
-        return trained
-
-    return write
-
-
 @pytest.fixture
 def no_network(monkeypatch):
     """Exporting the network takes a second, and changes nothing in the entry."""
     monkeypatch.setattr(robustbench, "write_program", lambda *_: 0.0)
+
+
+def export(folder, out, entry=None, **options):
+    return robustbench.export(finished(folder, **options), out, entry)
 
 
 def entry_of(exported):

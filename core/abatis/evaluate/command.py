@@ -32,10 +32,11 @@ def command(words: Sequence[str], prog: str) -> int:
 def _parser(prog: str) -> Parser:
     parser = Parser(prog=prog, allow_abbrev=False, description="Judge a model: attacks, masking verdict, margins, report.")
     parser.add_argument("model", metavar="MODEL",
-                        help="run folder, weights file (with --backbone), timm name, or FILE.py:FACTORY")  # fmt: skip
+                        help="run folder, exported folder, hf-hub:ORG/NAME, .pt2 or .onnx, weights file (with --backbone), "
+                             "timm name, or FILE.py:FACTORY")  # fmt: skip
     parser.add_argument("--backbone", metavar="NAME", help="the network of a weights file")
     parser.add_argument("--allow-pickle", action="store_true",
-                        help="take .pt and .pth files; their tensors are loaded, no program in them is run")  # fmt: skip
+                        help="take .pt and .pth files, whose tensors are loaded, and .pt2 files, which run")  # fmt: skip
     parser.add_argument("--data", metavar="SET", help="as in defense-run; a run's own if not given")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="PATH", help="where named data sets lie")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side for folder data")
@@ -78,10 +79,10 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     subject = find_subject(asked.model, asked.backbone, asked.allow_pickle)
     device = pick_device(asked.device)
     images = _data(asked, subject, device)
-    threat = Threat.parse(asked.threat or (subject.run.threat if subject.run else "Linf:8/255"))
+    threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _folder(asked, subject, images.info.name, str(threat))
     check_replaceable(folder, asked.ladder)
-    module, notes = subject.module(images.info)
+    module, notes = subject.module(images.info, device)
     for note in notes:
         reporter.note(f"note: {note}")
     module = module.to(device).eval()

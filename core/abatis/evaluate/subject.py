@@ -1,4 +1,4 @@
-"""The model that ``defense eval`` is asked about: a run folder, a weights file, a timm name, or a function in a file."""
+"""The model that ``defense eval`` is asked about: a run, what was exported, weights, a timm name, a function in a file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from abatis.command_line import read_toml, validated
 from abatis.config import RunConfig
 from abatis.data import DataInfo
 from abatis.errors import UsageError, did_you_mean
+from abatis.export.read import HUB, about, from_hub, is_published, load_folder, load_onnx, load_program
 from abatis.run_folder import load_weights, read_weights
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+PROGRAMS, ONNX = ".pt2", ".onnx"
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,25 @@ class Subject:
     def path(self) -> Path:
         return Path(self.spec).expanduser()
 
-    def module(self, info: DataInfo) -> tuple[nn.Module, list[str]]:
+    @property
+    def threat(self) -> str | None:
+        """What the network was trained against, where that is known."""
+        if self.run is not None:
+            return self.run.threat
+        folder = self.path if self.path.is_dir() else self.path.parent
+        exported = self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)
+        return str(about(folder)["threat"]) if exported and is_published(folder) else None
+
+    def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         """The network on images in [0, 1], and what to know about it. Raises UsageError."""
         if self.run is not None:
             return load_weights(self.path, None), []
+        if self.path.is_dir():
+            return load_folder(self.path), []
+        if self.path.suffix == PROGRAMS:
+            return load_program(self.path, device), []
+        if self.path.suffix == ONNX:
+            return load_onnx(self.path), ["the logits are ONNX Runtime's, the gradients those of the weights beside the file"]
         if self.path.suffix in WEIGHT_FILES:
             return _from_file(self.path, self.backbone, info)
         if is_factory(self.spec):
@@ -46,11 +63,18 @@ class Subject:
 
 def find_subject(spec: str, backbone: str | None, allow_pickle: bool = False) -> Subject:
     """What MODEL means; raises UsageError where it means nothing, or is a pickle and none is allowed."""
+    if spec.startswith(HUB):
+        return Subject(str(from_hub(spec)), None, None)
     path = Path(spec).expanduser()
     if path.is_dir():
-        if not (path / "run.toml").is_file():
-            raise UsageError(f"{spec} is no run folder: it holds no run.toml", fix="name a folder that defense-run wrote")
-        return Subject(spec, None, _run_config(path))
+        return Subject(spec, None, _run_of(path))
+    if path.suffix in (PROGRAMS, ONNX):
+        if not path.is_file():
+            raise UsageError(f"no file {spec}", fix="check the path")
+        if path.suffix == PROGRAMS and not allow_pickle:
+            raise UsageError(f"{spec} is a program, and can hold pickles",
+                             fix="--allow-pickle runs it, if you know where it is from")  # fmt: skip
+        return Subject(spec, None, None)
     if path.suffix in WEIGHT_FILES:
         if not path.is_file():
             raise UsageError(f"no weights file {spec}", fix="check the path")
@@ -72,9 +96,13 @@ def _nearest(word: str, known: list[str]) -> str:
     return hint if hint.startswith("did") else "neither a path nor a timm model"
 
 
-def _run_config(folder: Path) -> RunConfig:
-    """The configuration of a run; raises UsageError where one of its plugins is not installed."""
-    return validated(read_toml(folder / "run.toml"))
+def _run_of(folder: Path) -> RunConfig | None:
+    """The configuration of a run, None for an exported network; raises UsageError for neither, or a plugin that is missing."""
+    if (folder / "run.toml").is_file():
+        return validated(read_toml(folder / "run.toml"))
+    if is_published(folder):
+        return None
+    raise UsageError(f"{folder} is no run folder: it holds no run.toml", fix="name a folder that defense-run or export wrote")
 
 
 def _shape(info: DataInfo) -> dict[str, Any]:

@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from abatis import __version__
-from abatis.backbones import resolve, view_of
 from abatis.checkpoint import disk, write_text
-from abatis.command_line import read_toml
 from abatis.config import RUN_NAME
-from abatis.data import open_data
 from abatis.errors import UsageError
-from abatis.evaluate.memory import weights_digest
-from abatis.evaluate.record import read_record
 from abatis.export.program import BATCHES, TOLERANCE, write_program
-from abatis.run_folder import PYTHON, load_weights, read_weights, weights_file
+from abatis.export.source import CHECKED, Source
 from abatis.types import Threat
 
 LEADERBOARDS = {"cifar10": ("Linf:8/255", "L2:0.5"), "cifar100": ("Linf:8/255",), "imagenet": ("Linf:4/255",)}
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
-CHECKED = 6  # test images that the written network is compared on
 
 
 @dataclass(frozen=True)
@@ -53,32 +46,20 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(
-    folder: Path,
-    out: Path,
-    entry: Entry | None = None,
-    *,
-    allow_fail: bool = False,
-    model: nn.Module | None = None,
-    images: tuple[Tensor, Tensor] | None = None,
-) -> Exported:
-    """Write a judged run; raises UsageError where it has no AutoAttack number, or its verdict is FAIL and not allowed.
-
-    model, images: the module that the run trained and a few of its test images, (n, C, H, W) in [0, 1] with labels (n,),
-    for a run that was given them from Python.
-    """
+def export(source: Source, out: Path, entry: Entry | None = None) -> Exported:
+    """Write a judged run; raises UsageError where it has no AutoAttack number."""
     entry = entry or Entry()
-    record, table = _judged(folder, allow_fail), read_toml(folder / "run.toml")
+    folder, record = source.folder, source.record
+    if record.get("autoattack_acc") is None:
+        raise UsageError(f"{folder} has no AutoAttack number, which RobustBench requires",
+                         fix=f"defense eval {folder}")  # fmt: skip
     threat = Threat.parse(record["threat"])
-    name = _safe(entry.name or folder.resolve().name, "name")
+    name = _safe(entry.name or source.name, "name")
     dataset = _safe(entry.dataset or Path(str(record["data"]).rpartition(":")[2]).stem, "dataset")
     notes = tuple(_notes(record, dataset, threat))
-    module = load_weights(folder, model).eval()
-    if record.get("weights_sha256") not in (None, weights_digest(module)):
-        raise UsageError(f"the weights in {folder} are not the ones that were judged", fix=f"defense eval {folder}")
-    x, y = images or _test_images(table)
+    x, y = source.test_images()
     info = {
-        **_entry(entry, table, _architecture(folder, str(table["backbone"]))),
+        **_entry(entry, source),
         "dataset": dataset,
         "eps": threat.text,
         **_numbers(record),
@@ -87,24 +68,10 @@ def export(
     path = out / "model_info" / dataset / threat.norm / f"{name}.json"
     with disk(out):
         path.parent.mkdir(parents=True, exist_ok=True)
-        difference = write_program(module, x, y, out)
+        difference = write_program(source.module, x, y, out)
         write_text(path, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
         write_text(out / "README.md", _readme(name, path.relative_to(out), threat, difference))
     return Exported(path, difference, notes)
-
-
-def _judged(folder: Path, allow_fail: bool) -> Mapping[str, Any]:
-    """The evaluation of a run that may be exported."""
-    if not (folder / "run.toml").is_file():
-        raise UsageError(f"{folder} is no run folder: it holds no run.toml", fix="name a folder that defense-run wrote")
-    record = read_record(folder)
-    if record.get("autoattack_acc") is None:
-        raise UsageError(f"{folder} has no AutoAttack number, which RobustBench requires",
-                         fix=f"defense eval {folder}")  # fmt: skip
-    if record.get("verdict") == "FAIL" and not allow_fail:
-        raise UsageError(f"the masking verdict of {folder} is FAIL: its accuracy under attack cannot be trusted",
-                         fix="read its findings in report.html; --allow-fail exports it as unreliable")  # fmt: skip
-    return record
 
 
 def _safe(name: str, option: str) -> str:
@@ -129,33 +96,15 @@ def _notes(record: Mapping[str, Any], dataset: str, threat: Threat) -> Iterator[
         yield f"Data: {note}."
 
 
-def _test_images(table: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The first test images of a run's data, (CHECKED, C, H, W) and (CHECKED,), again from the start where there are fewer."""
-    if str(table["data"]).startswith(PYTHON):
-        raise UsageError(f"the run's data were an object of yours, {table['data'][len(PYTHON) :]}",
-                         fix="abatis.export.robustbench.export(folder, out, model=..., images=(x, y))")  # fmt: skip
-    test = open_data(table["data"], data_dir=Path(table["data_dir"]), limit=table.get("limit"), augment="none",
-                     image_size=table.get("image_size"), device=torch.device("cpu"), workers=0,
-                     view=view_of(str(table["backbone"]))).test  # fmt: skip
-    batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
-    return batch.x, batch.y
-
-
-def _architecture(folder: Path, backbone: str) -> str:
-    """timm's name of the network, else that of the user's function or class."""
-    _, facts = read_weights(weights_file(folder))
-    return backbone.rpartition(":")[2] if ":" in backbone else resolve(backbone, int(facts["image_size"]))
-
-
-def _entry(entry: Entry, table: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def _entry(entry: Entry, source: Source) -> dict[str, Any]:
     return {
         "link": entry.link,
         "name": entry.title,
         "authors": entry.authors,
         "venue": entry.venue,
-        "additional_data": bool(table["pretrained"]) if entry.additional_data is None else entry.additional_data,
+        "additional_data": bool(source.table["pretrained"]) if entry.additional_data is None else entry.additional_data,
         "number_forward_passes": 1,
-        "architecture": architecture,
+        "architecture": source.architecture,
     }
 
 
