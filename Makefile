@@ -13,6 +13,7 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -q
 
 test-slow: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-slow.txt
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)

@@ -188,6 +188,9 @@ class RunConfig(Options):
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none", description="torch.compile the forward passes of the attack, of the losses, or both; on a GPU with CUDA graphs"
     )
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="hand the metrics to tensorboard, mlflow or wandb too, in local files; repeat the flag for several"
+    )
     eval: Literal["none", "quick", "standard", "thorough"] = Field(
         "standard", description="none; quick: clean, PGD-20; standard: + margin-PGD-20, AutoAttack; thorough: + PGD-100, plus"
     )

@@ -7,6 +7,7 @@ import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from abatis import plugins, processes
 from abatis.backbones import build, checkpointed, last_feature_map, resolve, view_of
 from abatis.builtin.averaging import WeightAveraging
 from abatis.builtin.mixing import Mixing
+from abatis.builtin.trackers import check, tracking
 from abatis.checkpoint import CHECKPOINTS, Loaded, disk, set_aside, write_text
 from abatis.config import RunConfig
 from abatis.data import Data, DataInfo, View, batches_per_epoch, describe, from_user, open_data
@@ -26,18 +28,21 @@ from abatis.evaluate import evaluate
 from abatis.evaluate.ladder import LADDERS, Ladder
 from abatis.evaluate.of_run import selection, training_of
 from abatis.evaluate.record import STATE, facts, read_record, write_record
+from abatis.export.card import recipe
+from abatis.export.read import HUB, from_hub, is_published, load_folder
 from abatis.net import Net
 from abatis.plan import BUILT_IN, Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
-from abatis.resume import Start, find_start, is_finished
+from abatis.resume import Start, find_start, flat, is_finished
 from abatis.run_folder import PYTHON, claimed, load_weights, start_from, write_run_toml
 from abatis.trace import Say, order
 from abatis.trainer import Trainer
 from abatis.types import Run
 
 EVAL_BATCH = 256
+ACCURACIES = ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         if value is None and getattr(config, option).startswith(PYTHON):
             raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
                              fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
+    check(config.track)
     device, first = pick_device(config.device), processes.rank() == 0
     reporter = Reporter(config.quiet or not first)
     if config.batch_size < processes.world_size() * config.accumulate:
@@ -115,13 +121,21 @@ def _train_and_judge(
     steps = batches_per_epoch(len(images.train), config.batch_size)
     prepared = prepare(config, images.info, device, model, steps, reporter.note if config.trace else None)
     _check_head(prepared.net, images, config)
-    if first:
-        set_aside(folder / CHECKPOINTS, start.rejected)
-        _describe(config, prepared.plan, folder, device, start)
-    reporter.plan(prepared.plan.rows, prepared.notes, config)
-    trainer = _trained(config, prepared, images, folder, reporter, start)
-    if config.eval != "none":
-        reporter.evaluation(_judge(config, prepared.plan, trainer, images, folder, device, reporter))
+    with tracking(config.track if first else (), folder, dict(flat(recipe(config.to_toml())))) as trackers:
+        for name, tracker in trackers.items():
+            plan = prepared.plan.with_trainer(name, tracker, Row("trainer", name, version(name), {}))
+            prepared = replace(prepared, plan=plan)
+        if first:
+            set_aside(folder / CHECKPOINTS, start.rejected)
+            _describe(config, prepared.plan, folder, device, start)
+        reporter.plan(prepared.plan.rows, prepared.notes, config)
+        trainer = _trained(config, prepared, images, folder, reporter, start)
+        if config.eval != "none":
+            record = _judge(config, prepared.plan, trainer, images, folder, device, reporter)
+            reporter.evaluation(record)
+            if first:
+                found = {f"test_{name}": record[name] for name in ACCURACIES if record.get(name) is not None}
+                trainer.tell({"epoch": trainer.epochs_ended, **found})
     if first:
         write_report(folder)
     processes.first_says(None)  # the others wait until everything is written
@@ -247,8 +261,6 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     Of a run the averaged weights come first, else the best ones. model: needed where the run trained a module of yours.
     Raises UsageError.
     """
-    from abatis.export.read import HUB, from_hub, is_published, load_folder  # onward from a run
-
     path = from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
     return (load_folder if is_published(path) else load_weights)(path, model).eval()
 
@@ -336,5 +348,5 @@ def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:
 
 def _result(folder: Path) -> Result:
     record = read_record(folder)
-    names = ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc", "verdict")
+    names = (*ACCURACIES, "verdict")
     return Result(folder, **{name: record.get(name) for name in names}, n=record.get("n", 0))

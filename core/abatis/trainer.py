@@ -218,8 +218,15 @@ class Trainer:
         if processes.rank() == 0:
             with disk(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+            self.tell(row)
         self.save()
         return row
+
+    def tell(self, values: Mapping[str, float]) -> None:
+        """Hand numbers to whoever keeps them elsewhere."""
+        for name, hooks in self.plan.trainers:
+            with self.plan.watched(name, "metrics", self.net):
+                hooks.metrics(values)
 
     def _validate(self) -> dict[str, float]:
         """Clean and robust accuracy on the held-out images; writes the weights where they are the best so far."""
@@ -284,7 +291,7 @@ class Trainer:
         self.net.module.load_state_dict(loaded.weights)
         self.optimizer.load_state_dict(state["optimizer"])
         for name, hooks in self.plan.trainers:
-            hooks.load_state_dict(state["trainers"][name])
+            hooks.load_state_dict(state["trainers"].get(name, {}))
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
         self.best, self.best_files, self.seconds = state["best"], state["best_files"], state["seconds"]
         self._restore_statistics([part["statistics"] for part in state["parts"]])

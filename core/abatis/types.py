@@ -229,6 +229,10 @@ class TrainerHooks:
     def epoch_end(self, epoch: int) -> None:
         """After the last step of an epoch, before validation."""
 
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """In the first process alone, the numbers of an epoch as metrics.jsonl has them, and last those of the evaluation;
+        ``values["epoch"]`` counts from 1."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold: plain numbers, strings, lists, dicts and tensors."""
         return {}
