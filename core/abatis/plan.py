@@ -181,8 +181,7 @@ def make_plan(
         "regularizer": [name for name, _ in regularizers],
         "trainer": [name for name, _ in trainers],
     }
-    used = {name for names in roles.values() for name in names}
-    configs = {plugin.name: options[plugin.name] for plugin in active if plugin.name in used}
+    configs = {name: options[name] for names in roles.values() for name in names if name in options}
     adaptive = dict(_collected(manager, "adaptive_attack", run))
     roles["adaptive attack"] = list(adaptive)
     return Plan(

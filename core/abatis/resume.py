@@ -14,6 +14,7 @@ from abatis import plugins, processes
 from abatis.checkpoint import CHECKPOINTS, Loaded, digest, load_checkpoint
 from abatis.command_line import read_toml
 from abatis.config import RunConfig
+from abatis.data.extra import sha256_of
 from abatis.environment import device_name, provided
 from abatis.errors import CheckpointError, UsageError
 
@@ -37,8 +38,9 @@ def about_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+    content = {} if config.extra.file is None else {"extra.file": sha256_of(config.extra.file)}
     return {"world_size": processes.world_size(), "config_sha256": digest(options), "options": options, "versions": versions,
-            "machine": machine}  # fmt: skip
+            "machine": machine, "content": content}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], allowed: 
 
 
 def _fields(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that may differ, by the name that allows it. For the device, what it is and not the word that chose it."""
+    """Everything that may differ, by the name that allows it. Of device and files, what they are and not their names."""
     fields = {"world_size": about.get("world_size")}
-    for table in ("options", "versions", "machine"):
+    for table in ("options", "versions", "machine", "content"):
         fields |= dict(flat(about.get(table, {})))
     return fields
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,13 +14,13 @@ import torch
 from torch import nn
 
 from abatis import plugins, processes
-from abatis.backbones import build, checkpointed, last_feature_map, resolve, view_of
+from abatis.backbones import build, checkpointed, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
 from abatis.builtin.mixing import Mixing
 from abatis.builtin.trackers import check, tracking
 from abatis.checkpoint import CHECKPOINTS, Loaded, disk, set_aside, write_text
 from abatis.config import RunConfig
-from abatis.data import Data, DataInfo, View, batches_per_epoch, describe, from_user, open_data
+from abatis.data import Data, DataInfo, batches_per_epoch
 from abatis.environment import ENVIRONMENT, environment, resumptions
 from abatis.errors import DataError, UsageError
 from abatis.evaluate import evaluate
@@ -37,6 +36,7 @@ from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.resume import Start, find_start, flat, is_finished
 from abatis.run_folder import PYTHON, claimed, load_weights, start_from, write_run_toml
+from abatis.sources import data_rows, describe_data, open_sources
 from abatis.trace import Say, order
 from abatis.trainer import Trainer
 from abatis.types import Run
@@ -100,7 +100,7 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         )
         raise UsageError(f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes")
     if config.dry_run:
-        info = _described(config) if given is None else _opened(config, given, device).info
+        info = describe_data(config) if given is None else open_sources(config, given, device).info
         prepared = prepare(config, info, device, model, 1, reporter.note if config.trace else None)
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
@@ -117,7 +117,7 @@ def _train_and_judge(
     if start.loaded is not None and _is_finished(config, folder, start.loaded):
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
-    images = _opened(config, given, device)
+    images = open_sources(config, given, device)
     steps = batches_per_epoch(len(images.train), config.batch_size)
     prepared = prepare(config, images.info, device, model, steps, reporter.note if config.trace else None)
     _check_head(prepared.net, images, config)
@@ -220,15 +220,11 @@ def _with_own_trainers(plan: Plan, config: RunConfig, model: nn.Module, classes:
     return plan
 
 
-def _facts(config: RunConfig, info: DataInfo, model: nn.Module, named: str) -> tuple[Row, Row]:
+def _facts(config: RunConfig, info: DataInfo, model: nn.Module, named: str) -> tuple[Row, ...]:
     """The plan's rows of the images and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
-    facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
-    if info.name.startswith("folder:"):
-        facts |= {name: value for name, value in asdict(info.view).items() if name != "image_size"}
     backbone = Row("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
-    return Row("data", shown, "", facts), backbone
+    return *data_rows(config, info), backbone
 
 
 def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
@@ -280,30 +276,6 @@ def pick_device(name: str) -> torch.device:
             f"no device {name!r} here: {error}".splitlines()[0], fix="--device auto takes what there is"
         ) from error
     return device
-
-
-def _view(config: RunConfig) -> View:
-    """How this run sees image files; raises UsageError where it has none and asks for what only they can have."""
-    if config.data.startswith("folder:"):
-        return replace(view_of(config.backbone), auto_augment=config.auto_augment, erasing=config.erasing)
-    if config.auto_augment or config.erasing:
-        raise UsageError(f"--auto-augment and --erasing are for image files, and the data are {config.data}",
-                         fix="leave them out, or give folder:PATH")  # fmt: skip
-    return View()
-
-
-def _described(config: RunConfig) -> DataInfo:
-    return describe(config.data, data_dir=config.data_dir, image_size=config.image_size, augment=config.augment,
-                    skip_broken=config.skip_broken, view=_view(config))  # fmt: skip
-
-
-def _opened(config: RunConfig, given: object, device: torch.device) -> Data:
-    view = _view(config)
-    if given is not None:
-        return from_user(given, device=device, workers=config.workers, limit=config.limit, augment=config.augment)
-    return open_data(config.data, data_dir=config.data_dir, limit=config.limit, image_size=config.image_size,
-                     augment=config.augment, device=device, workers=config.workers, skip_broken=config.skip_broken,
-                     view=view)  # fmt: skip
 
 
 def _check_head(net: Net, images: Data, config: RunConfig) -> None:

@@ -48,6 +48,8 @@ def create(
 def view_of(name: str) -> View:
     """How a net of timm's wants image files, by its configuration: size, interpolation and crop. Others have no wishes."""
     timm = vision.timm()
+    if ":" in name:
+        return View()
     try:
         resolved = resolve(name, View.image_size)
         cfg = timm.models.get_pretrained_cfg(resolved)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from abatis.config import ExtraConfig
+from abatis.data.extra import with_extra
 from abatis.data.folder import DEFAULT, folder_info, open_folder
 from abatis.data.info import Data, DataInfo, Split, View
 from abatis.data.named import NAMED, named_info, read_named
@@ -43,12 +45,14 @@ def open_data(
     workers: int,
     skip_broken: bool = False,
     view: View = DEFAULT,
+    extra: ExtraConfig | None = None,
 ) -> Data:
     """The splits of a data set. In memory, on the device; folders are streamed by ``workers`` processes.
 
     limit: a switch for smoke tests; the first N training images, taken before some are held out, and the same
     share of the test images. A limit beyond the set is fine. In a folder the classes take turns, so the
     first N are of all classes. skip_broken: leave out images of a folder that cannot be read; view: of a folder's images.
+    extra: additional training images, for data in memory.
     Raises DataError, UsageError.
     """
     kind, path = _parse(spec)
@@ -56,9 +60,12 @@ def open_data(
         return open_folder(spec, path, limit, image_size, augment, device, workers, skip_broken, view)
     if kind == "npz":
         arrays = read_npz(path)
-        return arrays.open(npz_info(spec, arrays, image_size, augment), limit, device)
-    info = named_info(spec, image_size, augment)
-    return read_named(spec, Path(data_dir).expanduser()).open(info, limit, device)
+        info = npz_info(spec, arrays, image_size, augment)
+    else:
+        info = named_info(spec, image_size, augment)
+        arrays = read_named(spec, Path(data_dir).expanduser())
+    data = arrays.open(info, limit, device)
+    return data if extra is None else with_extra(data, arrays, extra)
 
 
 def _parse(spec: str) -> tuple[str, Path]:

@@ -27,30 +27,30 @@ class ArraySplit:
     def __init__(self, images: Tensor, labels: Tensor, augment: str, index: Tensor | None = None) -> None:
         self.index = torch.arange(len(images)) if index is None else index
         self.labels = labels[self.index]
-        self._images, self._labels, self._augment = images, labels, augment
+        self._images, self._labels, self.augment = images, labels, augment
 
     def __len__(self) -> int:
         return len(self.index)
 
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64; the images are not copied."""
-        return ArraySplit(self._images, self._labels, self._augment, self.index[positions])
+        return ArraySplit(self._images, self._labels, self.augment, self.index[positions])
 
     def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
         """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions)."""
         for step, positions in batches:
             mine = rows(len(positions))
-            batch = self._batch(positions[mine])
-            x = augmented(batch.x, self._augment, seed, step, mine, len(positions))
+            batch = self.stored(positions[mine])
+            x = augmented(batch.x, self.augment, seed, step, mine, len(positions))
             yield Batch(to_unit(x), batch.y, batch.index)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented."""
         for positions in torch.split(torch.arange(len(self)), batch_size):
-            batch = self._batch(positions)
+            batch = self.stored(positions)
             yield Batch(to_unit(batch.x), batch.y, batch.index)
 
-    def _batch(self, positions: Tensor) -> Batch:
+    def stored(self, positions: Tensor) -> Batch:
         """Some images as they are stored, on the device."""
         device = self._images.device
         index = moved(self.index[positions], device)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from abatis.config import ExtraConfig
 from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
+from abatis.data.extra import with_extra
 from abatis.data.info import Data, DataInfo, resolve_augment
 from abatis.data.order import hold_out, limited
 from abatis.data.stream import StreamSplit
@@ -22,7 +24,15 @@ FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset
 STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
 
 
-def from_user(data: object, *, device: torch.device, workers: int, limit: int | None = None, augment: str = "auto") -> Data:
+def from_user(
+    data: object,
+    *,
+    device: torch.device,
+    workers: int,
+    limit: int | None = None,
+    augment: str = "auto",
+    extra: ExtraConfig | None = None,
+) -> Data:
     """The splits of ``(train, test)``, each a pair (x, y) of numpy arrays or tensors, or a torch Dataset.
 
     x: uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; y: (N,) integers.
@@ -34,15 +44,19 @@ def from_user(data: object, *, device: torch.device, workers: int, limit: int | 
         raise UsageError(f"data is a {type(data).__name__}, not a pair", fix=FORM)
     pairs = [isinstance(part, tuple | list) and len(part) == 2 for part in data]
     if all(pairs):
-        return _open_arrays(data[0], data[1], device, limit, augment)
+        return _open_arrays(data[0], data[1], device, limit, augment, extra)
     if any(pairs):
         raise UsageError("data mixes a pair of arrays and a Dataset", fix=FORM)
+    if extra is not None:
+        raise UsageError("--extra.file goes with arrays, and the data are Datasets", fix="leave it out")
     if augment not in ("auto", "none"):
         raise UsageError(f"augmentation {augment!r}: a Dataset augments its own images", fix="leave the augmentation out")
     return _open_datasets(data[0], data[1], device, workers, limit)
 
 
-def _open_arrays(train: Any, test: Any, device: torch.device, limit: int | None, augment: str) -> Data:
+def _open_arrays(
+    train: Any, test: Any, device: torch.device, limit: int | None, augment: str, extra: ExtraConfig | None
+) -> Data:
     x_train, x_test = _images(train[0], "x of train"), _images(test[0], "x of test")
     check_alike(x_train, x_test, "data")
     y_train = checked_labels(train[1], len(x_train), "y of train", "data")
@@ -51,7 +65,8 @@ def _open_arrays(train: Any, test: Any, device: torch.device, limit: int | None,
     channels, size = x_train.shape[1:3]
     resolved = resolve_augment(augment, "crop-flip" if channels == 3 else "none")
     info = DataInfo(NAME, arrays.num_classes, channels, size, *statistics(x_train), resolved)
-    return arrays.open(info, limit, device)
+    opened = arrays.open(info, limit, device)
+    return opened if extra is None else with_extra(opened, arrays, extra)
 
 
 def _images(values: Any, name: str) -> Tensor:

@@ -25,7 +25,8 @@ TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 @dataclass(frozen=True)
 class Entry:
     """What only the authors know. name: of the entry, the run folder's if None; dataset: of the leaderboard, the run's data
-    if None; additional_data: were other images used than the training set, by default whether the network was pretrained?"""
+    if None; additional_data: were other images used than the training set, by default whether the network
+    was pretrained or had --extra.file?"""
 
     name: str | None = None
     dataset: str | None = None
@@ -97,12 +98,13 @@ def _notes(record: Mapping[str, Any], dataset: str, threat: Threat) -> Iterator[
 
 
 def _entry(entry: Entry, source: Source) -> dict[str, Any]:
+    others = bool(source.table["pretrained"]) or "file" in source.table.get("extra", {})
     return {
         "link": entry.link,
         "name": entry.title,
         "authors": entry.authors,
         "venue": entry.venue,
-        "additional_data": bool(source.table["pretrained"]) if entry.additional_data is None else entry.additional_data,
+        "additional_data": others if entry.additional_data is None else entry.additional_data,
         "number_forward_passes": 1,
         "architecture": source.architecture,
     }

@@ -1,0 +1,205 @@
+"""Additional training images from an .npz file: mapped, not read, and mixed into every batch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abatis.config import ExtraConfig
+from abatis.data.arrays import Arrays, ArraySplit, checked_labels
+from abatis.data.augment import augmented, moved, to_unit
+from abatis.data.info import Data, DataInfo, Rows, Split, whole
+from abatis.errors import DataError, UsageError
+from abatis.randomness import generator
+from abatis.types import Batch
+
+IMAGE, LABEL = "image", "label"
+REWRITE = "write it again with numpy.savez (not savez_compressed): image (N, H, W, C) uint8 and label (N,) of integers"
+LOCAL_HEADER = 30  # bytes before the name of a zip member; the lengths of name and extra field are its last four
+
+
+@functools.cache
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, read once a process; raises DataError."""
+    try:
+        with path.expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check --extra.file") from error
+
+
+@dataclass(frozen=True)
+class Extra:
+    """The images of a file. images: (M, H, W, C) uint8, mapped; labels: (M,) int64; chosen: (m,) int64, which are used."""
+
+    path: Path
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    labels: Tensor
+    chosen: Tensor
+
+    def some(self, numbers: Tensor) -> Tensor:
+        """(b, C, H, W) uint8 for (b,) numbers of images."""
+        return torch.from_numpy(self.images[numbers.numpy()]).permute(0, 3, 1, 2)
+
+
+def read_extra(path: Path, info: DataInfo) -> Extra:
+    """The file's images and labels, checked against the data; raises DataError."""
+    path = path.expanduser()
+    images, labels = (_member(path, name) for name in (IMAGE, LABEL))
+    shape = (info.image_size, info.image_size, info.channels)
+    if images.dtype != np.uint8 or images.shape[1:] not in (shape, shape[:2] if info.channels == 1 else shape):
+        raise DataError(f"'{IMAGE}' is {images.dtype} of shape {images.shape}", where=str(path),
+                        fix=f"the data need uint8 (N, {', '.join(map(str, shape))})")  # fmt: skip
+    y = checked_labels(labels, len(images), f"'{LABEL}'", str(path))
+    if int(y.max()) >= info.num_classes:
+        raise DataError(f"'{LABEL}' has the label {int(y.max())}, and {info.name} has {info.num_classes} classes",
+                        where=str(path), fix="give labels of the same classes, counted from 0")  # fmt: skip
+    return Extra(path, images.reshape(len(images), *shape), y, torch.arange(len(images)))
+
+
+def without_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> tuple[Extra, int]:
+    """The images that are no exact copies of any image, (N, C, H, W) uint8 each, and how many were; by sha256 of the pixels.
+
+    policy: "refuse" raises DataError where there is a copy, "drop" leaves them out.
+    """
+    known = {_digest(image.permute(1, 2, 0).contiguous().numpy()) for images in kept_apart for image in images.cpu()}
+    fresh = [number for number, image in enumerate(extra.images) if _digest(image) not in known]
+    copies = len(extra.images) - len(fresh)
+    if copies and (policy == "refuse" or not fresh):
+        raise DataError(f"{copies} of {len(extra.images)} images are exact copies of test or held-out images",
+                        where=str(extra.path), fix="remove them, or leave them out: --extra.copies drop")  # fmt: skip
+    return Extra(extra.path, extra.images, extra.labels, torch.tensor(fresh)), copies
+
+
+def _digest(image: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.sha256(image.data).digest()
+
+
+def with_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
+    """The data with additional images in every training batch, none of them a copy of a test or held-out image.
+
+    Raises DataError, or UsageError where the data hold no bytes to compare with.
+    """
+    assert config.file is not None
+    if not isinstance(data.train, ArraySplit) or arrays.x_train.dtype != torch.uint8:
+        raise UsageError("--extra.file goes with data of uint8 in memory", fix="give the images as uint8 arrays")
+    held_out = arrays.x_train[data.val.index] if data.val is not None else arrays.x_train[:0]
+    extra, copies = without_copies(read_extra(config.file, data.info), (arrays.x_test, held_out), config.copies)
+    note = f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, sha256 {sha256_of(config.file)}"
+    note += f"; {copies} copies of test or held-out images among them are left out" if copies else ""
+    info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
+    return replace(data, info=info, train=MixedSplit(data.train, extra, config.fraction, len(arrays.x_train)))
+
+
+def described(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str, Any]:
+    """What a plan says of the file; raises DataError or UsageError where it does not fit the data or the batch."""
+    assert config.file is not None
+    extra, added = read_extra(config.file, info), int(spread(batch_size, config.fraction).sum())
+    return {"images": len(extra.images), "of a batch": f"{added} of {batch_size}", "copies": config.copies,
+            "sha256": sha256_of(config.file)}  # fmt: skip
+
+
+class MixedSplit:
+    """A training split of which every batch has a fixed share replaced by additional images, drawn with replacement.
+
+    An epoch has as many batches as without them. Their index is that of the whole training set, ``size`` images, going on.
+    """
+
+    def __init__(self, own: ArraySplit, extra: Extra, fraction: float, size: int) -> None:
+        self.own, self.extra, self.fraction, self.size = own, extra, fraction, size
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    @property
+    def index(self) -> Tensor:
+        """(n,) int64 on the CPU, of the training set's own images."""
+        return self.own.index
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 on the CPU, of the training set's own images."""
+        return self.own.labels
+
+    def subset(self, positions: Tensor) -> Split:
+        """The split of some positions, (m,) int64, without additional images."""
+        return self.own.subset(positions)
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The training set's own images in order, not augmented."""
+        return self.own.eval_batches(batch_size)
+
+    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+        """Augmented batches with ``origin``: 0 the training set's own, 1 additional."""
+        for step, positions in batches:
+            mine = rows(len(positions))
+            drawn = torch.randint(len(self.extra.chosen), (len(positions),), generator=generator(seed, "extra", step))
+            numbers, added = self.extra.chosen[drawn][mine], spread(len(positions), self.fraction)[mine]  # (b,) each
+            batch = self.own.stored(positions[mine])
+            device = batch.x.device
+            x, y, index = batch.x, batch.y, batch.index
+            where = moved(added.nonzero().squeeze(1), device)
+            chosen = numbers[added]
+            x[where] = moved(self.extra.some(chosen), device)
+            y[where] = moved(self.extra.labels[chosen], device)
+            index[where] = moved(self.size + chosen, device)
+            x = augmented(x, self.own.augment, seed, step, mine, len(positions))
+            yield Batch(to_unit(x), y, index, origin=moved(added.long(), device))
+
+
+def spread(count: int, fraction: float) -> Tensor:
+    """Which rows of a batch are additional images: (count,) bool, ``round(fraction * count)`` of them, evenly spread.
+
+    Raises UsageError where the batch would be of one kind only.
+    """
+    added = round(fraction * count)
+    if not 0 < added < count:
+        raise UsageError(f"--extra.fraction {fraction:g} of a batch of {count} images is {added}",
+                         fix="a larger --batch-size, or another fraction")  # fmt: skip
+    return (torch.arange(count) * added % count) < added
+
+
+def _member(path: Path, name: str) -> np.ndarray[Any, Any]:
+    """An array of an .npz file, mapped into memory; raises DataError."""
+    if not path.is_file():
+        raise DataError("there is no such .npz file", where=str(path), fix=f"give a file with '{IMAGE}' and '{LABEL}'")
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if name not in known:
+                raise DataError(f"no array '{name}' in the file; it holds: {', '.join(known) or 'nothing'}", where=str(path),
+                                fix=f"save the arrays as '{IMAGE}' and '{LABEL}'")  # fmt: skip
+            info = known[name]
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise DataError(f"'{name}' is compressed, and cannot be mapped", where=str(path), fix=REWRITE)
+            file.seek(info.header_offset)
+            header = file.read(LOCAL_HEADER)
+            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+            return _mapped(path, file)
+    except DataError:
+        raise
+    except Exception as error:  # zip and header errors of every type mean the same thing
+        raise DataError(f"the file cannot be read ({type(error).__name__}: {error})", where=str(path), fix=REWRITE) from error
+
+
+def _mapped(path: Path, file: Any) -> np.ndarray[Any, Any]:
+    """The array whose .npy header the file stands at; raises ValueError for what cannot be mapped row by row."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran and len(shape) > 1:
+        raise ValueError("columns come first: save numpy.ascontiguousarray(array)")
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", file.tell(), shape))
