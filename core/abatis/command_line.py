@@ -99,7 +99,9 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
     parser = Parser(prog=prog, description=DESCRIPTION, epilog=_plugin_listing(), allow_abbrev=False, usage=_usage(prog),
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
-        "--recipe", metavar="PLUGIN/NAME", help="a setting that a plugin ships; defense registry show lists them"
+        "--recipe",
+        metavar="PLUGIN/NAME",
+        help="a setting that a plugin ships, see defense registry show; at/large is the core's",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with options, like the run.toml of a run")
     source: Any = CliSettingsSource(

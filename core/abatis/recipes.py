@@ -1,6 +1,7 @@
 """Recipes: TOML files that a plugin ships in its package, each a whole setting, every value marked with its source.
 
-``PLUGIN/NAME`` is the file ``recipes/NAME.toml`` beside the plugin's module. No plugin is imported to find it.
+``PLUGIN/NAME`` is the file ``recipes/NAME.toml`` beside the plugin's module; ``at/NAME`` is the core's, adversarial training
+without a plugin. No plugin is imported to find it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from pathlib import Path
 from abatis import plugins
 from abatis.errors import UsageError, did_you_mean
 
+CORE = "at"
+
 
 def recipes_of(name: str) -> dict[str, Path]:
-    """The recipes of one plugin, by ``plugin/recipe``; a single file has none."""
+    """The recipes of one installed plugin, or the core's, by ``plugin/recipe``; a single file has none."""
+    if name == CORE:
+        return _listed(CORE, Path(__file__).parent / "builtin")
     if plugins.is_file(name):
         return {}
     module = plugins.installed()[name].entry_point.value.partition(":")[0]
@@ -21,14 +26,17 @@ def recipes_of(name: str) -> dict[str, Path]:
         spec = importlib.util.find_spec(module)
     except (Exception, SystemExit):  # it lies in a package, whose code runs now; the plugin says so itself when it is used
         spec = None
-    folder = Path(spec.origin).parent / "recipes" if spec and spec.origin else None
-    return {f"{name}/{path.stem}": path for path in sorted(folder.glob("*.toml"))} if folder else {}
+    return _listed(name, Path(spec.origin).parent) if spec and spec.origin else {}
+
+
+def _listed(name: str, package: Path) -> dict[str, Path]:
+    return {f"{name}/{path.stem}": path for path in sorted((package / "recipes").glob("*.toml"))}
 
 
 def recipe_file(name: str) -> Path:
     """The file of ``plugin/recipe``; raises UsageError."""
     plugin, _, _ = name.partition("/")
-    known = plugins.installed()
+    known = {*plugins.installed(), CORE}
     if plugins.normal(plugin) not in known:
         raise UsageError(f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/RECIPE")
     found = recipes_of(plugins.normal(plugin))
