@@ -61,7 +61,7 @@ def test_pretrained_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable of that name is read at import only
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     text = refusal("test_resnet.r160_in1k", pretrained=True)
-    assert "'timm/test_resnet.r160_in1k'" in text
+    assert "'timm/test_resnet.r160_in1k/model.safetensors'" in text
     assert "--pretrained" in text
 
 

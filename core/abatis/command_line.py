@@ -101,7 +101,7 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
     parser.add_argument(
         "--recipe",
         metavar="PLUGIN/NAME",
-        help="a setting that a plugin ships, see defense registry show; at/large is the core's",
+        help="a setting that a plugin ships, see defense registry show; at/large is ours",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with options, like the run.toml of a run")
     source: Any = CliSettingsSource(

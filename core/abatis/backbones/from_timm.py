@@ -94,7 +94,8 @@ def brief(error: Exception) -> str:
 
 
 def _no_weights(name: str, cfg: Any, cause: str) -> UsageError:
-    expected = cfg.file or cfg.hf_hub_id or cfg.url
+    on_hub = f"{cfg.hf_hub_id}/{cfg.hf_hub_filename or 'model.safetensors'}" if cfg.hf_hub_id else None
+    expected = cfg.file or on_hub or cfg.url
     return UsageError(
         f"no pretrained weights for {name}: {cause}",
         where=f"timm expected '{expected}' on the Hugging Face hub, at that address or in the local cache",
