@@ -1,0 +1,125 @@
+"""What mkdocs cannot know by itself: which pages there are, and what the registry says.
+
+The front page is README.md; records, changelog and contribution guide join the pages of ``docs/``. Links are written for the
+repository, and are turned to where the pages lie on the site. A link to a file that is no page becomes plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from posixpath import dirname, join, normpath, relpath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import abatis
+from abatis.registry import listing, origin
+from abatis.registry.command import card
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page
+GUIDE = ["index", "quickstart", "concepts", "evaluation", "speed", "scaling", "faq"]
+PLUGINS = ["writing-a-plugin", "testing-a-plugin", "hooks"]
+REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The navigation: known pages in their order, new ones behind them."""
+    docs = Path(config.docs_dir)
+    pages = {path.stem: path.name for path in sorted(docs.glob("*.md"))} | {"index": "index.md"}
+    apart = {*PLUGINS, "architecture"}
+    guide = [*GUIDE, *(name for name in pages if name not in GUIDE and name not in apart)]
+    config.nav = [
+        {"Guide": [pages[name] for name in guide if name in pages]},
+        {"Plugins": [pages[name] for name in PLUGINS if name in pages]},
+        {"Methods": ["registry.md", *_within("docs/methods/*.md", "docs")]},
+        {"Reference": REFERENCE},
+        {"Records": _within("benchmarks/results/*.md", ".")},
+        {"Project": [*ROOTED, *_within("docs/decisions/*.md", "docs")]},
+    ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are not in ``docs/``, and those that are made here."""
+    made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "registry.md": registry_page(),
+            "reference/api.md": api_page()}  # fmt: skip
+    for name in (*ROOTED, *_within("benchmarks/results/*.md", "."), *_within("benchmarks/results/*.json", ".")):
+        made[name] = (ROOT / name).read_text(encoding="utf-8")
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links, and put its registry entry under the title of a method's page."""
+    here = page.file.src_uri
+    source = "README.md" if here == "index.md" else here if (ROOT / here).is_file() else f"docs/{here}"
+    parts = FENCE.split(markdown)
+    parts[::2] = [LINK.sub(lambda found: _turned(found, source, here, files), part) for part in parts[::2]]
+    markdown = "".join(parts)
+    row = {f"methods/{row['name']}.md": row for row in listing()}.get(here)
+    return markdown.replace("\n", f"\n\n{card_table(row)}\n", 1) if row else markdown
+
+
+def _within(pattern: str, folder: str) -> list[str]:
+    return [path.relative_to(ROOT / folder).as_posix() for path in sorted(ROOT.glob(pattern))]
+
+
+def _turned(found: re.Match[str], source: str, here: str, files: Files) -> str:
+    """One link, from where it lies in the repository to where it leads on the site."""
+    text, target, anchor = found[1], found[2], found[3] or ""
+    if not target or "://" in target:
+        return found[0]
+    place = normpath(join(dirname(source), target))
+    page = "index.md" if place == "README.md" else place.removeprefix("docs/")
+    if files.get_file_from_path(page) is None:
+        return text
+    return f"[{text}]({relpath(page, dirname(here) or '.')}{anchor})"
+
+
+def card_table(row: dict[str, Any]) -> str:
+    """The card of one method."""
+    shown = [(key, value) for key, value in card(row) if key not in ("name", "title", "installed")]
+    lines = "".join(f"<tr><th>{escape(key)}</th><td>{_lines(value)}</td></tr>" for key, value in shown)
+    return f'<div class="card"><table><tbody>{lines}</tbody></table></div>\n'
+
+
+def _lines(value: str) -> str:
+    return escape(value).replace("\n", "<br>")
+
+
+def registry_page() -> str:
+    """All methods as one table; below it the card of each that has no page of its own."""
+    rows = [row for row in listing() if row["registered"]]
+    lines = "".join(_row(row) for row in rows)
+    heads = "".join(f"<th>{head}</th>" for head in ("plugin", "method", "origin", "provides", "masking verdict", "paper"))
+    foreign = "".join(f"\n## {row['title']}\n\n{card_table(row)}" for row in rows if not _has_page(row))
+    return (
+        "# Registry\n\nMade from `registry.toml`. The same in a terminal: `defense registry list`, and `defense registry show "
+        "NAME` for one card. The masking verdict is the worst in the committed records that an entry names; most records are "
+        "without one. Community plugins are kept by others, and have not been reviewed here.\n\n"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>\n{foreign}"
+    )
+
+
+def _has_page(row: dict[str, Any]) -> bool:
+    return (ROOT / "docs" / "methods" / f"{row['name']}.md").is_file()
+
+
+def _row(row: dict[str, Any]) -> str:
+    name = f'<a href="methods/{row["name"]}.html">{row["name"]}</a>' if _has_page(row) else escape(row["name"])
+    cells = (escape(row["title"]), origin(row), ", ".join(row["hooks"]), row["verdict"] or "not measured", escape(row["paper"]))
+    return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def api_page() -> str:
+    """Everything that ``import abatis`` offers."""
+    names = [name for name in abatis.__all__ if name not in ("DEFENSE_API", "hookimpl")]
+    return "# Python API\n\n" + "\n".join(f"::: abatis.{name}\n" for name in names)

@@ -1,0 +1,98 @@
+"""The documentation site: it builds without a warning, asks nobody for anything, and fits a phone and a desk.
+
+ABATIS_SHOTS names a folder that is given the screenshots.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from abatis.registry import methods
+from tests.browser import BROWSER, OVERFLOW, Chromium
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs here; make docs installs it"),
+]
+OUTSIDE = ("Network.requestWillBeSent",)
+COMPLAINTS = ("Log.entryAdded", "Runtime.exceptionThrown")
+CUT_OFF = """[...document.querySelectorAll('.md-content img, .md-content table, .md-content pre')].filter(part => {
+    const box = part.getBoundingClientRect(), inside = part.closest('.md-typeset__table, .md-typeset__scrollwrap, .card, pre');
+    return box.right > innerWidth + 1 && !inside;
+}).map(part => part.outerHTML.slice(0, 80))"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if BROWSER is None:
+        pytest.skip("no chromium here")
+    chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
+
+
+def test_every_page_of_the_repository_is_on_the_site(site):
+    for path in ROOT.glob("docs/**/*.md"):
+        page = path.relative_to(ROOT / "docs").with_suffix(".html").as_posix().replace("README", "index")
+        assert (site / page).is_file(), page
+
+
+def test_method_pages_and_the_registry_show_the_entries(site):
+    registry = (site / "registry.html").read_text(encoding="utf-8")
+    for name, method in methods().items():
+        assert method.title in registry
+        if not method.community:
+            assert method.claim.replace("'", "&#x27;") in (site / "methods" / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_hooks_and_names_are_made_from_the_docstrings(site):
+    assert "Exactly one plugin may answer" in (site / "reference" / "hooks.html").read_text(encoding="utf-8")
+    assert 'id="abatis.StepContext"' in (site / "reference" / "api.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_pages_fit_and_ask_nobody_else(site, address, browser, width, theme):
+    for page in sorted(site.rglob("*.html")):
+        browser.open(f"{address}/{page.relative_to(site)}", width, theme)
+        requests = [sent["request"]["url"] for sent in browser.told(*OUTSIDE)]
+        assert all(url.startswith((address, "data:", "blob:")) for url in requests), (page, requests)
+        assert browser.told(*COMPLAINTS) == [], page
+        assert browser.value(OVERFLOW) == 0, page
+        assert browser.value(CUT_OFF) == [], page
+        if os.environ.get("ABATIS_SHOTS"):
+            name = page.relative_to(site).with_suffix("").as_posix().replace("/", "-")
+            browser.shot(Path(os.environ["ABATIS_SHOTS"]) / f"{name}-{width}-{theme}.png")
