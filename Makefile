@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS := .venv/.docs
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo check test test-slow docs lint clean
 
 demo: $(STAMP)
 	@# one thread: on images this small, threads that wait for each other cost more than they give
@@ -12,9 +13,12 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -q
 
-test-slow: $(STAMP)
+test-slow: docs
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-slow.txt
 	$(BIN)/python -m pytest -q -m slow
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,5 +32,9 @@ $(STAMP): constraints.txt requirements-dev.txt pyproject.toml $(wildcard plugins
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-dev.txt
 	touch $(STAMP)
 
+$(DOCS): $(STAMP) requirements-docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-docs.txt
+	touch $(DOCS)
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis

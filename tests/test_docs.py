@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from abatis import hooks
+from abatis import cli, hooks
 from abatis.command_line import parse_run
 from abatis.registry import methods
 
@@ -40,12 +41,33 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def shell_lines(page):
+    """The commands in the shell blocks of a page."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
 def commands(page):
-    """Lines of shell blocks that call the program."""
+    return [line for line in shell_lines(page) if line.startswith("defense-run ")]
+
+
+@pytest.mark.parametrize("page", PAGES, **IDS)
+def test_every_command_is_one_there_is(page):
+    """tests/test_docs_commands.py runs them; here first words, subcommands, targets and modules are looked up."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL)
-    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
-    return [line.split("  #")[0] for line in lines if line.startswith("defense-run ")]
+    assert not re.search(r"```(bash|console|shell)\n", text), "shell blocks are marked sh, else no test sees them"
+    inline = re.findall(r"`((?:defense|make|python -m) [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in [*shell_lines(page), *inline]:
+        match shlex.split(line, comments=True):
+            case ["defense", name, *_]:
+                assert name in cli.COMMANDS or name == "--help", line
+            case ["make", *names]:
+                assert set(names) <= set(targets), line
+            case ["python", "-m", module, *_]:
+                assert module in ("pip", "pytest") or importlib.util.find_spec(module), line
+            case words:
+                assert words[0] in ("defense-run", "torchrun", "cd", "git", "."), line
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], **IDS)
