@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from abatis import plugins, processes
 from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch
+from abatis.contract import THREAT, smooth_network, tiny_batch
 from abatis.net import Net
 from abatis.randomness import Randomness, seeded
 from abatis.step import Share, Step
@@ -50,15 +49,9 @@ def launch(count, module, *words, timeout=300, check=True):
     return codes, told
 
 
-def network():
-    """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus(), nn.Flatten(), nn.Linear(36, 10)).double()
-
-
 def trained(method, accumulate):
     """The weights after some steps, and the mean of the last total, of this process's rows of every batch."""
-    module, random = network(), Randomness(0)
+    module, random = smooth_network(10), Randomness(0)
     net = Net(module)
     names = [] if method == "at" else method.split("+")
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random)

@@ -15,7 +15,7 @@ from abatis.net import Net
 from abatis.plan import Plan, make_plan
 from abatis.plugins import Plugin
 from abatis.randomness import Randomness, seeded
-from abatis.step import Step, check_attacked
+from abatis.step import Step, check_attacked, check_batch
 from abatis.types import Batch, Run, StepContext, Term, Threat
 
 PIXELS = 8
@@ -93,7 +93,9 @@ class Bench:
         """Transforms and attack as the step makes them, up to what the losses get."""
         for name, hooks in plan.trainers:
             with plan.watched(name, "transform_batch", net, batch):
-                batch = hooks.transform_batch(batch)
+                changed = hooks.transform_batch(batch)
+            check_batch(changed, batch, name)
+            batch = changed
         with net.attack_mode(), plan.watched(plan.attacker_name, "attacker", net, batch):
             attacked = plan.attacker(net, batch)
         check_attacked(attacked, batch, THREAT, plan.attacker_name, getattr(plan.attacker, "reach", 1.0))
