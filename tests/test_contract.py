@@ -27,7 +27,7 @@ def test_the_fault_is_named(name, install, monkeypatch):
     class TestBroken(PluginContract):
         plugin = "broken"
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011: an AssertionError, or what the plugin raised
+    with pytest.raises(Exception) as caught:
         getattr(TestBroken(), broken.FAILS)()
     assert broken.WORDS in str(caught.value)
 

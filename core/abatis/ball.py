@@ -23,12 +23,20 @@ def lengths(delta: Tensor) -> Tensor:
 
 
 class Ball:
-    """The points an attacker may reach from x: (B, C, H, W) in [0, 1]."""
+    """The points an attacker may reach from x: (B, C, H, W) in [0, 1].
 
-    def __init__(self, x: Tensor, threat: Threat) -> None:
-        self.x, self.norm, self.eps = x, threat.norm, threat.eps
+    eps: a radius for every sample, (B,), instead of that of the threat.
+    """
+
+    def __init__(self, x: Tensor, threat: Threat, eps: Tensor | None = None) -> None:
+        self.x, self.norm = x, threat.norm
+        self.eps: float | Tensor = threat.eps if eps is None else eps
         if self.norm == "Linf":  # projection and clipping are one clamp, its bounds computed once
-            self.low, self.high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+            self.low, self.high = (x - self._wide(self.eps)).clamp_(min=0), (x + self._wide(self.eps)).clamp_(max=1)
+
+    def _wide(self, values: float | Tensor) -> float | Tensor:
+        """A number as it is, (B,) as (B, 1, 1, 1)."""
+        return column(values, self.x) if isinstance(values, Tensor) else values
 
     def project(self, point: Tensor) -> Tensor:
         """The nearest point of ball and box, in place: (B, C, H, W)."""
@@ -56,7 +64,7 @@ class Ball:
         normal: (B, C, H, W), the direction for L2.
         """
         if self.norm == "Linf":
-            return (self.x + (2 * uniform - 1) * self.eps).clamp_(0, 1)
+            return (self.x + (2 * uniform - 1) * self._wide(self.eps)).clamp_(0, 1)
         if normal is None:
             raise ValueError("an L2 start needs a direction")
         radius = self.eps * uniform.flatten(1)[:, 0] ** (1 / uniform[0].numel())  # (B,), uniform over the volume

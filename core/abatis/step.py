@@ -95,6 +95,22 @@ class Micros:
                 global_size=self.share.of, clean_first=self.step.plan.clean_first, gatherer=self._gatherer(),
             )  # fmt: skip
 
+    def whole(self) -> StepContext:
+        """A fresh context of all rows of this process, for trainer hooks."""
+        batch, attacked = self.batch, self.attacked[0][1]
+        if len(self.cuts) > 1:
+            parts = [part for _, part in self.attacked]
+            info = {name: torch.cat([part.info[name] for part in parts]) for name in attacked.info}
+            # without an attack the adversarial images are the clean ones, the same tensor
+            same = all(part.x is micro.x for micro, part in self.attacked)
+            attacked = Attacked(batch.x if same else torch.cat([part.x for part in parts]), info)
+        self._move(slice(0, len(batch)))
+        return StepContext(
+            batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
+            global_size=self.share.of, clean_first=self.step.plan.clean_first,
+            gatherer=lambda values: processes.gathered(values, self.share.of),
+        )  # fmt: skip
+
     def _move(self, rows: slice) -> None:
         random, first = self.step.random, self.share.first
         random.at(self.number, slice(first + rows.start, first + rows.stop), self.share.of)
@@ -193,7 +209,7 @@ class Step:
         self.optimizer.step()
         for name, hooks in self.plan.trainers:
             with self.plan.watched(name, "after_update", self.net):
-                hooks.after_update(next(iter(micros)))
+                hooks.after_update(micros.whole())
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
@@ -220,7 +236,7 @@ class Step:
             return torch.stack(shares).sum()
 
         for name, hooks in self.plan.trainers:
-            ctx = next(iter(micros))
+            ctx = micros.whole()
             with self.plan.watched(name, "before_loss", self.net, ctx.batch):
                 hooks.before_loss(ctx, objective)
         moved = any(type(hooks).before_loss is not TrainerHooks.before_loss for _, hooks in self.plan.trainers)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from abatis.randomness import Randomness
 
 Config = TypeVar("Config", bound="PluginConfig")
+Made = TypeVar("Made")
 
 NORMS = ("Linf", "L2", "L1")
 
@@ -258,6 +259,24 @@ class Run:
     attack: Any
     random: Randomness
     options: Mapping[type[PluginConfig], PluginConfig]
+    _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
+
+    def shared(self, make: Callable[[Run], Made]) -> Made:
+        """``make(run)``, made once in a run: one object that several hooks of a plugin work with."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        made: Made = self._shared[make]
+        return made
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Detached (N, ...) values of the whole global batch, from this process's (B, ...) ones; for ``transform_batch``.
+
+        Every process must make the same calls in the same order.
+        """
+        from abatis.processes import gathered  # types come first
+
+        values = values.detach()
+        return gathered(values, self.random.global_size or len(values))
 
     @property
     def ramp(self) -> float:
