@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = sorted((ROOT / "core").rglob("*.py"))
-SOURCES = [*CORE, *sorted((ROOT / "plugins").glob("*/src/**/*.py"))]
+TEMPLATES = sorted((ROOT / "core" / "abatis" / "templates").glob("*/src/**/*.py"))
+CORE = [path for path in sorted((ROOT / "core").rglob("*.py")) if "templates" not in path.parts]
+SOURCES = [*CORE, *TEMPLATES, *sorted((ROOT / "plugins").glob("*/src/**/*.py"))]
 NAMES = ("emr", "mart", "mail", "sovr", "amm", "trades", "gairat", "awp")
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from abatis.ball import Ball
     from abatis.config import PluginConfig, RunConfig
     from abatis.errors import AbatisError, PluginError, UsageError
+    from abatis.export.read import load
     from abatis.hooks import DEFENSE_API, hookimpl
     from abatis.net import Net
-    from abatis.runner import Result, load, run
+    from abatis.runner import Result, run
     from abatis.types import (
         AdaptiveAttack,
         Attacked,
@@ -38,7 +39,8 @@ _HOME = {
     "errors": ("AbatisError", "PluginError", "UsageError"),
     "hooks": ("DEFENSE_API", "hookimpl"),
     "net": ("Net",),
-    "runner": ("Result", "load", "run"),
+    "export.read": ("load",),
+    "runner": ("Result", "run"),
     "types": (
         "AdaptiveAttack", "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms",
         "Threat", "TrainerHooks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from abatis.errors import UsageError
 from abatis.lock import LOCK, locked
 
 PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
+OF_THIS_MACHINE = ("out", "data_dir", "device", "workers")
+RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")
 
 
 @contextmanager
@@ -121,3 +123,19 @@ def start_from(model: nn.Module, path: Path) -> str:
                          fix="give the --backbone that the weights were trained with")  # fmt: skip
     model.load_state_dict(fitting, strict=False)
     return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")
+
+
+def recipe(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's options without what belongs to this machine; paths become the names of their files."""
+    return {key: bare(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
+
+
+def bare(value: Any) -> Any:
+    """Without the folders that lead to a file: of a text, or of every text in a table."""
+    if isinstance(value, Mapping):
+        return {key: bare(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [bare(part) for part in value]
+    if not isinstance(value, str) or RATIO.fullmatch(value):
+        return value
+    return re.sub(r"[^:]*[/\\]", "", value)

@@ -27,15 +27,13 @@ from abatis.evaluate import evaluate
 from abatis.evaluate.ladder import LADDERS, Ladder
 from abatis.evaluate.of_run import selection, training_of
 from abatis.evaluate.record import STATE, facts, read_record, write_record
-from abatis.export.card import recipe
-from abatis.export.read import HUB, from_hub, is_published, load_folder
 from abatis.net import Net
 from abatis.plan import BUILT_IN, Plan, Row, make_plan
 from abatis.randomness import Randomness, reseed, untouched
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.resume import Start, find_start, flat, is_finished
-from abatis.run_folder import PYTHON, claimed, load_weights, start_from, write_run_toml
+from abatis.run_folder import PYTHON, claimed, load_weights, recipe, start_from, write_run_toml
 from abatis.sources import data_rows, describe_data, open_sources
 from abatis.trace import Say, order
 from abatis.trainer import Trainer
@@ -249,16 +247,6 @@ def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
         return []
     size = f"{last[0]}x{last[1]} at {info.image_size} pixels"
     return [f"the last feature map of {backbone} is {size}: choose a net for small images"]
-
-
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """A network in eval mode on images in [0, 1]: of a run folder, of what ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
-
-    Of a run the averaged weights come first, else the best ones. model: needed where the run trained a module of yours.
-    Raises UsageError.
-    """
-    path = from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
-    return (load_folder if is_published(path) else load_weights)(path, model).eval()
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,9 +12,8 @@ from abatis import __version__
 from abatis.backbones.names import SHORT_NAMES
 from abatis.evaluate.memory import weights_digest
 from abatis.export.source import Source
+from abatis.run_folder import bare, recipe
 
-OF_THIS_MACHINE = ("out", "data_dir", "device", "workers")
-RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")
 NUMBERS = {
     "clean_acc": "clean images", "pgd20_acc": "PGD-20", "margin_pgd20_acc": "PGD-20 on the margin",
     "autoattack_acc": "AutoAttack", "robust_acc": "all attacks and diagnostics together",
@@ -68,22 +66,6 @@ def card(source: Source, also: Mapping[str, str]) -> str:
     }
     told = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items())
     return f"{HEAD.format(library='timm' if source.in_timm else 'abatis')}\n# {source.name}\n\n{told}\n"
-
-
-def recipe(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's options without what belongs to this machine; paths become the names of their files."""
-    return {key: bare(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
-
-
-def bare(value: Any) -> Any:
-    """Without the folders that lead to a file: of a text, or of every text in a table."""
-    if isinstance(value, Mapping):
-        return {key: bare(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [bare(part) for part in value]
-    if not isinstance(value, str) or RATIO.fullmatch(value):
-        return value
-    return re.sub(r"[^:]*[/\\]", "", value)
 
 
 def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:

@@ -11,8 +11,9 @@ from abatis.backbones import Normalized
 from abatis.backbones.from_timm import size_options
 from abatis.checkpoint import disk, write_text, write_weights
 from abatis.evaluate.memory import weights_digest
-from abatis.export.card import bare, card
+from abatis.export.card import card
 from abatis.export.source import Source
+from abatis.run_folder import bare
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 

@@ -18,7 +18,7 @@ from abatis.evaluate.memory import weights_digest
 from abatis.export.folder import CONFIG, WEIGHTS
 from abatis.export.onnx import session
 from abatis.export.standalone import Exported
-from abatis.run_folder import read_weights
+from abatis.run_folder import load_weights, read_weights
 
 HUB = "hf-hub:"
 
@@ -119,3 +119,13 @@ def load_onnx(path: Path) -> nn.Module:
         raise UsageError(f"{path} has no gradients, which attacks need, and {WEIGHTS} is not beside it",
                          fix="name an .onnx that lies in a folder of defense export --to onnx")  # fmt: skip
     return OnnxValues(path, load_folder(path.parent))
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """A network in eval mode on images in [0, 1]: of a run folder, of what ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
+
+    Of a run the averaged weights come first, else the best ones. model: needed where the run trained a module of yours.
+    Raises UsageError.
+    """
+    path = from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
+    return (load_folder if is_published(path) else load_weights)(path, model).eval()
