@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from abatis import __version__
-from abatis.errors import AbatisError, UsageError, did_you_mean
+from abatis.errors import AbatisError, ProcessLost, UsageError, did_you_mean
 
 INTERRUPTED = 130
 
@@ -115,6 +115,9 @@ def _guarded(command: Callable[[], int]) -> int:
         print(f"{_place()}error: {error}", file=sys.stderr)
         if error.__cause__ is not None and error.exit_code == 1:
             print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
+        if isinstance(error, ProcessLost):  # torch's threads, freed with the traceback, may wait for each other for ever
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -74,7 +74,7 @@ def _outcome(work: Callable[[], object]) -> int:
         work()
     except AbatisError as error:
         print(error, flush=True)
-        return error.exit_code
+        os._exit(error.exit_code)  # as the command line does where another process was lost
     except KeyboardInterrupt:
         return INTERRUPTED
     except BaseException:
