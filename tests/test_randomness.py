@@ -8,7 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+import abatis
+from abatis import plugins
+from abatis.contract import tiny_batch, tiny_network
+from abatis.evaluate.judge import Judge
+from abatis.net import Net
 from abatis.randomness import Randomness, per_sample, seed_for, seeded
+from abatis.testing import plan_of
+from tests.helpers import tiny
+
+METHODS = ["at", *sorted(plugins.installed())]
+
+
+def generators():
+    """The states of all global ones."""
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
 
 
 def test_a_draw_depends_on_seed_purpose_and_step_alone():
@@ -53,6 +67,41 @@ def test_the_global_generators_are_left_as_found():
     with seeded(0, "x"):
         assert (random.random(), np.random.rand(), torch.rand(1).item()) == inside
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_by_any_method_leaves_the_global_generators_as_found(tmp_path, method):
+    chosen = {} if method == "at" else {"plugin": [method]}
+    before = generators()
+    abatis.run(tiny(tmp_path, epochs=1, limit=40, ema=0.9, augment="crop-flip", **chosen))
+    assert generators() == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_attack_of_any_method_leaves_the_global_generators_as_found(method):
+    net = Net(tiny_network(10))
+    plan = plan_of(*([] if method == "at" else [method]), net=net, num_classes=10)
+    before = generators()
+    with net.attack_mode(False):
+        plan.attacker(net, tiny_batch(4, 10))
+    assert generators() == before
+
+
+def test_every_attack_of_an_evaluation_leaves_the_global_generators_as_found(tmp_path, monkeypatch):
+    attacked, moved = Judge.attacked, {}
+
+    def call(self, name, *rest, **named):
+        before = generators()
+        verdicts = attacked(self, name, *rest, **named)
+        moved[name] = generators() != before
+        return verdicts
+
+    monkeypatch.setattr(Judge, "attacked", call)
+    before = generators()
+    abatis.run(tiny(tmp_path, epochs=1, limit=20, eval="standard"))
+    assert generators() == before
+    assert {"PGD-20", "APGD-CE", "APGD-T", "FAB-T", "Square"} <= moved.keys()
+    assert not any(moved.values())
 
 
 def test_seeds_fit_every_generator():

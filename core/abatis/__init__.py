@@ -6,6 +6,7 @@ Everything below is imported when first used, so that options and hooks of a plu
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,4 +80,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'abatis' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"abatis.{_MODULE_OF[name]}"), name)
+    state = random.getstate()
+    try:
+        return getattr(importlib.import_module(f"abatis.{_MODULE_OF[name]}"), name)
+    finally:
+        random.setstate(state)  # rich draws while it is imported
