@@ -6,13 +6,16 @@ import importlib.util
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from abatis import cli, hooks
+from abatis import DEFENSE_API, PluginConfig, TrainerHooks, cli, hooks
 from abatis.command_line import parse_run
+from abatis.new import KINDS
 from abatis.registry import methods
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +35,16 @@ def test_every_hook_is_on_the_page_with_its_signature(name):
 def test_the_page_names_no_other_hook():
     page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\bdefense_[a-z_]+\b", page)) == set(HOOKS)
+
+
+def test_the_table_of_versions_holds_the_whole_contract():
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    _, _, rows = page.partition("| version | what it added |\n|---|---|\n")
+    table = rows.partition("\n\n")[0]
+    versions = re.findall(r"^\| ([\d.]+) \|", table, re.MULTILINE)
+    assert versions[-1] == DEFENSE_API
+    own = {name for kind in (PluginConfig, TrainerHooks) for name in vars(kind) if not name.startswith(("_", "model_", "is_"))}
+    assert {*HOOKS, *own} <= set(re.findall(r"`(\w+)`", table))
 
 
 @pytest.mark.parametrize("page", PAGES, **IDS)
@@ -82,6 +95,52 @@ def test_every_defense_run_command_is_understood(page, tmp_path, monkeypatch):
             Path(words[words.index("--config") + 1]).parent.mkdir(parents=True, exist_ok=True)
             Path(words[words.index("--config") + 1]).write_text("")
         parse_run(words)
+
+
+def section(page, title):
+    """What is below a heading of the second level."""
+    return page.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+TUTORIAL = ROOT / "docs" / "writing-a-plugin.md"
+
+
+def test_the_tutorial_of_one_file_runs_as_it_stands(tmp_path, monkeypatch):
+    """Every file of it is written, every line of its shell blocks is run."""
+    monkeypatch.chdir(tmp_path)
+    text = section(TUTORIAL, "One file")
+    for name, source in re.findall(r"### (\S+\.py)\n\n```python\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(source)
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) >= 5
+    for program, *words in map(shlex.split, lines):
+        if program == "python":
+            done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+        elif "--help" in words:
+            with pytest.raises(SystemExit):
+                cli.run(words)
+        else:
+            assert cli.run(words) == 0
+    (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
+    assert "my-idea/norm_sq" in metrics.read_text()
+
+
+def test_the_tutorial_shows_what_defense_new_makes_and_says(tmp_path, monkeypatch, capsys):
+    """What is said is performed by tests/test_new.py, for every kind."""
+    monkeypatch.chdir(tmp_path)
+    text = section(TUTORIAL, "A distribution")
+    assert cli.main(shlex.split(re.search(r"^defense (new .*)", text, re.MULTILINE)[1])) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert "\n".join(said) in text
+    tree = re.findall(r"^  (\S+)", text, re.MULTILINE)
+    made = {path.relative_to("squeeze").as_posix() for path in Path("squeeze").rglob("*") if path.is_file()}
+    assert made == set(tree)
+    everything = "".join(Path("squeeze", name).read_text() for name in made)
+    shown = re.findall(r"```(?:toml|python)\n(.*?)```", text, re.DOTALL)
+    assert shown
+    assert all(block in everything for block in shown)
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)) == KINDS
 
 
 def plugins_named(words):

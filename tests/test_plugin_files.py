@@ -1,4 +1,4 @@
-"""``--plugin ./my_idea.py``: one file is a plugin like any other."""
+"""``--plugin ./my_idea.py``: one file is a plugin like any other. Its contract is kept in the tutorial, see test_docs.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from abatis.cli import main
 from abatis.cli import run as defense_run
 from abatis.command_line import parse_run
 from abatis.errors import UsageError
-from abatis.testing import PluginContract, loss_terms
+from abatis.testing import loss_terms
 from tests.helpers import tiny
 from tests.test_runner import words
 
@@ -57,10 +57,6 @@ def idea(tmp_path, monkeypatch):
     file = tmp_path / "my_idea.py"
     file.write_text(IDEA)
     return file
-
-
-class TestMyIdea(PluginContract):
-    plugin = "./my_idea.py"
 
 
 @pytest.mark.parametrize("spelled", ["./my_idea.py", "my_idea.py", "../{folder}/my_idea.py", "{parent}/{folder}/my_idea.py"])

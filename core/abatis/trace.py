@@ -57,6 +57,7 @@ def order(plan: Plan) -> Iterator[str]:
         yield f"regularizer of {name}: {described(regularizer)}"
     yield from _of_trainers(plan, "after_update")
     yield from _of_trainers(plan, "epoch_end")
+    yield from _of_trainers(plan, "metrics")
 
 
 def _of_trainers(plan: Plan, method: str) -> Iterator[str]:
