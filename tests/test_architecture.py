@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = sorted((ROOT / "core" / "abatis" / "templates").glob("*/src/**/*.py"))
 CORE = [path for path in sorted((ROOT / "core").rglob("*.py")) if "templates" not in path.parts]
-SOURCES = [*CORE, *TEMPLATES, *sorted((ROOT / "plugins").glob("*/src/**/*.py"))]
+OUTSIDE = [*sorted((ROOT / "plugins").glob("*/src/**/*.py")), *sorted((ROOT / "examples").glob("*/*/src/**/*.py"))]
+SOURCES = [*CORE, *TEMPLATES, *OUTSIDE]
 NAMES = ("emr", "mart", "mail", "sovr", "amm", "trades", "gairat", "awp")
 
 

@@ -19,7 +19,7 @@ from abatis.new import KINDS
 from abatis.registry import methods
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+PAGES = sorted(page for glob in ("*.md", "docs/**/*.md", "plugins/*/README.md", "examples/**/*.md") for page in ROOT.glob(glob))
 HOOKS = [name for name in vars(hooks) if name.startswith("defense_")]
 IDS = {"ids": lambda path: path.relative_to(ROOT).as_posix()}
 

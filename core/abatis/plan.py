@@ -71,7 +71,7 @@ class Plan:
         if soft and self.hard_labels:
             raise PluginConflict(
                 f"mixed or smoothed labels, and {', '.join(self.hard_labels)} is defined for one label a sample",
-                fix="leave --mix.mixup, --mix.cutmix and --mix.smoothing out, or train with other plugins",
+                fix="leave out what mixes or smooths them (--mix.*, or a plugin), or train with other plugins",
             )
 
     def with_trainer(self, name: str, hooks: TrainerHooks, row: Row, first: bool = False) -> Plan:

@@ -99,7 +99,7 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
         raise UsageError(f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes")
     if config.dry_run:
         info = describe_data(config) if given is None else open_sources(config, given, device).info
-        prepared = prepare(config, info, device, model, 1, reporter.note if config.trace else None)
+        prepared = prepare(config, info, device, model, None, reporter.note if config.trace else None)
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
     with claimed(config) if first else nullcontext() as claim:
@@ -116,8 +116,7 @@ def _train_and_judge(
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = open_sources(config, given, device)
-    steps = batches_per_epoch(len(images.train), config.batch_size)
-    prepared = prepare(config, images.info, device, model, steps, reporter.note if config.trace else None)
+    prepared = prepare(config, images.info, device, model, images, reporter.note if config.trace else None)
     _check_head(prepared.net, images, config)
     with tracking(config.track if first else (), folder, dict(flat(recipe(config.to_toml())))) as trackers:
         for name, tracker in trackers.items():
@@ -172,10 +171,10 @@ def prepare(
     info: DataInfo,
     device: torch.device,
     model: nn.Module | None,
-    steps_per_epoch: int,
+    images: Data | None = None,
     say: Say | None = None,
 ) -> Prepared:
-    """Network and plan, ``say`` hears how it is made; raises UsageError, PluginConflict or PluginError."""
+    """Network and plan, with the images where they were opened, ``say`` hears how it is made; raises UsageError, PluginConflict or PluginError."""
     notes = [info.note] if info.note else []
     reseed(config.seed, "initialisation")
     named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
@@ -188,8 +187,9 @@ def prepare(
     switch = partial(checkpointed, model) if config.grad_checkpointing else None
     net = Net(model.to(device), config.precision, config.attack.precision, switch)
     random = Randomness(config.seed)
+    steps_per_epoch = batches_per_epoch(len(images.train), config.batch_size) if images else 1
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
-              {type(options): options for options in config.options.values()})  # fmt: skip
+              {type(options): options for options in config.options.values()}, images.places if images else 0)  # fmt: skip
     plan = make_plan(plugins.load_all(config.plugin), config.options, config.use, run, say)
     notes += [
         f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"

@@ -21,6 +21,8 @@ from abatis.plugins import Plugin
 from abatis.randomness import Randomness
 from abatis.types import Batch, Run, StepContext, Term, Threat, total
 
+TRAIN_SIZE = 1024  # of plans outside any run
+
 __all__ = ["PluginContract", "loss_terms", "penalty_terms", "plan_of", "total"]
 
 
@@ -90,7 +92,7 @@ def plan_of(
     run = Run(
         net, num_classes, epochs=1, steps_per_epoch=1, threat=Threat.parse(threat), device=device,
         attack=attack or AttackConfig(), random=random or Randomness(0),
-        options={type(config): config for config in configs.values()},
+        options={type(config): config for config in configs.values()}, train_size=TRAIN_SIZE,
     )  # fmt: skip
     return make_plan(loaded, configs, use or {}, run)
 

@@ -247,7 +247,8 @@ class Run:
     """What a hook may know of the run when it makes its callable.
 
     random: the step's draws, for whoever draws per sample; attack: the options of the built-in attack (steps, step_size,
-    start), for attackers that share them.
+    start), for attackers that share them; train_size: how many training images there are, those held out
+    and additional ones included, so that ``Batch.index`` is below it; 0 where none were opened (--dry-run, evaluation).
     """
 
     net: Net
@@ -259,6 +260,7 @@ class Run:
     attack: Any
     random: Randomness
     options: Mapping[type[PluginConfig], PluginConfig]
+    train_size: int
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:

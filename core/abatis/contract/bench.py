@@ -86,7 +86,7 @@ class Bench:
         loaded = [] if self.plugin is None else [self.plugin]
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
         run = Run(net, last_layer(net.module).out_features, 10, 10, THREAT, torch.device("cpu"), AttackConfig(steps=2),
-                  random or Randomness(0), {type(config): config for config in configs.values()})  # fmt: skip
+                  random or Randomness(0), {type(config): config for config in configs.values()}, 100)  # fmt: skip
         return make_plan(loaded, configs, {}, run)
 
     def context(self, plan: Plan, net: Net, batch: Batch) -> StepContext:

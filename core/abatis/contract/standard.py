@@ -56,7 +56,7 @@ class PluginContract:
 
     def test_is_found_and_loads(self) -> None:
         loaded = plugins.load(self.plugin)
-        if not self.plugin.endswith(".py"):
+        if not plugins.is_file(self.plugin):
             assert loaded.name in plugins.installed(), f"no entry point named {self.plugin} in the group abatis.plugins"
 
     def test_options_are_frozen_and_closed(self) -> None:

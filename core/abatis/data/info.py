@@ -87,12 +87,21 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one data set; val is ``min(1000, n // 10)`` images held out of train, None where that is 0."""
+    """The splits of one data set; val is ``min(1000, n // 10)`` images held out of train, None where that is 0.
+
+    with_extra: above every index, where there are additional images.
+    """
 
     info: DataInfo
     train: Split
     val: Split | None
     test: Split
+    with_extra: int | None = None
+
+    @property
+    def places(self) -> int:
+        """Above every index of a training image, those held out included."""
+        return self.with_extra or len(self.train) + (0 if self.val is None else len(self.val))
 
 
 def resolve_augment(asked: str, auto: str) -> str:

@@ -142,7 +142,7 @@ def _of_run(subject: Subject, module: Any, images: Data, device: Any) -> dict[st
     if subject.run is None:
         return {}
     config = subject.run.model_copy(update={"init": None})  # its weights are those to be judged
-    plan = prepare(config, images.info, device, module, steps_per_epoch=1).plan
+    plan = prepare(config, images.info, device, module).plan
     return {"training": training_of(subject.run, module, images), "adaptive": plan.adaptive}
 
 
