@@ -1,14 +1,20 @@
 # make demo: set up, train a small robust model on real digits and judge it. make test: set up, then every check.
+# make check: the quick part of them, before a first change. make docs: the documentation site, in site/.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := .venv/.docs
+QUICK := $(addprefix tests/test_,$(addsuffix .py,architecture ball checkpoint config docs plan randomness recipes registry step))
 
 .PHONY: demo check test test-slow docs lint clean
 
 demo: $(STAMP)
 	@# one thread: on images this small, threads that wait for each other cost more than they give
 	OMP_NUM_THREADS=1 $(BIN)/defense-run --config demo.toml
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q $(QUICK) plugins/emr plugins/mart
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -q
