@@ -174,7 +174,10 @@ def prepare(
     images: Data | None = None,
     say: Say | None = None,
 ) -> Prepared:
-    """Network and plan; ``images`` where they were opened, ``say`` hears how it is made. Raises UsageError or PluginError."""
+    """Network and plan; raises UsageError, PluginConflict or PluginError.
+
+    images: where they were opened; say: hears how the plan is made.
+    """
     notes = [info.note] if info.note else []
     reseed(config.seed, "initialisation")
     named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)

@@ -98,9 +98,8 @@ def with_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
     note += f"; {copies} copies of test or held-out images among them are left out" if copies else ""
     info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
     size = len(arrays.x_train)
-    return replace(
-        data, info=info, train=MixedSplit(data.train, extra, config.fraction, size), with_extra=size + len(extra.images)
-    )
+    train = MixedSplit(data.train, extra, config.fraction, size)
+    return replace(data, info=info, train=train, with_extra=size + len(extra.images))
 
 
 def described(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def rectangles(x: Tensor, height: Tensor, width: Tensor, centres: Tensor) -> Ten
 def partners(everyone: Tensor, own: Tensor) -> Tensor:
     """The row of the global batch whose draw follows each own draw, the least after the largest: (N,), (B,) -> (B,)."""
     order = everyone.argsort()
-    after = torch.searchsorted(everyone[order], own, right=True) % len(order)
+    after = torch.searchsorted(everyone[order], own.contiguous(), right=True) % len(order)
     return order[after]
 
 
