@@ -91,10 +91,14 @@ def test_a_penalty_on_input_gradients_differentiates_attention_twice():
 # --- soft labels
 
 
+def mixing_at(step=7, rows=slice(0, 8), size=8, **options):
+    random = Randomness(3)
+    random.at(step, rows, size)
+    return Mixing(MixConfig(**options), abatis.Run(None, 4, 1, 1, THREAT, None, AttackConfig(), random, {}))
+
+
 def mixed(**options):
-    mixing = Mixing(MixConfig(**options), 4, Randomness(3))
-    mixing.random.at(7, slice(0, 8), 8)
-    return mixing.transform_batch(batch_of(8))
+    return mixing_at(**options).transform_batch(batch_of(8))
 
 
 def test_mixup_is_a_mixture_of_the_batch_with_its_reverse():
@@ -127,9 +131,7 @@ def test_a_step_draws_its_own_mixture_and_leaves_the_generators():
     first, again = mixed(mixup=1, cutmix=1), mixed(mixup=1, cutmix=1)
     assert np.array_equal(state, np.random.get_state()[1])
     assert torch.equal(first.x, again.x)
-    mixing = Mixing(MixConfig(mixup=1, cutmix=1), 4, Randomness(3))
-    mixing.random.at(8, slice(0, 8), 8)
-    assert not torch.equal(mixing.transform_batch(batch_of(8)).x, first.x)
+    assert not torch.equal(mixed(mixup=1, cutmix=1, step=8).x, first.x)
 
 
 def test_processes_mix_the_global_batch(monkeypatch):
@@ -137,17 +139,14 @@ def test_processes_mix_the_global_batch(monkeypatch):
     whole, batch = mixed(mixup=1, cutmix=1, smoothing=0.1), batch_of(8)
     monkeypatch.setattr(processes, "gathered", lambda values, of: (batch.x if values.dim() == 4 else batch.y).clone())
     for rows in (slice(0, 5), slice(5, 8)):
-        mixing = Mixing(MixConfig(mixup=1, cutmix=1, smoothing=0.1), 4, Randomness(3))
-        mixing.random.at(7, rows, 8)
-        share = mixing.transform_batch(batch.rows(rows))
+        share = mixing_at(rows=rows, mixup=1, cutmix=1, smoothing=0.1).transform_batch(batch.rows(rows))
         for name in ("x", "y", "y_soft", "index"):
             assert torch.equal(getattr(share, name), getattr(whole, name)[rows])
 
 
 def test_an_odd_batch_cannot_be_paired():
-    mixing = Mixing(MixConfig(mixup=1), 4, Randomness(0))
     with pytest.raises(UsageError, match="there are 5"):
-        mixing.transform_batch(batch_of(5))
+        mixing_at(size=5, rows=slice(0, 5), mixup=1).transform_batch(batch_of(5))
 
 
 @pytest.mark.parametrize("name", sorted(methods()))

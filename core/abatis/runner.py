@@ -201,23 +201,23 @@ def prepare(
     ]
     rows = (*_facts(config, info, model, named), *plan.rows, _engine(config, net, plan, info))
     plan = replace(plan, rows=rows)
-    plan = _with_own_trainers(plan, config, model, info.num_classes, random)
+    plan = _with_own_trainers(plan, config, run)
     if say is not None:
         for text in order(plan):
             say(f"trace: calls {text}")
     return Prepared(net, plan, info, random, tuple(notes))
 
 
-def _with_own_trainers(plan: Plan, config: RunConfig, model: nn.Module, classes: int, random: Randomness) -> Plan:
+def _with_own_trainers(plan: Plan, config: RunConfig, run: Run) -> Plan:
     """The plan with the trainer hooks that are no plugins."""
     if config.mix.is_on:
         plan.check_labels(soft=True)
-        mixing = Mixing(config.mix, classes, random)
-        plan = plan.with_trainer("mixing", mixing, Row("trainer", "mixing", "built-in", config.mix.model_dump()), first=True)
+        row = Row("trainer", "mixing", BUILT_IN, config.mix.model_dump())
+        plan = plan.with_trainer("mixing", Mixing(config.mix, run), row, first=True)
     if config.ema:
         row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
         # last, so that it averages what the others leave behind
-        plan = plan.with_trainer("averaging", WeightAveraging(model, config.ema), row)
+        plan = plan.with_trainer("averaging", WeightAveraging(run.net.module, config.ema), row)
     return plan
 
 
