@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from abatis.ball import Ball
     from abatis.config import PluginConfig, RunConfig
     from abatis.errors import AbatisError, PluginError, UsageError
-    from abatis.export.read import load
     from abatis.hooks import DEFENSE_API, hookimpl
     from abatis.net import Net
+    from abatis.published import load
     from abatis.runner import Result, run
     from abatis.types import (
         AdaptiveAttack,
@@ -40,7 +40,7 @@ _HOME = {
     "errors": ("AbatisError", "PluginError", "UsageError"),
     "hooks": ("DEFENSE_API", "hookimpl"),
     "net": ("Net",),
-    "export.read": ("load",),
+    "published": ("load",),
     "runner": ("Result", "run"),
     "types": (
         "AdaptiveAttack", "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms",

@@ -21,6 +21,8 @@ from abatis.config import RunConfig
 from abatis.errors import UsageError
 from abatis.lock import LOCK, locked
 
+OF_THIS_MACHINE = ("out", "data_dir", "device", "workers")
+RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")  # an option with a slash that is no path
 PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
 OF_THIS_MACHINE = ("out", "data_dir", "device", "workers")
 RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")
@@ -66,6 +68,22 @@ def write_run_toml(folder: Path, config: RunConfig) -> None:
     """The resolved configuration; ``defense-run --config run.toml`` repeats the run."""
     with disk(folder):
         write_text(folder / "run.toml", tomli_w.dumps(config.to_toml()))
+
+
+def recipe(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's options without what belongs to this machine; paths become the names of their files."""
+    return {key: bare(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
+
+
+def bare(value: Any) -> Any:
+    """Without the folders that lead to a file: of a text, or of every text in a table."""
+    if isinstance(value, Mapping):
+        return {key: bare(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [bare(part) for part in value]
+    if not isinstance(value, str) or RATIO.fullmatch(value):
+        return value
+    return re.sub(r"[^:]*[/\\]", "", value)
 
 
 def weights_file(folder: Path) -> Path:
@@ -123,19 +141,3 @@ def start_from(model: nn.Module, path: Path) -> str:
                          fix="give the --backbone that the weights were trained with")  # fmt: skip
     model.load_state_dict(fitting, strict=False)
     return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")
-
-
-def recipe(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's options without what belongs to this machine; paths become the names of their files."""
-    return {key: bare(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
-
-
-def bare(value: Any) -> Any:
-    """Without the folders that lead to a file: of a text, or of every text in a table."""
-    if isinstance(value, Mapping):
-        return {key: bare(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [bare(part) for part in value]
-    if not isinstance(value, str) or RATIO.fullmatch(value):
-        return value
-    return re.sub(r"[^:]*[/\\]", "", value)

@@ -18,11 +18,12 @@ from abatis.errors import UsageError
 from abatis.evaluate.command import command as evaluate
 from abatis.evaluate.memory import weights_digest
 from abatis.evaluate.subject import find_subject
-from abatis.export.card import card, recipe
+from abatis.export.card import card
 from abatis.export.command import command
 from abatis.export.folder import write_folder
-from abatis.export.read import load_folder
 from abatis.export.source import Source, finished
+from abatis.published import load_folder
+from abatis.run_folder import recipe
 from tests.helpers import tiny
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,8 @@ from abatis.command_line import read_toml, validated
 from abatis.config import RunConfig
 from abatis.data import DataInfo
 from abatis.errors import UsageError, did_you_mean
-from abatis.export.read import HUB, about, from_hub, is_published, load_folder, load_onnx, load_program
+from abatis.export.read import load_onnx, load_program
+from abatis.published import HUB, about, from_hub, is_published, load_folder
 from abatis.run_folder import load_weights, read_weights
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")

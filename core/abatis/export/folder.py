@@ -13,9 +13,10 @@ from abatis.checkpoint import disk, write_text, write_weights
 from abatis.evaluate.memory import weights_digest
 from abatis.export.card import card
 from abatis.export.source import Source
+from abatis.published import CONFIG, WEIGHTS
 from abatis.run_folder import bare
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CARD = "README.md"
 
 
 def write_folder(source: Source, out: Path, also: dict[str, str] | None = None) -> list[Path]:
