@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 import abatis
-from abatis import plugins, processes
-from abatis.backbones import build, checkpointed, view_of
+from abatis import plugins, processes, vision
+from abatis.backbones import Normalized, build, checkpointed, view_of
 from abatis.builtin.mixing import Mixing
 from abatis.config import AttackConfig, MixConfig, OptimConfig
 from abatis.contract import THREAT
@@ -32,6 +32,7 @@ from tests.helpers import final_bytes, plugin, tiny
 
 HARD_ONLY = {"amm", "average-margin", "gairat", "mail", "mart", "sovr"}
 NETS = {"cnn": "test_resnet", "convnext": "test_convnext", "vit": "test_vit"}
+SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 12, "depths": (1, 2), "num_heads": (2, 2)}
 
 
 def net_of(name, *, classes=4, size=32, **options):
@@ -49,10 +50,18 @@ def batch_of(count, classes=4, size=32):
 # --- every method on every kind of net
 
 
-@pytest.mark.parametrize("kind", NETS)
+def small_net(kind):
+    if kind != "swin":
+        return net_of(NETS[kind])
+    torch.manual_seed(0)
+    swin = vision.timm().create_model("swin_tiny_patch4_window7_224", num_classes=4, **SWIN)
+    return Net(Normalized(swin, [0.5] * 3, [0.25] * 3))
+
+
+@pytest.mark.parametrize("kind", [*NETS, "swin"])
 @pytest.mark.parametrize("method", ["at", *sorted(methods())])
 def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
-    net, random = net_of(NETS[kind]), Randomness(0)
+    net, random = small_net(kind), Randomness(0)
     names = [] if method == "at" else [method]
     plan = plan_of(*names, net=net, num_classes=4, attack=AttackConfig(steps=2), random=random)
     before = [weight.detach().clone() for weight in net.module.parameters()]
