@@ -23,6 +23,7 @@ from typing import Any
 
 RECORD = Path(__file__).parent / "results" / "kill-loop.json"
 KILLS, SEED = 20, 0
+LIVING = 0.5  # of the undisturbed training's time, for all lives together at most: the machine may be less busy by then
 LINE = (
     "--backbone cnn --data digits --threat Linf:0.1 --epochs 6 --batch-size 64 --attack.steps 5 --ema 0.99 --augment crop "
     "--checkpoint-every 2 --eval none --name r"
@@ -35,7 +36,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         quiet, killed = Path(folder) / "quiet", Path(folder) / "killed"
         seconds = undisturbed(quiet)
-        kills = loop(killed, seconds / KILLS)
+        kills = loop(killed, LIVING * seconds / KILLS)
         hashes = [{name: digest(out / "r" / name) for name in FINAL} for out in (quiet, killed)]
         resumed = json.loads((killed / "r" / "environment.json").read_text(encoding="utf-8"))["resumed"]
     record: dict[str, Any] = {
@@ -56,11 +57,11 @@ def undisturbed(out: Path) -> float:
     return time.monotonic() - began
 
 
-def loop(out: Path, mean: float) -> list[dict[str, float]]:
-    """Kill the run KILLS times, on average ``mean`` seconds after it began to train, then let it end; returns the kills."""
+def loop(out: Path, longest: float) -> list[dict[str, float]]:
+    """Kill the run KILLS times, at most ``longest`` seconds after it began to train, then let it end; returns the kills."""
     draw, kills = random.Random(SEED), []
     while len(kills) < KILLS:
-        process, patience = started(out), draw.uniform(0, mean)
+        process, patience = started(out), draw.uniform(0, longest)
         time.sleep(patience)
         if process.poll() is not None:
             raise SystemExit(f"the run ended by itself after {len(kills)} kills: give it more epochs")

@@ -53,7 +53,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any],
     about: Mapping[str, Any] | None = None,
-    best: int | None = None,
+    best: int = 0,
 ) -> Path:
     """Write ``folder/step-N``, then prune: the newest ones stay, and that of step ``best``.
 
@@ -110,19 +110,17 @@ def too_slow(seconds: float) -> str:
 
 def _check_room(folder: Path) -> None:
     """Raise OSError where the disk would not hold another one like the last."""
-    last = next(iter(reversed(_finished(folder))), None)
-    needed = ROOM * sum(path.stat().st_size for path in last.iterdir()) if last is not None else 0
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    needed = ROOM * sum(file.stat().st_size for last in _finished(folder)[-1:] for file in last.iterdir())
+    if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(f"the disk is nearly full: {free >> 20} MiB are free, the next checkpoint wants {needed >> 20} MiB")
 
 
-def _prune(folder: Path, newest: Path, best: int | None) -> None:
+def _prune(folder: Path, newest: Path, best: int) -> None:
     """Remove what a checkpoint that verified makes superfluous: old ones, replaced ones, and what a killed save left."""
-    kept = {newest, *_finished(folder)[-KEEP:], *([place_of(folder, best)] if best is not None else [])}
-    for path in (*_finished(folder), *folder.glob("step-*.tmp")):
-        if path not in kept or path.suffix == ".old":
-            shutil.rmtree(path, ignore_errors=True)
+    there = _finished(folder)
+    kept = {newest, place_of(folder, best), *[path for path in there if not path.suffix][-KEEP:]}
+    for path in {*there, *folder.glob("step-*.tmp")} - kept:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Loaded | None:

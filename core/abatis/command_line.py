@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from abatis import plugins
@@ -48,10 +48,7 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
 
 def validated(raw: Mapping[str, Any]) -> RunConfig:
     """A RunConfig; raises UsageError that names the option."""
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise UsageError(plugins.explain(error, RunConfig)) from error
+    return RunConfig.model_validate(raw)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

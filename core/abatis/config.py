@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from abatis.errors import UsageError, did_you_mean
 from abatis.options import Options, Ratio, underscored
@@ -211,6 +219,17 @@ class RunConfig(Options):
     )
     quiet: bool = Field(False, description="print nothing but errors")
     options: dict[str, SerializeAsAny[PluginConfig]] = Field({}, description="options of the plugins, by name")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, raw: Any, validate: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
+        """Whatever is wrong is a UsageError that names the option."""
+        from abatis.plugins import explain  # plugins.py needs PluginConfig
+
+        try:
+            return validate(raw)
+        except ValidationError as error:
+            raise UsageError(explain(error, cls)) from error
 
     @model_validator(mode="before")
     @classmethod

@@ -8,13 +8,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from abatis.checkpoint import disk
 from abatis.errors import UsageError
 
 LOCK = ".lock"
+HELD = (errno.EACCES, errno.EAGAIN)  # what POSIX allows for a lock that another process has
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that have none
 
 
@@ -46,10 +47,11 @@ def _open(path: Path) -> int:
             if error.errno not in WITHOUT_LOCKS:
                 owner = os.read(descriptor, 1000).decode(errors="replace")
                 os.close(descriptor)
-                raise _held(path, owner) from error
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-        os.close(descriptor)  # its owner removed it between the two lines above: there is a new one, or none
+                raise (_held(path, owner) if error.errno in HELD else error) from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # its owner removed it between opening and locking: there is a new one, or none
 
 
 def _held(path: Path, owner: str) -> UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +58,9 @@ class Start:
 
     def restore(self, trainer: Trainer) -> None:
         """Put the training where it starts; raises CheckpointError where the checkpoint's parts do not fit it."""
-        if self.loaded is None:
-            return
-        try:
-            trainer.restore(self.loaded)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint of step {self.loaded.step} does not fit: {type(error).__name__}: {error}",
-                                  fix="begin anew under another --name") from error  # fmt: skip
+        if self.loaded is not None:
+            with _fitting(self.loaded):
+                trainer.restore(self.loaded)
 
     def told(self) -> list[str]:
         """What a reader of the run must know of it; nothing where the run began here."""
@@ -87,9 +84,20 @@ def find_start(config: RunConfig, folder: Path, device: torch.device) -> Start:
             check_same(config, folder, FREE | ROUNDED | {"epochs", *map(_plain, config.allow_mismatch)})
         return Start(None, (folder / "run.toml").exists())
     now, before = about_run(config, device), loaded.about
-    if is_finished(loaded.state, config):  # nothing is computed any more, so it does not matter by what
-        before = {**now, "options": before["options"]}
-    return Start(loaded, True, loaded.rejected, check_resumable(before, now, config.allow_mismatch))
+    with _fitting(loaded):
+        if is_finished(loaded.state, config):  # nothing is computed any more, so it does not matter by what
+            before = {**now, "options": before["options"]}
+        return Start(loaded, True, loaded.rejected, check_resumable(before, now, config.allow_mismatch))
+
+
+@contextmanager
+def _fitting(loaded: Loaded) -> Iterator[None]:
+    """Raise CheckpointError where a checkpoint verifies, but does not hold what is looked for in it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint of step {loaded.step} does not fit: {type(error).__name__}: {error}",
+                              fix="begin anew under another --name") from error  # fmt: skip
 
 
 def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,11 @@ def _made_up_name(config: RunConfig) -> str:
     """``plugins-backbone-data``, with a number behind it from the second run on; the newest one when resuming."""
     parts = [*(config.options or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]
-    taken = [base, *(f"{base}-{number}" for number in range(2, 10_000))]
-    used = [name for name in taken if (config.out / name).is_dir() and any((config.out / name).iterdir())]
-    if config.resumes and used:
-        return used[-1]
-    return next(name for name in taken if name not in used)
+    numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9][0-9]{1,5}))?")
+    there = [path.name for path in config.out.glob(f"{base}*") if path.is_dir() and any(path.iterdir())]
+    used = {int(match[1] or 1) for match in map(numbered.fullmatch, there) if match}
+    number = max(used) if config.resumes and used else next(free for free in count(1) if free not in used)
+    return base if number == 1 else f"{base}-{number}"
 
 
 def _word(spec: str) -> str:

@@ -15,11 +15,10 @@ import torch
 from PIL import Image
 
 import abatis
-from abatis import Term
+from abatis import RunConfig, Term
 from abatis.checkpoint import digest, write_text
 from abatis.cli import main
 from abatis.cli import run as defense_run
-from abatis.command_line import validated
 from abatis.errors import AbatisError, CheckpointError, DataError, UsageError
 from tests.data.common import opened
 from tests.faults import checkpoints, killed, train
@@ -67,9 +66,10 @@ def test_f18_a_program_in_a_checkpoint_is_not_run(tmp_path, whole, bomb, file):
     assert "checkpoint rejected: step-00000006" in (folder / "environment.json").read_text()
 
 
-def test_f18_a_checkpoint_whose_parts_do_not_fit_is_an_error(tmp_path):
+@pytest.mark.parametrize("state", [{}, {"finished": False, "epochs_ended": 0}])
+def test_f18_a_checkpoint_whose_parts_do_not_fit_is_an_error(tmp_path, state):
     killed(tmp_path, 4, ema=0)
-    torch.save({"finished": False, "epochs_ended": 0}, tmp_path / "state")
+    torch.save(state, tmp_path / "state")
     spoil(checkpoints(tmp_path)[-1], state=(tmp_path / "state").read_bytes())
     with pytest.raises(CheckpointError, match="step 4 does not fit"):
         train(tmp_path, ema=0, resume=True)
@@ -105,7 +105,7 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
 )
 def test_f18_run_names_stay_in_their_folder(name):
     with pytest.raises(UsageError, match=r"no name for a run|holds a NUL"):
-        validated({"name": name})
+        RunConfig(name=name)
 
 
 UNUSABLE = [
@@ -117,7 +117,7 @@ UNUSABLE = [
 @pytest.mark.parametrize("changes", UNUSABLE)
 def test_f18_nul_bytes_and_half_characters_are_refused_everywhere(changes):
     with pytest.raises(UsageError, match="holds a NUL or half a character"):
-        validated(changes)
+        RunConfig(**changes)
 
 
 def test_f18_links_out_of_the_run_folder_are_refused(tmp_path):
