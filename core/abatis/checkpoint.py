@@ -228,9 +228,8 @@ def disk(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "write" not in str(error) and "enforce fail" not in str(error):
             raise
-        raise UsageError(
-            f"cannot write: {error}", where=str(path), fix="free or unlock the disk, or choose another --out"
-        ) from error
+        raise UsageError(f"cannot write: {error}", where=str(path),
+                         fix="free or unlock the disk, or choose another --out") from error  # fmt: skip
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, create_model
-from pydantic_settings import BaseSettings, CliSettingsSource
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from abatis import plugins
 from abatis.config import AVERAGING_DECAY, RunConfig, plugin_names
@@ -113,7 +113,11 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
     for action in parser._actions:
         if isinstance(action.metavar, str):
             action.metavar = METAVARS.get(action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar)
-    given: dict[str, Any] = source(args=list(words))()
+    try:
+        given: dict[str, Any] = source(args=list(words))()
+    except SettingsError as error:
+        group = str(error).split('"')[1]
+        raise UsageError(f"--{group} has no value of its own", fix=f"name one of its options: --{group}.NAME VALUE") from error
     return {key: value for key, value in given.items() if key not in ("config", "recipe")}
 
 
