@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -163,6 +164,15 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
     assert "community" in capsys.readouterr().out
     assert main(["registry", "show", "stranger"]) == 0
     assert "not reviewed here" in capsys.readouterr().out
+
+
+EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/third-party/*/pyproject.toml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_card_of_an_example_is_the_entry_that_is_made_of_it(example):
+    (card,) = re.findall(r"```toml\n(.*?)```", (example / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert adding.add(example) == card
 
 
 def test_an_entry_is_made_without_torch(folder):
