@@ -22,7 +22,7 @@ from abatis.registry.command import card
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page
-GUIDE = ["index", "quickstart", "concepts", "evaluation", "speed", "large-models", "scaling", "faq"]
+GUIDE = ["index", "quickstart", "concepts", "evaluation", "speed", "large-models", "scaling", "publishing", "faq"]
 PLUGINS = ["writing-a-plugin", "testing-a-plugin", "hooks"]
 REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
