@@ -17,7 +17,7 @@ FAKE = {
     "record": "at", "scale": "full", "date": "2026-01-02", "note": "lr 0.2 tried", "reference": "46.8", "epochs": 30,
     "config": {"seed": 0}, "points": 1000, "of": 10_000, "why_not_all": "no accelerator", "clean_acc": 0.8, "pgd20_acc": 0.5,
     "autoattack_acc": 0.461, "robust_acc": 0.46, "verdict": "WARN", "findings": ["D9 spoke"], "device": "cpu",
-    "wall_seconds": {"training": 61.4, "evaluation": 9.9},
+    "wall_seconds": {"training": 61.4, "evaluation": 9.9}, "processor_seconds": {"training": 50, "evaluation": 8},
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_a_record_says_what_where_and_how_far(order):
     assert (record["epochs"], record["best_epoch"], record["device"]) == (1, 1, "cpu")
     assert 0 <= record["robust_acc"] <= record["autoattack_acc"] <= record["clean_acc"] <= 1
     assert record["verdict"] in ("PASS", "WARN", "FAIL")
-    assert set(record["wall_seconds"]) == {"training", "evaluation"}
+    assert set(record["wall_seconds"]) == set(record["processor_seconds"]) == {"training", "evaluation"}
     assert record["libraries"]["torch"]
     assert len(record["config_sha256"]) == 64
     assert str(order.out) not in json.dumps(record)
@@ -83,7 +83,7 @@ def test_the_table_has_what_there_is_and_why_the_rest_is_not(tmp_path):
     write({"record": "mart", "scale": "full", "date": "2026-01-02", "failed": "NotFiniteError: x"}, tmp_path)
     text = page(tmp_path, tmp_path / "why.toml")
     assert (
-        "| at | 0 | 30 | 80.00 | 50.00 | 46.10 | 46.00 | 1,000 of 10,000 (no accelerator) | WARN | 61 s | 10 s | cpu | "
+        "| at | 0 | 30 | 80.00 | 50.00 | 46.10 | 46.00 | 1,000 of 10,000 (no accelerator) | WARN | 61 / 50 | 10 / 8 | cpu | "
         "2026-01-02 | 46.8 |" in text
     )
     for line in ("* at: D9 spoke", "* at: lr 0.2 tried", "* speed-43: AutoAttack 43.2 reached in 61.4 s", "* trades: time",

@@ -136,10 +136,10 @@ def test_wandb_has_every_number_under_one_id_and_nothing_of_the_machine(tmp_path
     for file in files:
         for data in logged(file.read_bytes()):
             record = Record.FromString(data)
-            ids |= {record.run.run_id} if record.WhichOneof("record_type") == "run" else set()
+            ids |= {(record.run.run_id, record.run.host)} if record.WhichOneof("record_type") == "run" else set()
             values = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
             found |= {(key, values["epoch"]): value for key, value in values.items() if key[0] != "_" and key != "epoch"}
     assert found == pytest.approx(expected(folder))
     assert len(files) == 2
-    assert len(ids) == 1
+    assert [host for _, host in ids] == ["-"]
     assert not list(folder.glob("wandb/**/wandb-metadata.json"))

@@ -61,9 +61,10 @@ class Order:
 def make(order: Order) -> dict[str, Any]:
     """Train what is not trained, judge what is not judged; returns the record. A run that fails is a record that says so."""
     config, record = order.config(), RECORDS[order.name]
+    options = recipe(config.to_toml())
     told: dict[str, Any] = {
         "record": order.name, "scale": order.scale, "date": f"{datetime.now(UTC):%Y-%m-%d}", "note": order.note,
-        "reference": record.reference, "config": recipe(config.to_toml()), "config_sha256": digest(recipe(config.to_toml())),
+        "reference": record.reference if order.scale == "full" else "", "config": options, "config_sha256": digest(options),
     }  # fmt: skip
     folder = config.out / str(config.name)
     try:
@@ -76,7 +77,7 @@ def make(order: Order) -> dict[str, Any]:
         raise
     except abatis.AbatisError as error:
         return {**told, "failed": f"{type(error).__name__}: {error.what}"}
-    told |= {**environment_of(folder), **training_of(folder), "wall_seconds": read(folder / CLOCK)}
+    told |= {**environment_of(folder), **training_of(folder), **read(folder / CLOCK)}
     told |= {"points": found["n"], "of": TEST_IMAGES, "why_not_all": why, **{name: found.get(name) for name in NUMBERS}}
     if record.target is not None:
         told |= {"target": record.target, "reached": found["autoattack_acc"] >= record.target}
@@ -94,15 +95,18 @@ def judge(folder: Path, order: Order, points: int) -> dict[str, Any]:
 
 @contextmanager
 def clock(folder: Path, phase: str) -> Iterator[None]:
-    """Add to the seconds of a phase: of training from before the first byte is read to the last weight written."""
-    began = time.perf_counter()
+    """Add to the seconds of a phase. Training is all from before the first byte is read to the last weight written."""
+    began = time.perf_counter(), time.process_time()
     try:
         yield
     finally:
         if folder.is_dir():
-            before = read(folder / CLOCK)
-            seconds = round(before.get(phase, 0.0) + time.perf_counter() - began, 2)
-            (folder / CLOCK).write_text(json.dumps({**before, phase: seconds}) + "\n", encoding="utf-8")
+            spent = time.perf_counter() - began[0], time.process_time() - began[1]
+            known = read(folder / CLOCK)
+            for kind, seconds in zip(("wall_seconds", "processor_seconds"), spent, strict=True):
+                phases = known.setdefault(kind, {})
+                phases[phase] = round(phases.get(phase, 0.0) + seconds, 2)
+            (folder / CLOCK).write_text(json.dumps(known) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

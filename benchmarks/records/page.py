@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 RESULTS, PAGE, NOT_RUN = HERE / "results", HERE / "README.md", HERE / "not_run.toml"
 HEAD = """# Records on CIFAR-10
 
-`python -m benchmarks.records NAME --scale full` makes one. Accuracies are shares of the first test images, in percent. AutoAttack is the standard one. Robust: what neither AutoAttack nor any other attack of ours broke. Seconds: wall time of training (with validation and checkpoints) and of the evaluation. The files in `results/` hold configuration, versions, hardware and findings. This page is written by the same command.
+`python -m benchmarks.records NAME --scale full` makes one. Accuracies are shares of the first test images, in percent. AutoAttack is the standard one. Robust: what neither AutoAttack nor any other attack of ours broke. Training (with validation and checkpoints) and evaluation: seconds by the clock / of the processor. The files in `results/` hold configuration, versions, hardware and findings. This page is written by the same command.
 """  # noqa: E501
 COLUMNS = (
     "record", "seed", "epochs", "clean", "PGD-20", "AutoAttack", "robust", "points", "verdict", "training", "evaluation",
@@ -57,7 +57,8 @@ def row(record: dict[str, Any]) -> str:
         return f"| {record['record']} | failed: {record['failed']} |{' |' * (len(COLUMNS) - 2)}"
     points = f"{record['points']:,} of {record['of']:,}" + (f" ({record['why_not_all']})" if record["why_not_all"] else "")
     shares = (f"{100 * record[key]:.2f}" for key in ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc"))
-    seconds = (f"{record['wall_seconds'][phase]:.0f} s" for phase in ("training", "evaluation"))
+    kinds = ("wall_seconds", "processor_seconds")
+    seconds = (" / ".join(f"{record[kind][phase]:.0f}" for kind in kinds) for phase in ("training", "evaluation"))
     cells = (record["record"], record["config"]["seed"], record["epochs"], *shares, points, record["verdict"], *seconds,
              record["device"], record["date"], record["reference"])  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"

@@ -30,7 +30,7 @@ class Recorder(Tracker):
             self.run = wandb.init(
                 project=PROJECT, name=self.folder.name, id=self.record, resume="allow", mode="offline", dir=self.folder,
                 config=dict(self.options), reinit="create_new", settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, disable_code=True, save_code=False,
+                    silent=True, console="off", host="-", disable_git=True, disable_code=True, save_code=False,
                     x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
                 ),
             )  # fmt: skip
