@@ -79,12 +79,14 @@ def expected(folder):
     return seen | {(f"test_{key}", 2): record[key] for key in ("clean_acc", "pgd20_acc", "robust_acc")}
 
 
+@pytest.mark.slow
 def test_tracking_changes_nothing_in_the_run(tmp_path):
     pytest.importorskip("tensorboard")
     with_it, without = (abatis.run(tiny(tmp_path, name=f"n{len(track)}", track=track)) for track in (["tensorboard"], []))
     assert final_bytes(with_it.folder) == final_bytes(without.folder)
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_number_once(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

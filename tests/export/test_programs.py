@@ -62,6 +62,7 @@ def test_a_program_runs_only_where_that_was_said(tmp_path):
         judged_as(tmp_path / "x.pt2", allow_pickle=True)
 
 
+@pytest.mark.slow
 def test_onnx_is_the_same_network(judged, tmp_path, capsys):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
