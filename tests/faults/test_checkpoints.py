@@ -114,7 +114,7 @@ def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(out, mo
 def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypatch):
     from abatis import plugins
 
-    install(plugin("plain"))
+    install(plugin("plain", regularizer=lambda run: None))
     killed(tmp_path, 5, plugin=["plain"])
     newer = {**plugins.installed(), "plain": replace(plugins.installed()["plain"], version="2.0")}
     monkeypatch.setattr(plugins, "installed", lambda: newer)
