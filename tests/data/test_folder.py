@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from abatis.config import RunConfig
 from abatis.data import DataInfo, describe
 from abatis.errors import DataError
-from tests.data.common import opened, reference
+from abatis.evaluate.command import _data
+from abatis.evaluate.subject import Subject
+from abatis.sources import open_sources
+from tests.data.common import CPU, opened, reference
 
 
 def write(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
@@ -247,3 +252,15 @@ def test_real_photographs() -> None:
     batch = next(data.test.eval_batches(10))
     assert batch.y.tolist() == list(range(10))
     assert 0.2 < batch.x.mean() < 0.7
+
+
+def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -> None:
+    """Size, interpolation and crop of its configuration, in a run and when the run is judged again."""
+    config = RunConfig(backbone="test_convnext", data=f"folder:{pets(tmp_path, size=(240, 200))}")
+    trained = open_sources(config, None, CPU)
+    assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
+    judged = _data(Namespace(data=None), Subject("runs/x", None, config), CPU)
+    images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]
+    assert torch.equal(*images)
+    plain = next(opened(config.data, image_size=160).test.eval_batches(2)).x
+    assert not torch.equal(images[0], plain)
