@@ -103,7 +103,7 @@ def test_a_penalty_on_input_gradients_differentiates_attention_twice():
 def mixing_at(step=7, rows=slice(0, 8), size=8, **options):
     random = Randomness(3)
     random.at(step, rows, size)
-    return Mixing(MixConfig(**options), abatis.Run(None, 4, 1, 1, THREAT, None, AttackConfig(), random, {}))
+    return Mixing(MixConfig(**options), abatis.Run(None, 4, 1, 1, THREAT, None, AttackConfig(), random, {}, train_size=8))
 
 
 def mixed(**options):
@@ -219,7 +219,7 @@ def test_the_steps_of_the_attack_grow_and_stay(tmp_path):
     lengths = []
     for step in (0, 4, 9, 10, 99):
         random.at(step)
-        run = abatis.Run(None, 2, 10, 10, THREAT, None, AttackConfig(ramp=0.1), random, {})
+        run = abatis.Run(None, 2, 10, 10, THREAT, None, AttackConfig(ramp=0.1), random, {}, train_size=8)
         lengths.append(run.step_size / (THREAT.eps / 4))
     assert lengths == pytest.approx([1 / 11, 5 / 11, 10 / 11, 1, 1])
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import abatis
-from abatis import plugins
 from abatis.ball import Ball
 from abatis.errors import PluginError
 from abatis.evaluate import evaluate
@@ -53,11 +52,8 @@ def test_its_failure_names_the_plugin(network, some):
         judged(network, some, lambda *_: 1 / 0)
 
 
-def test_a_run_asks_the_hook_and_says_so(tmp_path, monkeypatch):
-    module = plugin("brave", adaptive_attack=lambda run: climbing)
-    brave = plugins.Plugin("brave", "1.0", module, abatis.PluginConfig)
-    monkeypatch.setattr(plugins, "load", lambda name: brave)
-    monkeypatch.setattr(plugins, "canonical", lambda names: list(names))
+def test_a_run_asks_the_hook_and_says_so(tmp_path, install):
+    install(plugin("brave", adaptive_attack=lambda run: climbing))
     folder = abatis.run(tiny(tmp_path, plugin=["brave"], eval="quick")).folder
     assert '"adaptive_attack": "brave"' in (folder / "eval.json").read_text()
     assert '"role": "adaptive attack"' in (folder / "plan.json").read_text()

@@ -118,7 +118,7 @@ def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypat
     killed(tmp_path, 5, plugin=["plain"])
     newer = {**plugins.installed(), "plain": replace(plugins.installed()["plain"], version="2.0")}
     monkeypatch.setattr(plugins, "installed", lambda: newer)
-    plugins.load.cache_clear()
+    plugins._load_installed.cache_clear()
     with pytest.raises(UsageError, match=r"plain was 1\.0, now 2\.0"):
         train(tmp_path, plugin=["plain"], resume=True)
 
