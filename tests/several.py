@@ -1,4 +1,4 @@
-"""Run by tests in several processes: ``python -m tests.several OUT ACCUMULATE`` trains every method on shares of batches."""
+"""Run by tests in several processes: ``python -m tests.several OUT ACCUMULATE SHARD ...`` trains on shares of batches."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from abatis import plugins, processes
+from abatis.builtin.averaging import WeightAveraging
 from abatis.config import AttackConfig
-from abatis.contract import THREAT, smooth_network, tiny_batch
+from abatis.contract import THREAT, tiny_batch
 from abatis.net import Net
+from abatis.plan import Row
 from abatis.randomness import Randomness, seeded
+from abatis.sharding import Sharding
 from abatis.step import Share, Step
 from abatis.testing import plan_of
 
 STEPS = 20
 PAIRS = ("mart+emr", "mail+trades", "mail+mart", "sovr+awp", "trades+awp", "amm+emr")
 METHODS = ("at", *sorted(plugins.installed()), *PAIRS)
+METHODS_OF = {
+    "none": METHODS,
+    "root": ("at", "trades", "emr", "mart+emr", "mail+trades"),
+    "blocks": ("at", "trades", "mart", "mail+trades", "sovr"),
+}
 BATCH = 10  # two processes have 5 each, three 3, 3 and 4
 
 
@@ -49,12 +59,23 @@ def launch(count, module, *words, timeout=300, check=True):
     return codes, told
 
 
-def trained(method, accumulate):
-    """The weights after some steps, and the mean of the last total, of this process's rows of every batch."""
-    module, random = smooth_network(10), Randomness(0)
+def network():
+    """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding."""
+    torch.manual_seed(0)
+    first, second = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus()), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softplus())
+    return nn.Sequential(first, second, nn.Flatten(), nn.Linear(36, 10)).double()
+
+
+def trained(method, accumulate, shard="none"):
+    """The weights after some steps, their averages, and the mean of the last total, of this process's rows of every batch."""
+    module, random = network(), Randomness(0)
     net = Net(module)
+    if shard != "none":
+        net.sharding = Sharding(module, shard)
     names = [] if method == "at" else method.split("+")
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random)
+    averaging = WeightAveraging(module, 0.9, None if net.sharding is None else net.sharding.twin())
+    plan = plan.with_trainer("averaging", averaging, Row("trainer", "averaging", "", {}))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
     step, rows = Step(net, plan, optimizer, THREAT, random, accumulate=accumulate), processes.rows_of(BATCH)
     with seeded(0, "several processes"):
@@ -62,15 +83,30 @@ def trained(method, accumulate):
             batch = tiny_batch(BATCH, 10).rows(rows)
             result = step(batch, number, 0, number / STEPS, Share(rows.start, BATCH))
     (whole,) = processes.summed([result.total])
-    return torch.cat([*(weight.detach().flatten() for weight in module.parameters()), whole.flatten()])
+    networks = [module, averaging.averaged]
+    if shard != "none":
+        check_pieces(net.sharding, optimizer)
+        networks = [net.sharding.gathered(network) for network in networks]
+    weights = [weight.detach().flatten() for network in networks for weight in network.parameters()]
+    return torch.cat([*weights, whole.flatten()])
 
 
-def everything(accumulate):
-    return {method: trained(method, accumulate) for method in METHODS}
+def check_pieces(sharding, optimizer):
+    """Weights, gradients and moments lie in pieces between the steps."""
+    for weight in sharding.module.parameters():
+        moment = optimizer.state[weight]["momentum_buffer"]
+        for tensor in (weight, moment):
+            assert isinstance(tensor, DTensor)
+            assert tensor.to_local().numel() < tensor.numel()
+
+
+def everything(accumulate, *shards):
+    """By how the network is sharded and by method."""
+    return {(shard, method): trained(method, accumulate, shard) for shard in shards for method in METHODS_OF[shard]}
 
 
 if __name__ == "__main__":
     with processes.joined():
-        found = everything(int(sys.argv[2]))
+        found = everything(int(sys.argv[2]), *sys.argv[3:])
         if processes.rank() == 0:
             torch.save(found, sys.argv[1])

@@ -6,21 +6,29 @@ import pytest
 import torch
 
 from abatis import processes
-from tests.several import METHODS, everything, launch
+from tests.several import METHODS_OF, everything, launch
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return everything(1)
+    return everything(1, "none")
 
 
-@pytest.mark.parametrize(("count", "accumulate"), [(2, 1), (3, 2)])
-def test_twenty_steps_of_every_method_are_those_of_one_process(count, accumulate, alone, tmp_path):
-    launch(count, "tests.several", tmp_path / "found.pt", accumulate)
+@pytest.mark.parametrize(
+    ("count", "accumulate", "shards"),
+    [
+        (2, 1, ["none", "root", "blocks"]),
+        (3, 2, ["none"]),
+        pytest.param(3, 2, ["root", "blocks"], marks=pytest.mark.slow),
+    ],
+)
+def test_twenty_steps_of_every_method_are_those_of_one_process(count, accumulate, shards, alone, tmp_path):
+    launch(count, "tests.several", tmp_path / "found.pt", accumulate, *shards)
     found = torch.load(tmp_path / "found.pt")
-    assert found.keys() == set(METHODS)
-    for method, weights in found.items():
-        assert torch.allclose(weights, alone[method], rtol=0, atol=1e-10), (method, (weights - alone[method]).abs().max())
+    assert found.keys() == {(shard, method) for shard in shards for method in METHODS_OF[shard]}
+    for (shard, method), weights in found.items():
+        expected = alone["none", method]
+        assert torch.allclose(weights, expected, rtol=0, atol=1e-10), (shard, method, (weights - expected).abs().max())
 
 
 def test_with_one_process_nothing_is_exchanged():

@@ -24,7 +24,7 @@ def mend(folder: Path, before: Mapping[str, str], checkpoint: Path, facts: Mappi
     if written(folder) == before:
         return True
     found = read_checkpoint(checkpoint)
-    if isinstance(found, str):
+    if isinstance(found, str) or not found.weights:  # none where they lie in pieces
         return False
     with disk(folder):
         write_weights(folder / WEIGHTS, found.weights, facts)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,35 +29,41 @@ KEEP = 3  # the newest ones
 ROOM = 2  # times the last checkpoint must be free on the disk: the new one, before an old one goes
 GRACE, MOST_OF_IT = 30, 0.6  # seconds from SIGTERM to SIGKILL under torchrun and most schedulers
 MANIFEST, WEIGHTS, STATE = "manifest.json", "weights.safetensors", "state.pt"
+PIECES = ".metadata"  # the index of torch.distributed.checkpoint, beside its pieces: instead of WEIGHTS
 NAME = re.compile(r"step-([0-9]{1,18})(\.old)?")  # .old: finished, and about to be replaced by another of the same step
+
+
+Weights = Mapping[str, Tensor] | Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint that verified.
 
-    weights, state: tensors of the model, and the rest of the training state; about: what the manifest says of the run;
-    rejected: the newer ones that did not verify, and why.
+    weights, state: tensors of the model, none where they lie in pieces in ``folder``, and the rest of the training state;
+    about: what the manifest says of the run; rejected: the newer ones that did not verify, and why.
     """
 
     step: int
     weights: dict[str, Tensor]
     state: dict[str, Any]
     about: dict[str, Any]
+    folder: Path
     rejected: tuple[str, ...] = ()
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
-    weights: Mapping[str, Tensor],
+    weights: Weights,
     state: Mapping[str, Any],
     about: Mapping[str, Any] | None = None,
     best: int = 0,
 ) -> Path:
     """Write ``folder/step-N``, then prune: the newest ones stay, and that of step ``best``.
 
-    about: of the run, in plain types. Raises UsageError where the disk refuses; the older ones are then as they were.
+    weights: tensors of the model, or what writes them in pieces into a folder; about: of the run, in plain types.
+    Raises UsageError where the disk refuses; the older ones are then as they were.
     """
     final = place_of(folder, step)
     partial, replaced = final.with_suffix(".tmp"), final.with_suffix(".old")
@@ -87,8 +93,11 @@ def place_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _write(partial: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    write_weights(partial / WEIGHTS, weights)
+def _write(partial: Path, step: int, weights: Weights, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    if callable(weights):
+        weights(partial)
+    else:
+        write_weights(partial / WEIGHTS, weights)
     with (partial / STATE).open("xb") as file:
         torch.save(dict(state), file)
         file.flush()
@@ -146,7 +155,8 @@ def read_checkpoint(path: Path) -> Loaded | str:
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
         about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return Loaded(about["step"], load_file(path / WEIGHTS), dict(state), about)
+        weights = load_file(path / WEIGHTS) if WEIGHTS in about["files"] else {}
+        return Loaded(about["step"], weights, dict(state), about, path)
     except Exception as error:  # every reader fails in its own way, and all of them mean the same
         return f"{type(error).__name__}: {error}"
 
@@ -174,7 +184,8 @@ def _complaint(path: Path) -> str:
                 return f"{name} is no file of the checkpoint"
             if file.stat().st_size != entry["size"] or sha256_of(file) != entry["sha256"]:
                 return f"{name} does not match its sha256"
-        return "" if {WEIGHTS, STATE} <= manifest["files"].keys() else "files are missing in the manifest"
+        files = manifest["files"].keys()
+        return "" if STATE in files and (WEIGHTS in files or PIECES in files) else "files are missing in the manifest"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"no readable manifest ({type(error).__name__})"
 

@@ -47,9 +47,9 @@ def _train(words: Sequence[str], prog: str) -> int:
 
     config = parse_run(words, prog)
     if config.nproc > 1 and not config.dry_run and "WORLD_SIZE" not in os.environ:
-        from abatis.launch import launch
+        from abatis.launch import launch, launch_elastic
 
-        return launch(config.nproc, words)
+        return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
     from abatis.runner import run as train
 
     train(config)
@@ -115,6 +115,10 @@ def _guarded(command: Callable[[], int]) -> int:
         print(f"{_place()}error: {error}", file=sys.stderr)
         if error.__cause__ is not None and error.exit_code == 1:
             print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # the elastic agent reads there why a process ended
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)
         if isinstance(error, ProcessLost):  # torch's threads, freed with the traceback, may wait for each other for ever
             sys.stdout.flush()
             os._exit(error.exit_code)

@@ -187,6 +187,13 @@ class RunConfig(Options):
     early_stop: int = Field(0, ge=0, description="epochs without a better robust validation accuracy before stopping; 0 never")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     nproc: int = Field(1, ge=1, le=1024, description="processes on this machine that share each batch, one a GPU")
+    max_restarts: int = Field(
+        0, ge=0, le=1000, description="how often to start the processes of --nproc again, from the newest checkpoint"
+    )
+    shard: Literal["none", "root", "blocks"] = Field(
+        "none", description="divide weights, gradients and moments among the processes: gathered as a whole, or block by block"
+    )
+    sync_bn: bool = Field(False, description="batch norm over the images of all processes; on GPUs")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bf16"] = Field("float32", description="arithmetic of the training forward passes")
     fold: bool = Field(

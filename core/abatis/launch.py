@@ -1,4 +1,7 @@
-"""``--nproc N``: the same command as N processes of this machine. ``torchrun -m abatis run ...`` does the same on several."""
+"""``--nproc N``: the same command as N processes of this machine. ``torchrun -m abatis run ...`` does the same on several.
+
+With ``--max-restarts`` torch's own elastic agent looks after them.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,28 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from abatis.errors import Stopped
+
+if TYPE_CHECKING:
+    from abatis.config import RunConfig
 
 PATIENCE = 30.0  # seconds for the others to end behind the first that failed
 LOST = 1  # what a process ends with that another one has left alone
 WAIT = 0.1  # seconds between two looks
+INTERRUPTED = 130  # as in cli.py
 
 
 def launch(count: int, words: Sequence[str]) -> int:
     """Run ``defense run WORDS`` as ``count`` processes; the exit code of one that failed by itself, else 0.
 
-    SIGINT and SIGTERM are handed on, once each time they come. Nothing here imports torch.
+    SIGINT and SIGTERM are handed on, once each time they come. This imports no torch.
     """
     port = _free_port()
     running = [_started(count, number, port, words) for number in range(count)]
@@ -39,13 +51,45 @@ def launch(count: int, words: Sequence[str]) -> int:
             worker.kill()
 
 
+def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
+    """The same under torch's elastic agent: where a process fails, all are started again and resume.
+
+    The exit code is that of the first failure behind the last restart.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from abatis.run_folder import made_up_name
+
+    os.environ.setdefault("OMP_NUM_THREADS", _threads(config.nproc))
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see processes.joined
+    named = words if config.name else [*words, "--name", made_up_name(config)]  # all attempts share one folder
+    with tempfile.TemporaryDirectory() as folder:
+        agent = LaunchConfig(1, 1, config.nproc, logs_specs=DefaultLogsSpecs(folder), run_id=Path(folder).name,
+                             rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=config.max_restarts)  # fmt: skip
+        try:
+            elastic_launch(agent, sys.executable)("-m", "abatis", "run", *named)
+        except ChildFailedError as error:
+            code = int(error.get_first_failure()[1].exitcode)
+            return code if code > 0 else 128 - code
+        except SignalException:  # by then all have ended, each in its own way
+            told = (path.read_text(encoding="utf-8") for path in Path(folder).rglob("error.json"))
+            return Stopped.exit_code if any(f'"{Stopped.__name__}: ' in text for text in told) else INTERRUPTED
+    return 0
+
+
 def _started(count: int, number: int, port: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
     """One worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through :func:`launch`."""
     places = {"WORLD_SIZE": count, "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     told = {name: str(value) for name, value in places.items()}
-    environment = {**os.environ, **told, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": threads}
+    environment = {"OMP_NUM_THREADS": _threads(count), **os.environ, **told, "MASTER_ADDR": "127.0.0.1"}
     return subprocess.Popen([sys.executable, "-m", "abatis", "run", *words], env=environment, start_new_session=True)
+
+
+def _threads(count: int) -> str:
+    """How many threads each of so many processes gets."""
+    return str(max(1, (os.cpu_count() or 1) // count))
 
 
 def _ended(running: Sequence[subprocess.Popen[bytes]]) -> int:

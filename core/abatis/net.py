@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from abatis.folding import Folding, find_folding
+
+if TYPE_CHECKING:
+    from abatis.sharding import Sharding
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RUNNING = ("running_mean", "running_var")
@@ -38,7 +41,7 @@ class Net:
         self.precision = precision
         self.attack_precision = attack_precision or precision
         self._modules = tuple(module.modules())
-        self._parameters = tuple(module.parameters())
+        self.sharding: Sharding | None = None
         self._format = self._attack_format = torch.contiguous_format
         self._folding: Folding | None = None
         self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
@@ -71,7 +74,8 @@ class Net:
 
     def compile(self, attack: bool, step: bool) -> None:
         """Compile the forward of attacks, or that of losses; the frozen one never, for the sake of double back-propagation."""
-        graphs = "reduce-overhead" if self._parameters and self._parameters[0].is_cuda else None  # CUDA graphs
+        first = next(self.module.parameters(), None)
+        graphs = "reduce-overhead" if first is not None and first.is_cuda else None  # CUDA graphs
         if attack:
             self._run_attack = torch.compile(self.module, dynamic=False, mode=graphs)
         if step:
@@ -88,6 +92,10 @@ class Net:
         ):
             logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around passes outside of the training forward: a network in pieces is put together inside, by all processes."""
+        return nullcontext() if self.sharding is None else self.sharding.whole()
 
     @contextmanager
     def _activations_kept(self) -> Iterator[None]:
@@ -119,7 +127,7 @@ class Net:
 
         With ``batch_statistics`` the batch-norm layers use the batch's own statistics, and their running ones are restored.
         """
-        trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
+        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         own = self.precision, self._run, self._format
         self.precision, self._run, self._format = self.attack_precision, self._run_attack, self._attack_format
         for parameter in trainable:

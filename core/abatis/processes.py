@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from abatis.errors import ProcessLost
+from abatis import vision
+from abatis.errors import ProcessLost, UsageError
 
 Value = TypeVar("Value")
 SILENCE = timedelta(minutes=30)  # without an answer; the longest wait is for a process whose share of an attack takes longer
@@ -40,6 +41,16 @@ def world_size() -> int:
 def several() -> bool:
     """Is there more than one process?"""
     return dist.is_available() and dist.is_initialized()
+
+
+def restarted() -> bool:
+    """Has an elastic agent started this run again? All must be asked: only the agent that saw the failure counts it."""
+    return any_says(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
+
+
+def may_restart() -> bool:
+    """Will an elastic agent start this run again where a process fails?"""
+    return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
 def rows_of(n: int) -> slice:
@@ -117,6 +128,15 @@ def each(value: Value) -> list[Value]:
     return found
 
 
+def synchronised(module: nn.Module, device: torch.device) -> nn.Module:
+    """The network with batch norms over the images of all processes; raises UsageError where torch has none."""
+    if device.type != "cuda":
+        raise UsageError(f"--sync-bn: torch's SyncBatchNorm works on GPUs, and this run is on {device}",
+                         fix="leave it out: each process then normalises by its own images")  # fmt: skip
+    converted: nn.Module = vision.timm().layers.convert_sync_batchnorm(module)  # torch's own drops timm's activations
+    return converted
+
+
 def shared(module: nn.Module) -> nn.Module:
     """The module with its gradients averaged over all processes; as it is where there is one."""
     if not several():
@@ -139,6 +159,10 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or several():
         yield
         return
+    if may_restart() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torch leaves the addresses of the ended processes in that store, and the new ones would now and then call those
+        raise UsageError("processes that are started again need a store of their own, not the agent's", where="torchrun",
+                         fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...")  # fmt: skip
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE)

@@ -22,7 +22,7 @@ from abatis.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from abatis.trainer import Trainer
 
-FREE = {"out", "workers", "data_dir", "eval", "checkpoint_every", "nproc", "track"}
+FREE = {"out", "workers", "data_dir", "eval", "checkpoint_every", "nproc", "max_restarts", "track"}
 """Options that may change: they change nothing that a step computes."""
 ROUNDED = {"device", "threads", "cpu"}
 """What may change, too, though sums are then rounded otherwise."""

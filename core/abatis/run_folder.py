@@ -32,7 +32,7 @@ RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")
 @contextmanager
 def claimed(config: RunConfig) -> Iterator[Path]:
     """The folder of this run, made and locked; raises UsageError where it exists and is not to be resumed, or is in use."""
-    folder = config.out / (config.name or _made_up_name(config))
+    folder = config.out / (config.name or made_up_name(config))
     if not folder.resolve().is_relative_to(config.out.resolve()):
         raise UsageError(f"run folder {folder} leads out of {config.out}", fix="remove the link, or choose another --name")
     with disk(folder):
@@ -47,7 +47,7 @@ def claimed(config: RunConfig) -> Iterator[Path]:
         yield folder
 
 
-def _made_up_name(config: RunConfig) -> str:
+def made_up_name(config: RunConfig) -> str:
     """``plugins-backbone-data``, with a number behind it from the second run on; the newest one when resuming."""
     parts = [*(config.options or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]

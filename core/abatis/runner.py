@@ -92,6 +92,10 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     check(config.track)
     device, first = pick_device(config.device), processes.rank() == 0
     reporter = Reporter(config.quiet or not first)
+    if config.name is None and not config.dry_run and processes.may_restart():
+        raise UsageError("a run that is started again by itself must know its folder", fix="give it a --name")
+    if processes.restarted():
+        config = config.model_copy(update={"resume": True})
     if config.batch_size < processes.world_size() * config.accumulate:
         what = (
             f"batch size {config.batch_size} for {processes.world_size()} processes with {config.accumulate} micro-batches each"
@@ -187,8 +191,14 @@ def prepare(
         notes += _too_small(model, config.backbone, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
+    if config.sync_bn:
+        model = processes.synchronised(model, device)
     switch = partial(checkpointed, model) if config.grad_checkpointing else None
     net = Net(model.to(device), config.precision, config.attack.precision, switch)
+    if config.shard != "none" and processes.several():
+        from abatis.sharding import Sharding  # its import takes a second
+
+        net.sharding = Sharding(model, config.shard)
     random = Randomness(config.seed)
     steps_per_epoch = batches_per_epoch(len(images.train), config.batch_size) if images else 1
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
@@ -216,8 +226,9 @@ def _with_own_trainers(plan: Plan, config: RunConfig, run: Run) -> Plan:
         plan = plan.with_trainer("mixing", Mixing(config.mix, run), row, first=True)
     if config.ema:
         row = Row("trainer", "averaging", BUILT_IN, {"decay": config.ema})
+        twin = None if run.net.sharding is None else run.net.sharding.twin()
         # last, so that it averages what the others leave behind
-        plan = plan.with_trainer("averaging", WeightAveraging(run.net.module, config.ema), row)
+        plan = plan.with_trainer("averaging", WeightAveraging(run.net.module, config.ema, twin), row)
     return plan
 
 
@@ -234,13 +245,20 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
         asking = ", ".join(name for name, _ in plan.regularizers)
         raise UsageError(f"--compile {config.compile}: a compiled step cannot be differentiated twice, as {asking} needs it",
                          fix="--compile attack")  # fmt: skip
+    if config.shard != "none":
+        from abatis.sharding import check_sharding
+
+        check_sharding(config, plan, net.module)
     device = next(net.module.parameters()).device
     like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
-    choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold)
+    # a folded norm reads the weights of its convolution, which the passes of a loss have in pieces there
+    with net.whole():
+        choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold and config.shard != "blocks")
     net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
+    spread = {"shard": config.shard, "sync_bn": config.sync_bn} if config.shard != "none" or config.sync_bn else {}
     precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
     choices |= {"activations": "computed again"} if config.grad_checkpointing else {}
-    return Row("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile})
+    return Row("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile, **spread})
 
 
 def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
@@ -273,7 +291,7 @@ def _check_head(net: Net, images: Data, config: RunConfig) -> None:
     """One forward pass says early what would fail late."""
     batch = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), net.whole():
             logits = net.frozen(batch.x)
     except Exception as error:
         raise UsageError(f"backbone {config.backbone} fails on images {tuple(batch.x.shape)}: {type(error).__name__}: {error}",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import NoReturn
 
@@ -121,7 +122,8 @@ class Micros:
         micro = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
         self._move(rows)
         net, plan = self.step.net, self.step.plan
-        with net.attack_mode(self.step.batch_statistics), plan.watched(plan.attacker_name, "attacker", net, micro):
+        watched = plan.watched(plan.attacker_name, "attacker", net, micro)
+        with net.whole(), net.attack_mode(self.step.batch_statistics), watched:
             attacked = plan.attacker(net, micro)
         # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
         reach = getattr(plan.attacker, "reach", 1.0)
@@ -149,7 +151,7 @@ class Micros:
         """
         while self.gathered is not None and self.step.gathers != len(self.gathered):
             asked: list[Tensor] = []
-            with self.step.net.buffers_restored():
+            with self.step.net.whole(), self.step.net.buffers_restored():
                 for ctx in self:
                     try:
                         self.step.plan.terms(ctx)
@@ -179,7 +181,13 @@ class Step:
     ) -> None:
         self.net, self.plan, self.optimizer, self.threat, self.random = net, plan, optimizer, threat, random
         self.batch_statistics, self.accumulate, self.clip_grad = batch_statistics, accumulate, clip_grad
-        self.module = shared(StepModule(net, plan))
+        self.module: Callable[[StepContext], tuple[Tensor, dict[str, Term]]]
+        self.exchanging: Callable[[bool], AbstractContextManager[None]]
+        if net.sharding is None:
+            self.module = shared(StepModule(net, plan))
+            self.exchanging = partial(exchanging, self.module)
+        else:
+            self.module, self.exchanging = net.sharding.around(StepModule(net, plan)), net.sharding.exchanging
         self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
         # deferred: what must hold is not read in the step, which makes no update once it is broken; needs a fused optimizer
@@ -250,7 +258,7 @@ class Step:
         right: dict[str, Tensor] = {}
         for last, ctx in zip(_last(len(micros.cuts)), micros, strict=True):
             share = len(ctx.batch) / ctx.global_size
-            with exchanging(self.module, last):
+            with self.exchanging(last):
                 value, terms = self.module(ctx)
                 if not value.requires_grad:
                     what = f"the terms {', '.join(terms)} do not depend on the network"
@@ -278,6 +286,8 @@ class Step:
     def _guard(self, result: StepResult, micros: Micros) -> None:
         """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
         norm = torch.nn.utils.get_total_norm([part.grad for part in self.parameters if part.grad is not None])
+        if self.net.sharding is not None:
+            norm = self.net.sharding.undivided(norm)
         if self.clip_grad:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
         if self.watch is not None:
@@ -297,11 +307,12 @@ class Step:
         raise NotFiniteError.at(micros.number, what, "the update was not made", terms)
 
     def _odd_gradient(self, micros: Micros) -> str:
-        for ctx in micros:
-            for name, term in self.plan.terms(ctx).items():
+        with self.net.whole():
+            parameters = [parameter for parameter in self.net.module.parameters() if parameter.requires_grad]
+            for name, term in (named for ctx in micros for named in self.plan.terms(ctx).items()):
                 if not term.value.requires_grad:
                     continue
-                parts = torch.autograd.grad(term.value.mean(), self.parameters, retain_graph=True, allow_unused=True)
+                parts = torch.autograd.grad(term.value.mean(), parameters, retain_graph=True, allow_unused=True)
                 norm = torch.nn.utils.get_total_norm([part for part in parts if part is not None])
                 if not bool(processes.all_agree(torch.isfinite(norm))):
                     return f"the gradient of term '{name}' is not finite, its value is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -67,7 +68,8 @@ class StopRequest:
             signal.signal(number, signal.SIG_IGN if deaf else handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        # an elastic agent hands on a SIGTERM that a scheduler has sent to every process already: that is one request
+        if self.asked and not (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ):
             raise KeyboardInterrupt
         self.asked = True
 
@@ -88,7 +90,8 @@ class Trainer:
         self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
         self.about = about_run(config, next(net.module.parameters()).device)
         self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
-        deferred = next(net.module.parameters()).is_cuda  # there, a host that reads in every step would be waited for
+        # on a GPU a host that reads in every step would be waited for; what defers that was never tried on pieces
+        deferred = next(net.module.parameters()).is_cuda and net.sharding is None
         self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
         self.one_step = Step(
             net, plan, self.optimizer, config.threat_model, random,
@@ -109,7 +112,15 @@ class Trainer:
     @property
     def judged(self) -> nn.Module:
         """The network whose accuracy counts: the averaged one where averaging is on."""
-        return self.net.module if self.averaging is None else self.averaging.averaged
+        return self._whole(self.net.module if self.averaging is None else self.averaging.averaged)
+
+    @property
+    def _twin(self) -> nn.Module | None:
+        return None if self.averaging is None else self.averaging.twin
+
+    def _whole(self, module: nn.Module) -> nn.Module:
+        """The same; where it is in pieces, a copy that is put together from those of all processes."""
+        return module if self.net.sharding is None else self.net.sharding.gathered(module)
 
     @property
     def _best_step(self) -> int:
@@ -202,7 +213,7 @@ class Trainer:
         self.one_step.random.at(self.done)
         reseed(self.config.seed, "epoch end", self.done)
         for name, hooks in self.plan.trainers:
-            with self.plan.watched(name, "epoch_end", self.net):
+            with self.net.whole(), self.plan.watched(name, "epoch_end", self.net):
                 hooks.epoch_end(self.epochs_ended)
         self.seconds += seconds
         self.epochs_ended += 1
@@ -248,6 +259,7 @@ class Trainer:
 
     def _write(self, name: str, module: nn.Module) -> None:
         """Weights into the run folder, by the first process."""
+        module = self._whole(module)
         if processes.rank() == 0:
             with disk(self.folder):
                 write_weights(self.folder / name, module.state_dict(), self.facts)
@@ -268,28 +280,41 @@ class Trainer:
         self.one_step.check()
         statistics = [tensor.cpu() for tensor in self.net.running_statistics()]
         parts = processes.each({"statistics": statistics, "meter": self.meter.state_dict()})
-        if processes.rank() > 0:
-            return
         began = time.perf_counter()
-        state = {
+        if processes.rank() == 0:
+            weights = self.net.module.state_dict() if self.net.sharding is None else self._save_pieces
+            save_checkpoint(self.folder / CHECKPOINTS, self.done, weights, self._state(parts), self.about, self._best_step)
+        elif self.net.sharding is not None:
+            with disk(self.folder):
+                self._save_pieces(None)
+        self.save_seconds = time.perf_counter() - began
+        processes.first_says(None)  # a process that left before it is written would take the writer along
+
+    def _save_pieces(self, folder: Path | None) -> None:
+        assert self.net.sharding is not None
+        self.net.sharding.save(folder, self.optimizer, self._twin)
+
+    def _state(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint holds besides the weights; parts: what differs from process to process."""
+        return {
             "epochs_ended": self.epochs_ended,
             "best": self.best,
             "best_files": self.best_files,
             "finished": self.finished,
             "seconds": self.seconds,
             "parts": parts,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.net.sharding is None else {},  # lies with the pieces
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
-        weights = self.net.module.state_dict()
-        save_checkpoint(self.folder / CHECKPOINTS, self.done, weights, state, self.about, self._best_step)
-        self.save_seconds = time.perf_counter() - began
 
     def restore(self, loaded: Loaded) -> None:
         """Go on from a checkpoint, bit for bit."""
         state = loaded.state
-        self.net.module.load_state_dict(loaded.weights)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.net.sharding is None:
+            self.net.module.load_state_dict(loaded.weights)
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            self.net.sharding.load(loaded.folder, self.optimizer, self._twin)
         for name, hooks in self.plan.trainers:
             hooks.load_state_dict(state["trainers"].get(name, {}))
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]

@@ -15,14 +15,16 @@ class WeightAveraging(TrainerHooks):
     """``averaged <- decay * averaged + (1 - decay) * weights`` after every update.
 
     The decay is ``min(decay, (1 + t) / (10 + t))`` after t updates, so that early averages forget the initialisation.
-    Running statistics are copied, not averaged.
+    Running statistics are copied, not averaged. twin: where to keep them if the module cannot be copied; whoever gives it
+    saves it, too.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, twin: nn.Module | None = None) -> None:
         self.decay = decay
         self.updates = 0
         self.source = module
-        self.averaged = copy.deepcopy(module).requires_grad_(False)
+        self.twin = twin
+        self.averaged = copy.deepcopy(module).requires_grad_(False) if twin is None else twin
 
     @torch.no_grad()
     def after_update(self, ctx: StepContext) -> None:
@@ -39,8 +41,9 @@ class WeightAveraging(TrainerHooks):
             kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "averaged": self.averaged.state_dict()}
+        return {"updates": self.updates, "averaged": self.averaged.state_dict() if self.twin is None else {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
-        self.averaged.load_state_dict(state["averaged"])
+        if self.twin is None:
+            self.averaged.load_state_dict(state["averaged"])
