@@ -80,7 +80,7 @@ def test_every_command_is_one_there_is(page):
             case ["python", "-m", module, *_]:
                 assert module in ("pip", "pytest") or importlib.util.find_spec(module), line
             case words:
-                assert words[0] in ("defense-run", "torchrun", "cd", "git", "."), line
+                assert words[0] in ("defense-run", "torchrun", "export", "cd", "git", "."), line
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], **IDS)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from abatis.checkpoint import disk, read_checkpoint, sha256_of, write_weights
 
 WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = "weights.safetensors", "weights-last.safetensors", "weights-averaged.safetensors"
+
+Join = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -16,18 +20,25 @@ def written(folder: Path) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in (WEIGHTS, WEIGHTS_AVERAGED) if (folder / name).is_file()}
 
 
-def mend(folder: Path, before: Mapping[str, str], checkpoint: Path, facts: Mapping[str, Any]) -> bool:
+def mend(folder: Path, before: Mapping[str, str], checkpoint: Path, facts: Mapping[str, Any], join: Join | None = None) -> bool:
     """Are the files those that were written ``before``? If not, make them again from the checkpoint of their epoch.
 
+    join: reads the weights of a checkpoint in pieces, and the averaged ones.
     Equal weights are equal bytes, so the answer is about what lies there in the end.
     """
     if written(folder) == before:
         return True
     found = read_checkpoint(checkpoint)
-    if isinstance(found, str) or not found.weights:  # none where they lie in pieces
+    if isinstance(found, str):
         return False
+    weights: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    if join is None:
+        weights, averaged = found.weights, found.state["trainers"].get("averaging", {}).get("averaged", {})
+    else:
+        weights, averaged = join(checkpoint)
     with disk(folder):
-        write_weights(folder / WEIGHTS, found.weights, facts)
+        write_weights(folder / WEIGHTS, weights, facts)
         if WEIGHTS_AVERAGED in before:
-            write_weights(folder / WEIGHTS_AVERAGED, found.state["trainers"]["averaging"]["averaged"], facts)
+            write_weights(folder / WEIGHTS_AVERAGED, averaged, facts)
     return written(folder) == before

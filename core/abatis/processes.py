@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -137,20 +137,17 @@ def synchronised(module: nn.Module, device: torch.device) -> nn.Module:
     return converted
 
 
-def shared(module: nn.Module) -> nn.Module:
-    """The module with its gradients averaged over all processes; as it is where there is one."""
+Exchanging = Callable[[bool], AbstractContextManager[None]]
+"""Around forward and backward: are gradients exchanged now, or kept for the next micro-batch?"""
+
+
+def shared(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
+    """The module with its gradients averaged over all processes, and when they are; as it is where there is one process."""
     if not several():
-        return module
+        return module, lambda now: nullcontext()
     # buffers are each process's own until they are averaged; a parameter that no term reaches must not stop the others
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
-
-
-def exchanging(module: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Around forward and backward: are gradients exchanged now, or kept for the next micro-batch?"""
-    if now or not isinstance(module, DistributedDataParallel):
-        return nullcontext()
-    waiting: AbstractContextManager[None] = module.no_sync()
-    return waiting
+    wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    return wrapped, lambda now: nullcontext() if now else wrapped.no_sync()
 
 
 @contextmanager

@@ -191,15 +191,7 @@ def prepare(
         notes += _too_small(model, config.backbone, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
-    if config.sync_bn:
-        model = processes.synchronised(model, device)
-    switch = partial(checkpointed, model) if config.grad_checkpointing else None
-    net = Net(model.to(device), config.precision, config.attack.precision, switch)
-    if config.shard != "none" and processes.several():
-        from abatis.sharding import Sharding  # its import takes a second
-
-        net.sharding = Sharding(model, config.shard)
-    random = Randomness(config.seed)
+    net, random = _net(config, model, device), Randomness(config.seed)
     steps_per_epoch = batches_per_epoch(len(images.train), config.batch_size) if images else 1
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()}, images.places if images else 0)  # fmt: skip
@@ -209,13 +201,26 @@ def prepare(
         for name, options in config.options.items()
         if options.idle_epochs >= config.epochs
     ]
-    rows = (*_facts(config, info, model, named), *plan.rows, _engine(config, net, plan, info))
+    rows = (*_facts(config, info, net.module, named), *plan.rows, _engine(config, net, plan, info))
     plan = replace(plan, rows=rows)
     plan = _with_own_trainers(plan, config, run)
     if say is not None:
         for text in order(plan):
             say(f"trace: calls {text}")
     return Prepared(net, plan, info, random, tuple(notes))
+
+
+def _net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
+    """The network on its device, and in pieces, as it is asked for."""
+    if config.sync_bn:
+        model = processes.synchronised(model, device)
+    switch = partial(checkpointed, model) if config.grad_checkpointing else None
+    net = Net(model.to(device), config.precision, config.attack.precision, switch)
+    if config.shard != "none" and processes.several():
+        from abatis.sharding import Sharding  # its import takes a second
+
+        net.sharding = Sharding(model, config.shard)
+    return net
 
 
 def _with_own_trainers(plan: Plan, config: RunConfig, run: Run) -> Plan:

@@ -65,12 +65,11 @@ class Sharding:
         self.unit: Any = fully_shard(unit, mesh=mesh, reshard_after_forward=how == "blocks")
         self._units = [part for part in unit.modules() if isinstance(part, FSDPModule)]
 
-    def around(self, objective: nn.Module) -> Callable[[Any], Any]:
-        """The objective of a micro-batch, computed where the gradients of its parameters will be exchanged."""
-        return objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)
+    def shared(self, objective: nn.Module) -> tuple[Callable[[Any], Any], processes.Exchanging]:
+        """The objective of a micro-batch, where the gradients of its parameters are exchanged, and when they are."""
+        return (objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)), self._exchanging
 
-    def exchanging(self, now: bool) -> AbstractContextManager[None]:
-        """Around forward and backward: are gradients exchanged now, or kept for the next micro-batch?"""
+    def _exchanging(self, now: bool) -> AbstractContextManager[None]:
         self.unit.set_requires_gradient_sync(now)
         return nullcontext()
 
@@ -132,6 +131,13 @@ class Sharding:
         except CheckpointException as error:
             raise RuntimeError(first_reason(error)) from error
         set_state_dict(self.module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+    def join(self, folder: Path, twin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Whole weights of a verified checkpoint, and those of its twin; this process alone reads them."""
+        weights = copy.deepcopy(self._blank).state_dict()
+        averaged = copy.deepcopy(self._blank).state_dict() if twin else {}
+        load({"model": weights, "twin": averaged}, storage_reader=FileSystemReader(folder), no_dist=True)
+        return weights, averaged
 
     def _state(self, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> dict[str, Any]:
         """The tensors themselves, in pieces: what is read is read into them."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import NoReturn
 
@@ -22,7 +21,6 @@ from abatis.ball import Ball
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_of_memory
 from abatis.net import Net
 from abatis.plan import Plan, blamed
-from abatis.processes import exchanging, shared
 from abatis.randomness import Randomness, reseed
 from abatis.types import Attacked, Batch, StepContext, Term, Threat, TrainerHooks, total
 from abatis.watch import Watch
@@ -181,13 +179,8 @@ class Step:
     ) -> None:
         self.net, self.plan, self.optimizer, self.threat, self.random = net, plan, optimizer, threat, random
         self.batch_statistics, self.accumulate, self.clip_grad = batch_statistics, accumulate, clip_grad
-        self.module: Callable[[StepContext], tuple[Tensor, dict[str, Term]]]
-        self.exchanging: Callable[[bool], AbstractContextManager[None]]
-        if net.sharding is None:
-            self.module = shared(StepModule(net, plan))
-            self.exchanging = partial(exchanging, self.module)
-        else:
-            self.module, self.exchanging = net.sharding.around(StepModule(net, plan)), net.sharding.exchanging
+        share = processes.shared if net.sharding is None else net.sharding.shared
+        self.module, self.exchanging = share(StepModule(net, plan))
         self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
         self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
         # deferred: what must hold is not read in the step, which makes no update once it is broken; needs a fused optimizer

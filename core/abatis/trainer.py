@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -334,10 +335,14 @@ class Trainer:
         if self.averaging is not None:
             self.averaging.copy_buffers()
 
+    def _mended(self, checkpoint: Path) -> bool:
+        join = None if self.net.sharding is None else partial(self.net.sharding.join, twin=self._twin is not None)
+        return mend(self.folder, self.best_files, checkpoint, self.facts, join)
+
     def _mend_best(self) -> None:
         """See that the best weights so far are those that were written; where they are lost, the best is chosen anew."""
         checkpoint = place_of(self.folder / CHECKPOINTS, self._best_step)
-        if processes.first_says(processes.rank() > 0 or mend(self.folder, self.best_files, checkpoint, self.facts)):
+        if processes.first_says(processes.rank() > 0 or self._mended(checkpoint)):
             return
         if self.finished:
             raise CheckpointError("the best weights are damaged, and the checkpoint of their epoch is gone",
