@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from abatis.backbones.cifar_resnet import resnet_trunk
 from abatis.backbones.pooled import PooledNet
 from abatis.config import AttackConfig
+from abatis.micros import Share
 from abatis.net import Net
 from abatis.randomness import Randomness
-from abatis.step import Share, Step
+from abatis.step import Step
 from abatis.testing import plan_of
 from abatis.types import Batch, Threat
 

@@ -31,9 +31,10 @@ from torch.utils._pytree import tree_leaves
 from abatis import processes
 from abatis.backbones import build
 from abatis.config import AttackConfig
+from abatis.micros import Share
 from abatis.randomness import Randomness
 from abatis.sharding import Sharding
-from abatis.step import Share, Step
+from abatis.step import Step
 from abatis.testing import plan_of
 from abatis.types import Batch
 

@@ -16,11 +16,12 @@ from abatis import plugins, processes
 from abatis.builtin.averaging import WeightAveraging
 from abatis.config import AttackConfig
 from abatis.contract import THREAT, tiny_batch
+from abatis.micros import Share
 from abatis.net import Net
 from abatis.plan import Row
 from abatis.randomness import Randomness, seeded
 from abatis.sharding import Sharding
-from abatis.step import Share, Step
+from abatis.step import Step
 from abatis.testing import plan_of
 
 STEPS = 20

@@ -7,10 +7,11 @@ import torch
 from abatis import Attacked, Ball, Term, Threat, TrainerHooks
 from abatis.contract import THREAT, smooth_network, tiny_batch
 from abatis.contract.lockstep import Lockstep
+from abatis.micros import Share
 from abatis.net import Net
 from abatis.processes import rows_of
 from abatis.randomness import Randomness, seeded
-from abatis.step import Share, Step
+from abatis.step import Step
 from abatis.testing import plan_of
 from tests.helpers import plugin
 

@@ -7,26 +7,23 @@ Nothing here logs, validates or saves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from abatis import processes
-from abatis.ball import Ball
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_of_memory
+from abatis.micros import Micros, NotYetKnown, Share
 from abatis.net import Net
 from abatis.plan import Plan, blamed
+from abatis.promises import INSIDE, STAY_INSIDE, check_batch
 from abatis.randomness import Randomness, reseed
-from abatis.types import Attacked, Batch, StepContext, Term, Threat, TrainerHooks, total
+from abatis.types import Batch, StepContext, Term, Threat, TrainerHooks, total
 from abatis.watch import Watch
-
-INSIDE = "the attacker's images inside the ball"
-STAY_INSIDE = "end the attack with Ball(batch.x, run.threat).project(x)"
 
 
 @dataclass(frozen=True)
@@ -55,110 +52,6 @@ class StepModule(nn.Module):
     def forward(self, ctx: StepContext) -> tuple[Tensor, dict[str, Term]]:
         terms = self.plan.terms(ctx)
         return total(terms), terms
-
-
-class _NotYetKnown(BaseException):
-    """A gather whose values other micro-batches have not given yet; no plugin's ``except Exception`` may catch it."""
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which rows of the global batch of ``of`` samples a process has: those from ``first`` on."""
-
-    first: int
-    of: int
-
-
-class Micros:
-    """The micro-batches of one step; every iteration yields fresh contexts, each on the draws that belong to its rows.
-
-    gathered: what the calls of ``ctx.gather`` return, in order; None where one micro-batch is the whole batch.
-    """
-
-    def __init__(self, step: Step, batch: Batch, number: int, epoch: int, progress: float, share: Share) -> None:
-        self.step, self.batch, self.number, self.epoch, self.progress = step, batch, number, epoch, progress
-        self.share = share
-        self.cuts = _cuts(len(batch), step.accumulate)
-        self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
-        self.inside: list[Tensor] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
-        self.attacked = [self._attack(rows) for rows in self.cuts]
-
-    def __iter__(self) -> Iterator[StepContext]:
-        for rows, (batch, attacked) in zip(self.cuts, self.attacked, strict=True):
-            self._move(rows)
-            yield StepContext(
-                batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
-                global_size=self.share.of, clean_first=self.step.plan.clean_first, gatherer=self._gatherer(),
-            )  # fmt: skip
-
-    def whole(self) -> StepContext:
-        """A fresh context of all rows of this process, for trainer hooks."""
-        batch, attacked = self.batch, self.attacked[0][1]
-        if len(self.cuts) > 1:
-            parts = [part for _, part in self.attacked]
-            info = {name: torch.cat([part.info[name] for part in parts]) for name in attacked.info}
-            # without an attack the adversarial images are the clean ones, the same tensor
-            same = all(part.x is micro.x for micro, part in self.attacked)
-            attacked = Attacked(batch.x if same else torch.cat([part.x for part in parts]), info)
-        self._move(slice(0, len(batch)))
-        return StepContext(
-            batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
-            global_size=self.share.of, clean_first=self.step.plan.clean_first,
-            gatherer=lambda values: processes.gathered(values, self.share.of),
-        )  # fmt: skip
-
-    def _move(self, rows: slice) -> None:
-        random, first = self.step.random, self.share.first
-        random.at(self.number, slice(first + rows.start, first + rows.stop), self.share.of)
-        reseed(random.seed, f"step/{first + rows.start}", self.number)
-
-    def _attack(self, rows: slice) -> tuple[Batch, Attacked]:
-        """One micro-batch and its adversarial images, checked."""
-        micro = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
-        self._move(rows)
-        net, plan = self.step.net, self.step.plan
-        watched = plan.watched(plan.attacker_name, "attacker", net, micro)
-        with net.whole(), net.attack_mode(self.step.batch_statistics), watched:
-            attacked = plan.attacker(net, micro)
-        # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
-        reach = getattr(plan.attacker, "reach", 1.0)
-        check = check_attacked if self.step.watch is None else inside
-        self.inside.append(check(attacked, micro, self.step.threat, plan.attacker_name, reach))
-        return micro, attacked
-
-    def _gatherer(self) -> Callable[[Tensor], Tensor]:
-        if self.gathered is None:
-            return lambda values: processes.gathered(values, self.share.of)
-        calls = iter(self.gathered)
-
-        def gather(values: Tensor) -> Tensor:
-            known = next(calls, None)
-            if known is None:
-                raise _NotYetKnown(values)
-            return known
-
-        return gather
-
-    def gather(self) -> None:
-        """Record what every call of ``ctx.gather`` returns: call k is exact once the calls before it are.
-
-        A plan that gathers nothing pays for one pass, in its first step.
-        """
-        while self.gathered is not None and self.step.gathers != len(self.gathered):
-            asked: list[Tensor] = []
-            with self.step.net.whole(), self.step.net.buffers_restored():
-                for ctx in self:
-                    try:
-                        self.step.plan.terms(ctx)
-                    except _NotYetKnown as signal:
-                        asked.append(signal.values)
-            if not asked:
-                self.step.gathers = len(self.gathered)
-            else:
-                self.gathered.append(processes.gathered(torch.cat(asked), self.share.of))
 
 
 class Step:
@@ -201,7 +94,7 @@ class Step:
             micros.gather()
             try:
                 result = self._outer(micros)
-            except _NotYetKnown:  # a plugin gathers more than in the first step: count again
+            except NotYetKnown:  # a plugin gathers more than in the first step: count again
                 self.optimizer.zero_grad(set_to_none=True)
                 self.gathers = None
                 micros.gather()
@@ -312,56 +205,6 @@ class Step:
         return "the gradient of the total is not finite, that of each term is"
 
 
-def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:
-    """Which images of an attacker's result lie in [0, 1] and in ``reach`` times the ball: (B,) bool, not read by the host.
-
-    Raises PluginError where the result is no detached image batch.
-    """
-    x = getattr(attacked, "x", None)
-    if not isinstance(x, Tensor) or x.shape != batch.x.shape or x.dtype != batch.x.dtype or x.requires_grad:
-        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(attacked).__name__
-        raise PluginError(f"attacker '{name}' returned {got}", where=f"for images {tuple(batch.x.shape)} {batch.x.dtype}",
-                          fix="return Attacked(x) with detached images of the same shape and type")  # fmt: skip
-    for key, values in attacked.info.items():
-        if values.shape[:1] != (len(batch),):
-            raise PluginError(f"attacker '{name}', info '{key}': shape {tuple(values.shape)} is not one value a sample")
-    if x is batch.x:
-        return torch.ones_like(batch.y, dtype=torch.bool)
-    return Ball(batch.x, replace(threat, eps=threat.eps * reach)).contains(x)
-
-
-def check_attacked(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:
-    """The same, read by the host: raises PluginError where an image lies outside."""
-    kept = inside(attacked, batch, threat, name, reach)
-    if not bool(kept.all()):
-        x, allowed = attacked.x, threat.text if reach == 1 else f"{reach:g} times {threat.text}"
-        raise PluginError(
-            f"attacker '{name}' left the ball or [0, 1] for {int((~kept).sum())} of {len(batch)} images",
-            where=f"pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}], largest {threat.norm} distance "
-            f"{float(Ball(batch.x, threat).distance(x).max()):.6g}, allowed {allowed}",
-            fix=STAY_INSIDE,
-        )
-    return kept
-
-
-def check_batch(changed: Batch, batch: Batch, name: str) -> None:
-    """Raise PluginError where a transform returned what is no batch of as many images in [0, 1]. Read by the host."""
-    x = getattr(changed, "x", None)
-    if not isinstance(x, Tensor) or len(changed) != len(batch) or x.shape[:2] != batch.x.shape[:2] or x.dtype != batch.x.dtype:
-        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(changed).__name__
-        raise PluginError(f"plugin '{name}' made {got} of a batch", where=f"of images {tuple(batch.x.shape)} {batch.x.dtype}",
-                          fix="return dataclasses.replace(batch, x=...) with as many images of the same type")  # fmt: skip
-    if not bool(((x >= 0) & (x <= 1)).all()):
-        raise PluginError(f"plugin '{name}' made pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}] of a batch",
-                          fix="images are in [0, 1]: clamp them at the end of transform_batch")  # fmt: skip
-    soft = changed.y_soft
-    if soft is not None and (
-        len(soft) != len(batch) or not bool(((soft >= 0).all(1) & ((soft.sum(1) - 1).abs() < 1e-4)).all())
-    ):
-        raise PluginError(f"plugin '{name}': y_soft is no distribution over the classes, (B, K), of every sample",
-                          fix="rows of y_soft are not negative and sum to 1")  # fmt: skip
-
-
 @contextmanager
 def _phase(name: str) -> Iterator[None]:
     try:
@@ -373,12 +216,6 @@ def _phase(name: str) -> Iterator[None]:
             f"the device has no memory left in the {name}",
             fix="cut the batch into micro-batches: --accumulate 2 (or more)",
         ) from error
-
-
-def _cuts(size: int, parts: int) -> list[slice]:
-    """Slices of nearly equal length that cover a batch."""
-    edges = [size * part // parts for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
 def _last(count: int) -> Iterator[bool]:

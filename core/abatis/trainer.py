@@ -28,12 +28,13 @@ from abatis.environment import peak_memory_mb
 from abatis.errors import CheckpointError, NotFiniteError, Stopped
 from abatis.evaluate import pgd_verdicts
 from abatis.meter import Meter
+from abatis.micros import Share
 from abatis.net import Net
 from abatis.plan import Plan
 from abatis.randomness import Randomness, reseed
 from abatis.resume import about_run, is_finished
 from abatis.schedule import factor, make_optimizer, set_rate
-from abatis.step import Share, Step, StepResult
+from abatis.step import Step, StepResult
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics

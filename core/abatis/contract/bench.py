@@ -14,8 +14,9 @@ from abatis.config import AttackConfig, PluginConfig
 from abatis.net import Net
 from abatis.plan import Plan, make_plan
 from abatis.plugins import Plugin
+from abatis.promises import check_attacked, check_batch
 from abatis.randomness import Randomness, seeded
-from abatis.step import Step, check_attacked, check_batch
+from abatis.step import Step
 from abatis.types import Batch, Run, StepContext, Term, Threat
 
 PIXELS = 8

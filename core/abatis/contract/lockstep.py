@@ -6,12 +6,14 @@ Work that is the same at every repetition makes the same exchanges, so after n r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+
+from abatis.processes import Exchanging
 
 Result = TypeVar("Result")
 
@@ -57,9 +59,8 @@ class Lockstep:
         with (
             patch.multiple(
                 "abatis.processes", rank=lambda: self.rank, world_size=lambda: self.count, several=lambda: True,
-                gathered=self._gathered, summed=self._summed, all_agree=self._all_agree,
+                gathered=self._gathered, summed=self._summed, all_agree=self._all_agree, shared=_unwrapped,
             ),
-            patch("abatis.step.shared", _unwrapped),
         ):  # fmt: skip
             yield
 
@@ -83,6 +84,6 @@ class Lockstep:
         return torch.stack(self._exchange("agree", flags)).all(0)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def _unwrapped(module: nn.Module) -> tuple[nn.Module, Exchanging]:
     """Gradients are exchanged by whoever plays, not by a wrapper."""
-    return module
+    return module, lambda now: nullcontext()

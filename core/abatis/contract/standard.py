@@ -20,9 +20,9 @@ from abatis.contract.bench import Bench, digits_batch, flat, last_layer, smooth_
 from abatis.contract.exempt import require_reasons
 from abatis.contract.lockstep import Lockstep
 from abatis.contract.options import numbers_without_bound
+from abatis.micros import Share
 from abatis.net import Net
 from abatis.randomness import Randomness, seeded
-from abatis.step import Share
 from abatis.types import Batch, total
 
 SAMPLES = 7  # two processes have 3 and 4
