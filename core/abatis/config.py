@@ -181,6 +181,9 @@ class RunConfig(Options):
     batch_size: int = Field(128, ge=1, le=1_000_000, description="images an update is made from")
     accumulate: int = Field(1, ge=1, le=10_000, description="micro-batches a batch is cut into, to save memory")
     workers: int = Field(0, ge=0, le=256, description="loader processes for folder data")
+    skip_nonfinite: int = Field(
+        0, ge=0, le=1000, description="steps in a row that may be left out where loss or gradient is not finite"
+    )
     clip_grad: float = Field(0.0, ge=0, le=1e6, description="largest norm of the gradient; 0 does not clip")
     optim: OptimConfig = Field(OptimConfig(), description="optimizer")
     ema: float = Field(0.0, ge=0, lt=1, description=f"decay of averaged weights; 0 is off, --ema alone {AVERAGING_DECAY}")

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from abatis.checkpoint import CHECKPOINTS, Loaded, disk, place_of, save_checkpoi
 from abatis.config import RunConfig
 from abatis.data import Data, batches_per_epoch, epoch_batches
 from abatis.environment import peak_memory_mb
-from abatis.errors import CheckpointError, NotFiniteError, Stopped
+from abatis.errors import CheckpointError, NotFiniteError, Stopped, UsageError
 from abatis.evaluate import pgd_verdicts
 from abatis.meter import Meter
 from abatis.micros import Share
@@ -34,6 +34,7 @@ from abatis.plan import Plan
 from abatis.randomness import Randomness, reseed
 from abatis.resume import about_run, is_finished
 from abatis.schedule import factor, make_optimizer, set_rate
+from abatis.skipping import Skipping
 from abatis.step import Step, StepResult
 
 VALIDATION_STEPS = 10
@@ -92,14 +93,17 @@ class Trainer:
         self.config, self.net, self.plan, self.data, self.folder, self.facts = config, net, plan, data, folder, facts
         self.about = about_run(config, next(net.module.parameters()).device)
         self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
+        if config.skip_nonfinite and net.sharding is not None:
+            raise UsageError("--skip-nonfinite takes back what a step did, and was never tried on pieces", fix="--shard none")
         # on a GPU a host that reads in every step would be waited for; what defers that was never tried on pieces
-        deferred = next(net.module.parameters()).is_cuda and net.sharding is None
+        deferred = next(net.module.parameters()).is_cuda and net.sharding is None and not config.skip_nonfinite
         self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
         self.one_step = Step(
             net, plan, self.optimizer, config.threat_model, random,
             batch_statistics=config.attack.bn == "train", accumulate=config.accumulate, clip_grad=config.clip_grad,
             deferred=deferred,
         )  # fmt: skip
+        self.skipping = Skipping(config.skip_nonfinite, net.module, self.optimizer)
         self.steps_per_epoch = batches_per_epoch(len(data.train), config.batch_size)
         self.steps = self.steps_per_epoch * config.epochs
         self.done = 0  # steps
@@ -135,8 +139,9 @@ class Trainer:
         with StopRequest() as stop, self._explained():
             while not self.finished:
                 began = time.perf_counter()
-                for result in self._epoch_steps():
-                    self.meter.add(result)
+                for result in self._epoch_steps(partial(self._skipped, listener)):
+                    if result is not None:
+                        self.meter.add(result)
                     if self.done % LOG_EVERY == 0 or self.done <= 3:
                         listener.step(self.done, self.epochs_ended, self._averages())
                     every = self.config.checkpoint_every
@@ -162,19 +167,24 @@ class Trainer:
             with processes.answering(lambda: f"after step {self.done} of {self.steps}"):
                 yield
         except NotFiniteError as error:
-            if error.step is not None and processes.rank() == 0:
-                self._dump(error, *divmod(error.step, self.steps_per_epoch))
-                error.where = f"{error.where}; {self.folder / NOT_FINITE} has the batch"
+            self._dump(error)
             raise
 
-    def _dump(self, error: NotFiniteError, epoch: int, number: int) -> None:
+    def _skipped(self, listener: Listener, error: NotFiniteError) -> None:
+        self._dump(error)
+        listener.note(f"left out: {error.what} ({error.where})")
+
+    def _dump(self, error: NotFiniteError) -> None:
         """What the batch was that broke a step: its images by their places in the training split."""
-        config = self.config
+        if error.step is None or processes.rank() > 0:
+            return
+        config, (epoch, number) = self.config, divmod(error.step, self.steps_per_epoch)
         batch = epoch_batches(len(self.data.train), config.batch_size, config.seed, epoch)[number]
         terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
         about = {"what": error.what, "step": error.step, "epoch": epoch, "seed": config.seed, "terms": terms}
         with disk(self.folder):
             write_text(self.folder / NOT_FINITE, json.dumps({**about, "batch": batch.tolist()}, indent=2) + "\n")
+        error.where = f"{error.where}; {self.folder / NOT_FINITE} has the batch"
 
     def _warn(self, listener: Listener) -> None:
         """Say once that saving is slow."""
@@ -195,8 +205,8 @@ class Trainer:
             fix="the same command with --resume (and --name) goes on from here",
         )
 
-    def _epoch_steps(self) -> Iterator[StepResult]:
-        """The steps of the current epoch that are not done yet."""
+    def _epoch_steps(self, skipped: Callable[[NotFiniteError], None]) -> Iterator[StepResult | None]:
+        """The steps of the current epoch that are not done yet; None for one that was left out."""
         epoch, seed = self.epochs_ended, self.config.seed
         first = self.done - epoch * self.steps_per_epoch
         batches = epoch_batches(len(self.data.train), self.config.batch_size, seed, epoch)[first:]
@@ -205,7 +215,9 @@ class Trainer:
             of = len(batches[0])
             rows = processes.rows_of(of)
             set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
-            result = self.one_step(batch, self.done, epoch, self.done / self.steps, Share(rows.start, of))
+            result = None
+            with self.skipping.allowed(skipped):
+                result = self.one_step(batch, self.done, epoch, self.done / self.steps, Share(rows.start, of))
             self.done += 1
             yield result
 
@@ -305,6 +317,7 @@ class Trainer:
             "finished": self.finished,
             "seconds": self.seconds,
             "parts": parts,
+            "skipped_in_a_row": self.skipping.in_a_row,
             "optimizer": self.optimizer.state_dict() if self.net.sharding is None else {},  # lies with the pieces
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
@@ -320,6 +333,7 @@ class Trainer:
         for name, hooks in self.plan.trainers:
             hooks.load_state_dict(state["trainers"].get(name, {}))
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
+        self.skipping.in_a_row = state["skipped_in_a_row"]
         self.best, self.best_files, self.seconds = state["best"], state["best_files"], state["seconds"]
         self._restore_statistics([part["statistics"] for part in state["parts"]])
         device = next(self.net.module.parameters()).device

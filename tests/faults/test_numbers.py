@@ -47,6 +47,36 @@ def test_f14_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_update(t
     assert torch.equal(seen[0], network[1].weight)
 
 
+class Rough:
+    """A penalty that is NaN at some steps and nothing at others; notes the network after the forward of every step."""
+
+    def __init__(self, *odd):
+        self.odd, self.seen = odd, {}
+
+    def __call__(self, ctx):
+        state = ctx.net.module.state_dict()
+        self.seen.setdefault(ctx.step, {name: tensor.clone() for name, tensor in state.items()})
+        return {"odd": Term(ctx.logits_adv.sum(1) * (float("nan") if ctx.step in self.odd else 0))}
+
+
+def test_f14_steps_may_be_left_out_as_many_in_a_row_as_is_said(tmp_path, install):
+    rough = Rough(2, 3, 5)
+    install(plugin("rough", regularizer=lambda run: rough))
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    folder = train(tmp_path, plugin=["rough"], ema=0, model=network, skip_nonfinite=2)
+    for name in ("0.weight", "1.weight", "4.weight", "1.num_batches_tracked"):  # each forward moves the statistics once
+        assert torch.equal(rough.seen[3][name], rough.seen[2][name])
+        assert torch.equal(rough.seen[4][name], rough.seen[2][name])
+        assert not torch.equal(rough.seen[5][name], rough.seen[4][name])
+    assert json.loads((folder / "not-finite.json").read_text())["step"] == 5
+
+
+def test_f14_one_more_in_a_row_stops_the_run(tmp_path, install):
+    install(plugin("rough", regularizer=lambda run: Rough(2, 3, 4)))
+    with pytest.raises(NotFiniteError, match="step 4"):
+        train(tmp_path, plugin=["rough"], ema=0, skip_nonfinite=2)
+
+
 def no_memory(*arguments):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
