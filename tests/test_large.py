@@ -414,6 +414,8 @@ def test_a_run_with_all_of_it_resumes_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert final_bytes(abatis.run(part.model_copy(update={"resume": True})).folder) == final_bytes(whole)
     rows = json.loads((whole / "plan.json").read_text())
+    (attacker,) = [row for row in rows if row["role"] == "attacker"]
+    assert attacker["options"]["step_size"] == "its own"
     assert [(row["role"], row["provider"]) for row in rows if row["provider"] in ("mixing", "apgd")] == [
         ("attacker", "apgd"),
         ("trainer", "mixing"),

@@ -293,9 +293,10 @@ def _rows(
     versions = {plugin.name: plugin.version for plugin in loaded}
     attack = run.attack.model_dump(exclude={"precision"})  # the engine's row has it
     attack |= {"step_size": f"{run.attack.step(run.threat):.6g}", "threat": str(run.threat)}
+    shares = {"pgd": attack, "apgd": attack | {"step_size": "its own"}}
     for role, names in roles.items():
         for name in names:
-            shown = options[name].model_dump() if name in options else attack if name in ("pgd", "apgd") else {}
+            shown = options[name].model_dump() if name in options else shares.get(name, {})
             yield Row(role, name, versions.get(name, BUILT_IN), shown)
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:
