@@ -65,7 +65,7 @@ def cifar10() -> tuple[Tensor, Tensor]:
     found = np.load(REFERENCE / "data" / "cifar10_small.npz")
     x = np.concatenate([found["x_train"][:TRAINED], found["x_test"]])
     y = np.concatenate([found["y_train"][:TRAINED], found["y_test"]])
-    return torch.tensor(x).permute(0, 3, 1, 2) / 255, torch.tensor(y).long()
+    return torch.tensor(x).permute(0, 3, 1, 2).contiguous() / 255, torch.tensor(y).long()
 
 
 TRAINED = 2000
