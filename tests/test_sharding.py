@@ -119,6 +119,7 @@ def test_a_run_in_pieces_stops_saves_and_resumes_bit_for_bit_also_behind_a_broke
         code, out, err = finish(start(tmp_path / name, *words, "--resume"))
         assert code == 0, err
         assert (f"checkpoint rejected: {newest}" in out) == (name != "unharmed")
-        assert "chosen anew" not in out
+        # one checkpoint back the best was that of an epoch before, whose own checkpoint may be pruned by now
+        assert name != "unharmed" or "chosen anew" not in out
         for written in (tmp_path / "whole" / "run").glob("weights*.safetensors"):
             assert (tmp_path / name / "run" / written.name).read_bytes() == written.read_bytes()
