@@ -86,8 +86,12 @@ def test_the_table_has_what_there_is_and_why_the_rest_is_not(tmp_path):
         "| at | 0 | 30 | 80.00 | 50.00 | 46.10 | 46.00 | 1,000 of 10,000 (no accelerator) | WARN | 61 / 50 | 10 / 8 | cpu | "
         "2026-01-02 | 46.8 |" in text
     )
-    for line in ("* at: D9 spoke", "* at: lr 0.2 tried", "* speed-43: AutoAttack 43.2 reached in 61.4 s", "* trades: time",
-                 "* sovr: memory", "* emr: not yet"):  # fmt: skip
+    for line in ("* at: D9 spoke", "* at: lr 0.2 tried", "* speed-43: AutoAttack 43.2 reached in 61.4 s",
+                 "* sovr: memory"):  # fmt: skip
         assert line in text.splitlines()
+    reasons = dict(line.removeprefix("* ").rsplit(": ", 1)[::-1] for line in text.splitlines() if line.startswith("* "))
+    assert reasons["time"].startswith("trades, mail+trades")
+    assert "sovr" not in reasons["time"]
+    assert reasons["not yet"].startswith("at, trades")  # at small scale there is nothing, and no reason
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {len(COLUMNS) + 1}

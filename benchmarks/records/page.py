@@ -79,5 +79,7 @@ def missing(scale: str, known: dict[tuple[str, str], dict[str, Any]], why: dict[
     absent = [name for name in RECORDS if (scale, name) not in known]
     if absent:
         yield f"\nNot run at {scale} scale:\n"
-        yield from (f"* {name}: {why.get(name, why.get('all', 'not yet'))}" for name in absent)
+        reasons = {name: why.get(name, why.get("all", "not yet")) for name in absent}
+        for reason in dict.fromkeys(reasons.values()):
+            yield f"* {', '.join(name for name in absent if reasons[name] == reason)}: {reason}"
         yield ""
