@@ -40,7 +40,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Plugins": [pages[name] for name in PLUGINS if name in pages]},
         {"Methods": ["registry.md", *_within("docs/methods/*.md", "docs")]},
         {"Reference": REFERENCE},
-        {"Records": _within("benchmarks/results/*.md", ".")},
+        {"Records": [*_within("benchmarks/records/*.md", "."), *_within("benchmarks/results/*.md", ".")]},
         {"Project": [*ROOTED, *_within("docs/decisions/*.md", "docs")]},
     ]
     return config
@@ -50,7 +50,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in ``docs/``, and those that are made here."""
     made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "registry.md": registry_page(),
             "reference/api.md": api_page()}  # fmt: skip
-    for name in (*ROOTED, *_within("benchmarks/results/*.md", "."), *_within("benchmarks/results/*.json", ".")):
+    records = [
+        name for kind in ("records/*.md", "results/*.md", "results/*.json") for name in _within(f"benchmarks/{kind}", ".")
+    ]
+    for name in (*ROOTED, *records):
         made[name] = (ROOT / name).read_text(encoding="utf-8")
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
