@@ -111,3 +111,4 @@ if __name__ == "__main__":
         found = everything(int(sys.argv[2]), *sys.argv[3:])
         if processes.rank() == 0:
             torch.save(found, sys.argv[1])
+    os._exit(0)  # as the command line ends: torch's threads may abort when the interpreter frees them

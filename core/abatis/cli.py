@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
+from typing import NoReturn
 
 from abatis import __version__
 from abatis.errors import AbatisError, ProcessLost, UsageError, did_you_mean
@@ -104,6 +106,22 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
 
 
 def _guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; one of several processes ends here."""
+    code = _told(command)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: torch's threads, freed with a traceback or the interpreter, may abort or wait for each other for ever."""
+    with suppress(OSError):  # nobody may be reading
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _told(command: Callable[[], int]) -> int:
     """Turn errors into a message of a few lines and an exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
@@ -119,9 +137,8 @@ def _guarded(command: Callable[[], int]) -> int:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
             get_error_handler().record_exception(error)
-        if isinstance(error, ProcessLost):  # torch's threads, freed with the traceback, may wait for each other for ever
-            sys.stdout.flush()
-            os._exit(error.exit_code)
+        if isinstance(error, ProcessLost):
+            _leave(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
