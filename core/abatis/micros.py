@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -58,19 +59,24 @@ class Micros:
 
     def whole(self) -> StepContext:
         """A fresh context of all rows of this process, for trainer hooks."""
-        batch, attacked = self.batch, self.attacked[0][1]
-        if len(self.cuts) > 1:
-            parts = [part for _, part in self.attacked]
-            info = {name: torch.cat([part.info[name] for part in parts]) for name in attacked.info}
-            # without an attack the adversarial images are the clean ones, the same tensor
-            same = all(part.x is micro.x for micro, part in self.attacked)
-            attacked = Attacked(batch.x if same else torch.cat([part.x for part in parts]), info)
+        batch, attacked = self.batch, self._joined
         self._move(slice(0, len(batch)))
         return StepContext(
             batch, attacked.x, attacked.info, self.step.net, self.number, self.epoch, self.progress,
             global_size=self.share.of, clean_first=self.step.plan.clean_first,
             gatherer=lambda values: processes.gathered(values, self.share.of),
         )  # fmt: skip
+
+    @cached_property
+    def _joined(self) -> Attacked:
+        """What the attacker made of all rows."""
+        parts = [part for _, part in self.attacked]
+        if len(parts) == 1:
+            return parts[0]
+        info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info}
+        # without an attack the adversarial images are the clean ones, the same tensor
+        same = all(part.x is micro.x for micro, part in self.attacked)
+        return Attacked(self.batch.x if same else torch.cat([part.x for part in parts]), info)
 
     def _move(self, rows: slice) -> None:
         random, first = self.step.random, self.share.first

@@ -15,7 +15,7 @@ from abatis import plugins, processes
 from abatis.checkpoint import CHECKPOINTS, Loaded, digest, load_checkpoint
 from abatis.command_line import read_toml
 from abatis.config import RunConfig
-from abatis.data.extra import sha256_of
+from abatis.data.extra import content_of
 from abatis.environment import device_name, provided
 from abatis.errors import CheckpointError, UsageError
 
@@ -39,7 +39,7 @@ def about_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    content = {} if config.extra.file is None else {"extra.file": sha256_of(config.extra.file)}
+    content = {} if config.extra.file is None else {"extra.file": content_of(config.extra.file)}
     return {"world_size": processes.world_size(), "config_sha256": digest(options), "options": options, "versions": versions,
             "machine": machine, "content": content}  # fmt: skip
 

@@ -56,11 +56,9 @@ class Lockstep:
 
     @contextmanager
     def _replaced(self) -> Iterator[None]:
-        with (
-            patch.multiple(
-                "abatis.processes", rank=lambda: self.rank, world_size=lambda: self.count, several=lambda: True,
-                gathered=self._gathered, summed=self._summed, all_agree=self._all_agree, shared=_unwrapped,
-            ),
+        with patch.multiple(
+            "abatis.processes", rank=lambda: self.rank, world_size=lambda: self.count, several=lambda: True,
+            gathered=self._gathered, summed=self._summed, all_agree=self._all_agree, shared=_unwrapped,
         ):  # fmt: skip
             yield
 

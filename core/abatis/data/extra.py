@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abatis.checkpoint import sha256_of
 from abatis.config import ExtraConfig
 from abatis.data.arrays import Arrays, ArraySplit, checked_labels
 from abatis.data.augment import augmented, moved, to_unit
@@ -28,11 +29,10 @@ LOCAL_HEADER = 30  # bytes before the name of a zip member; the lengths of name 
 
 
 @functools.cache
-def sha256_of(path: Path) -> str:
+def content_of(path: Path) -> str:
     """The sha256 of a file, read once a process; raises DataError."""
     try:
-        with path.expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path.expanduser())
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check --extra.file") from error
 
@@ -94,7 +94,7 @@ def with_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
         raise UsageError("--extra.file goes with data of uint8 in memory", fix="give the images as uint8 arrays")
     held_out = arrays.x_train[data.val.index] if data.val is not None else arrays.x_train[:0]
     extra, copies = without_copies(read_extra(config.file, data.info), (arrays.x_test, held_out), config.copies)
-    note = f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, sha256 {sha256_of(config.file)}"
+    note = f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, sha256 {content_of(config.file)}"
     note += f"; {copies} copies of test or held-out images among them are left out" if copies else ""
     info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
     size = len(arrays.x_train)
@@ -107,7 +107,7 @@ def described(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str,
     assert config.file is not None
     extra, added = read_extra(config.file, info), int(spread(batch_size, config.fraction).sum())
     return {"images": len(extra.images), "of a batch": f"{added} of {batch_size}", "copies": config.copies,
-            "sha256": sha256_of(config.file)}  # fmt: skip
+            "sha256": content_of(config.file)}  # fmt: skip
 
 
 class MixedSplit:

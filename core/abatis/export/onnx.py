@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from abatis.backbones.from_timm import brief
 from abatis.checkpoint import disk
 from abatis.errors import UsageError
-from abatis.export.program import BATCHES, TOLERANCE
+from abatis.export.program import TOLERANCE, checked_batches
 
 ONNX = "model.onnx"
 TO_WRITE, TO_RUN = ("onnx", "onnxscript", "onnxruntime"), "onnxruntime"
@@ -62,7 +62,7 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
     with disk(path):
         program.save(path)
     run = session(path)
-    parts = [x[first : first + size] for size in BATCHES for first in range(0, len(x) - size + 1, size)]
+    parts = [x[part] for part in checked_batches(len(x))]
     with torch.no_grad():
         pairs = [(module(part), torch.from_numpy(run(part.contiguous().numpy()))) for part in parts]
     worst: float = max(((ours - theirs).abs().amax() / ours.abs().amax()).item() for ours, theirs in pairs)

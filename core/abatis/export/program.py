@@ -34,14 +34,18 @@ def write_program(module: nn.Module, x: Tensor, y: Tensor, out: Path) -> float:
     write_bytes(out / PROGRAM, buffer.getvalue())
     write_text(out / LOADER, Path(__file__).with_name("standalone.py").read_text(encoding="utf-8"))
     written = runpy.run_path(str(out / LOADER))["load"]()
-    parts = [slice(first, first + size) for size in BATCHES for first in range(0, len(x) - size + 1, size)]
-    worst = torch.stack([_difference(module, written, x[part], y[part]) for part in parts]).amax().item()
+    worst = torch.stack([_difference(module, written, x[part], y[part]) for part in checked_batches(len(x))]).amax().item()
     if not worst <= TOLERANCE:
         for file in (PROGRAM, LOADER):
             (out / file).unlink()
         raise UsageError(f"the exported network differs by {worst:.1e} of its largest value, more than {TOLERANCE:.0e}",
                          fix="random or stateful layers cannot be exported")  # fmt: skip
     return worst
+
+
+def checked_batches(count: int) -> list[slice]:
+    """Which rows of so many images are run at once, in every size that is checked."""
+    return [slice(first, first + size) for size in BATCHES for first in range(0, count - size + 1, size)]
 
 
 def _difference(ours: nn.Module, theirs: nn.Module, x: Tensor, y: Tensor) -> Tensor:
