@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from abatis import plugins, processes
 from abatis.builtin.averaging import WeightAveraging
 from abatis.config import AttackConfig
 from abatis.contract import THREAT, tiny_batch
+from abatis.launch import neighbours
 from abatis.micros import Share
 from abatis.net import Net
 from abatis.plan import Row
@@ -37,17 +37,13 @@ BATCH = 10  # two processes have 5 each, three 3, 3 and 4
 
 def launch(count, module, *words, timeout=300, check=True):
     """``python -m module words`` as ``count`` processes that know each other; their exit codes and outputs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, words)],
-            env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+            env={**os.environ, **places, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
         )
-        for number in range(count)
+        for places in neighbours(count)
     ]  # fmt: skip
     try:
         told = [process.communicate(timeout=timeout) for process in running]

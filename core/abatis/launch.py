@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -33,8 +33,7 @@ def launch(count: int, words: Sequence[str]) -> int:
 
     SIGINT and SIGTERM are handed on, once each time they come. This imports no torch.
     """
-    port = _free_port()
-    running = [_started(count, number, port, words) for number in range(count)]
+    running = [_started(count, places, words) for places in neighbours(count)]
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for worker in running:
@@ -79,11 +78,18 @@ def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
     return 0
 
 
-def _started(count: int, number: int, port: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
+def neighbours(count: int) -> list[dict[str, str]]:
+    """What so many processes of this machine find in their environments, so that they find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
+
+
+def _started(count: int, places: Mapping[str, str], words: Sequence[str]) -> subprocess.Popen[bytes]:
     """One worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through :func:`launch`."""
-    places = {"WORLD_SIZE": count, "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
-    told = {name: str(value) for name, value in places.items()}
-    environment = {"OMP_NUM_THREADS": _threads(count), **os.environ, **told, "MASTER_ADDR": "127.0.0.1"}
+    environment = {"OMP_NUM_THREADS": _threads(count), **os.environ, **places}
     return subprocess.Popen([sys.executable, "-m", "abatis", "run", *words], env=environment, start_new_session=True)
 
 
@@ -104,9 +110,3 @@ def _ended(running: Sequence[subprocess.Popen[bytes]]) -> int:
     failed = [code for worker in running if (code := worker.poll())]
     code = next((code for code in failed if code != LOST), LOST)
     return code if code > 0 else 128 - code
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

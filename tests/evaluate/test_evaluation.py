@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from abatis.evaluate import evaluate
 from abatis.evaluate.judge import First, Judge, Verdicts
 from abatis.evaluate.ladder import Climbed
 from abatis.evaluate.statistics import wilson
+from abatis.launch import neighbours
 from abatis.types import Threat
 
 CPU = torch.device("cpu")
@@ -152,21 +152,14 @@ with open(os.path.join(sys.argv[1], f"{os.environ.get('WORLD_SIZE', 1)}-{rank}.j
 """
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def test_two_processes_find_what_one_finds(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     root = Path(__file__).resolve().parents[2]
     common = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, env=common)
-    several = {**common, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    running = [subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**several, "RANK": str(rank)})
-               for rank in range(2)]  # fmt: skip
+    running = [subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**common, **places})
+               for places in neighbours(2)]  # fmt: skip
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     one, *two = [json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
     assert 0 < one["pgd20_acc"] < one["clean_acc"]

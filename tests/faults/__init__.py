@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import abatis
 from abatis import checkpoint, trainer
 from abatis.cli import INTERRUPTED
 from abatis.errors import AbatisError
+from abatis.launch import neighbours
 from abatis.step import Step
 from tests.helpers import tiny
 
@@ -51,20 +51,15 @@ def in_child(work: Callable[[], object]) -> int:
 
 def together(count: int, work: Callable[[int], object]) -> list[int]:
     """Some work in children that know each other, each told its rank; their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
-    def joining(rank: int) -> Callable[[], object]:
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-
+    def joining(places: Mapping[str, str]) -> Callable[[], object]:
         def call() -> object:
-            os.environ.update({name: str(place) for name, place in places.items()})
-            return work(rank)
+            os.environ.update(places)
+            return work(int(places["RANK"]))
 
         return call
 
-    children = [start_child(joining(rank)) for rank in range(count)]
+    children = [start_child(joining(places)) for places in neighbours(count)]
     return [ended(child) for child in children]
 
 
