@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -38,3 +39,19 @@ def tiny(out: Path, **changes: Any) -> RunConfig:
 def final_bytes(folder: Path) -> bytes:
     """The last weights of a run, as they lie on the disk."""
     return (folder / "weights-last.safetensors").read_bytes()
+
+
+def write_metadata(distribution: Path, site: Path) -> None:
+    """What pip would write into ``site`` beside the package of a distribution's folder: its metadata and entry points."""
+    project = tomllib.loads((distribution / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    facts = {
+        "Metadata-Version": "2.1",
+        "Name": project["name"],
+        "Version": project["version"],
+        "Summary": project["description"],
+    }
+    (info / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in facts.items()), encoding="utf-8")
+    entries = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["abatis.plugins"].items())
+    (info / "entry_points.txt").write_text(f"[abatis.plugins]\n{entries}", encoding="utf-8")

@@ -18,6 +18,7 @@ from abatis.cli import main
 from abatis.errors import UsageError
 from abatis.new import KINDS, TEMPLATES, TRY, new_plugin
 from abatis.registry.add import add
+from tests.helpers import write_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,26 +29,10 @@ def card(folder):
     return rest.partition("```")[0]
 
 
-def metadata(folder, path):
-    """What an installation of a template would write beside its package."""
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    info = path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    facts = {
-        "Metadata-Version": "2.1",
-        "Name": project["name"],
-        "Version": project["version"],
-        "Summary": project["description"],
-    }
-    (info / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in facts.items()))
-    ((name, module),) = project["entry-points"]["abatis.plugins"].items()
-    (info / "entry_points.txt").write_text(f"[abatis.plugins]\n{name} = {module}\n")
-
-
 def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
     folders = [TEMPLATES / kind for kind in KINDS]
     for folder in folders:
-        metadata(folder, tmp_path)
+        write_metadata(folder, tmp_path)
     path = os.pathsep.join([str(tmp_path), *(str(folder / "src") for folder in folders), *sys.path])
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, folders)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT, capture_output=True, text=True, check=False)

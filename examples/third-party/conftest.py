@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from tests.helpers import write_metadata
 
 from abatis import plugins
 
@@ -20,18 +20,7 @@ def site(tmp_path_factory):
     """A folder with the metadata that pip would write."""
     folder = tmp_path_factory.mktemp("site")
     for source in SOURCES:
-        about = tomllib.loads((source.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        info = folder / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
-        info.mkdir()
-        fields = {
-            "Metadata-Version": "2.1",
-            "Name": about["name"],
-            "Version": about["version"],
-            "Summary": about["description"],
-        }
-        (info / "METADATA").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()), encoding="utf-8")
-        entries = "".join(f"{name} = {module}\n" for name, module in about["entry-points"]["abatis.plugins"].items())
-        (info / "entry_points.txt").write_text(f"[abatis.plugins]\n{entries}", encoding="utf-8")
+        write_metadata(source.parent, folder)
     return folder
 
 

@@ -32,12 +32,12 @@ def few_queries(monkeypatch):
     cut_queries(monkeypatch)
 
 
-def cut_queries(patch):
+def cut_queries(patch, queries=QUERIES):
     whole = autoattack._package
 
     def package(*arguments):
         foreign = whole(*arguments)
-        foreign.square.n_queries = QUERIES
+        foreign.square.n_queries = queries
         return foreign
 
     patch.setattr(autoattack, "_package", package)

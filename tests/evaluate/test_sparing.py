@@ -17,6 +17,7 @@ from abatis.evaluate.sparing import Standing, ask_in_bf16, drop_fooled, skip_kno
 from abatis.net import Net
 from abatis.types import Threat
 from tests.evaluate.planted import Before, dim, shorten
+from tests.evaluate.test_autoattack import cut_queries
 
 CPU = torch.device("cpu")
 QUERIES = 300
@@ -186,14 +187,7 @@ def test_attacks_run_folded_and_what_they_claim_is_looked_at_as_it_is(digits, fo
 
 @pytest.fixture
 def few_queries(monkeypatch):
-    whole = autoattack._package
-
-    def made(*arguments):
-        foreign = whole(*arguments)
-        foreign.square.n_queries = QUERIES
-        return foreign
-
-    monkeypatch.setattr(autoattack, "_package", made)
+    cut_queries(monkeypatch, QUERIES)
 
 
 @pytest.mark.usefixtures("few_queries")
