@@ -1,7 +1,7 @@
 """What a training step costs beside plain loops, other libraries and the bare passes, and whether it makes the same update.
 
     python -m benchmarks.step resnet8     # batch 64; from the repository's root
-    python -m benchmarks.step resnet18    # batch 32: fewer rounds, the methods that have a plain loop, no memory
+    python -m benchmarks.step resnet18    # batch 32, half an hour: five rounds, the methods that have a plain loop, no memory
 
 torchattacks and adversarial-robustness-toolbox are compared where they are installed. Writes
 benchmarks/results/step-BACKBONE.json and .md.
@@ -38,7 +38,7 @@ from benchmarks.step_variants import (
 RESULTS = Path(__file__).parent / "results"
 SETTINGS: dict[str, dict[str, Any]] = {
     "resnet8": {"batch": 64, "rounds": 7},
-    "resnet18": {"batch": 32, "rounds": 2, "brief": True},
+    "resnet18": {"batch": 32, "rounds": 5, "brief": True},
 }
 PACKAGES = ("abatis", "torch", "numpy", "torchattacks", "adversarial-robustness-toolbox")
 MEMORY_LIMIT = 1.05
