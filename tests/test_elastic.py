@@ -12,7 +12,7 @@ import pytest
 import abatis
 from abatis import processes
 from abatis.errors import UsageError
-from abatis.trainer import StopRequest
+from abatis.stopping import StopRequest
 from tests.helpers import final_bytes, tiny
 
 NETWORK = """

@@ -20,6 +20,7 @@ from abatis import Term, TrainerHooks
 from abatis.cli import run as defense_run
 from abatis.command_line import parse_run
 from abatis.errors import CheckpointError, Stopped, UsageError
+from abatis.evaluate.judge import Judge
 from tests.helpers import final_bytes, plugin, tiny
 
 
@@ -131,6 +132,25 @@ def test_ctrl_c_saves_and_resume_repeats_the_run_to_the_bit(tmp_path, install, s
     for row in rows[0] + rows[1]:
         del row["seconds"], row["peak_memory_mb"]
     assert rows[0] == rows[1]
+
+
+def test_a_signal_in_the_evaluation_leaves_a_run_that_resume_judges(tmp_path, monkeypatch):
+    attacked = Judge.attacked
+
+    def stopped(self, name, *rest, **named):
+        if name == "PGD-20":
+            signal.raise_signal(signal.SIGTERM)
+        return attacked(self, name, *rest, **named)
+
+    monkeypatch.setattr(Judge, "attacked", stopped)
+    with pytest.raises(Stopped, match="during the evaluation") as caught:
+        abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1))
+    assert caught.value.exit_code == 75
+    monkeypatch.setattr(Judge, "attacked", attacked)
+    cut = abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1, resume=True))
+    whole = abatis.run(tiny(tmp_path, name="whole", eval="quick", epochs=1))
+    assert final_bytes(cut.folder) == final_bytes(whole.folder)
+    assert (cut.clean_acc, cut.pgd20_acc, cut.robust_acc) == (whole.clean_acc, whole.pgd20_acc, whole.robust_acc)
 
 
 def test_resume_starts_where_there_never_was_a_checkpoint_and_ends_at_once_where_all_is_done(tmp_path):

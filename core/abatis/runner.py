@@ -35,6 +35,7 @@ from abatis.report.terminal import Reporter
 from abatis.resume import Start, find_start, flat, is_finished
 from abatis.run_folder import PYTHON, claimed, load_weights, recipe, start_from, write_run_toml
 from abatis.sources import data_rows, describe_data, open_sources
+from abatis.stopping import stopped_at_once
 from abatis.trace import Say, order
 from abatis.trainer import Trainer
 from abatis.types import Run
@@ -314,7 +315,7 @@ def _judge(
 ) -> dict[str, Any]:
     """Look at the test set, with the best weights."""
     model = load_weights(folder, trainer.judged).to(device)
-    with reporter.judging() as progress:
+    with stopped_at_once(folder), reporter.judging() as progress:
         verdict = evaluate(
             model, images.test, config.threat_model, ladder=cast(Ladder, config.eval), seed=config.seed, batch_size=EVAL_BATCH,
             device=device, num_classes=images.info.num_classes, progress=progress, state=folder / STATE,

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +32,7 @@ from abatis.resume import about_run, is_finished
 from abatis.schedule import factor, make_optimizer, set_rate
 from abatis.skipping import Skipping
 from abatis.step import Step, StepResult
+from abatis.stopping import AGAIN, StopRequest
 
 VALIDATION_STEPS = 10
 LOG_EVERY = 20  # steps between two reads of the metrics
@@ -50,31 +47,6 @@ class Listener(Protocol):
     def epoch(self, row: Mapping[str, Any]) -> None: ...
 
     def note(self, text: str) -> None: ...
-
-
-class StopRequest:
-    """SIGINT or SIGTERM once: finish the step, save, leave. Twice: leave at once, the last checkpoint stays good."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        # stopped by what another process heard: the same signal is on its way here, and says nothing new
-        deaf = isinstance(error, Stopped) and not self.asked
-        for number, handler in self._former.items():
-            signal.signal(number, signal.SIG_IGN if deaf else handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        # an elastic agent hands on a SIGTERM that a scheduler has sent to every process already: that is one request
-        if self.asked and not (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ):
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 class Trainer:
@@ -202,7 +174,7 @@ class Trainer:
         return Stopped(
             f"stopped after step {self.done} of {self.steps}; the state is saved",
             where=str(self.folder),
-            fix="the same command with --resume (and --name) goes on from here",
+            fix=AGAIN,
         )
 
     def _epoch_steps(self, skipped: Callable[[NotFiniteError], None]) -> Iterator[StepResult | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import abatis
 from abatis.cli import main
 from abatis.evaluate import masking
+from abatis.evaluate.judge import Judge
 from tests.helpers import tiny
 
 QUICK = ["--ladder", "quick", "--quiet"]
@@ -128,3 +130,25 @@ def test_a_shorter_ladder_does_not_take_the_place_of_a_longer_one(run, tmp_path,
     assert main(["eval", str(run), "--out", str(tmp_path), *QUICK]) == 2
     assert "holds a standard evaluation" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval.json").read_text()) == {"ladder": "standard", "n": 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_finished_attacks_and_says_so(run, tmp_path, monkeypatch, capsys, number):
+    words = ["eval", str(run), "--subset", "12", "--ladder", "quick", "--quiet", "--out", str(tmp_path)]
+    attacked, handlers, asked = Judge.attacked, [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], []
+
+    def stopped(self, name, *rest, **named):
+        asked.append(name)
+        if len(asked) == 2:
+            signal.raise_signal(number)
+        return attacked(self, name, *rest, **named)
+
+    monkeypatch.setattr(Judge, "attacked", stopped)
+    assert main(words) == 75
+    told = capsys.readouterr().err
+    for part in ("stopped during the evaluation", str(tmp_path), "the same command goes on"):
+        assert part in told
+    assert len(told.splitlines()) == 3
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert main(words) == 0
+    assert asked[:3] == ["PGD-20", "margin PGD-20", "margin PGD-20"]

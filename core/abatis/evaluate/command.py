@@ -73,11 +73,11 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     from abatis.report.run_report import write_report
     from abatis.report.terminal import Reporter
     from abatis.runner import pick_device
+    from abatis.stopping import stopped_at_once
     from abatis.types import Threat
 
     reporter = Reporter(asked.quiet or processes.rank() > 0)
-    subject = find_subject(asked.model, asked.backbone, asked.allow_pickle)
-    device = pick_device(asked.device)
+    subject, device = find_subject(asked.model, asked.backbone, asked.allow_pickle), pick_device(asked.device)
     images = _data(asked, subject, device)
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _folder(asked, subject, images.info.name, str(threat))
@@ -91,13 +91,13 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}
     with disk(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
-    with reporter.judging() as progress:
+    with stopped_at_once(folder, "the same command goes on from here"), reporter.judging() as progress:
         found = evaluate(module, split, threat, ladder=asked.ladder, seed=seed, batch_size=asked.batch_size, device=device,
                          num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
                          square_bf16=asked.square_bf16, **known)  # fmt: skip
     if processes.rank() == 0:
-        told = facts(asked.model, module, images.info, threat, seed)
-        record = write_record(folder, {**found.to_json(), **told, "command": line, **_selection(subject)})
+        told = {**facts(asked.model, module, images.info, threat, seed), "command": line}
+        record = write_record(folder, {**found.to_json(), **told, **_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)
         reporter.closing(folder, images.info.note)

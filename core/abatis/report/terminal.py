@@ -74,7 +74,7 @@ class Reporter:
         self.console.print(table)
         self._epochs = config.epochs
         self.note(
-            f"{config.epochs} epochs, batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} "
+            f"epochs {config.epochs}, batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} "
             f"{config.optim.schedule}, weight decay {config.optim.weight_decay:g}, {config.precision}, seed {config.seed}"
         )
         for text in notes:
@@ -179,7 +179,7 @@ class Reporter:
 
 
 def _shown(value: object) -> str:
-    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
+    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value) or "none"
 
 
 def _is_term(name: str) -> bool:
