@@ -28,6 +28,7 @@ def finish(process, timeout=300):
 def test_two_processes_train_one_run(tmp_path):
     code, out, err = finish(start(tmp_path, "--epochs", "1"))
     assert code == 0, err
+    assert not err
     assert out.count("epoch 1/1") == 1  # the first one speaks for both
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
@@ -53,6 +54,7 @@ def test_a_signal_stops_both_after_the_same_step_and_the_run_goes_on(tmp_path):
             break
     code, _, err = finish(stopped)
     assert code == 75, err
+    assert err.count("error: ") == 1
     code, _, err = finish(start(tmp_path / "stopped", "--epochs", "3", "--checkpoint-every", "1", "--resume"))
     assert code == 0, err
     one, other = ((tmp_path / which / "run" / "weights-last.safetensors").read_bytes() for which in ("whole", "stopped"))

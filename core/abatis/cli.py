@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from abatis import __version__
-from abatis.errors import AbatisError, ProcessLost, UsageError, did_you_mean
+from abatis.errors import AbatisError, ProcessLost, Stopped, UsageError, did_you_mean
 
 INTERRUPTED = 130
 
@@ -107,8 +107,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
 
 def _guarded(command: Callable[[], int]) -> int:
     """The exit code of a command; one of several processes ends here."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:  # torch would warn of find_unused_parameters in every run where a term reaches all of them
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     code = _told(command)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several:
         _leave(code)
     return code
 
@@ -130,7 +133,8 @@ def _told(command: Callable[[], int]) -> int:
     except AbatisError as error:
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
-        print(f"{_place()}error: {error}", file=sys.stderr)
+        if not (isinstance(error, Stopped) and _place()):  # all processes stop; the first one says so
+            print(f"{_place()}error: {error}", file=sys.stderr)
         if error.__cause__ is not None and error.exit_code == 1:
             print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
         if "TORCHELASTIC_ERROR_FILE" in os.environ:  # the elastic agent reads there why a process ended

@@ -6,6 +6,7 @@ With one process every function here does nothing, at no cost.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -146,7 +147,10 @@ def shared(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
     if not several():
         return module, lambda now: nullcontext()
     # buffers are each process's own until they are averaged; a parameter that no term reaches must not stop the others
-    wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        # newer versions of torch want forward_sync_buffers, which older ones lack and which cannot leave buffers alone at first
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
     return wrapped, lambda now: nullcontext() if now else wrapped.no_sync()
 
 
