@@ -213,6 +213,13 @@ def test_f18_a_folder_without_any_readable_image_is_an_error(tmp_path):
         opened(f"folder:{root}", image_size=16, skip_broken=True)
 
 
+def test_f18_a_run_that_left_broken_images_out_is_exported(tmp_path):
+    root = pictures(tmp_path)
+    noise(root / "val" / "cat" / "0.png")
+    folder = abatis.run(tiny(tmp_path, data=f"folder:{root}", image_size=16, skip_broken=True, epochs=1)).folder
+    assert main(["export", str(folder), "--to", "torch-export", "--out", str(tmp_path / "exported")]) == 0
+
+
 @pytest.mark.parametrize("label", [-1, 10, 2**40])
 def test_f18_labels_out_of_range_are_refused_before_training(tmp_path, label):
     x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 10

@@ -62,7 +62,7 @@ class Source:
                              fix="from Python: finished(folder, model=..., images=(x, y)) of abatis.export.source")  # fmt: skip
         test = open_data(table["data"], data_dir=Path(table["data_dir"]), limit=table.get("limit"), augment="none",
                          image_size=table.get("image_size"), device=torch.device("cpu"), workers=0,
-                         view=view_of(str(table["backbone"]))).test  # fmt: skip
+                         skip_broken=table.get("skip_broken", False), view=view_of(str(table["backbone"]))).test  # fmt: skip
         batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
         return batch.x, batch.y
 
