@@ -9,8 +9,10 @@ import pytest
 from benchmarks import startup
 from benchmarks.side_by_side import ratio
 
+from abatis import RunConfig
 from abatis.cli import main, run
 from abatis.command_line import parse_run
+from abatis.errors import UsageError
 
 
 def parse(line):
@@ -65,6 +67,17 @@ def test_defaults_below_file_below_command_line(tmp_path):
     assert set(parse(f"--config {file}").options) == {"emr", "mart"}
 
 
+def test_a_table_of_a_plugin_that_is_not_selected_is_left_out_and_told(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('backbone = "cnn"\ndata = "digits"\n[emr]\nwieght = 2\n')
+    line = ["--config", str(tmp_path / "run.toml"), "--dry-run"]
+    assert run(line) == 0
+    assert capsys.readouterr().err == "note: options of 'emr' are left out: that plugin is not selected\n"
+    assert run([*line, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="'emr', which is not selected"):
+        RunConfig(emr={"weight": 2})
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -81,6 +94,7 @@ def test_defaults_below_file_below_command_line(tmp_path):
         ("--config nowhere.toml", "nowhere.toml"),
         ("--backbone wnr34 --data digits --out {tmp}", "did you mean 'wrn34'"),
         ("--data digitts --out {tmp}", "did you mean 'digits'"),
+        ("--use loss --data digits", "--use ROLE=NAME"),
         ("--use loss=emmr --plugin emr --data digits --out {tmp}", "emmr"),
         ("--device cuda:99 --data digits --out {tmp}", "cuda:99"),
     ],

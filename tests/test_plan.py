@@ -174,3 +174,10 @@ def test_an_exception_in_a_loss_names_plugin_and_line():
 def test_trainer_hooks_are_collected():
     made = plan(plugin("hook", trainer=lambda run: TrainerHooks()))
     assert [name for name, _ in made.trainers] == ["hook"]
+
+
+@pytest.mark.parametrize("hook", ["attacker", "loss", "regularizer", "adaptive_attack"])
+def test_an_answer_that_cannot_be_called_is_refused_before_the_first_step(hook):
+    with pytest.raises(PluginError, match=f"'odd': defense_{hook} returned 5") as caught:
+        plan(plugin("odd", **{hook: lambda run: 5}))
+    assert __file__ in caught.value.where

@@ -190,3 +190,22 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     (tmp_path / "b" / "my_idea.py").write_text(IDEA)
     with pytest.raises(UsageError, match="two plugins are named 'my-idea'"):
         RunConfig(plugin=["./my_idea.py", "b/my_idea.py"])
+
+
+def test_a_trained_run_is_not_judged_as_another_file_s_unless_allowed(tmp_path, idea, capsys):
+    line = [*words(tiny(tmp_path, epochs=1)), "--plugin", "./my_idea.py", "--my-idea.weight", "0.1", "--name", "r"]
+    sha = f"sha256:{hashlib.sha256(idea.read_bytes()).hexdigest()}"
+    assert defense_run(line) == 0
+    idea.write_text(IDEA.replace("square", "abs"))
+    judging = [*line, "--eval", "quick", "--resume"]
+    assert defense_run(judging) == 2
+    assert f"my_idea was {sha}" in capsys.readouterr().err
+    assert sha in (tmp_path / "r" / "plan.json").read_text()
+    assert defense_run([*judging, "--allow-mismatch", "my-idea"]) == 0
+    assert any(
+        f"my_idea was {sha}" in text for text in json.loads((tmp_path / "r" / "environment.json").read_text())["resumed"]
+    )
+    plan = (tmp_path / "r" / "plan.json").read_text()
+    idea.write_text(IDEA)
+    assert defense_run(judging) == 0  # trained and judged: it is left as it is
+    assert (tmp_path / "r" / "plan.json").read_text() == plan

@@ -377,3 +377,16 @@ def test_piped_output_is_plain_lines(tmp_path, capsys):
     assert "\x1b" not in text
     assert "epoch 1/1" in text
     assert f"run folder: {Path(tmp_path)}" in text
+
+
+def test_what_cannot_learn_or_be_learnt_is_refused_and_missing_classes_are_told(tmp_path, capsys):
+    x, y = torch.rand(24, 1, 8, 8), torch.arange(24) % 3
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False)
+    with pytest.raises(UsageError, match="no parameter of Sequential can be trained"):
+        abatis.run(tiny(tmp_path), model=frozen, data=((x, y), (x, y)))
+    with pytest.raises(UsageError, match="model is no torch module"):
+        abatis.run(tiny(tmp_path), model=nn.Flatten, data=((x, y), (x, y)))
+    with pytest.raises(UsageError, match="the data have one class"):
+        abatis.run(tiny(tmp_path), data=((x, 0 * y), (x, 0 * y)))
+    abatis.run(tiny(tmp_path, quiet=False, epochs=1), data=((x, 2 * y + 1), (x, 2 * y + 1)))
+    assert "3 of 6 classes have no training image, the first is 0" in " ".join(capsys.readouterr().out.split())

@@ -47,13 +47,16 @@ def _dispatch(words: Sequence[str]) -> int:
 def _train(words: Sequence[str], prog: str) -> int:
     from abatis.command_line import parse_run
 
-    config = parse_run(words, prog)
+    notes: list[str] = []
+    config = parse_run(words, prog, notes)
     if config.nproc > 1 and not config.dry_run and "WORLD_SIZE" not in os.environ:
         from abatis.launch import launch, launch_elastic
 
         return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
     from abatis.runner import run as train
 
+    if not (config.quiet or _place()):
+        print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     train(config)
     return 0
 

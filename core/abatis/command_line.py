@@ -30,8 +30,11 @@ METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,s
 DESCRIPTION = "Train an image classifier that stays right under attack, and judge it."
 
 
-def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
-    """The configuration that these words ask for; raises UsageError or PluginError, and SystemExit after ``--help``."""
+def parse_run(argv: Sequence[str], prog: str = "defense-run", notes: list[str] | None = None) -> RunConfig:
+    """The configuration that these words ask for; raises UsageError or PluginError, and SystemExit after ``--help``.
+
+    notes: gets a line for every table of the configuration file that this run does not use.
+    """
     words = list(_spelled(argv))
     if not words and sys.stdout.isatty():
         words = ["--help"]
@@ -43,6 +46,8 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run") -> RunConfig:
     asked = _second_phase(words, loaded, prog)
     known_names = {plugin.name for plugin in loaded}
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
+    if notes is not None:
+        notes += [f"note: options of '{key}' are left out: that plugin is not selected" for key in table.keys() - kept.keys()]
     return validated(_merged(_merged(kept, asked), {"plugin": plugins.canonical(names)}))
 
 
@@ -116,6 +121,8 @@ def _second_phase(words: Sequence[str], loaded: Sequence[plugins.Plugin], prog: 
     try:
         given: dict[str, Any] = source(args=list(words))()
     except SettingsError as error:
+        if '"' not in str(error):  # a table in one word, --use or --extra
+            raise UsageError(f"an option needs NAME=VALUE: {str(error).partition(': ')[0]}", fix="--use ROLE=NAME") from error
         group = str(error).split('"')[1]
         raise UsageError(f"--{group} has no value of its own", fix=f"name one of its options: --{group}.NAME VALUE") from error
     return {key: value for key, value in given.items() if key not in ("config", "recipe")}

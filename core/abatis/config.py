@@ -156,6 +156,10 @@ class ExtraConfig(Options):
     )
 
 
+def _not_selected(name: str) -> UsageError:
+    return UsageError(f"options for plugin '{name}', which is not selected", fix=f"add --plugin {name}")
+
+
 class RunConfig(Options):
     """One experiment. ``RunConfig(plugin=["x"], x={"weight": 1})`` and ``options={"x": {...}}`` say the same."""
 
@@ -259,10 +263,12 @@ class RunConfig(Options):
         core = {key: value for key, value in raw.items() if key in cls.model_fields}
         for key in raw.keys() - core.keys():
             if plugins.normal(key) not in names:
-                raise UsageError(f"unknown option '{key}': {did_you_mean(key, [*cls.model_fields, *names])}")
+                if plugins.normal(key) in plugins.installed():
+                    raise _not_selected(plugins.normal(key))
+                raise UsageError(f"unknown option '{key}': {did_you_mean(key, [*cls.model_fields, *plugins.installed()])}")
             tables[plugins.normal(key)] = raw[key]
         for key in tables.keys() - set(names):
-            raise UsageError(f"options for plugin '{key}', which is not selected", fix=f"add --plugin {key}")
+            raise _not_selected(key)
         loaded = plugins.load_all(asked, fresh=True)
         options = {plugin.name: plugins.options_of(plugin, tables.get(plugin.name, {})) for plugin in loaded}
         ema = {True: AVERAGING_DECAY, False: 0.0}.get(core["ema"], core["ema"]) if isinstance(core.get("ema"), bool) else None

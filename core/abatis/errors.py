@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+FEW = 20  # names that fit into a message
+
 
 class AbatisError(Exception):
     """Base of all errors that are shown without a traceback."""
@@ -90,12 +92,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'x'?"`` for the nearest known word, or the list of known words where none is near."""
+    """``"did you mean 'x'?"`` for the nearest known word, or the known words where none is near and they are few."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(words) or 'none'}"
+    return f"known: {', '.join(words) or 'none'}" if len(words) <= FEW else f"it is none of the {len(words)} that are known"
 
 
 class ProcessLost(AbatisError):

@@ -226,7 +226,13 @@ def _ask(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
     with blamed(name, f"defense_{role} hook"):
         answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
-    return next(iter(answer), None) if isinstance(answer, list) else answer  # a list where several may answer
+    answer = next(iter(answer), None) if isinstance(answer, list) else answer  # a list where several may answer
+    if answer is not None and role != "trainer" and not callable(answer):
+        code = getattr(manager.get_plugin(name), f"defense_{role}").__code__
+        raise PluginError(f"plugin '{name}': defense_{role} returned {answer!r}, which cannot be called",
+                          where=f"{code.co_filename}:{code.co_firstlineno}",
+                          fix="return a function, or an object with __call__")  # fmt: skip
+    return answer
 
 
 def _sole_provider(

@@ -71,8 +71,11 @@ class Start:
         return [*lines, f"not bit-exact: {', '.join(self.differing)}"] if self.differing else lines
 
 
-def find_start(config: RunConfig, folder: Path, device: torch.device) -> Start:
-    """The newest valid checkpoint of a run folder, if it is one of this run; raises CheckpointError or UsageError."""
+def find_start(config: RunConfig, folder: Path, device: torch.device, judged: bool = False) -> Start:
+    """The newest valid checkpoint of a run folder, if it is one of this run; raises CheckpointError or UsageError.
+
+    judged: is there nothing left to do where the training has ended?
+    """
     try:
         loaded = load_checkpoint(folder / CHECKPOINTS)
     except CheckpointError as error:
@@ -85,8 +88,8 @@ def find_start(config: RunConfig, folder: Path, device: torch.device) -> Start:
         return Start(None, (folder / "run.toml").exists())
     now, before = about_run(config, device), loaded.about
     with _fitting(loaded):
-        if is_finished(loaded.state, config):  # nothing is computed any more, so it does not matter by what
-            before = {**now, "options": before["options"]}
+        if is_finished(loaded.state, config):  # nothing is trained any more, so it does not matter on what machine
+            before = {**now, "options": before["options"]} if judged else {**before, "machine": now["machine"]}
         return Start(loaded, True, loaded.rejected, check_resumable(before, now, config.allow_mismatch))
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from abatis import plugins, processes
-from abatis.backbones import build, checkpointed, last_feature_map, resolve
+from abatis.backbones import build, checkpointed, first_pass, last_feature_map, resolve
 from abatis.builtin.averaging import WeightAveraging
 from abatis.builtin.mixing import Mixing
 from abatis.builtin.trackers import check, tracking
-from abatis.checkpoint import CHECKPOINTS, Loaded, disk, set_aside, write_text
+from abatis.checkpoint import CHECKPOINTS, disk, set_aside, write_text
 from abatis.config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
 from abatis.environment import ENVIRONMENT, environment, resumptions
@@ -78,6 +78,8 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     data: (train, test), each a pair (x, y) of arrays or a torch Dataset of (image in [0, 1], label), used instead of
     ``config.data``. Raises a subclass of AbatisError; the global random generators are left as found.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise UsageError(f"model is no torch module, but {model!r:.80}", fix="an instance: model=Net(), not Net or a name")
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
@@ -116,8 +118,9 @@ def _train_and_judge(
     config: RunConfig, model: nn.Module | None, given: object, device: torch.device, folder: Path, reporter: Reporter
 ) -> Result:
     first = processes.rank() == 0
-    start = find_start(config, folder, device) if config.resumes else Start()
-    if start.loaded is not None and _is_finished(config, folder, start.loaded):
+    judged = _is_judged(config, folder)
+    start = find_start(config, folder, device, judged) if config.resumes else Start()
+    if judged and start.loaded is not None and is_finished(start.loaded.state, config):
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = open_sources(config, given, device)
@@ -160,7 +163,8 @@ def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, 
     """Train to the end, from a checkpoint where the run resumes."""
     info = images.info
     facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": info.num_classes,
-             "channels": info.channels, "image_size": info.image_size}  # fmt: skip
+             "channels": info.channels, "image_size": info.image_size,
+             **({"class_names": info.class_names} if info.class_names else {})}  # fmt: skip
     trainer = Trainer(config, prepared.net, prepared.plan, images, folder, facts, prepared.random)
     start.restore(trainer)
     lost = ["the best weights so far are lost: the best are chosen anew"] if trainer.epochs_ended and not trainer.best else []
@@ -190,6 +194,7 @@ def prepare(
         model = build(config.backbone, num_classes=info.num_classes, channels=info.channels, image_size=info.image_size,
                       mean=info.mean, std=info.std, pretrained=config.pretrained)  # fmt: skip
         notes += _too_small(model, config.backbone, info)
+    _check_trainable(model, named, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
     net, random = _net(config, model, device), Randomness(config.seed)
@@ -197,6 +202,7 @@ def prepare(
     run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
               {type(options): options for options in config.options.values()}, images.places if images else 0)  # fmt: skip
     plan = make_plan(plugins.load_all(config.plugin), config.options, config.use, run, say)
+    notes += _unseen(images) if images else []
     notes += [
         f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"
         for name, options in config.options.items()
@@ -256,9 +262,10 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
 
         check_sharding(config, plan, net.module)
     device = next(net.module.parameters()).device
-    like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
+    like = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
     # a folded norm reads the weights of its convolution, which the passes of a loss have in pieces there
     with net.whole():
+        first_pass(net.frozen, like, config.backbone)
         choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold and config.shard != "blocks")
     net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
     spread = {"shard": config.shard, "sync_bn": config.sync_bn} if config.shard != "none" or config.sync_bn else {}
@@ -293,21 +300,31 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _check_trainable(model: nn.Module, named: str, info: DataInfo) -> None:
+    """Is there anything to learn, and anything that learns?"""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"no parameter of {named} can be trained", fix="model.requires_grad_() for those that shall be")
+    if info.num_classes < 2:
+        raise DataError("the data have one class", where=info.name, fix="give images of at least two classes")
+
+
 def _check_head(net: Net, images: Data, config: RunConfig) -> None:
-    """One forward pass says early what would fail late."""
+    """Has the network a logit for every label?"""
     batch = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2)))
-    try:
-        with torch.no_grad(), net.whole():
-            logits = net.frozen(batch.x)
-    except Exception as error:
-        raise UsageError(f"backbone {config.backbone} fails on images {tuple(batch.x.shape)}: {type(error).__name__}: {error}",
-                         fix="choose a --backbone for such images, or another --image-size") from error  # fmt: skip
-    if logits.dim() != 2 or len(logits) != len(batch):
-        raise UsageError(f"backbone {config.backbone} returns {tuple(logits.shape)}, not one row of logits an image")
+    with net.whole():
+        logits = first_pass(net.frozen, batch.x, config.backbone)
     largest = max(int(split.labels.max()) for split in (images.train, images.test))
     if largest >= logits.shape[1]:
         raise DataError(f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
                         fix="labels count from 0; give the network a head with enough classes")  # fmt: skip
+
+
+def _unseen(images: Data) -> list[str]:
+    """A warning where there are labels that no image of the training has."""
+    seen = set(images.train.labels.tolist())
+    missing = images.info.num_classes - len(seen)
+    first = next(label for label in range(missing + len(seen) + 1) if label not in seen)
+    return [f"{missing} of {images.info.num_classes} classes have no training image, the first is {first}"] if missing else []
 
 
 def _judge(
@@ -326,11 +343,10 @@ def _judge(
     return write_record(folder, record) if processes.rank() == 0 else record
 
 
-def _is_finished(config: RunConfig, folder: Path, loaded: Loaded) -> bool:
-    """Was everything done that this configuration asks for?"""
+def _is_judged(config: RunConfig, folder: Path) -> bool:
+    """Is there an evaluation that goes as far as this configuration asks for?"""
     ladder = read_record(folder).get("ladder")
-    measured = config.eval == "none" or (ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval))
-    return measured and is_finished(loaded.state, config)
+    return config.eval == "none" or (ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval))
 
 
 def _result(folder: Path) -> Result:

@@ -210,3 +210,10 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_another_file_is_refused(
     longer = {"extra": ExtraConfig(file=tmp_path / "other.npz"), "resume": True, "epochs": 3}
     with pytest.raises(UsageError, match=r"extra\.file was"):
         abatis.run(interrupted.model_copy(update=longer))
+
+
+@pytest.mark.parametrize("copies", ["refuse", "drop"])
+def test_where_all_are_copies_leaving_them_out_is_not_proposed(tmp_path: Path, copies: str) -> None:
+    image = random_arrays()["x_test"][:3]
+    file = generated(tmp_path / "leak.npz", image=image, label=np.zeros(3, dtype=np.int64))
+    assert "fix:   give other images: without them none is left" in refusal(tmp_path, file, copies=copies)

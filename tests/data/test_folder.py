@@ -264,3 +264,27 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     assert torch.equal(*images)
     plain = next(opened(config.data, image_size=160).test.eval_batches(2)).x
     assert not torch.equal(images[0], plain)
+
+
+def test_16_bits_are_scaled_and_32_refused(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    grey = np.arange(144, dtype=np.uint16).reshape(12, 12)
+    Image.fromarray(grey * 257).save(root / "val" / "cat" / "9.png")
+    x = next(opened(f"folder:{root}").test.eval_batches(2)).x[0] * 255
+    assert torch.equal(x.round(), torch.from_numpy(grey.astype(np.float32)).expand(3, 12, 12))
+    Image.fromarray(grey.astype(np.float32)).save(root / "train" / "dog" / "odd.tiff")
+    assert "pixels of 32 bits" in error(root)
+    assert len(opened(f"folder:{root}", skip_broken=True).train) == 6
+
+
+def test_small_images_are_judged_whole_and_the_facts_say_so(tmp_path: Path) -> None:
+    assert facts(pets(tmp_path / "small")).view.crop == 1.0
+    assert facts(pets(tmp_path / "large", size=(80, 80))).view.crop == 224 / 256
+
+
+def test_the_facts_name_the_classes_in_the_order_of_the_labels(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    for part in ("train", "val"):
+        (root / part / "dog").rename(root / part / "Dog")
+    assert facts(root).class_names == ("Dog", "cat")
+    assert next(opened(f"folder:{root}").test.eval_batches(2)).y.tolist() == [0, 1]

@@ -239,3 +239,21 @@ def test_a_dataset_is_not_augmented_on_request() -> None:
     assert given(*pairs("Dataset"), augment="none").info.augment == "none"
     with pytest.raises(UsageError, match="augments its own images"):
         given(*pairs("Dataset"), augment="crop")
+
+
+class Failing(Samples):
+    def __getitem__(self, index: int) -> Any:
+        if index == 4:
+            raise OSError("no such picture")
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_raises_is_named_with_the_sample_and_the_line() -> None:
+    with pytest.raises(DataError, match="fails on test, sample 4: OSError: no such picture") as caught:
+        given(Samples(), Failing())
+    assert __file__ in str(caught.value.where)
+
+
+def test_the_type_of_wrong_labels_is_the_one_that_was_given() -> None:
+    with pytest.raises(DataError, match="y of train is float32"):
+        given((torch.zeros(4, 3, 8, 8), torch.zeros(4)), (torch.zeros(4, 3, 8, 8), torch.zeros(4)))

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import abatis
@@ -152,3 +153,67 @@ def test_a_signal_keeps_the_finished_attacks_and_says_so(run, tmp_path, monkeypa
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert main(words) == 0
     assert asked[:3] == ["PGD-20", "margin PGD-20", "margin PGD-20"]
+
+
+def test_quick_has_no_attack_under_l1_and_says_so(run, tmp_path, capsys):
+    assert main(["eval", str(run), "--threat", "L1:3", "--ladder", "quick", "--quiet", "--out", str(tmp_path)]) == 2
+    assert "no attack under L1" in capsys.readouterr().err
+    assert not (tmp_path / "eval.json").exists()
+
+
+FAILING = """
+import torch
+class Raises(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(63, 10)
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+class Pair(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+    def forward(self, x):
+        return super().forward(x.flatten(1)), x
+"""
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("Raises", "RuntimeError: mat1"), ("Pair", "returns tuple, not one row")])
+@pytest.mark.parametrize("line", ["eval {net} --ladder quick", "run --backbone {net} --dry-run", "run --backbone {net}"])
+def test_a_network_that_does_not_fit_is_named(tmp_path, capsys, monkeypatch, line, name, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(FAILING)
+    assert main([*line.format(net=f"nets.py:{name}").split(), "--data", "digits", "--threat", "Linf:0.1"]) == 2
+    told = capsys.readouterr().err
+    assert f"nets.py:{name}" in told
+    assert complaint in told
+    assert len(told.splitlines()) <= 4
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for part in ("train", "val"):
+        for number, name in enumerate(("Bird", "cat", "dog")):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for shade in range(4):
+                image = Image.new("RGB", (16, 16), (80 * number, 20 * shade, 0))
+                image.save(tmp_path / "pets" / part / name / f"{shade}.png")
+    return tmp_path / "pets"
+
+
+def test_the_names_of_the_classes_stay_with_the_network(pets, tmp_path, capsys):
+    folder = abatis.run(tiny(tmp_path, data=f"folder:{pets}", image_size=16, epochs=1, eval="quick", name="r")).folder
+    assert record(folder)["class_names"] == ["Bird", "cat", "dog"]
+    assert main(["export", str(folder), "--to", "torch-export", "--out", str(tmp_path / "exported"), "--allow-fail"]) == 0
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert config["label_names"] == config["abatis"]["class_names"] == ["Bird", "cat", "dog"]
+    for part in ("train", "val"):
+        (pets / part / "Bird").rename(pets / part / "zebra")
+    (tmp_path / "others").symlink_to(pets)
+    network = {"r": [], "exported": [], "exported/model.pt2": ["--allow-pickle"],
+               "r/weights.safetensors": ["--backbone", "cnn"]}  # fmt: skip
+    for name, more in network.items():
+        words = ["eval", str(tmp_path / name), "--data", f"folder:{tmp_path / 'others'}", "--threat", "Linf:0.1", *QUICK, *more]
+        assert main([*words, "--out", str(tmp_path / "e")]) == 2
+        told = capsys.readouterr().err
+        assert "cat, dog, zebra" in told
+        assert "Bird, cat, dog" in told

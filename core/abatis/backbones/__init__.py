@@ -6,6 +6,7 @@ outside of a backbone every image is a float in [0, 1].
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from abatis.backbones.from_file import load_factory
 from abatis.backbones.from_timm import brief, create, pretrained_statistics, view_of
 from abatis.backbones.names import is_factory, resolve
-from abatis.errors import UsageError
+from abatis.errors import AbatisError, UsageError, is_out_of_memory
 from abatis.net import BATCH_STATISTICS, Net
+from abatis.types import Forward
 
-__all__ = ["Normalize", "Normalized", "build", "checkpointed", "inner", "last_feature_map", "resolve", "view_of"]
+__all__ = ["Normalize", "Normalized", "build", "checkpointed", "first_pass", "inner", "last_feature_map", "resolve", "view_of"]
 
 
 class Normalize(nn.Module):
@@ -123,3 +125,23 @@ def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[
         for handle in handles:
             handle.remove()
     return maps[-1] if maps else None
+
+
+def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
+    """The logits of some images, (B, C, H, W) to (B, K), made once to say early what would fail late; raises UsageError."""
+    try:
+        with torch.no_grad():
+            logits = forward(x)
+    except AbatisError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
+                         where=f"{frame.filename}:{frame.lineno}, in {frame.name}",
+                         fix="choose a network for such images, or another --image-size") from error  # fmt: skip
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"backbone {backbone} returns {given}, not one row of logits an image")
+    return logits

@@ -102,7 +102,8 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
     if count == 0:
         raise DataError(f"{name} is empty: there are no images", where=where, fix="give at least one image")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{name} is {labels.dtype} of shape {labels.shape}", where=where, fix="give integers of shape (N,)")
+        kind = str(getattr(values, "dtype", labels.dtype)).removeprefix("torch.")
+        raise DataError(f"{name} is {kind} of shape {labels.shape}", where=where, fix="give integers of shape (N,)")
     if len(labels) != count:
         raise DataError(f"{name} has {len(labels)} labels for {count} images", where=where, fix="give one label an image")
     if labels.min() < 0:

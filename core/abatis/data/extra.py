@@ -75,8 +75,9 @@ def without_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> t
     fresh = [number for number, image in enumerate(extra.images) if _digest(image) not in known]
     copies = len(extra.images) - len(fresh)
     if copies and (policy == "refuse" or not fresh):
+        out = "remove them, or leave them out: --extra.copies drop" if fresh else "give other images: without them none is left"
         raise DataError(f"{copies} of {len(extra.images)} images are exact copies of test or held-out images",
-                        where=str(extra.path), fix="remove them, or leave them out: --extra.copies drop")  # fmt: skip
+                        where=str(extra.path), fix=out)  # fmt: skip
     return Extra(extra.path, extra.images, extra.labels, torch.tensor(fresh)), copies
 
 

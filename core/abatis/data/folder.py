@@ -25,7 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 LONGEST = 100  # times the shorter side: beyond it, resizing would blow an image up
-SMALL = 64  # pixels; up to here images are taken as they are
+SMALL = 64  # pixels; up to here images are judged whole
 DEFAULT = View()
 
 
@@ -45,7 +45,10 @@ def folder_info(
             fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
         )
     size = image_size or _common_size([_first(train / name, skip_broken) for name in classes]) or view.image_size
-    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolve_augment(augment, "crop-flip"), note, view)
+    if size <= SMALL:
+        view = replace(view, crop=1.0)
+    resolved = resolve_augment(augment, "crop-flip")
+    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolved, note, view, tuple(classes))
 
 
 def open_folder(
@@ -90,7 +93,7 @@ class _FolderSource:
     def image(self, index: int, train: bool) -> Tensor:
         """(3, size, size) uint8."""
         with _opened(self.files[index]) as image:
-            whole = image.convert("RGB")
+            whole = _rgb(image)
         if train and self.policy is not None:
             return self.policy(whole)
         seen = self._random_crop(whole) if train and self.augment != "none" else self._central_crop(whole)
@@ -105,7 +108,7 @@ class _FolderSource:
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
         functional = torchvision().transforms.functional
-        shorter = self.size if self.size <= SMALL else round(self.size / self.view.crop)
+        shorter = round(self.size / self.view.crop)
         seen: Image.Image = functional.center_crop(functional.resize(whole, shorter, self.interpolation), self.size)
         return seen
 
@@ -117,6 +120,8 @@ def _opened(file: str) -> Iterator[Image.Image]:
         with Image.open(file) as image:
             if max(image.size) > LONGEST * min(image.size):
                 raise ValueError(f"{image.width} x {image.height} pixels")
+            if image.mode in ("I", "F"):  # it is not known which value is white
+                raise ValueError("pixels of 32 bits")
             yield image
     except Exception as error:  # decoders raise whatever they like; it is the file in every case
         raise DataError(
@@ -124,6 +129,13 @@ def _opened(file: str) -> Iterator[Image.Image]:
             where=file,
             fix="repair or remove the file, or leave out what cannot be read: --skip-broken",
         ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8 bits a channel. Pillow would cut 16 bits off at 255 instead of scaling them."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _without_broken(listings: list[list[tuple[str, int]]]) -> tuple[list[list[tuple[str, int]]], str]:

@@ -45,7 +45,8 @@ class DataInfo:
 
     name: as asked for; image_size: pixels, square, what the network sees;
     mean, std: one number a channel, for images in [0, 1]; augment: "none", "crop" or "crop-flip";
-    note: what a reader of results must know about these data; view: of image files.
+    note: what a reader of results must know about these data; view: of image files; class_names: in the order of the labels,
+    where the data have names for them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DataInfo:
     augment: str
     note: str = ""
     view: View = View()
+    class_names: tuple[str, ...] = ()
 
 
 class Split(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.is_file():
         raise DataError("there is no such .npz file", where=str(path), fix=f"save arrays {', '.join(KEYS)} there")
     try:
+        with zipfile.ZipFile(path):  # numpy takes any other file for a pickle
+            pass
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
             found = {name: file[name] for name in KEYS if name in names}

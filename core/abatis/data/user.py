@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import traceback
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,12 @@ class _DatasetSource:
 def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
     """One checked sample of a Dataset: (C, H, W) float32 in [0, 1] and a label >= 0."""
     where = f"{name}, sample {index}"
-    sample = dataset[index]
+    try:
+        sample = dataset[index]
+    except Exception as error:  # it is somebody else's code
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(f"the Dataset fails on {where}: {type(error).__name__}: {error}",
+                        where=f"{frame.filename}:{frame.lineno}, in {frame.name}") from error  # fmt: skip
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         raise DataError(f"the Dataset yields {type(sample).__name__}, not (image, label)", where=where, fix=FORM)
     image, label = sample

@@ -85,7 +85,6 @@ def _judged(asked: argparse.Namespace, line: str) -> str:
     module, notes = subject.module(images.info, device)
     for note in notes:
         reporter.note(f"note: {note}")
-    module = module.to(device).eval()
     split = images.test if asked.subset is None else First(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
     known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}

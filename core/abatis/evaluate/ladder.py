@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from abatis.errors import UsageError
 from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack, family_of
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
 from abatis.evaluate.memory import Memory
@@ -74,7 +75,11 @@ def climb(
     result = Climbed()
     threat = judge.threat
     if threat.norm == "L1":
-        result.findings.append("PGD was left out: there is none for L1 here, AutoAttack judges alone")
+        if ladder == "quick":
+            raise UsageError(
+                "the quick ladder has no attack under L1", fix="take the standard one: AutoAttack attacks there, too"
+            )
+        result.findings.append("PGD was left out: there is none for L1 here")
     for rung in PGD_RUNGS[ladder] if threat.norm != "L1" else ():
         attack = pgd(judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], range(rung.restarts))
         result.verdicts[rung.name] = memory.once(rung.name, _run(judge, rung.name, attack, clean.correct))

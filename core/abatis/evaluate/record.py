@@ -48,6 +48,7 @@ def facts(model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: i
         "threat": str(threat),
         "data": info.name,
         "num_classes": info.num_classes,
+        **({"class_names": list(info.class_names)} if info.class_names else {}),
         "note": info.note,
         "seed": seed,
         "weights_sha256": weights_digest(module),

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from abatis import vision
-from abatis.backbones import Normalized, build
+from abatis.backbones import Normalized, build, first_pass
 from abatis.backbones.names import is_factory, resolve
 from abatis.command_line import read_toml, validated
 from abatis.config import RunConfig
 from abatis.data import DataInfo
-from abatis.errors import UsageError, did_you_mean
+from abatis.errors import DataError, UsageError, did_you_mean
 from abatis.export.read import load_onnx, load_program
 from abatis.published import HUB, about, from_hub, is_published, load_folder
-from abatis.run_folder import load_weights, read_weights
+from abatis.run_folder import load_weights, read_weights, weights_file
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 PROGRAMS, ONNX = ".pt2", ".onnx"
@@ -41,12 +41,40 @@ class Subject:
         """What the network was trained against, where that is known."""
         if self.run is not None:
             return self.run.threat
-        folder = self.path if self.path.is_dir() else self.path.parent
-        exported = self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)
-        return str(about(folder)["threat"]) if exported and is_published(folder) else None
+        return str(about(self._folder)["threat"]) if self._exported else None
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of its outputs, where they are known."""
+        if self.run is not None or self.path.suffix == ".safetensors":
+            file = self.path if self.run is None else weights_file(self.path)
+            return list(read_weights(file)[1].get("class_names", []))
+        return list(about(self._folder).get("class_names", [])) if self._exported else []
+
+    @property
+    def _exported(self) -> bool:
+        return (self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)) and is_published(self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def check_classes(self, info: DataInfo) -> None:
+        """Raise DataError where output and label of one number are classes of different names."""
+        own = self.class_names
+        if own and info.class_names and own != list(info.class_names):
+            raise DataError(f"the classes of {info.name} are not those of {self.spec}: {', '.join(info.class_names)}",
+                            fix=f"name the class folders as in the training: {', '.join(own)}")  # fmt: skip
 
     def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
-        """The network on images in [0, 1], and what to know about it. Raises UsageError."""
+        """The network on images in [0, 1], in eval mode on its device, and what to know about it. Raises UsageError."""
+        self.check_classes(info)
+        module, notes = self._found(info, device)
+        module = module.to(device).eval()
+        first_pass(module, torch.zeros(2, info.channels, info.image_size, info.image_size, device=device), self.spec)
+        return module, notes
+
+    def _found(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         if self.run is not None:
             return load_weights(self.path, None), []
         if self.path.is_dir():

@@ -35,6 +35,8 @@ def write_folder(source: Source, out: Path, also: dict[str, str] | None = None) 
         "weights_sha256": weights_digest(source.module),
         **{key: source.record.get(key) for key in ("robust_acc", "autoattack_acc", "clean_acc", "n", "verdict")},
     }
+    if names := source.facts.get("class_names"):
+        about["class_names"] = names
     with disk(out):
         if source.in_timm and isinstance(source.module, Normalized):
             _write_timm(source, source.module, out, about)
@@ -55,5 +57,5 @@ def _write_timm(source: Source, module: Normalized, out: Path, about: dict[str, 
     seen = {"input_size": (channels, size, size), "crop_pct": 1.0, **statistics}
     vision.timm().models.save_for_hf(
         module.backbone, out, safe_serialization=True, model_args={"in_chans": channels, **shape},
-        model_config={"pretrained_cfg": seen, "abatis": about},
+        model_config={"pretrained_cfg": seen, "abatis": about, "label_names": about.get("class_names")},
     )  # fmt: skip

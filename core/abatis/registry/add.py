@@ -43,6 +43,8 @@ def add(folder: Path, write: bool = False) -> str:
 
 def _entries(folder: Path) -> Iterator[dict[str, Any]]:
     file = folder / "pyproject.toml"
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", fix="name the folder of a plugin, which holds its pyproject.toml")
     try:
         about = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

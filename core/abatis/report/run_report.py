@@ -56,7 +56,7 @@ def write_report(folder: Path) -> Path:
         Section("Accuracy over the radius", _curve(record["curve"], str(facts.get("threat", "")))),
         Section("Masking diagnostics", _masking(record["masking"], record["verdict"].value != "PASS")),
         Section("Margins", _margins(record["margins"])),
-        Section("Classes", _classes(record["per_class"])),
+        Section("Classes", _classes(record["per_class"], record["class_names"])),
         Section("Training", _training(Part.read_lines(folder / "metrics.jsonl"), record["selected_at_epoch"].number)),
         Section("Plan", _plan(plan)),
         Section("Data, weights and versions", [html.Table(("fact", "value"), rows)] if rows else []),
@@ -187,9 +187,10 @@ def _margins(margins: Part) -> list[Block]:
     return [html.Table(headings, rows, caption, frozenset(range(2, 9))), rho, *([figure] if bins.items() else [])]
 
 
-def _classes(table: Part) -> list[Block]:
+def _classes(table: Part, given: Part) -> list[Block]:
     numbers = (table[key].numbers() for key in ("n", "clean", "robust"))
-    names = [str(name) for name in table["names"].parts()] or [str(number) for number in range(len(table["n"].parts()))]
+    count = len(table["n"].parts())
+    names = [str(name) for name in given.parts()] if len(given.parts()) == count else [str(number) for number in range(count)]
     rows = [(name, clean / n, robust / n) for name, n, clean, robust in zip(names, *numbers, strict=False) if n > 0]
     if not rows:
         return []
