@@ -65,6 +65,17 @@ def test_every_family_comes_back_at_its_size(name, size, tmp_path):
     assert torch.equal(again(x), module(x))
 
 
+@pytest.mark.parametrize(("data", "size", "crop"), [("folder:/x", 160, 0.95), ("folder:/x", 64, 1.0), ("npz:/x.npz", 160, 1.0)])
+def test_timm_s_own_transforms_see_what_was_judged(data, size, crop, tmp_path):
+    name = "test_convnext"
+    module = build(name, num_classes=3, channels=3, image_size=size, mean=[0.1] * 3, std=[0.3] * 3).eval()
+    table = {"backbone": name, "data": data, "threat": "Linf:8/255", "pretrained": False}
+    shape = {"num_classes": 3, "channels": 3, "image_size": size}
+    write_folder(Source(tmp_path, table, [], {}, module, shape, None), tmp_path / "out")
+    wish = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (wish["crop_pct"], wish["interpolation"]) == (crop, "bicubic")
+
+
 def test_a_network_that_timm_does_not_know(tmp_path):
     def own():
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.data.info import AREA, ASPECT, Data, DataInfo, View, resolve_augment
+from abatis.data.info import AREA, ASPECT, SMALL, Data, DataInfo, View, resolve_augment
 from abatis.data.order import hold_out, limited
 from abatis.data.policy import PolicyView
 from abatis.data.stream import StreamSplit
@@ -25,7 +25,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 LONGEST = 100  # times the shorter side: beyond it, resizing would blow an image up
-SMALL = 64  # pixels; up to here images are judged whole
 DEFAULT = View()
 
 
@@ -45,10 +44,8 @@ def folder_info(
             fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
         )
     size = image_size or _common_size([_first(train / name, skip_broken) for name in classes]) or view.image_size
-    if size <= SMALL:
-        view = replace(view, crop=1.0)
     resolved = resolve_augment(augment, "crop-flip")
-    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolved, note, view, tuple(classes))
+    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolved, note, view.at(size), tuple(classes))
 
 
 def open_folder(

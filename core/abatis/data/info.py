@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from abatis.types import Batch
 AUGMENTS = ("none", "crop", "crop-flip")
 AREA = (0.35, 1.0)  # share of an image file that a random crop covers
 ASPECT = (3 / 4, 4 / 3)
+SMALL = 64  # pixels; up to here images are judged whole
 
 Rows = Callable[[int], slice]
 
@@ -37,6 +38,10 @@ class View:
     crop: float = 224 / 256
     auto_augment: str = ""
     erasing: float = 0.0
+
+    def at(self, size: int) -> View:
+        """For images of so many pixels a side."""
+        return replace(self, crop=1.0) if size <= SMALL else self
 
 
 @dataclass(frozen=True)

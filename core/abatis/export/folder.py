@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from abatis import __version__, vision
-from abatis.backbones import Normalized
+from abatis.backbones import Normalized, view_of
 from abatis.backbones.from_timm import size_options
 from abatis.checkpoint import disk, write_text, write_weights
 from abatis.evaluate.memory import weights_digest
@@ -54,7 +54,9 @@ def _write_timm(source: Source, module: Normalized, out: Path, about: dict[str, 
     name, pretrained = source.architecture, bool(source.table["pretrained"])
     shape = size_options(name, vision.timm().models.get_pretrained_cfg(name), size, pretrained)
     statistics = {"mean": module.normalize.mean.flatten().tolist(), "std": module.normalize.std.flatten().tolist()}
-    seen = {"input_size": (channels, size, size), "crop_pct": 1.0, **statistics}
+    view = view_of(str(source.table["backbone"])).at(size)
+    cropped = view.crop if str(source.table["data"]).startswith("folder:") else 1.0  # other images come at their size
+    seen = {"input_size": (channels, size, size), "interpolation": view.interpolation, "crop_pct": cropped, **statistics}
     vision.timm().models.save_for_hf(
         module.backbone, out, safe_serialization=True, model_args={"in_chans": channels, **shape},
         model_config={"pretrained_cfg": seen, "abatis": about, "label_names": about.get("class_names")},
