@@ -48,7 +48,8 @@ def data_rows(config: RunConfig, info: DataInfo) -> tuple[Row, ...]:
     shown = re.sub(r":.*[/\\]", ":", info.name)  # a long path leaves no room for the options; run.toml has it whole
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
     if info.name.startswith("folder:"):
-        facts |= {name: value for name, value in asdict(info.view).items() if name != "image_size"}
+        view = {name: value for name, value in asdict(info.view).items() if name != "image_size"}
+        facts |= view | {"auto_augment": info.view.auto_augment or "none"}
     row = Row("data", shown, "", facts)
     if config.extra.file is None:
         return (row,)

@@ -179,7 +179,7 @@ class Reporter:
 
 
 def _shown(value: object) -> str:
-    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value) or "none"
+    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
 
 
 def _is_term(name: str) -> bool:
