@@ -55,8 +55,8 @@ def _train(words: Sequence[str], prog: str) -> int:
         return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
     from abatis.runner import run as train
 
-    if not (config.quiet or _place()):
-        print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
+    for note in notes if not (config.quiet or _place()) else ():
+        print(note, file=sys.stderr)
     train(config)
     return 0
 

@@ -6,7 +6,6 @@ The plan is printed before the run; ``--dry-run`` stops there.
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from abatis.net import Net
 from abatis.plugins import Plugin, normal
 from abatis.trace import Say, follow
 from abatis.types import AdaptiveAttack, Attacker, Batch, Loss, Regularizer, Run, StepContext, Term, Terms, TrainerHooks
+from abatis.user_file import raised_at
 
 BUILTIN = {"attacker": ("pgd", "none", "apgd"), "loss": ("cross-entropy",)}
 """Providers that need no plugin; the first of each role is its default."""
@@ -119,11 +119,10 @@ def blamed(plugin: str, role: str, rows: Sequence[Row] = ()) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if (isinstance(error, Exception) and is_out_of_memory(error)) or processes.lost(error):
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         version = next((f", version {row.version}" for row in rows if row.provider == plugin and row.version != BUILT_IN), "")
         raise PluginError(
             f"plugin '{plugin}' failed in its {role}: {type(error).__name__}: {error}",
-            where=f"{frame.filename}:{frame.lineno}, in {frame.name}{version}",
+            where=f"{raised_at(error)}{version}",
         ) from error
 
 
@@ -173,7 +172,7 @@ def make_plan(
     loss = _wrapped(manager, wrappers, loss or cross_entropy, run)
     if attacker is None:
         attacker = {"none": NoAttacker, "apgd": APGDAttacker}.get(attacker_name, PGDAttacker)(run)
-    regularizers, trainers = _collected(manager, "regularizer", run), _trainers(manager, run)
+    regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
     roles = {
         "attacker": [attacker_name],
         "loss": [loss_name],
@@ -227,11 +226,12 @@ def _ask(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
     with blamed(name, f"defense_{role} hook"):
         answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
     answer = next(iter(answer), None) if isinstance(answer, list) else answer  # a list where several may answer
-    if answer is not None and role != "trainer" and not callable(answer):
+    fits = isinstance(answer, TrainerHooks) if role == "trainer" else callable(answer)
+    if answer is not None and not fits:
         code = getattr(manager.get_plugin(name), f"defense_{role}").__code__
-        raise PluginError(f"plugin '{name}': defense_{role} returned {answer!r}, which cannot be called",
-                          where=f"{code.co_filename}:{code.co_firstlineno}",
-                          fix="return a function, or an object with __call__")  # fmt: skip
+        wanted = "a subclass of TrainerHooks" if role == "trainer" else "a function, or an object with __call__"
+        raise PluginError(f"plugin '{name}': defense_{role} returned {answer!r}",
+                          where=f"{code.co_filename}:{code.co_firstlineno}", fix=f"return {wanted}")  # fmt: skip
     return answer
 
 
@@ -282,14 +282,6 @@ def _wrapped(manager: pluggy.PluginManager, wrappers: Sequence[str], loss: Loss,
 def _collected(manager: pluggy.PluginManager, role: str, run: Run) -> list[tuple[str, Any]]:
     answers = ((name, _ask(manager, role, name, run)) for name in _implementers(manager, role))
     return [(name, answer) for name, answer in answers if answer is not None]
-
-
-def _trainers(manager: pluggy.PluginManager, run: Run) -> list[tuple[str, TrainerHooks]]:
-    trainers = _collected(manager, "trainer", run)
-    for name, hooks in trainers:
-        if not isinstance(hooks, TrainerHooks):
-            raise PluginError(f"plugin '{name}': defense_trainer returned {hooks!r}", fix="return a subclass of TrainerHooks")
-    return trainers
 
 
 def _rows(

@@ -125,7 +125,6 @@ def _train_and_judge(
         return _result(folder)
     images = open_sources(config, given, device)
     prepared = prepare(config, images.info, device, model, images, reporter.note if config.trace else None)
-    _check_head(prepared.net, images, config)
     with tracking(config.track if first else (), folder, dict(flat(recipe(config.to_toml())))) as trackers:
         for name, tracker in trackers.items():
             plan = prepared.plan.with_trainer(name, tracker, Row("trainer", name, version(name), {}))
@@ -208,9 +207,9 @@ def prepare(
         for name, options in config.options.items()
         if options.idle_epochs >= config.epochs
     ]
+    _check_head(net, info, images, config)
     rows = (*_facts(config, info, net.module, named), *plan.rows, _engine(config, net, plan, info))
-    plan = replace(plan, rows=rows)
-    plan = _with_own_trainers(plan, config, run)
+    plan = _with_own_trainers(replace(plan, rows=rows), config, run)
     if say is not None:
         for text in order(plan):
             say(f"trace: calls {text}")
@@ -262,10 +261,9 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Row:
 
         check_sharding(config, plan, net.module)
     device = next(net.module.parameters()).device
-    like = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
+    like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
     # a folded norm reads the weights of its convolution, which the passes of a loss have in pieces there
     with net.whole():
-        first_pass(net.frozen, like, config.backbone)
         choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold and config.shard != "blocks")
     net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
     spread = {"shard": config.shard, "sync_bn": config.sync_bn} if config.shard != "none" or config.sync_bn else {}
@@ -308,11 +306,17 @@ def _check_trainable(model: nn.Module, named: str, info: DataInfo) -> None:
         raise DataError("the data have one class", where=info.name, fix="give images of at least two classes")
 
 
-def _check_head(net: Net, images: Data, config: RunConfig) -> None:
-    """Has the network a logit for every label?"""
-    batch = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2)))
+def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig) -> None:
+    """Does the network take such images, and has it a logit for every label?"""
+    if images is None:
+        device = next(net.module.parameters()).device
+        x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
+    else:
+        x = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2))).x
     with net.whole():
-        logits = first_pass(net.frozen, batch.x, config.backbone)
+        logits = first_pass(net.frozen, x, config.backbone)
+    if images is None:
+        return
     largest = max(int(split.labels.max()) for split in (images.train, images.test))
     if largest >= logits.shape[1]:
         raise DataError(f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
@@ -321,10 +325,11 @@ def _check_head(net: Net, images: Data, config: RunConfig) -> None:
 
 def _unseen(images: Data) -> list[str]:
     """A warning where there are labels that no image of the training has."""
-    seen = set(images.train.labels.tolist())
-    missing = images.info.num_classes - len(seen)
-    first = next(label for label in range(missing + len(seen) + 1) if label not in seen)
-    return [f"{missing} of {images.info.num_classes} classes have no training image, the first is {first}"] if missing else []
+    seen, classes = set(images.train.labels.tolist()), images.info.num_classes
+    first = next((label for label in range(classes) if label not in seen), None)
+    if first is None:
+        return []
+    return [f"{classes - len(seen)} of {classes} classes have no training image, the first is {first}"]
 
 
 def _judge(

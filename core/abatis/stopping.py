@@ -44,11 +44,7 @@ class StopRequest:
 @contextmanager
 def stopped_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
     """Around an evaluation, which keeps each finished attack: SIGINT or SIGTERM end it where it is; raises Stopped."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = _heard_by(leave)
+    former = _heard_by(signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         yield
     except KeyboardInterrupt:

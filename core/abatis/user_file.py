@@ -31,3 +31,9 @@ def place_in(path: Path, error: BaseException) -> str:
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def raised_at(error: BaseException) -> str:
+    """``FILE:LINE, in FUNCTION`` of the line that raised it, whoever's it is."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}, in {frame.name}"

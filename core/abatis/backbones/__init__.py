@@ -6,7 +6,6 @@ outside of a backbone every image is a float in [0, 1].
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from abatis.backbones.names import is_factory, resolve
 from abatis.errors import AbatisError, UsageError, is_out_of_memory
 from abatis.net import BATCH_STATISTICS, Net
 from abatis.types import Forward
+from abatis.user_file import raised_at
 
 __all__ = ["Normalize", "Normalized", "build", "checkpointed", "first_pass", "inner", "last_feature_map", "resolve", "view_of"]
 
@@ -137,9 +137,8 @@ def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
-                         where=f"{frame.filename}:{frame.lineno}, in {frame.name}",
+                         where=raised_at(error),
                          fix="choose a network for such images, or another --image-size") from error  # fmt: skip
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -41,8 +41,7 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.is_file():
         raise DataError("there is no such .npz file", where=str(path), fix=f"save arrays {', '.join(KEYS)} there")
     try:
-        with zipfile.ZipFile(path):  # numpy takes any other file for a pickle
-            pass
+        zipfile.ZipFile(path).close()  # numpy takes any other file for a pickle
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
             found = {name: file[name] for name in KEYS if name in names}

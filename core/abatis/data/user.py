@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import traceback
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from abatis.data.order import hold_out, limited
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError, UsageError
 from abatis.randomness import seeded
+from abatis.user_file import raised_at
 
 NAME = "user"
 FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
@@ -167,9 +167,7 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
     try:
         sample = dataset[index]
     except Exception as error:  # it is somebody else's code
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise DataError(f"the Dataset fails on {where}: {type(error).__name__}: {error}",
-                        where=f"{frame.filename}:{frame.lineno}, in {frame.name}") from error  # fmt: skip
+        raise DataError(f"the Dataset fails on {where}: {type(error).__name__}: {error}", where=raised_at(error)) from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         raise DataError(f"the Dataset yields {type(sample).__name__}, not (image, label)", where=where, fix=FORM)
     image, label = sample

@@ -43,8 +43,7 @@ class Subject:
             return self.run.threat
         return str(about(self._folder)["threat"]) if self._exported else None
 
-    @property
-    def class_names(self) -> list[str]:
+    def _class_names(self) -> list[str]:
         """In the order of its outputs, where they are known."""
         if self.run is not None or self.path.suffix == ".safetensors":
             file = self.path if self.run is None else weights_file(self.path)
@@ -59,16 +58,16 @@ class Subject:
     def _folder(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent
 
-    def check_classes(self, info: DataInfo) -> None:
+    def _check_classes(self, info: DataInfo) -> None:
         """Raise DataError where output and label of one number are classes of different names."""
-        own = self.class_names
-        if own and info.class_names and own != list(info.class_names):
+        own = self._class_names() if info.class_names else []
+        if own and own != list(info.class_names):
             raise DataError(f"the classes of {info.name} are not those of {self.spec}: {', '.join(info.class_names)}",
                             fix=f"name the class folders as in the training: {', '.join(own)}")  # fmt: skip
 
     def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         """The network on images in [0, 1], in eval mode on its device, and what to know about it. Raises UsageError."""
-        self.check_classes(info)
+        self._check_classes(info)
         module, notes = self._found(info, device)
         module = module.to(device).eval()
         first_pass(module, torch.zeros(2, info.channels, info.image_size, info.image_size, device=device), self.spec)
