@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy core/abatis
-	for plugin in plugins/*/src core/abatis/templates/*/src examples/third-party/*/src; do MYPYPATH=core:$$plugin $(BIN)/mypy $$plugin || exit 1; done
+	for plugin in plugins/*/src core/abatis/commands/new/templates/*/src examples/third-party/*/src; do MYPYPATH=core:$$plugin $(BIN)/mypy $$plugin || exit 1; done
 
 $(STAMP): constraints.txt requirements-dev.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'

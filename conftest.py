@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from abatis import plugins
+from abatis.config import discovery
 
 
 @pytest.fixture(autouse=True)
 def _global_generators() -> Iterator[None]:
     """A test may seed the global generators; the next one finds them as they were."""
-    from abatis.randomness import untouched
+    from abatis.api.randomness import untouched
 
     with untouched():
         yield
@@ -29,7 +29,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Make modules look installed: ``install(module)`` by its own name, ``install(name=error)`` fails at import."""
 
     def now(*modules: ModuleType, **broken: BaseException) -> None:
-        found = dict(plugins.installed())
+        found = dict(discovery.installed())
         for name, answer in [*((module.__name__, module) for module in modules), *broken.items()]:
 
             def load(answer: Any = answer) -> Any:
@@ -38,9 +38,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
                 return answer
 
             entry: Any = SimpleNamespace(load=load, value=name)
-            found[name] = plugins.Installed(name, f"dist-{name}", "1.0", "made by a test", entry)
-        monkeypatch.setattr(plugins, "installed", lambda: found)
-        plugins._load_installed.cache_clear()
+            found[name] = discovery.Installed(name, f"dist-{name}", "1.0", "made by a test", entry)
+        monkeypatch.setattr(discovery, "installed", lambda: found)
+        discovery._load_installed.cache_clear()
 
     yield now
-    plugins._load_installed.cache_clear()
+    discovery._load_installed.cache_clear()

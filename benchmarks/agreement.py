@@ -22,10 +22,10 @@ from benchmarks.known_networks import cifar10, known
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from abatis import vision
+from abatis.api.batch import Batch
+from abatis.api.threat import Threat
 from abatis.evaluate.deepfool import leave, size
 from abatis.evaluate.pgd import _climb, cross_entropy, random_start
-from abatis.types import Batch, Threat
 
 RECORD = Path(__file__).parent / "results" / "agreement.json"
 STEPS = 20
@@ -127,7 +127,8 @@ PGD: dict[str, Callable[[nn.Module, Batch, Threat, Tensor], Tensor]] = {
 def pgd_row(library: str, case: Case, norm: str) -> dict[str, Any]:
     """The same start, steps and step size. Theirs is read as ours reads its own path: the first point that fools counts,
     else the one of highest loss."""
-    vision.torchvision()  # both import it
+    import abatis.system.timm_import  # noqa: F401  # both import it
+
     points, threat = case.points, Threat.parse(f"{norm}:{case.eps[norm]}")
     start = points.x.clone() if library == "torchattacks" else random_start(points, threat, 0)
     ours, fooled = _climb(case.net, points, threat, STEPS, cross_entropy, start.clone())
@@ -193,7 +194,8 @@ DEEPFOOL = {"foolbox": foolbox_deepfool, "adv-lib": adv_lib_deepfool}
 
 def deepfool_row(library: str, case: Case, norm: str, overshoot: float) -> dict[str, Any]:
     """The perturbations that leave the predicted class."""
-    vision.torchvision()
+    import abatis.system.timm_import  # noqa: F401
+
     x = case.points.x
     ours, reached = leave(case.net, x, norm, steps=50, overshoot=overshoot)
     theirs = DEEPFOOL[library](case.net, x, case.net(x).argmax(1), norm, overshoot)

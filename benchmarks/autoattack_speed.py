@@ -29,13 +29,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import abatis
+from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
 from abatis.evaluate.autoattack import NAMES, Version, autoattack
-from abatis.evaluate.guard import judging
+from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import ascent, cross_entropy
-from abatis.types import Threat
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
@@ -134,7 +134,13 @@ def package(net: nn.Module, points: ArraySplit, threat: Threat, seed: int, meter
 
 
 def ours(
-    net: nn.Module, points: ArraySplit, threat: Threat, seed: int, meter: Meter, memory: Memory, version: Version = "standard"
+    net: nn.Module,
+    points: ArraySplit,
+    threat: Threat,
+    seed: int,
+    meter: Meter,
+    memory: FinishedAttacks,
+    version: Version = "standard",
 ) -> Tensor:
     """The same through our evaluation, from the clean look on; only attacks that ``memory`` does not know are run."""
     began: dict[str, tuple[float, int]] = {}
@@ -162,7 +168,7 @@ def one_round(net: nn.Module, points: ArraySplit, threat: Threat, seed: int) -> 
     """Costs of both, and verdicts: those of the package, ours, and ours with Square in bfloat16; (n,) bool."""
     meters = {"package": Meter(net), "ours": Meter(net)}
     with tempfile.TemporaryDirectory() as folder:
-        memory = Memory(Path(folder) / "state.json", {})
+        memory = FinishedAttacks(Path(folder) / "state.json", {})
         calls: dict[str, Callable[[], Tensor]] = {
             "package": lambda: package(net, points, threat, seed, meters["package"]),
             "ours": lambda: ours(net, points, threat, seed, meters["ours"], memory),

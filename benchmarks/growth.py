@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from benchmarks import growth_page, growth_processes
-from benchmarks.growth_methods import METHODS, Method, Point, expected_bytes, expected_flop, step_of
+from benchmarks.growth_methods import METHODS, Method, Point, expected_bytes, expected_flop, variant_of
 from benchmarks.side_by_side import Times, facts, measure, peak_bytes, ratio
 
 RECORD = Path(__file__).parent / "results" / "growth.json"
@@ -64,7 +64,7 @@ def main() -> None:
 def in_turn(name: str, method: Method, axes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
     """One method along some axes; all its points are timed in turn."""
     points = {str(at): at for axis, values in axes.items() for at in (point(axis, value) for value in values)}
-    steps = {key: step_of(method, at) for key, at in points.items()}
+    steps = {key: variant_of(method, at) for key, at in points.items()}
     times, peaks = measure(steps, ROUNDS, shortest=SHORTEST), {key: peak_bytes(step) for key, step in steps.items()}
     print(name, flush=True)
     return [growth(name, axis, value, times, peaks) for axis, values in axes.items() for value in values]

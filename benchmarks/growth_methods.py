@@ -11,15 +11,15 @@ import torch
 from benchmarks.side_by_side import Variant, flop
 from torch import Tensor, nn
 
-from abatis.backbones.cifar_resnet import resnet_trunk
-from abatis.backbones.pooled import PooledNet
-from abatis.config import AttackConfig
-from abatis.micros import Share
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.types import Batch, Threat
+from abatis.api.batch import Batch
+from abatis.api.randomness import Randomness
+from abatis.api.threat import Threat
+from abatis.config.run_config import AttackConfig
+from abatis.nets.backbones.cifar_resnet import resnet_trunk
+from abatis.nets.backbones.pooled import PooledNet
+from abatis.nets.net import Net
+from abatis.testing import plan_of, step_of
+from abatis.train.micro_batches import RowShare
 
 THREAT = Threat.parse("Linf:8/255")
 
@@ -108,7 +108,7 @@ def subject(at: Point) -> Subject:
         return Subject(module, net, x, net.frozen(x).argmax(1))
 
 
-def step_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
+def variant_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
     """A step of a method, so short that no label changes; on some rows of the batch where processes share it."""
     of, random = subject(at), Randomness(0)
     plan = plan_of(
@@ -116,8 +116,8 @@ def step_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
         attack=AttackConfig(steps=at.steps, step_size="2/255"),
     )  # fmt: skip
     optimizer = torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9)
-    step, whole = Step(of.net, plan, optimizer, THREAT, random), Batch(of.x, of.y, torch.arange(at.batch))
-    batch, share = (whole, None) if rows is None else (whole.rows(rows), Share(rows.start, at.batch))
+    step, whole = step_of(of.net, plan, optimizer, THREAT, random), Batch(of.x, of.y, torch.arange(at.batch))
+    batch, share = (whole, None) if rows is None else (whole.rows(rows), RowShare(rows.start, at.batch))
 
     def one() -> None:
         step(batch, 0, 0, 0.0, share)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from benchmarks.growth_methods import METHODS, Point, step_of
+from benchmarks.growth_methods import METHODS, Point, variant_of
 from benchmarks.side_by_side import cpu_seconds, peak_bytes
 from torch.multiprocessing.spawn import spawn
 
-from abatis import processes
+from abatis.system import distributed
 
 COUNTS = (1, 2, 4)
 BATCH = 128  # 32 images each where four share them, or the calls would cost more than what they compute
@@ -54,7 +54,7 @@ def work(rank: int, folder: str, rounds: int) -> None:
             if rank < count:
                 with connected(rank, count, f"file://{folder}/{number}-{count}"):
                     for name, kept in mine[count].items():
-                        step = step_of(METHODS[name], Point(batch=BATCH), processes.rows_of(BATCH))
+                        step = variant_of(METHODS[name], Point(batch=BATCH), distributed.rows_of(BATCH))
                         kept["times"].append(cpu_seconds(step))
                         kept["peak"] = kept["peak"] or peak_bytes(step)
     (Path(folder) / f"{rank}.json").write_text(json.dumps(mine))

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abatis.backbones.from_file import load_factory
+from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
 from abatis.evaluate.autoattack import AutoAttacked, autoattack
-from abatis.evaluate.guard import judging
+from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge, Split
-from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import Objective, cross_entropy, margin, pgd
-from abatis.types import Threat
+from abatis.nets.backbones.from_file import load_factory
 
 RECORD = Path(__file__).parent / "results" / "known-networks.json"
 REFERENCE = Path(os.environ.get("ABATIS_REFERENCE", Path(__file__).resolve().parents[2] / "shared"))
@@ -88,7 +88,7 @@ def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, A
         judge = Judge(judged, points, Threat.parse(threat), 100)
         clean = judge.clean()
         judge.tune()
-        found = autoattack(judge, clean.correct, clean.classes, 0, torch.device("cpu"), Memory(None, {}))
+        found = autoattack(judge, clean.correct, clean.classes, 0, torch.device("cpu"), FinishedAttacks(None, {}))
     return int(clean.correct.sum()), found
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from abatis import vision
 from abatis.data.arrays import ArraySplit
 from abatis.data.order import epoch_batches
+from abatis.system.timm_import import torchvision
 
 RECORD = Path(__file__).parent / "results" / "loading.json"
 IMAGES, SIDE, BATCH, ROUNDS = 10_000, 32, 128, 5
@@ -33,7 +33,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Images (N, C, H, W) uint8 as PIL pictures, each augmented by torchvision when it is asked for."""
 
     def __init__(self, images: Tensor) -> None:
-        known = vision.torchvision().transforms
+        known = torchvision.transforms
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         self.transform = known.Compose(
             [known.RandomCrop(SIDE, padding=SIDE // 8), known.RandomHorizontalFlip(), known.ToTensor()]

@@ -29,16 +29,16 @@ from torch import nn
 
 import abatis
 from abatis import RunConfig
+from abatis.api.threat import Threat
 from abatis.data import open_data
 from abatis.evaluate import margin, pgd_verdicts
 from abatis.evaluate.autoattack import autoattack
-from abatis.evaluate.guard import judging
+from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge, Split
-from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import margin as logit_margin
-from abatis.folding import find_folding
-from abatis.net import Net
-from abatis.types import Threat
+from abatis.nets.folding import find_folding
+from abatis.nets.net import Net
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = Path(os.environ.get("ABATIS_REFERENCE", Path(__file__).resolve().parents[2] / "shared"))
@@ -178,7 +178,7 @@ def standard(model: nn.Module, points: Split, threat: Threat) -> float:
     with judging(model) as net:
         judge = Judge(net, points, threat, SETTLED["batch_size"])
         clean = judge.clean()
-        verdicts = autoattack(judge, clean.correct, clean.classes, SETTLED["seed"], CPU, Memory(None, {})).verdicts
+        verdicts = autoattack(judge, clean.correct, clean.classes, SETTLED["seed"], CPU, FinishedAttacks(None, {})).verdicts
     return verdicts[-1].accuracy
 
 

@@ -28,15 +28,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from abatis import processes
-from abatis.backbones import build
-from abatis.config import AttackConfig
-from abatis.micros import Share
-from abatis.randomness import Randomness
-from abatis.sharding import Sharding
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.types import Batch
+from abatis.api.batch import Batch
+from abatis.api.randomness import Randomness
+from abatis.config.run_config import AttackConfig
+from abatis.nets.backbones import build
+from abatis.nets.sharding import Sharding
+from abatis.system import distributed
+from abatis.testing import plan_of, step_of
+from abatis.train.micro_batches import RowShare
 
 RECORD = Path(__file__).parent / "results" / "scaling.json"
 AT = Point(batch=16, steps=2)  # of what is measured
@@ -104,12 +103,12 @@ def _exchanged(name: str, shard: str) -> dict[str, dict[str, int]]:
         *method.plugins, net=of.net, num_classes=AT.classes, options=method.options, threat=str(THREAT), random=random,
         attack=AttackConfig(steps=AT.steps, step_size="2/255"),
     )  # fmt: skip
-    step = Step(of.net, plan, torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9), THREAT, random)
-    rows = processes.rows_of(AT.batch)
+    step = step_of(of.net, plan, torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9), THREAT, random)
+    rows = distributed.rows_of(AT.batch)
     batch = Batch(of.x, of.y, torch.arange(AT.batch)).rows(rows)
     for number in range(3):  # DDP orders its buckets behind the first step
         with Exchanged() as counting:
-            step(batch, number, 0, 0.0, Share(rows.start, AT.batch))
+            step(batch, number, 0, 0.0, RowShare(rows.start, AT.batch))
     return counting.found
 
 

@@ -15,15 +15,14 @@ from benchmarks.plain_loops import ALPHA, EPS, STEPS, update
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from abatis import vision
-
 PeerStep = Callable[[Tensor, Tensor], None]
 
 
 def torchattacks_step(model: nn.Module, optimizer: Optimizer) -> PeerStep:
     """Its PGD, which attacks in eval mode, then the usual update."""
-    vision.torchvision()  # the library imports it
     import torchattacks
+
+    import abatis.system.timm_import  # noqa: F401  # the library imports it
 
     attack = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=STEPS, random_start=True)
 
@@ -42,9 +41,10 @@ def torchattacks_start(x: Tensor) -> Tensor:
 
 def art_step(model: nn.Module, optimizer: Optimizer) -> PeerStep:
     """Its trainer after Madry et al. for one epoch of one batch; it works in float32 on numpy arrays and shuffles them."""
-    vision.torchvision()
     from art.defences.trainer import AdversarialTrainerMadryPGD
     from art.estimators.classification import PyTorchClassifier
+
+    import abatis.system.timm_import  # noqa: F401
 
     classifier = PyTorchClassifier(
         model, nn.CrossEntropyLoss(), (3, 32, 32), 10, optimizer, clip_values=(0.0, 1.0), device_type="cpu"

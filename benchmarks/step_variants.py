@@ -17,16 +17,17 @@ from benchmarks.step_peers import PEERS, torchattacks_start, torchattacks_step
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from abatis.backbones import build
-from abatis.backbones.pooled import MEAN, STD
-from abatis.ball import Ball
-from abatis.builtin.pgd import NORMAL_START
-from abatis.config import AttackConfig
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.types import Attacked, Batch, Forward, Threat
+from abatis.api.ball import Ball
+from abatis.api.batch import Attacked, Batch
+from abatis.api.context import Forward
+from abatis.api.randomness import Randomness
+from abatis.api.threat import Threat
+from abatis.config.run_config import AttackConfig
+from abatis.nets.backbones import build
+from abatis.nets.backbones.pooled import MEAN, STD
+from abatis.nets.net import Net
+from abatis.testing import plan_of, step_of
+from abatis.train.builtin.pgd import NORMAL_START
 
 THREAT = Threat.parse("Linf:8/255")
 SIDE = 2048
@@ -120,7 +121,7 @@ def our_step(method: Method, of: Subject, variant: str = "float32", batch_statis
             return attacker(forward, batch)
 
     plan = replace(plan, attacker=recorded)
-    step = Step(net, plan, sgd(of.module), THREAT, random, batch_statistics=batch_statistics)
+    step = step_of(net, plan, sgd(of.module), THREAT, random, batch_statistics=batch_statistics)
     batch = Batch(of.x, of.y, torch.arange(len(of.y)))
 
     def one() -> None:

@@ -17,8 +17,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import abatis
-from abatis.registry import listing, origin
-from abatis.registry.command import card
+from abatis.commands.registry.actions import card
+from abatis.commands.registry.entries import listing, origin
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page

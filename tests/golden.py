@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis.ball import Ball
-from abatis.builtin.pgd import maximise
-from abatis.net import Net
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.api.context import StepContext
+from abatis.api.term import Terms
+from abatis.api.threat import Threat
+from abatis.nets.net import Net
 from abatis.testing import plan_of, total
-from abatis.types import Batch, StepContext, Terms, Threat
+from abatis.train.builtin.pgd import maximise
 from tests.reference import reference_dir
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from abatis.backbones import build
 from abatis.errors import UsageError
+from abatis.nets.backbones import build
 
 
 def make(name: str, *, channels: int = 3, image_size: int = 32, num_classes: int = 10, **options: Any) -> nn.Module:

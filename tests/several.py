@@ -11,22 +11,21 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from abatis import plugins, processes
-from abatis.builtin.averaging import WeightAveraging
-from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch
-from abatis.launch import neighbours
-from abatis.micros import Share
-from abatis.net import Net
-from abatis.plan import Row
-from abatis.randomness import Randomness, seeded
-from abatis.sharding import Sharding
-from abatis.step import Step
-from abatis.testing import plan_of
+from abatis.api.randomness import Randomness, seeded
+from abatis.config import discovery
+from abatis.config.plan_row import PlanRow
+from abatis.config.run_config import AttackConfig
+from abatis.nets.net import Net
+from abatis.nets.sharding import Sharding
+from abatis.runs.launch import neighbours
+from abatis.system import distributed
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch
+from abatis.train.builtin.averaging import WeightAveraging
+from abatis.train.micro_batches import RowShare
 
 STEPS = 20
 PAIRS = ("mart+emr", "mail+trades", "mail+mart", "sovr+awp", "trades+awp", "amm+emr")
-METHODS = ("at", *sorted(plugins.installed()), *PAIRS)
+METHODS = ("at", *sorted(discovery.installed()), *PAIRS)
 METHODS_OF = {
     "none": METHODS,
     "root": ("at", "trades", "emr", "mart+emr", "mail+trades"),
@@ -72,14 +71,14 @@ def trained(method, accumulate, shard="none"):
     names = [] if method == "at" else method.split("+")
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random)
     averaging = WeightAveraging(module, 0.9, None if net.sharding is None else net.sharding.twin())
-    plan = plan.with_trainer("averaging", averaging, Row("trainer", "averaging", "", {}))
+    plan = plan.with_trainer("averaging", averaging, PlanRow("trainer", "averaging", "", {}))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
-    step, rows = Step(net, plan, optimizer, THREAT, random, accumulate=accumulate), processes.rows_of(BATCH)
+    step, rows = step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate), distributed.rows_of(BATCH)
     with seeded(0, "several processes"):
         for number in range(STEPS):
             batch = tiny_batch(BATCH, 10).rows(rows)
-            result = step(batch, number, 0, number / STEPS, Share(rows.start, BATCH))
-    (whole,) = processes.summed([result.total])
+            result = step(batch, number, 0, number / STEPS, RowShare(rows.start, BATCH))
+    (whole,) = distributed.summed([result.total])
     networks = [module, averaging.averaged]
     if shard != "none":
         check_pieces(net.sharding, optimizer)
@@ -103,8 +102,8 @@ def everything(accumulate, *shards):
 
 
 if __name__ == "__main__":
-    with processes.joined():
+    with distributed.joined():
         found = everything(int(sys.argv[2]), *sys.argv[3:])
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             torch.save(found, sys.argv[1])
     os._exit(0)  # as the command line ends: torch's threads may abort when the interpreter frees them

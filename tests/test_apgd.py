@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from abatis.backbones import build
-from abatis.ball import Ball
-from abatis.builtin.apgd import checkpoints
-from abatis.config import AttackConfig
-from abatis.net import Net
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.api.threat import Threat
+from abatis.config.run_config import AttackConfig
+from abatis.nets.backbones import build
+from abatis.nets.net import Net
 from abatis.testing import plan_of
-from abatis.types import Batch, Threat
+from abatis.train.builtin.apgd import checkpoints
 
 
 def attacked(net, batch, use, threat="Linf:8/255", **attack):

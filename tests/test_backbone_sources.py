@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from abatis import vision
-from abatis.backbones import resolve
-from abatis.backbones.from_timm import pretrained_statistics
+from abatis.nets.backbones import resolve
+from abatis.nets.backbones.from_timm import pretrained_statistics
+from abatis.system.timm_import import timm
 from tests.making_backbones import make, refusal
 
 # --- names
@@ -70,7 +70,6 @@ def test_our_nets_have_no_pretrained_weights() -> None:
 
 
 def test_pretrained_takes_the_statistics_and_patches_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = vision.timm()
     weights = timm.create_model("test_vit").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(weights))
     model = make("test_vit", pretrained=True)

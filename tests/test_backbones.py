@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abatis import vision
-from abatis.backbones import Normalized, last_feature_map
-from abatis.backbones.cifar_preact import PreActBlock
-from abatis.backbones.from_timm import small_patch
 from abatis.errors import UsageError
+from abatis.nets.backbones import Normalized, last_feature_map
+from abatis.nets.backbones.cifar_preact import PreActBlock
+from abatis.nets.backbones.from_timm import small_patch
+from abatis.system.timm_import import timm
 from tests.making_backbones import make, refusal
 
 DESIGNS = ("wrn28", "resnet18", "preactresnet18", "cnn", "resnet8")
@@ -129,7 +129,7 @@ def test_mean_and_std_must_fit(wrong: dict[str, list[float]]) -> None:
 
 @pytest.mark.parametrize("name", ["cifar_resnet18", "cifar_preactresnet18", "cifar_cnn"])
 def test_ours_are_models_of_timm(name: str) -> None:
-    net = vision.timm().create_model(name, num_classes=7, in_chans=1)
+    net = timm.create_model(name, num_classes=7, in_chans=1)
     assert net(torch.rand(2, 1, 16, 16)).shape == (2, 7)
     assert net.pretrained_cfg["mean"] == (0.4914, 0.4822, 0.4465)
     assert net.get_submodule(net.pretrained_cfg["classifier"]) is net.get_classifier()

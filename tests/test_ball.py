@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abatis.ball import Ball
-from abatis.types import Threat
+from abatis.api.ball import Ball
+from abatis.api.threat import Threat
 
 
 def images(seed, size=3):

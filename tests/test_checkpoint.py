@@ -7,8 +7,9 @@ import hashlib
 import pytest
 import torch
 
-from abatis.checkpoint import load_checkpoint, save_checkpoint, write_weights
 from abatis.errors import CheckpointError
+from abatis.nets.weights_file import write_weights
+from abatis.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 def save_some(folder, steps):

@@ -11,7 +11,7 @@ from benchmarks.side_by_side import ratio
 
 from abatis import RunConfig
 from abatis.cli import main, run
-from abatis.command_line import parse_run
+from abatis.config.command_line import parse_run
 from abatis.errors import UsageError
 
 

@@ -7,15 +7,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from abatis import plugins
-from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch, tiny_network
+from abatis.api.randomness import Randomness, seeded
+from abatis.commands.registry.entries import methods
+from abatis.config import discovery
+from abatis.config.run_config import AttackConfig
 from abatis.errors import PluginConflict, UsageError
-from abatis.net import Net
-from abatis.randomness import Randomness, seeded
-from abatis.registry import methods
-from abatis.step import Step
-from abatis.testing import plan_of
+from abatis.nets.net import Net
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
 
 PLUGINS = sorted(methods())
 
@@ -24,7 +22,7 @@ def weights_after_two_steps(*names, options=None, use=None):
     net = Net(tiny_network(10))
     random = Randomness(0)
     plan = plan_of(*names, net=net, num_classes=10, options=options, use=use, attack=AttackConfig(steps=2), random=random)
-    step = Step(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.01), THREAT, random)
+    step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.01), THREAT, random)
     with seeded(0, "composition"):
         totals = [step(tiny_batch(8, 10), number, 100, 0.5).total for number in range(2)]
     assert all(total.isfinite() for total in totals)
@@ -60,12 +58,12 @@ def test_two_losses_are_a_conflict():
 
 
 def is_wrapper(name):
-    return plugins.load(name).module.defense_loss.abatis_impl["wrapper"]
+    return discovery.load(name).module.defense_loss.abatis_impl["wrapper"]
 
 
-@pytest.mark.parametrize("name", [name for name in PLUGINS if plugins.load(name).config_class.neutral])
+@pytest.mark.parametrize("name", [name for name in PLUGINS if discovery.load(name).config_class.neutral])
 def test_a_plugin_that_is_switched_off_leaves_every_bit(name):
-    neutral = dict(plugins.load(name).config_class.neutral)
+    neutral = dict(discovery.load(name).config_class.neutral)
     assert torch.equal(weights_after_two_steps(name, options=neutral), weights_after_two_steps())
 
 

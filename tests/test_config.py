@@ -8,9 +8,8 @@ import pytest
 import tomli_w
 
 from abatis import RunConfig
-from abatis.command_line import validated
+from abatis.api.threat import Threat
 from abatis.errors import UsageError
-from abatis.types import Threat
 
 
 def test_eps_stays_as_written_and_exact():
@@ -54,7 +53,7 @@ def test_plugin_options_are_tables_of_the_plugins_own_class():
 )
 def test_bad_options_are_named(raw, complaint):
     with pytest.raises(UsageError) as caught:
-        validated(raw)
+        RunConfig.model_validate(raw)
     assert complaint in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 4
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from abatis.contract import STANDARD
-from abatis.contract.lockstep import Lockstep
 from abatis.errors import UsageError
-from abatis.testing import PluginContract
+from abatis.testing import STANDARD, PluginContract
+from abatis.testing.contract.lockstep import Lockstep
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = sorted(path.stem for path in (ROOT / "tests" / "zoo").glob("[a-z]*.py"))
@@ -66,7 +65,7 @@ def test_pytest_prints_the_reasons(pytester):
             def test_options_survive_json(self):
                 pass
     """)
-    done = pytester.runpytest_inprocess("-p", "no:abatis", "-p", "abatis.pytest_plugin", "-k", "found_and or json")
+    done = pytester.runpytest_inprocess("-p", "no:abatis", "-p", "abatis.testing.pytest_plugin", "-k", "found_and or json")
     done.assert_outcomes(passed=1, skipped=1)
     done.stdout.fnmatch_lines(["*exempt from the plugin contract*", "TestMine.test_is_found_and_loads left out: it is found*",
                                "TestMine.test_options_survive_json replaced: written by hand"])  # fmt: skip
@@ -80,19 +79,19 @@ def test_pytest_refuses_to_collect_a_replacement_without_a_reason(pytester):
             plugin = "emr"
             test_options_survive_json = None
     """)
-    done = pytester.runpytest_inprocess("-p", "no:abatis", "-p", "abatis.pytest_plugin")
+    done = pytester.runpytest_inprocess("-p", "no:abatis", "-p", "abatis.testing.pytest_plugin")
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*replaces or deletes the standard test test_options_survive_json without a reason*"])
 
 
 def test_every_exchange_of_processes_played_in_one_has_the_values_of_all():
-    from abatis import processes
+    from abatis.system import distributed
 
     play = Lockstep(3)
 
     def work():
-        first = processes.gathered(processes.summed([play_rank(play)])[0] + play_rank(play), 3)
-        return first.tolist(), processes.rank(), processes.rows_of(7)
+        first = distributed.gathered(distributed.summed([play_rank(play)])[0] + play_rank(play), 3)
+        return first.tolist(), distributed.rank(), distributed.rows_of(7)
 
     assert play.play(work) == [([3, 4, 5], 0, slice(0, 2)), ([3, 4, 5], 1, slice(2, 4)), ([3, 4, 5], 2, slice(4, 7))]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from abatis import DEFENSE_API, PluginConfig, TrainerHooks, cli, hooks
-from abatis.command_line import parse_run
-from abatis.new import KINDS
-from abatis.registry import methods
+from abatis import DEFENSE_API, PluginConfig, TrainerHooks, cli
+from abatis.api import hooks
+from abatis.commands.new.making import KINDS
+from abatis.commands.registry.entries import methods
+from abatis.config.command_line import parse_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for glob in ("*.md", "docs/**/*.md", "plugins/*/README.md", "examples/**/*.md") for page in ROOT.glob(glob))
@@ -74,7 +75,7 @@ def test_every_command_is_one_there_is(page):
     for line in [*shell_lines(page), *inline]:
         match shlex.split(line, comments=True):
             case ["defense", name, *_]:
-                assert name in cli.COMMANDS or name == "--help", line
+                assert name in cli._found() or name == "--help", line
             case ["make", *names]:
                 assert set(names) <= set(targets), line
             case ["python", "-m", module, *_]:

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abatis import RunConfig, cli, registry, run
+from abatis import RunConfig, cli, run
+from abatis.commands import registry
 from tests.test_docs import IDS, PAGES, plugins_named, shell_lines
 
 pytestmark = pytest.mark.slow

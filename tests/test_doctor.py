@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from abatis import doctor, plugins, registry
 from abatis.cli import main
+from abatis.commands.doctor import checks
+from abatis.commands.registry import entries
+from abatis.config import discovery
 from abatis.errors import UsageError
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -19,8 +21,8 @@ def parts(monkeypatch):
     """A small world: one part that works, and a self-test that does."""
     parts = {"torch": ("print('9.9')", "install torch")}
     for name, value in {"PARTS": parts, "DEVICES": "print('cpu: 1 thread')", "SELF_TEST": "print('trained')"}.items():
-        monkeypatch.setattr(doctor, name, value)
-    monkeypatch.setattr(plugins, "installed", lambda: {})
+        monkeypatch.setattr(checks, name, value)
+    monkeypatch.setattr(discovery, "installed", lambda: {})
     return parts
 
 
@@ -43,7 +45,7 @@ def test_where_all_is_well_a_run_can_start(parts, capsys):
 )
 def test_a_part_that_is_broken_is_named_and_stops_only_what_needs_it(parts, capsys, monkeypatch, code, detail):
     if "sleep" in code:
-        monkeypatch.setattr(doctor, "PATIENCE", 1)
+        monkeypatch.setattr(checks, "PATIENCE", 1)
     parts["vision"] = (code, "install vision")
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -57,7 +59,7 @@ def test_what_every_run_needs_decides(parts, capsys, monkeypatch, broken):
     if broken == "torch":
         parts["torch"] = ("import nothing_like_torch", "install torch")
     else:
-        monkeypatch.setattr(doctor, "SELF_TEST", "raise SystemExit(4)")
+        monkeypatch.setattr(checks, "SELF_TEST", "raise SystemExit(4)")
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "BROKEN" in text
@@ -74,7 +76,7 @@ def test_a_plugin_whose_import_fails_is_named_with_its_reason(parts, tmp_path, m
     (about / "entry_points.txt").write_text("[abatis.plugins]\nbroken = broken_plugin\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    check = doctor._tried("plugin", "broken", doctor.PLUGIN, "mend it", ["broken"])
+    check = checks._tried("plugin", "broken", checks.PLUGIN, "mend it", ["broken"])
     assert not check.ok
     assert "plugin 'broken' cannot be imported: ModuleNotFoundError: No module named 'missing_module'" in check.detail
 
@@ -83,8 +85,8 @@ def test_plugins_and_a_registry_that_cannot_even_be_listed(parts, capsys, monkey
     def twice():
         raise UsageError("two distributions provide a plugin named 'x'", fix="uninstall one")
 
-    monkeypatch.setattr(plugins, "installed", twice)
-    monkeypatch.setattr(registry, "registry_file", lambda: Path("/nowhere/registry.toml"))
+    monkeypatch.setattr(discovery, "installed", twice)
+    monkeypatch.setattr(entries, "registry_file", lambda: Path("/nowhere/registry.toml"))
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "two distributions" in text

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 import abatis
-from abatis import processes
 from abatis.errors import UsageError
-from abatis.stopping import StopRequest
+from abatis.system import distributed
+from abatis.system.signals import StopRequest
 from tests.helpers import final_bytes, tiny
 
 NETWORK = """
@@ -96,7 +96,7 @@ def test_restarts_that_would_fail_are_refused_at_the_start(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(UsageError, match="a store of their own"), processes.joined():
+    with pytest.raises(UsageError, match="a store of their own"), distributed.joined():
         pass
 
 

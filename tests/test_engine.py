@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import abatis
-from abatis.backbones import build
 from abatis.errors import UsageError
-from abatis.net import Net
+from abatis.nets.backbones import build
+from abatis.nets.net import Net
 from tests.helpers import tiny
 
 

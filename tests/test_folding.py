@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abatis import vision
-from abatis.backbones import build
-from abatis.folding import find_folding
-from abatis.net import Net
+from abatis.nets.backbones import build
+from abatis.nets.folding import find_folding
+from abatis.nets.net import Net
+from abatis.system.timm_import import timm
 
 
 def randomised(module):
@@ -85,7 +85,7 @@ def test_logits_and_input_gradients_of_our_nets_are_kept(name, pairs):
 )  # fmt: skip
 def test_timm_nets_fold_what_their_pairs_allow(name, folded, norms):
     size = 224 if name.startswith("levit") else 64
-    module = randomised(vision.timm().create_model(name, num_classes=5))
+    module = randomised(timm.create_model(name, num_classes=5))
     x = images(size, count=1)
     folding = folding_of(module, x)
     assert sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()) == norms

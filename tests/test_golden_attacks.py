@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abatis.ball import Ball
-from abatis.builtin.pgd import maximise
-from abatis.net import Net
-from abatis.types import Threat
+from abatis.api.ball import Ball
+from abatis.api.threat import Threat
+from abatis.nets.net import Net
+from abatis.train.builtin.pgd import maximise
 from tests.golden import TinyNetwork, golden
 
 

@@ -11,21 +11,20 @@ import torch
 from PIL import Image
 
 import abatis
-from abatis import vision
-from abatis.backbones import Normalized, build, checkpointed, view_of
-from abatis.config import AttackConfig, OptimConfig
-from abatis.contract import THREAT
+from abatis.api.batch import Batch
+from abatis.api.context import StepContext
+from abatis.api.randomness import Randomness, seeded
+from abatis.commands.registry.entries import methods
+from abatis.config.run_config import AttackConfig, OptimConfig
 from abatis.data.folder import MEAN, STD
 from abatis.data.info import DataInfo, View
 from abatis.data.policy import PolicyView
 from abatis.errors import Stopped, UsageError
-from abatis.net import Net
-from abatis.randomness import Randomness, seeded
-from abatis.registry import methods
-from abatis.schedule import factor, make_optimizer, set_rate
-from abatis.step import Step
-from abatis.testing import plan_of, total
-from abatis.types import Batch, StepContext
+from abatis.nets.backbones import Normalized, build, checkpointed, view_of
+from abatis.nets.net import Net
+from abatis.system.timm_import import timm
+from abatis.testing import THREAT, plan_of, step_of, total
+from abatis.train.optimizer import factor, make_optimizer, set_rate
 from tests.helpers import final_bytes, tiny
 
 NETS = {"cnn": "test_resnet", "convnext": "test_convnext", "vit": "test_vit"}
@@ -51,7 +50,7 @@ def small_net(kind):
     if kind != "swin":
         return net_of(NETS[kind])
     torch.manual_seed(0)
-    swin = vision.timm().create_model("swin_tiny_patch4_window7_224", num_classes=4, **SWIN)
+    swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=4, **SWIN)
     return Net(Normalized(swin, [0.5] * 3, [0.25] * 3))
 
 
@@ -62,7 +61,7 @@ def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
     names = [] if method == "at" else [method]
     plan = plan_of(*names, net=net, num_classes=4, attack=AttackConfig(steps=2), random=random)
     before = [weight.detach().clone() for weight in net.module.parameters()]
-    step = Step(net, plan, make_optimizer(OptimConfig(name="adamw", lr=1e-3), net.module), THREAT, random)
+    step = step_of(net, plan, make_optimizer(OptimConfig(name="adamw", lr=1e-3), net.module), THREAT, random)
     with seeded(0, "one step"):
         result = step(batch_of(4), 0, 100, 0.5)
     assert result.total.isfinite()
@@ -237,7 +236,7 @@ def test_activations_that_are_computed_again_give_the_same_update(name, plugin_n
     for on in (False, True):
         net, random = checkpointed_net(name, on), Randomness(0)
         plan = plan_of(plugin_name, net=net, num_classes=4, attack=AttackConfig(steps=2), random=random)
-        step = Step(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.1), THREAT, random)
+        step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.1), THREAT, random)
         with seeded(0, "one step"):
             step(batch_of(4), 0, 0, 0.0)
         found.append(torch.cat([weight.detach().flatten() for weight in net.module.parameters()]))
@@ -291,7 +290,7 @@ def test_a_run_with_all_of_it_resumes_bit_for_bit(tmp_path, monkeypatch):
     whole = abatis.run(tiny(tmp_path, name="whole", **LARGE)).folder
     part = tiny(tmp_path, name="part", **LARGE)
     calls = iter(range(99))
-    monkeypatch.setattr("abatis.processes.any_says", lambda flag: next(calls) == 4)
+    monkeypatch.setattr("abatis.system.distributed.any_says", lambda flag: next(calls) == 4)
     with pytest.raises(Stopped):
         abatis.run(part)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import abatis
-from abatis.command_line import parse_run
+from abatis.config.command_line import parse_run
 from tests.data.common import reference
 
 pytestmark = pytest.mark.slow

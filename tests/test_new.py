@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from abatis import plugins
 from abatis.cli import main
+from abatis.commands.new.making import KINDS, TEMPLATES, TRY, new_plugin
+from abatis.commands.registry.add import add
+from abatis.config import discovery
 from abatis.errors import UsageError
-from abatis.new import KINDS, TEMPLATES, TRY, new_plugin
-from abatis.registry.add import add
 from tests.helpers import write_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +99,7 @@ def test_a_name_that_cannot_be_is_refused(tmp_path, capsys, name, complaint):
 
 
 def test_a_registered_name_is_refused_where_the_plugin_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(plugins, "installed", dict)
+    monkeypatch.setattr(discovery, "installed", dict)
     with pytest.raises(UsageError, match="registry has a method named 'emr'"):
         new_plugin("emr", "loss", tmp_path)
 
@@ -108,8 +108,10 @@ def test_a_wheel_holds_the_templates(tmp_path):
     code = f"import hatchling.build as b; print(b.build_wheel({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
-        held = {name for name in wheel.namelist() if name.startswith("abatis/templates/")}
-    tracked = subprocess.run(["git", "ls-files", "core/abatis/templates"], cwd=ROOT, capture_output=True, text=True, check=True)
+        held = {name for name in wheel.namelist() if name.startswith("abatis/commands/new/templates/")}
+    tracked = subprocess.run(
+        ["git", "ls-files", "core/abatis/commands/new/templates"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert held == {name.removeprefix("core/") for name in tracked.stdout.split()}
     assert len(held) >= 7 * len(KINDS)
 

@@ -9,11 +9,10 @@ import torch
 from pydantic import Field
 
 from abatis import PluginConfig, Term, TrainerHooks, hookimpl
-from abatis.contract import tiny_network
 from abatis.errors import PluginConflict, PluginError, UsageError
-from abatis.net import Net
-from abatis.plan import checked
-from abatis.testing import loss_terms, plan_of, total
+from abatis.nets.net import Net
+from abatis.testing import loss_terms, plan_of, tiny_network, total
+from abatis.train.plan import checked
 from tests.helpers import plugin
 
 

@@ -14,7 +14,7 @@ import abatis
 from abatis import RunConfig
 from abatis.cli import main
 from abatis.cli import run as defense_run
-from abatis.command_line import parse_run
+from abatis.config.command_line import parse_run
 from abatis.errors import UsageError
 from abatis.testing import loss_terms
 from tests.helpers import tiny

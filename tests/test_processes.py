@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abatis import processes
+from abatis.system import distributed
 from tests.several import METHODS_OF, everything, launch
 
 
@@ -33,9 +33,9 @@ def test_twenty_steps_of_every_method_are_those_of_one_process(count, accumulate
 
 def test_with_one_process_nothing_is_exchanged():
     values = torch.rand(3, 2)
-    assert processes.rows_of(7) == slice(0, 7)
-    assert processes.gathered(values, 3) is values
-    assert processes.summed([values])[0] is values
-    assert processes.all_agree(values > 0.5).equal(values > 0.5)
-    assert processes.any_says(True)
-    assert not processes.any_says(False)
+    assert distributed.rows_of(7) == slice(0, 7)
+    assert distributed.gathered(values, 3) is values
+    assert distributed.summed([values])[0] is values
+    assert distributed.all_agree(values > 0.5).equal(values > 0.5)
+    assert distributed.any_says(True)
+    assert not distributed.any_says(False)

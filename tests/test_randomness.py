@@ -9,15 +9,14 @@ import pytest
 import torch
 
 import abatis
-from abatis import plugins
-from abatis.contract import tiny_batch, tiny_network
+from abatis.api.randomness import Randomness, per_sample, seed_for, seeded
+from abatis.config import discovery
 from abatis.evaluate.judge import Judge
-from abatis.net import Net
-from abatis.randomness import Randomness, per_sample, seed_for, seeded
-from abatis.testing import plan_of
+from abatis.nets.net import Net
+from abatis.testing import plan_of, tiny_batch, tiny_network
 from tests.helpers import tiny
 
-METHODS = ["at", *sorted(plugins.installed())]
+METHODS = ["at", *sorted(discovery.installed())]
 
 
 def generators():

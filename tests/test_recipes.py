@@ -7,10 +7,10 @@ import re
 import pytest
 
 from abatis.cli import main
-from abatis.command_line import parse_run
+from abatis.commands.registry.entries import methods
+from abatis.config.command_line import parse_run
+from abatis.config.recipes import recipes_of
 from abatis.errors import UsageError
-from abatis.recipes import recipes_of
-from abatis.registry import methods
 
 CORE = recipes_of("at")
 RECIPES = CORE | {recipe: path for name in methods() for recipe, path in recipes_of(name).items()}
@@ -50,7 +50,7 @@ def test_the_registry_lists_the_recipes(capsys):
 
 def test_the_learning_rate_of_a_released_schedule():
     """ResNet-18 script of MART: 0.01 until epoch 74, then 0.001, 0.0001 from 90 and 0.00001 from 100, counted from 1."""
-    from abatis.schedule import factor
+    from abatis.train.optimizer import factor
 
     config, per_epoch = parse_run(["--recipe", "mart/cifar10-resnet18"]), 390
     rates = [factor(config.optim, (epoch - 1) * per_epoch, 120 * per_epoch) for epoch in (74, 75, 89, 90, 99, 100)]

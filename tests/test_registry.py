@@ -14,13 +14,15 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from abatis import hooks, plugins, registry
+from abatis.api import hooks
 from abatis.cli import main
-from abatis.command_line import parse_run
-from abatis.registry import Method, Role, flag, methods, read, registry_file
-from abatis.registry import add as adding
-from abatis.registry import check as checking
-from abatis.registry.command import schema
+from abatis.commands.registry import add as adding
+from abatis.commands.registry import check as checking
+from abatis.commands.registry import entries
+from abatis.commands.registry.actions import schema
+from abatis.commands.registry.entries import Method, Role, flag, methods, read, registry_file
+from abatis.config import discovery
+from abatis.config.command_line import parse_run
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_PARTY = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
@@ -29,7 +31,7 @@ HOOKS = [name.removeprefix("defense_") for name in vars(hooks) if name.startswit
 
 def test_every_plugin_of_this_repository_is_registered_and_installed():
     assert sorted(name for name, method in methods().items() if not method.community) == FIRST_PARTY
-    assert set(FIRST_PARTY) <= set(plugins.installed())
+    assert set(FIRST_PARTY) <= set(discovery.installed())
 
 
 def test_every_hook_is_a_role():
@@ -43,7 +45,7 @@ def test_the_registry_agrees_with_plugins_folders_and_records(capsys):
 @pytest.mark.parametrize("name", FIRST_PARTY)
 def test_the_command_line_takes_the_options_of_an_entry(name):
     words = [word for option, value in methods()[name].options.items() for word in flag(name, option, value).split()]
-    assert parse_run(["--plugin", name, *words]).options[name] == plugins.load(name).config_class()
+    assert parse_run(["--plugin", name, *words]).options[name] == discovery.load(name).config_class()
 
 
 BROKEN = {
@@ -59,12 +61,12 @@ BROKEN = {
 @pytest.mark.parametrize("field", BROKEN)
 def test_check_names_what_disagrees(field, tmp_path, monkeypatch, capsys):
     value, complaint = BROKEN[field]
-    entries = {name: method.model_dump(mode="json", exclude_defaults=True) for name, method in methods().items()}
-    entries["mart"][field] = value
-    (tmp_path / "registry.toml").write_text(tomli_w.dumps({"method": list(entries.values())}))
+    tables = {name: method.model_dump(mode="json", exclude_defaults=True) for name, method in methods().items()}
+    tables["mart"][field] = value
+    (tmp_path / "registry.toml").write_text(tomli_w.dumps({"method": list(tables.values())}))
     for name in ("plugins", "docs", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for module in (registry, checking):
+    for module in (entries, checking):
         monkeypatch.setattr(module, "registry_file", lambda: tmp_path / "registry.toml")
     assert main(["registry", "check"]) == 1
     assert f"mart: {complaint}" in capsys.readouterr().out.replace("record benchmarks/results/compare-digits.json ", "")
@@ -89,7 +91,7 @@ def test_list_and_show(capsys):
     assert "Effective margin" in capsys.readouterr().out
     assert main(["registry", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["emr"]["installed"] == plugins.installed()["emr"].version
+    assert rows["emr"]["installed"] == discovery.installed()["emr"].version
     assert main(["registry", "list", "--json", "--installed", "--hook", "attacker"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["fast", "trades"]
     assert main(["registry", "show", "mart"]) == 0
@@ -148,7 +150,7 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
     copy = tmp_path / "registry.toml"
     copy.write_bytes(registry_file().read_bytes())
     (tmp_path / "pyproject.toml").touch()
-    for module in (registry, adding):
+    for module in (entries, adding):
         monkeypatch.setattr(module, "registry_file", lambda: copy)
     assert main(["registry", "add", str(folder)]) == 0
     entry = read(capsys.readouterr().out, "printed")["stranger"]
@@ -197,7 +199,7 @@ def test_a_folder_that_says_too_little_is_refused(folder, capsys, old, new, comp
 
 
 def test_the_registry_is_found_from_another_folder(tmp_path):
-    code = "from abatis.registry import methods; print(sorted(methods()))"
+    code = "from abatis.commands.registry.entries import methods; print(sorted(methods()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "emr" in done.stdout
 
@@ -209,7 +211,7 @@ def test_a_wheel_holds_the_registry(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("abatis/registry.toml") == (ROOT / "registry.toml").read_bytes()
         archive.extractall(tmp_path / "unpacked")
-    code = "from abatis.registry import registry_file; print(registry_file())"
+    code = "from abatis.commands.registry.entries import registry_file; print(registry_file())"
     found = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(tmp_path / 'unpacked'), *sys.path]!r}\n{code}"],
         cwd=tmp_path, capture_output=True, text=True, check=True,

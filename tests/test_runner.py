@@ -18,7 +18,7 @@ from torch import nn
 import abatis
 from abatis import Term, TrainerHooks
 from abatis.cli import run as defense_run
-from abatis.command_line import parse_run
+from abatis.config.command_line import parse_run
 from abatis.errors import CheckpointError, Stopped, UsageError
 from abatis.evaluate.judge import Judge
 from tests.helpers import final_bytes, plugin, tiny

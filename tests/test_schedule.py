@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from abatis.config import OptimConfig
-from abatis.schedule import factor
+from abatis.config.run_config import OptimConfig
+from abatis.train.optimizer import factor
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0, 1), (59, 1), (60, 0.1), (89, 0.1), (90, 0.01), (99, 0.01)])

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import abatis
-from abatis.backbones import build
-from abatis.checkpoint import PIECES, load_checkpoint
 from abatis.errors import UsageError
-from abatis.processes import synchronised
-from abatis.sharding import blocks
+from abatis.nets.backbones import build
+from abatis.nets.backbones.from_timm import with_sync_batch_norm
+from abatis.nets.sharding import blocks
+from abatis.train.checkpoint import PIECES, load_checkpoint
 from tests.faults import flip
 from tests.helpers import tiny
 
@@ -60,7 +60,7 @@ def test_synchronised_norms_keep_the_activation_behind_them():
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         expected = net(x)
-        converted = synchronised(net, torch.device("cuda"))
+        converted = with_sync_batch_norm(net, torch.device("cuda"))
         assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in converted.modules()) == 49
         assert torch.allclose(converted(x), expected, atol=1e-6)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 
 from abatis import Attacked, Ball, Term, Threat, TrainerHooks
-from abatis.contract import THREAT, smooth_network, tiny_batch
-from abatis.contract.lockstep import Lockstep
-from abatis.micros import Share
-from abatis.net import Net
-from abatis.processes import rows_of
-from abatis.randomness import Randomness, seeded
-from abatis.step import Step
-from abatis.testing import plan_of
+from abatis.api.randomness import Randomness, seeded
+from abatis.nets.net import Net
+from abatis.system.distributed import rows_of
+from abatis.testing import THREAT, plan_of, smooth_network, step_of, tiny_batch
+from abatis.testing.contract.lockstep import Lockstep
+from abatis.train.micro_batches import RowShare
 from tests.helpers import plugin
 
 
@@ -46,10 +44,10 @@ def remembering():
 def two_steps(accumulate=1):
     net, random, rows = Net(smooth_network(10)), Randomness(0), rows_of(7)
     plan = plan_of(remembering(), net=net, num_classes=10, random=random)
-    step = Step(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.0), THREAT, random, accumulate=accumulate)
+    step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.0), THREAT, random, accumulate=accumulate)
     with seeded(0, "test"):
         for number in range(2):
-            step(tiny_batch(7, 10).rows(rows), number, 0, 0.0, Share(rows.start, 7))
+            step(tiny_batch(7, 10).rows(rows), number, 0, 0.0, RowShare(rows.start, 7))
     ((_, memory),) = plan.trainers
     return memory
 
@@ -72,7 +70,7 @@ def test_without_an_attack_the_adversarial_images_of_all_micro_batches_are_the_c
     net, random = Net(smooth_network(10)), Randomness(0)
     looking = plugin("looking", trainer=lambda run: Looking())
     plan = plan_of(looking, net=net, num_classes=10, random=random, use={"attacker": "none"})
-    step = Step(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.1), THREAT, random, accumulate=2)
+    step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.1), THREAT, random, accumulate=2)
     with seeded(0, "test"):
         step(tiny_batch(7, 10), 0, 0, 0.0)
     assert seen == [(7, True, True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abatis.registry import methods
+from abatis.commands.registry.entries import methods
 from tests.browser import BROWSER, OVERFLOW, Chromium
 
 ROOT = Path(__file__).resolve().parents[1]

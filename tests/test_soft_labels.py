@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 
 import abatis
-from abatis import plugins, processes
-from abatis.builtin.mixing import Mixing
-from abatis.config import AttackConfig, MixConfig
-from abatis.contract import THREAT
+from abatis.api.batch import Batch
+from abatis.api.context import StepContext
+from abatis.api.randomness import Randomness
+from abatis.commands.registry.entries import methods
+from abatis.config import discovery
+from abatis.config.run_config import AttackConfig, MixConfig
 from abatis.errors import PluginConflict, UsageError
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.registry import methods
-from abatis.testing import loss_terms, plan_of
-from abatis.types import Batch, StepContext
+from abatis.nets.net import Net
+from abatis.system import distributed
+from abatis.testing import THREAT, loss_terms, plan_of
+from abatis.train.builtin.mixing import Mixing
 from tests.helpers import plugin, tiny
 from tests.test_large import batch_of
 
@@ -29,7 +30,20 @@ HARD_ONLY = {"amm", "average-margin", "gairat", "mail", "mart", "sovr"}
 def mixing_at(step=7, rows=slice(0, 8), size=8, **options):
     random = Randomness(3)
     random.at(step, rows, size)
-    return Mixing(MixConfig(**options), abatis.Run(None, 4, 1, 1, THREAT, None, AttackConfig(), random, {}, train_size=8))
+    run = abatis.Run(
+        None,
+        4,
+        1,
+        1,
+        THREAT,
+        None,
+        AttackConfig(),
+        random,
+        {},
+        train_size=8,
+        gatherer=lambda values, of: distributed.gathered(values, of),
+    )
+    return Mixing(MixConfig(**options), run)
 
 
 def mixed(**options):
@@ -72,7 +86,7 @@ def test_a_step_draws_its_own_mixture_and_leaves_the_generators():
 def test_processes_mix_the_global_batch(monkeypatch):
     """Two shares of a batch, each seeing all of it through the exchange, are the rows of the whole."""
     whole, batch = mixed(mixup=1, cutmix=1, smoothing=0.1), batch_of(8)
-    monkeypatch.setattr(processes, "gathered", lambda values, of: (batch.x if values.dim() == 4 else batch.y).clone())
+    monkeypatch.setattr(distributed, "gathered", lambda values, of: (batch.x if values.dim() == 4 else batch.y).clone())
     for rows in (slice(0, 5), slice(5, 8)):
         share = mixing_at(rows=rows, mixup=1, cutmix=1, smoothing=0.1).transform_batch(batch.rows(rows))
         for name in ("x", "y", "y_soft", "index"):
@@ -105,7 +119,7 @@ def test_soft_labels_of_a_plugin_meet_the_same_refusal(install, tmp_path):
 
 
 def test_what_is_not_installed_as_soft_is_taken_for_hard():
-    soft = {name for name in methods() if plugins.load(name).config_class.soft_labels}
+    soft = {name for name in methods() if discovery.load(name).config_class.soft_labels}
     assert soft == set(methods()) - HARD_ONLY
 
 

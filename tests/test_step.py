@@ -10,16 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from abatis import Attacked, Term, TrainerHooks
-from abatis.ball import Ball
-from abatis.builtin.averaging import WeightAveraging
-from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch
+from abatis.api.ball import Ball
+from abatis.api.randomness import Randomness
+from abatis.api.threat import Threat
+from abatis.config.run_config import AttackConfig
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.types import Threat
+from abatis.nets.net import Net
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch
+from abatis.train.builtin.averaging import WeightAveraging
 from tests.helpers import plugin
 
 
@@ -33,7 +31,7 @@ def make_step(module, *plugins, lr=0.1, threat=THREAT, options=None, use=None, a
     net, random = Net(module), Randomness(0)
     attack = attack or AttackConfig(steps=2)
     plan = plan_of(*plugins, net=net, num_classes=10, options=options, use=use, attack=attack, random=random)
-    return Step(net, plan, torch.optim.SGD(module.parameters(), lr=lr), threat, random, **arguments)
+    return step_of(net, plan, torch.optim.SGD(module.parameters(), lr=lr), threat, random, **arguments)
 
 
 def weights(module):

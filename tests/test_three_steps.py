@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from abatis import plugins
-from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch, tiny_network
-from abatis.net import Net
-from abatis.randomness import Randomness, seeded
-from abatis.step import Step
-from abatis.testing import plan_of
+from abatis.api.randomness import Randomness, seeded
+from abatis.config import discovery
+from abatis.config.run_config import AttackConfig
+from abatis.nets.net import Net
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
 
 STORED = Path(__file__).with_suffix(".json")
-METHODS = ["none", *sorted(plugins.installed())]
+METHODS = ["none", *sorted(discovery.installed())]
 
 
 def three_losses(name, tuned=False):
@@ -30,7 +28,7 @@ def three_losses(name, tuned=False):
         assert net.tune(tiny_batch(2, 10).x) == {"layout": "channels_last", "norms folded": "1 of 1"}
     names = [] if name == "none" else [name]
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=3), random=random)
-    step = Step(net, plan, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), THREAT, random)
+    step = step_of(net, plan, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), THREAT, random)
     with seeded(0, "three steps"):
         return [step(tiny_batch(8, 10), number, 0, number / 3).total.item() for number in range(3)]
 

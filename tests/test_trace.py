@@ -7,8 +7,10 @@ import warnings
 import pytest
 import torch
 
-from abatis import PluginConfig, Term, TrainerHooks, hookimpl, hooks, plugins
+from abatis import PluginConfig, Term, TrainerHooks, hookimpl
+from abatis.api import hooks
 from abatis.cli import run as defense_run
+from abatis.config import discovery
 from abatis.errors import PluginError
 from tests.helpers import plugin
 
@@ -27,20 +29,20 @@ def of_version(version):
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.9", 1.0])
 def test_any_minor_version_of_the_same_major_one_will_do(version):
-    assert plugins.describe("mine", of_version(version)).name == "mine"
+    assert discovery.describe("mine", of_version(version)).name == "mine"
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "", "one", "1.x"])
 def test_another_major_version_and_what_is_none_are_refused_by_name(version):
     with pytest.raises(PluginError, match=r"'mine'.*DEFENSE_API"):
-        plugins.describe("mine", of_version(version))
+        discovery.describe("mine", of_version(version))
 
 
 def test_a_hook_of_a_newer_minor_version_asks_for_a_newer_core():
     module = of_version("1.7")
     module.defense_sampler = hookimpl(lambda run: None)
     with pytest.raises(PluginError) as caught:
-        plugins.describe("mine", module)
+        discovery.describe("mine", module)
     assert "unknown hook 'defense_sampler'" in str(caught.value)
     assert f"written for DEFENSE_API 1.7, this core has {hooks.DEFENSE_API}: update abatis" in str(caught.value)
 
@@ -48,7 +50,7 @@ def test_a_hook_of_a_newer_minor_version_asks_for_a_newer_core():
 def told_of(module):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        plugins.describe(module.__name__, module)
+        discovery.describe(module.__name__, module)
     return told
 
 
@@ -128,10 +130,10 @@ def test_trace_says_who_was_asked_what_was_answered_and_what_is_called(install, 
         "defense_attacker asked base: nothing",
         f"defense_loss asked around (wrapper), the chosen loss: {here}.wrapped.<locals>.<lambda>",
         f"defense_trainer asked count: {here}.Counting",
-        "calls attacker of pgd: abatis.builtin.pgd.PGDAttacker",
+        "calls attacker of pgd: abatis.train.builtin.pgd.PGDAttacker",
         f"calls loss of base: {here}.wrapped.<locals>.<lambda>",
         f"calls after_update of count: {here}.Counting",
-        "calls after_update of averaging: abatis.builtin.averaging.WeightAveraging",
+        "calls after_update of averaging: abatis.train.builtin.averaging.WeightAveraging",
     ]
 
 

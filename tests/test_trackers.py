@@ -10,8 +10,8 @@ import pytest
 
 import abatis
 from abatis import TrainerHooks
-from abatis.builtin.trackers import Tracker
 from abatis.errors import PluginError, UsageError
+from abatis.train.trackers import Tracker
 from tests.helpers import final_bytes, plugin, tiny
 
 

@@ -9,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from abatis import Attacked, Batch, Term, plugins
-from abatis.config import AttackConfig, OptimConfig
-from abatis.contract import THREAT, tiny_batch, tiny_network
+from abatis import Attacked, Batch, Term
+from abatis.api.randomness import Randomness
+from abatis.config import discovery
+from abatis.config.run_config import AttackConfig, OptimConfig
 from abatis.errors import NotFiniteError, PluginError
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.schedule import make_optimizer
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.watch import Watch
+from abatis.nets.net import Net
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+from abatis.train.deferred_checks import DeferredChecks
+from abatis.train.optimizer import make_optimizer
 from tests.helpers import plugin
 
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
@@ -30,7 +29,7 @@ def deferred_step(*names, optimizer="sgd", device="cpu", **arguments):
     net, random = Net(module), Randomness(0)
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random, **arguments)
     made = make_optimizer(OptimConfig(name=optimizer), module, fused=True)
-    return Step(net, plan, made, THREAT, random, deferred=True)
+    return step_of(net, plan, made, THREAT, random, deferred=True)
 
 
 def state(step):
@@ -38,7 +37,7 @@ def state(step):
 
 
 def test_the_first_broken_step_is_remembered_with_its_names():
-    watch, yes, no = Watch(), torch.tensor(True), torch.tensor(False)
+    watch, yes, no = DeferredChecks(), torch.tensor(True), torch.tensor(False)
     assert watch.read() is None
     assert watch.see(3, {"a": yes, "b": yes}).item() == 0
     assert watch.read() is None
@@ -104,7 +103,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [None, *sorted(plugins.installed())])
+@pytest.mark.parametrize("name", [None, *sorted(discovery.installed())])
 def test_the_host_reads_nothing_in_a_step(name):
     step = deferred_step(*([name] if name else []))
     step(tiny_batch(8, 10), 1, 0, 0.0)
@@ -114,7 +113,7 @@ def test_the_host_reads_nothing_in_a_step(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", [None, *sorted(set(plugins.installed()) - DATA_DEPENDENT)])
+@pytest.mark.parametrize("name", [None, *sorted(set(discovery.installed()) - DATA_DEPENDENT)])
 def test_a_step_on_a_gpu_waits_for_nothing(name):
     step, batch = deferred_step(*([name] if name else []), device="cuda"), tiny_batch(8, 10)
     batch = Batch(batch.x.cuda(), batch.y.cuda(), batch.index.cuda())

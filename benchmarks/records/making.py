@@ -15,12 +15,12 @@ from benchmarks.records.settings import POINTS, RECORDS, TEST_IMAGES, WITHOUT_AC
 
 import abatis
 from abatis import RunConfig, UsageError
-from abatis.checkpoint import digest
+from abatis.commands.eval import command as evaluate
 from abatis.errors import Stopped
-from abatis.evaluate.command import command as evaluate
-from abatis.evaluate.record import read_record
-from abatis.run_folder import recipe
-from abatis.runner import pick_device
+from abatis.report.eval_record import read_record
+from abatis.runs.run_folder import recipe
+from abatis.system.device import pick_device
+from abatis.system.files import digest
 
 CLOCK = "clock.json"  # in the run folder: seconds of every phase so far
 NUMBERS = ("clean_acc", "pgd20_acc", "margin_pgd20_acc", "autoattack_acc", "robust_acc", "verdict", "n", "interval", "findings",
@@ -89,7 +89,7 @@ def judge(folder: Path, order: Order, points: int) -> dict[str, Any]:
     out = folder / f"judged-{points}"
     some = ["--subset", str(points)] if points < TEST_IMAGES else []
     if not read_record(out):
-        evaluate([str(folder), "--out", str(out), "--device", order.device, *some], "defense eval")
+        evaluate([str(folder), "--out", str(out), "--device", order.device, *some])
     return dict(read_record(out))
 
 

@@ -1,66 +1,85 @@
-"""Abatis: plugin-based training of image classifiers that stay right under attack.
+"""Abatis: train adversarially robust image classifiers with plugins, and judge them.
 
 Everything below is imported when first used, so that options and hooks of a plugin load without torch.
 """
 
 from __future__ import annotations
 
-import importlib
-import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from abatis.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from abatis.ball import Ball
-    from abatis.config import PluginConfig, RunConfig
-    from abatis.errors import AbatisError, PluginError, UsageError
-    from abatis.hooks import DEFENSE_API, hookimpl
-    from abatis.net import Net
-    from abatis.published import load
-    from abatis.runner import Result, run
-    from abatis.types import (
+    from abatis.api.ball import Ball
+    from abatis.api.batch import Attacked, Batch
+    from abatis.api.context import (
         AdaptiveAttack,
-        Attacked,
         Attacker,
-        Batch,
+        Forward,
         Loss,
+        Network,
         Regularizer,
         Run,
         StepContext,
-        Term,
-        Terms,
-        Threat,
         TrainerHooks,
     )
+    from abatis.api.hooks import DEFENSE_API, hookimpl
+    from abatis.api.options import PluginConfig
+    from abatis.api.randomness import Randomness
+    from abatis.api.term import Term, Terms
+    from abatis.api.threat import Threat
+    from abatis.config.run_config import RunConfig
+    from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError
+    from abatis.nets.net import Net
+    from abatis.runs.published import load
+    from abatis.runs.runner import Result, run
+    from abatis.train.builtin.pgd import maximise, random_start
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ball": ("Ball",),
-    "config": ("PluginConfig", "RunConfig"),
-    "errors": ("AbatisError", "PluginError", "UsageError"),
-    "hooks": ("DEFENSE_API", "hookimpl"),
-    "net": ("Net",),
-    "published": ("load",),
-    "runner": ("Result", "run"),
-    "types": (
-        "AdaptiveAttack", "Attacked", "Attacker", "Batch", "Loss", "Regularizer", "Run", "StepContext", "Term", "Terms",
-        "Threat", "TrainerHooks",
+    "api.ball": ("Ball",),
+    "api.batch": ("Attacked", "Batch"),
+    "api.context": (
+        "AdaptiveAttack",
+        "Attacker",
+        "Forward",
+        "Loss",
+        "Network",
+        "Regularizer",
+        "Run",
+        "StepContext",
+        "TrainerHooks",
     ),
-}  # fmt: skip
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+    "api.hooks": ("DEFENSE_API", "hookimpl"),
+    "api.options": ("PluginConfig",),
+    "api.randomness": ("Randomness",),
+    "api.term": ("Term", "Terms"),
+    "api.threat": ("Threat",),
+    "config.run_config": ("RunConfig",),
+    "errors": ("AbatisError", "PluginConflict", "PluginError", "UsageError"),
+    "nets.net": ("Net",),
+    "runs.published": ("load",),
+    "runs.runner": ("Result", "run"),
+    "train.builtin.pgd": ("maximise", "random_start"),
+}
 
 __all__ = [
-    "DEFENSE_API",
     "AbatisError",
     "AdaptiveAttack",
     "Attacked",
     "Attacker",
     "Ball",
     "Batch",
+    "DEFENSE_API",
+    "Forward",
     "Loss",
     "Net",
+    "Network",
     "PluginConfig",
+    "PluginConflict",
     "PluginError",
+    "Randomness",
     "Regularizer",
     "Result",
     "Run",
@@ -73,15 +92,14 @@ __all__ = [
     "UsageError",
     "hookimpl",
     "load",
+    "maximise",
+    "random_start",
     "run",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'abatis' has no attribute {name!r}")
-    state = random.getstate()
-    try:
-        return getattr(importlib.import_module(f"abatis.{_MODULE_OF[name]}"), name)
-    finally:
-        random.setstate(state)  # rich draws while it is imported
+__getattr__ = lazy_names(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,10 +1,12 @@
-"""The console scripts: ``defense`` with its subcommands, and ``defense-run``, which is ``defense run``.
+"""The console scripts: ``defense``, which finds its subcommands by entry point, and ``defense-run``, which is ``defense run``.
 
-Nothing here imports torch; the subcommands do, when they run.
+A subcommand is a function of its words that returns an exit code, in the entry-point group ``abatis.commands``. Its module
+imports the standard library alone at its top, so nothing here loads torch.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +15,13 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from abatis import __version__
-from abatis.errors import AbatisError, ProcessLost, Stopped, UsageError, did_you_mean
+from abatis.errors import AbatisError, PluginError, ProcessLost, Stopped, UsageError, did_you_mean
 
+GROUP = "abatis.commands"
+OURS = "abatis"  # the distribution whose commands come first, and are not hidden by another's
 INTERRUPTED = 130
+
+Command = Callable[[Sequence[str]], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,85 +33,73 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     """``defense-run ...``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _train(words, "defense-run"))
+
+    def command() -> int:
+        from abatis.commands.run import command
+
+        return command(words, "defense-run")
+
+    return _guarded(command)
 
 
 def _dispatch(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        rows = "\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items())
-        print(f"usage: defense COMMAND ...\n\ncommands:\n{rows}\n\ndefense COMMAND --help says more.")
-        return 0
+        return _help()
     if words[0] == "--version":
         print(__version__)
         return 0
-    if words[0] not in COMMANDS:
-        raise UsageError(f"unknown command '{words[0]}': {did_you_mean(words[0], COMMANDS)}", fix="defense --help lists them")
-    command, _ = COMMANDS[words[0]]
-    return command(words[1:], f"defense {words[0]}")
+    found = _found()
+    if words[0] not in found:
+        raise UsageError(f"unknown command '{words[0]}': {did_you_mean(words[0], found)}", fix="defense --help lists them")
+    return _load(found[words[0]])(words[1:])
 
 
-def _train(words: Sequence[str], prog: str) -> int:
-    from abatis.command_line import parse_run
+def _found() -> dict[str, importlib.metadata.EntryPoint]:
+    """Every installed subcommand by name, ours first; where a name is taken twice, the first keeps it."""
+    points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.dist is not None]
+    points.sort(key=lambda point: (_distribution(point) != OURS, point.name))
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in points:
+        found.setdefault(point.name, point)
+    return found
 
-    notes: list[str] = []
-    config = parse_run(words, prog, notes)
-    if config.nproc > 1 and not config.dry_run and "WORLD_SIZE" not in os.environ:
-        from abatis.launch import launch, launch_elastic
 
-        return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
-    from abatis.runner import run as train
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return "" if point.dist is None else point.dist.name
 
-    for note in notes if not (config.quiet or _place()) else ():
-        print(note, file=sys.stderr)
-    train(config)
+
+def _load(point: importlib.metadata.EntryPoint) -> Command:
+    """The function behind a command; raises PluginError where its distribution is broken."""
+    try:
+        command: Command = point.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"the command '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
+            where=f"{_distribution(point)}, {point.value}",
+            fix=f"fix or reinstall {_distribution(point)}; other commands are not affected",
+        ) from error
+    if not callable(command):
+        raise PluginError(
+            f"the command '{point.name}' is not a function",
+            where=f"{_distribution(point)}, {point.value}",
+            fix="point the entry point at a function of the words that returns an exit code",
+        )
+    return command
+
+
+def _help() -> int:
+    """List every command with the first line of its docstring; what cannot be loaded is named, and skipped."""
+    rows, broken = [], []
+    for name, point in _found().items():
+        try:
+            lines = (_load(point).__doc__ or "").strip().splitlines()
+            rows.append(f"  {name:<10} {lines[0] if lines else 'no description'}")
+        except PluginError as error:
+            broken.append(f"not listed: {error.what} ({_distribution(point)})")
+    print("usage: defense COMMAND ...\n\ncommands:", *rows, "\ndefense COMMAND --help says more.", sep="\n")
+    for line in broken:
+        print(line.replace("\n", " "), file=sys.stderr)
     return 0
-
-
-def _registry(words: Sequence[str], prog: str) -> int:
-    from abatis.registry.command import command
-
-    return command(words, prog)
-
-
-def _eval(words: Sequence[str], prog: str) -> int:
-    from abatis.evaluate.command import command
-
-    return command(words, prog)
-
-
-def _compare(words: Sequence[str], prog: str) -> int:
-    from abatis.compare.command import command
-
-    return command(words, prog)
-
-
-def _export(words: Sequence[str], prog: str) -> int:
-    from abatis.export.command import command
-
-    return command(words, prog)
-
-
-def _new(words: Sequence[str], prog: str) -> int:
-    from abatis.new import command
-
-    return command(words, prog)
-
-
-def _doctor(words: Sequence[str], prog: str) -> int:
-    from abatis.doctor import command
-
-    return command(words, prog)
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
-    "run": (_train, "train and judge a model (the same as defense-run)"),
-    "eval": (_eval, "judge any model: attacks, masking verdict, margins, report"),
-    "compare": (_compare, "train what is missing, judge alike, one ranked table"),
-    "export": (_export, "publish a run: safetensors, ONNX, torch.export, RobustBench, the hub"),
-    "new": (_new, "make a plugin of your own from a tested template"),
-    "doctor": (_doctor, "can a run start here, and what mends what is broken?"),
-    "registry": (_registry, "the known methods: list, show, check, add"),
-}
 
 
 def _guarded(command: Callable[[], int]) -> int:

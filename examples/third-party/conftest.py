@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import write_metadata
 
-from abatis import plugins
+from abatis.config import discovery
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*/src"))
@@ -34,5 +34,5 @@ def _installed(site, monkeypatch):
 
 
 def _forget():
-    plugins.installed.cache_clear()
-    plugins._load_installed.cache_clear()
+    discovery.installed.cache_clear()
+    discovery._load_installed.cache_clear()

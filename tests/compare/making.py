@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from abatis.command_line import validated
+from abatis.config.run_config import RunConfig
 
 
 def share(flags: Sequence[int]) -> float:
@@ -35,7 +35,7 @@ def margins(logit: float | None, l2: float | None) -> dict[str, Any]:
 def run_folder(folder: Path, evaluation: dict[str, Any] | None, *metrics: dict[str, Any], **options: Any) -> Path:
     """A run folder; options: what its run.toml says, on top of a cnn on digits."""
     folder.mkdir(parents=True)
-    config = validated({"data": "digits", "backbone": "cnn", "epochs": 2, **options})
+    config = RunConfig.model_validate({"data": "digits", "backbone": "cnn", "epochs": 2, **options})
     (folder / "run.toml").write_text(tomli_w.dumps(config.to_toml()))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     if evaluation is not None:

@@ -9,10 +9,9 @@ import sys
 import pytest
 import tomli_w
 
-from abatis import runner
 from abatis.cli import main
-from abatis.compare.command import command
-from abatis.compare.methods import asked_methods
+from abatis.commands.compare import command, training
+from abatis.commands.compare.methods import asked_methods
 from abatis.errors import NotFiniteError, Stopped, UsageError
 from tests.compare.making import record, run_folder
 
@@ -23,7 +22,7 @@ TINY = (
 
 
 def compare(line):
-    return command(line.split(), "defense compare")
+    return command(line.split())
 
 
 def finished(out, names, robust=RIGHT, seeds=1, **changes):
@@ -83,7 +82,7 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     def fail(config):
         raise NotFiniteError(f"the loss of {config.name} is NaN")
 
-    monkeypatch.setattr(runner, "run", fail)
+    monkeypatch.setattr(training, "run", fail)
     assert compare(f"--methods mart at emr --seeds 2 {TINY} --out {tmp_path}") == 1
     rows = read(tmp_path)
     assert list(rows) == ["at", "emr", "mart"]
@@ -109,7 +108,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
         asked.append((config.name, config.resume))
         raise Stopped("stopped after step 3", where="there", fix="--resume")
 
-    monkeypatch.setattr(runner, "run", stop)
+    monkeypatch.setattr(training, "run", stop)
     for _ in range(2):
         with pytest.raises(Stopped, match="stopped after step 3") as error:
             compare(f"--methods at mart emr {TINY} --out {tmp_path}")
@@ -121,7 +120,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
 def test_a_longer_ladder_is_judged_again_and_a_shorter_one_is_there_already(tmp_path, monkeypatch):
     finished(tmp_path, "at", ladder="standard")
     asked = []
-    monkeypatch.setattr(runner, "run", lambda config: asked.append(config.eval))
+    monkeypatch.setattr(training, "run", lambda config: asked.append(config.eval))
     assert compare(f"--methods at {TINY} --out {tmp_path}") == 0
     assert asked == []
     finished(tmp_path, "mart", ladder="quick")

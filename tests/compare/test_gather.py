@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from abatis.compare.gather import check_alike, read_run, read_runs, refuse_failed
+from abatis.commands.compare.gather import check_alike, read_run, read_runs, refuse_failed
 from abatis.errors import UsageError
 from tests.compare.making import record, run_folder
 

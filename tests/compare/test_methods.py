@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from abatis.compare import methods
-from abatis.compare.methods import asked_methods, default_out
+from abatis.commands.compare import methods
+from abatis.commands.compare.methods import asked_methods, default_out
 from abatis.errors import UsageError
 
 

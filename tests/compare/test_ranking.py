@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abatis.compare.gather import Failed, Judged
-from abatis.compare.ranking import RESAMPLES, bootstrap, notes, ranked, spread
-from abatis.config import RunConfig
+from abatis.commands.compare.gather import Failed, Judged
+from abatis.commands.compare.ranking import RESAMPLES, bootstrap, notes, ranked, spread
+from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from tests.compare.making import margins, record
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from abatis.compare.gather import Failed, Judged
-from abatis.compare.ranking import ranked
-from abatis.compare.tables import columns, latex, markdown, show, write
+from abatis.commands.compare.gather import Failed, Judged
+from abatis.commands.compare.ranking import ranked
+from abatis.commands.compare.tables import columns, latex, markdown, show
+from abatis.commands.compare.written import write
 from abatis.report.html import SIGNS
 from tests.compare.making import margins, record
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import abatis
-from abatis.config import ExtraConfig
+from abatis.config.run_config import ExtraConfig
 from abatis.data import Data
 from abatis.data.extra import read_extra, sha256_of, spread
 from abatis.errors import DataError, Stopped, UsageError
@@ -198,7 +198,7 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_another_file_is_refused(
     whole = abatis.run(tiny(tmp_path, extra={"file": file}, name="whole")).folder
     interrupted = tiny(tmp_path, extra={"file": file}, name="part", checkpoint_every=3)
     calls = iter(range(99))
-    monkeypatch.setattr("abatis.processes.any_says", lambda flag: next(calls) == 4)
+    monkeypatch.setattr("abatis.system.distributed.any_says", lambda flag: next(calls) == 4)
     with pytest.raises(Stopped):
         abatis.run(interrupted)
     monkeypatch.undo()

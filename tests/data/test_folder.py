@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.config import RunConfig
+from abatis.commands.eval.judging import _data
+from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo, describe
 from abatis.errors import DataError
-from abatis.evaluate.command import _data
-from abatis.evaluate.subject import Subject
-from abatis.sources import open_sources
+from abatis.runs.model_spec import ModelSpec
+from abatis.runs.open_data import open_sources
 from tests.data.common import CPU, opened, reference
 
 
@@ -259,7 +259,7 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     config = RunConfig(backbone="test_convnext", data=f"folder:{pets(tmp_path, size=(240, 200))}")
     trained = open_sources(config, None, CPU)
     assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
-    judged = _data(Namespace(data=None), Subject("runs/x", None, config), CPU)
+    judged = _data(Namespace(data=None), ModelSpec("runs/x", None, config), CPU)
     images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]
     assert torch.equal(*images)
     plain = next(opened(config.data, image_size=160).test.eval_batches(2)).x

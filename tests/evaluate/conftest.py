@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from abatis.types import Batch
+from abatis.api.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from abatis.evaluate.guard import judging
+from abatis.api.threat import Threat
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge, Split
 from abatis.evaluate.masking import Diagnosis, Test, Training, attacks, diagnose, radii
-from abatis.types import Threat
 
 
 class Before(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import abatis
-from abatis.ball import Ball
+from abatis.api.ball import Ball
+from abatis.api.threat import Threat
 from abatis.errors import PluginError
 from abatis.evaluate import evaluate
-from abatis.types import Threat
 from tests.helpers import plugin, tiny
 
 THREAT = Threat.parse("Linf:0.15")

@@ -7,7 +7,6 @@ from functools import cache
 import pytest
 from benchmarks import agreement
 
-from abatis import vision
 from tests.reference import reference_dir
 
 
@@ -22,7 +21,8 @@ def linear():
 
 
 def need(library):
-    vision.torchvision()  # they import it
+    import abatis.system.timm_import  # noqa: F401  # they import it
+
     pytest.importorskip(library)
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from abatis.api.threat import Threat
 from abatis.errors import UsageError
 from abatis.evaluate import autoattack, evaluate
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge
-from abatis.types import Threat
 
 CPU = torch.device("cpu")
 QUERIES = 200

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from abatis.api.threat import Threat
 from abatis.evaluate.curves import accuracy_curve
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge, share
-from abatis.types import Threat
 from tests.evaluate.planted import Linear, Window
 
 

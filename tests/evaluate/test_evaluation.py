@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from abatis.api.threat import Threat
 from abatis.evaluate import evaluate
+from abatis.evaluate.intervals import wilson
 from abatis.evaluate.judge import First, Judge, Verdicts
 from abatis.evaluate.ladder import Climbed
-from abatis.evaluate.statistics import wilson
-from abatis.launch import neighbours
-from abatis.types import Threat
+from abatis.runs.launch import neighbours
 
 CPU = torch.device("cpu")
 THREAT = Threat.parse("Linf:0.15")
@@ -132,9 +132,9 @@ def test_the_first_points_of_a_split(some):
 WORKER = """
 import json, os, sys, torch
 from tests.evaluate.conftest import Points
-from abatis import processes
+from abatis.system import distributed
 from abatis.evaluate import evaluate
-from abatis.types import Threat
+from abatis.api.context import Threat
 
 torch.manual_seed(0)
 x, y = torch.rand(21, 1, 6, 6), torch.arange(21) % 3
@@ -143,10 +143,10 @@ for _ in range(200):
     loss = torch.nn.functional.cross_entropy(net(x), y)
     for weight, gradient in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters()))):
         weight.data -= 1.0 * gradient
-with processes.joined():
+with distributed.joined():
     found = evaluate(net, Points(x, y, torch.arange(21)), Threat.parse("Linf:0.1"), ladder="quick", seed=1, batch_size=4,
                      device=torch.device("cpu"), num_classes=3)
-    rank = processes.rank()
+    rank = distributed.rank()
 with open(os.path.join(sys.argv[1], f"{os.environ.get('WORLD_SIZE', 1)}-{rank}.json"), "w") as file:
     json.dump(found.to_json(), file)
 """

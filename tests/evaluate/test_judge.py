@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from abatis.api.threat import Threat
 from abatis.evaluate import evaluate, ladder, pgd_verdicts
 from abatis.evaluate.judge import _packed
-from abatis.types import Threat
 
 LINF = Threat.parse("Linf:0.05")
 CPU = torch.device("cpu")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from abatis.api.batch import Batch
 from abatis.errors import DataError, UsageError
 from abatis.evaluate.deepfool import deepfool, leave, size
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.margins import (
     Margins,
     effective_margin,
@@ -22,7 +23,6 @@ from abatis.evaluate.margins import (
     per_class,
     probability_margin,
 )
-from abatis.types import Batch
 from tests.golden import golden, linear_model
 
 NORMS = ["L2", "Linf"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import abatis
+from abatis.api.threat import Threat
 from abatis.data import open_data
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import First
 from abatis.evaluate.masking import Training
-from abatis.evaluate.masking.twin import undefended_twin
-from abatis.run_folder import read_weights
-from abatis.types import Threat
+from abatis.nets.weights_file import read_weights
+from abatis.runs.undefended_twin import undefended_twin
 from tests.evaluate.planted import PLANTED, SPEAK, by_id, diagnosed, shorten, spoke
 from tests.helpers import tiny
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abatis.ball import Ball
-from abatis.evaluate.guard import judging
+from abatis.api.ball import Ball
+from abatis.api.threat import Threat
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking import attacks, probes
 from abatis.evaluate.pgd import pgd, pgd_verdicts
-from abatis.types import Threat
 from tests.evaluate.planted import dim
 
 

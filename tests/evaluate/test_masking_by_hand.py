@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from abatis.evaluate.guard import judging
+from abatis.api.randomness import per_sample
+from abatis.api.threat import Threat
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import First, Judge
 from abatis.evaluate.masking import Training
 from abatis.evaluate.masking.outputs import output_tests
 from abatis.evaluate.masking.record import GATES, rated, told
-from abatis.net import Net
-from abatis.randomness import per_sample
-from abatis.types import Threat
+from abatis.nets.net import Net
 from tests.evaluate.planted import PLANTED, Before, Dynamic, Shifted, Window, by_id, diagnosed, dim, shorten
 
 

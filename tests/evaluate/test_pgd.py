@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from abatis.api.randomness import per_sample
+from abatis.api.threat import Threat
 from abatis.errors import NotFiniteError, OutOfMemoryError, UsageError
 from abatis.evaluate import clean_verdicts, margin, pgd_verdicts
 from abatis.evaluate.pgd import cross_entropy
-from abatis.randomness import per_sample
-from abatis.types import Threat
 
 LINF = Threat.parse("Linf:0.1")
 

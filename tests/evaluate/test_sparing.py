@@ -8,14 +8,14 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import nn
 
-from abatis.ball import Ball
+from abatis.api.ball import Ball
+from abatis.api.threat import Threat
 from abatis.evaluate import autoattack, evaluate
-from abatis.evaluate.guard import judging
+from abatis.evaluate.fewer_queries import Standing, ask_in_bf16, drop_fooled, skip_known
+from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.memory import Memory
-from abatis.evaluate.sparing import Standing, ask_in_bf16, drop_fooled, skip_known
-from abatis.net import Net
-from abatis.types import Threat
+from abatis.nets.net import Net
 from tests.evaluate.planted import Before, dim, shorten
 from tests.evaluate.test_autoattack import cut_queries
 
@@ -198,7 +198,7 @@ def test_folded_norms_change_no_verdict(digits, folded, points):
         judge = Judge(net, data, threat, 16)
         clean = judge.clean().correct
         judge.tune()
-        found = autoattack.autoattack(judge, clean, 10, 7, CPU, Memory(None, {}))
+        found = autoattack.autoattack(judge, clean, 10, 7, CPU, FinishedAttacks(None, {}))
     _, predicted = package(folded, threat).run_standard_evaluation(data.x, data.y, batch_size=16)
     assert judge.steady
     assert torch.equal(found.verdicts[-1].robust, predicted == data.y)

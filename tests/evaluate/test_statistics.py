@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from abatis.evaluate.statistics import wilson
+from abatis.evaluate.intervals import wilson
 
 
 @pytest.mark.parametrize(

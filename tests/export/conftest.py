@@ -7,7 +7,7 @@ import json
 import pytest
 
 import abatis
-from abatis.evaluate.memory import weights_digest
+from abatis.nets.digest import weights_digest
 from tests.helpers import tiny
 
 

@@ -12,25 +12,25 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import abatis
-from abatis import vision
-from abatis.backbones import build
+from abatis.commands.eval import command as evaluate
+from abatis.commands.export import command
+from abatis.commands.export.card import card
+from abatis.commands.export.folder import write_folder
+from abatis.commands.export.source import Source, finished
 from abatis.errors import UsageError
-from abatis.evaluate.command import command as evaluate
-from abatis.evaluate.memory import weights_digest
-from abatis.evaluate.subject import find_subject
-from abatis.export.card import card
-from abatis.export.command import command
-from abatis.export.folder import write_folder
-from abatis.export.source import Source, finished
-from abatis.published import load_folder
-from abatis.run_folder import recipe
+from abatis.nets.backbones import build
+from abatis.nets.digest import weights_digest
+from abatis.runs.model_spec import find_model
+from abatis.runs.published import load_folder
+from abatis.runs.run_folder import recipe
+from abatis.system.timm_import import timm
 from tests.helpers import tiny
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def export(folder, out, *words):
-    return command([str(folder), "--out", str(out), "--to", *words], "defense export")
+    return command([str(folder), "--out", str(out), "--to", *words])
 
 
 def test_the_same_network_bit_for_bit(judged, tmp_path):
@@ -45,7 +45,7 @@ def test_the_same_network_bit_for_bit(judged, tmp_path):
 def test_timm_loads_it_without_the_normalisation(judged, tmp_path):
     folder = judged()
     export(folder, tmp_path, "safetensors")
-    model = vision.timm().create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     mean, std = (torch.tensor(model.pretrained_cfg[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     assert torch.equal(model((IMAGES - mean) / std), abatis.load(folder)(IMAGES))
 
@@ -132,7 +132,7 @@ def test_it_is_judged_under_its_own_threat(judged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = judged()
     export(folder, tmp_path / "out", "safetensors")
-    assert evaluate(["out", "--data", "digits", "--ladder", "quick", "--subset", "20", "--quiet"], "defense eval") == 0
+    assert evaluate(["out", "--data", "digits", "--ladder", "quick", "--subset", "20", "--quiet"]) == 0
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("evals/*/eval.json"))
     assert record["threat"] == "Linf:0.1"
     assert record["weights_sha256"] == weights_digest(abatis.load(folder))
@@ -140,7 +140,7 @@ def test_it_is_judged_under_its_own_threat(judged, tmp_path, monkeypatch):
 
 def test_a_folder_that_is_neither(tmp_path):
     with pytest.raises(UsageError, match="no run folder"):
-        find_subject(str(tmp_path), None)
+        find_model(str(tmp_path), None)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="not written by defense export"):

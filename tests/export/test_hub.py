@@ -7,10 +7,10 @@ import pytest
 from huggingface_hub import constants
 
 import abatis
+from abatis.commands.export import command
 from abatis.errors import UsageError
-from abatis.evaluate.memory import weights_digest
-from abatis.evaluate.subject import find_subject
-from abatis.export.command import command
+from abatis.nets.digest import weights_digest
+from abatis.runs.model_spec import find_model
 
 TOKEN = "hf_of_nobody"
 
@@ -45,7 +45,7 @@ def hub(monkeypatch):
 
 
 def send(folder, out):
-    return command([str(folder), "--out", str(out), "--to", "hub", "--repo", "org/little"], "defense export")
+    return command([str(folder), "--out", str(out), "--to", "hub", "--repo", "org/little"])
 
 
 def test_three_files_are_sent(judged, tmp_path, hub, capsys):
@@ -82,18 +82,18 @@ def test_a_refusal_says_so_and_keeps_the_token(judged, tmp_path, hub):
 def test_hub_and_repo_belong_together(judged, tmp_path):
     for words in (["--to", "hub"], ["--to", "safetensors", "--repo", "a/b"]):
         with pytest.raises(UsageError, match="belong together"):
-            command([str(judged()), "--out", str(tmp_path), *words], "defense export")
+            command([str(judged()), "--out", str(tmp_path), *words])
 
 
 def test_what_the_hub_has_is_loaded_and_judged(judged, tmp_path, monkeypatch):
     folder, asked = judged(), []
-    command([str(folder), "--out", str(tmp_path), "--to", "safetensors"], "defense export")
+    command([str(folder), "--out", str(tmp_path), "--to", "safetensors"])
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **given: asked.append((name, given)) or str(tmp_path)
     )
     assert weights_digest(abatis.load("hf-hub:org/little@v2")) == weights_digest(abatis.load(folder))
     assert asked == [("org/little", {"revision": "v2", "allow_patterns": ["config.json", "model.safetensors"]})]
-    assert find_subject("hf-hub:org/little", None).threat == "Linf:0.1"
+    assert find_model("hf-hub:org/little", None).threat == "Linf:0.1"
 
     def unreachable(name, **given):
         raise ConnectionError("no such host")

@@ -9,22 +9,22 @@ import pytest
 import torch
 
 import abatis
+from abatis.commands.export import command
+from abatis.commands.export.program import TOLERANCE
 from abatis.data import describe
 from abatis.errors import UsageError
-from abatis.evaluate.subject import find_subject
-from abatis.export.command import command
-from abatis.export.program import TOLERANCE
+from abatis.runs.model_spec import find_model
 
 IMAGES = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def export(folder, out, form):
-    return command([str(folder), "--out", str(out), "--to", form], "defense export")
+    return command([str(folder), "--out", str(out), "--to", form])
 
 
 def judged_as(file, allow_pickle=False):
     """The module that ``defense eval FILE`` judges, and the threat it takes."""
-    subject = find_subject(str(file), None, allow_pickle)
+    subject = find_model(str(file), None, allow_pickle)
     module, _ = subject.module(describe("digits", data_dir=Path(), image_size=None, augment="auto"), torch.device("cpu"))
     return module.eval(), subject.threat
 

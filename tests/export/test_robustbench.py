@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 import abatis
+from abatis.commands.export import command, robustbench
+from abatis.commands.export.program import TOLERANCE, write_program
+from abatis.commands.export.robustbench import Entry
+from abatis.commands.export.source import finished
 from abatis.errors import UsageError
-from abatis.export import robustbench
-from abatis.export.command import command
-from abatis.export.program import TOLERANCE, write_program
-from abatis.export.robustbench import Entry
-from abatis.export.source import finished
 from tests.helpers import tiny
 
 STRANGER = """
@@ -185,7 +184,7 @@ def test_a_network_that_would_not_be_the_same_is_refused(network, message, tmp_p
 def test_the_command(judged, tmp_path, capsys):
     folder = judged(verdict="WARN")
     words = [str(folder), "--to", "robustbench", "--out", str(tmp_path), "--paper-title", "T", "--name", "Doe2026T"]
-    assert command(words, "defense export") == 0
+    assert command(words) == 0
     shown = capsys.readouterr().out
     assert "note: Masking diagnostics: WARN." in shown
     entry = json.loads((tmp_path / "model_info" / "digits" / "Linf" / "Doe2026T.json").read_text())
@@ -204,9 +203,9 @@ def test_the_command(judged, tmp_path, capsys):
 )
 def test_mistakes_are_explained(judged, tmp_path, words, message):
     with pytest.raises(UsageError, match=message):
-        command([str(judged()), "--out", str(tmp_path), *words], "defense export")
+        command([str(judged()), "--out", str(tmp_path), *words])
 
 
 def test_help_needs_no_torch():
-    code = "import sys, abatis.export.command; sys.exit('torch' in sys.modules)"
+    code = "import sys, abatis.commands.export.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,11 +13,12 @@ from typing import Any
 from torch import nn
 
 import abatis
-from abatis import checkpoint, trainer
 from abatis.cli import INTERRUPTED
 from abatis.errors import AbatisError
-from abatis.launch import neighbours
-from abatis.step import Step
+from abatis.runs.launch import neighbours
+from abatis.system import files
+from abatis.train import checkpoint, trainer
+from abatis.train.step import Step
 from tests.helpers import tiny
 
 EVERY = 3  # steps between checkpoints, of the 8 steps in two epochs of 4
@@ -113,7 +114,8 @@ def in_save(number: int, act: Callable[[], object], *, flush: int = 0, rename: i
         return save(*arguments)
 
     trainer.save_checkpoint = saving
-    checkpoint._flush = counted("flush", flush, checkpoint._flush)
+    for module in (checkpoint, files):
+        module.flush = counted("flush", flush, module.flush)
     Path.rename = counted("rename", rename, Path.rename)  # type: ignore[method-assign]
 
 

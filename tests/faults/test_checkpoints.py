@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from abatis import resume
-from abatis.checkpoint import MANIFEST
 from abatis.errors import CheckpointError, UsageError
+from abatis.train import resume
+from abatis.train.checkpoint import MANIFEST
 from tests.faults import checkpoints, flip, in_child, killed, train
 from tests.helpers import final_bytes, plugin
 
@@ -99,7 +99,7 @@ def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(out, mo
     if changes == "torch":
         of_other_version(monkeypatch, "torch")
     elif changes == "world_size":
-        monkeypatch.setattr(resume, "processes", SimpleNamespace(world_size=lambda: 2))
+        monkeypatch.setattr(resume, "distributed", SimpleNamespace(world_size=lambda: 2))
     changes = changes if isinstance(changes, dict) else {}
     with pytest.raises(UsageError) as caught:
         train(out, resume=True, **changes)
@@ -112,13 +112,13 @@ def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(out, mo
 
 
 def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypatch):
-    from abatis import plugins
+    from abatis.config import discovery
 
     install(plugin("plain", regularizer=lambda run: None))
     killed(tmp_path, 5, plugin=["plain"])
-    newer = {**plugins.installed(), "plain": replace(plugins.installed()["plain"], version="2.0")}
-    monkeypatch.setattr(plugins, "installed", lambda: newer)
-    plugins._load_installed.cache_clear()
+    newer = {**discovery.installed(), "plain": replace(discovery.installed()["plain"], version="2.0")}
+    monkeypatch.setattr(discovery, "installed", lambda: newer)
+    discovery._load_installed.cache_clear()
     with pytest.raises(UsageError, match=r"plain was 1\.0, now 2\.0"):
         train(tmp_path, plugin=["plain"], resume=True)
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from abatis import checkpoint
-from abatis.checkpoint import load_checkpoint
+from abatis.train import checkpoint
+from abatis.train.checkpoint import load_checkpoint
 from tests.faults import before_step, checkpoints, in_child, train
 from tests.helpers import final_bytes
 

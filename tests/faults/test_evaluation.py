@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.record import STATE
+from abatis.report.eval_record import STATE
 from tests.faults import die, in_child, train
 
 ATTACKS = ["PGD-20", "margin-PGD-20", "APGD-CE", "APGD-T", "FAB-T", "Square"]

@@ -10,11 +10,12 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from abatis import registry
-from abatis.checkpoint import load_checkpoint, save_checkpoint
-from abatis.command_line import parse_run, read_toml, validated
-from abatis.config import RunConfig
+from abatis.commands.registry import entries as registry
+from abatis.config.command_line import parse_run
+from abatis.config.run_config import RunConfig
+from abatis.config.toml import read_toml
 from abatis.errors import AbatisError, CheckpointError, UsageError
+from abatis.train.checkpoint import load_checkpoint, save_checkpoint
 
 FUZZ = settings(deadline=None, max_examples=50, derandomize=True,
                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
@@ -47,11 +48,11 @@ def told(error, words=""):
 @given(TABLES)
 def test_any_table_is_a_configuration_or_refused(table):
     try:
-        config = validated(table)
+        config = RunConfig.model_validate(table)
     except AbatisError as error:
         told(error)
     else:
-        assert validated(config.to_toml()).to_toml() == config.to_toml()
+        assert RunConfig.model_validate(config.to_toml()).to_toml() == config.to_toml()
 
 
 @FUZZ

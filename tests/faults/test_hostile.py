@@ -16,10 +16,10 @@ from PIL import Image
 
 import abatis
 from abatis import RunConfig, Term
-from abatis.checkpoint import digest, write_text
 from abatis.cli import main
 from abatis.cli import run as defense_run
 from abatis.errors import AbatisError, CheckpointError, DataError, UsageError
+from abatis.system.files import digest, write_text
 from tests.data.common import opened
 from tests.faults import checkpoints, killed, train
 from tests.helpers import final_bytes, plugin, tiny

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from abatis.checkpoint import load_checkpoint
+from abatis.train.checkpoint import load_checkpoint
 from tests.faults import checkpoints, die, flip, in_child, in_save, killed, train
 from tests.helpers import final_bytes
 

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from abatis.errors import UsageError
-from abatis.lock import LOCK, locked
+from abatis.system.folder_lock import LOCK, locked
 from tests.faults import before_step, ended, start_child, train
 from tests.helpers import final_bytes
 

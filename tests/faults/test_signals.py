@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from abatis.checkpoint import load_checkpoint
+from abatis.train.checkpoint import load_checkpoint
 from tests.faults import before_step, die, in_child, in_save, train
 from tests.helpers import final_bytes
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from abatis import trainer
+from abatis.train import trainer
 from tests.faults import in_child, killed, train
 from tests.helpers import final_bytes
 

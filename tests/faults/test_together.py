@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from abatis import Term, processes
-from abatis.checkpoint import load_checkpoint
+from abatis import Term
 from abatis.data import epoch_batches
+from abatis.system import distributed
+from abatis.train.checkpoint import load_checkpoint
 from tests.faults import before_step, together, train
 from tests.helpers import final_bytes, plugin
 
@@ -51,7 +52,7 @@ def test_f8_signals_300_ms_apart_stop_both_after_the_same_step(tmp_path):
 
 def test_f11_where_one_raises_the_others_end_and_the_plugin_is_named(tmp_path, install, capfd):
     def penalty(ctx):
-        return {"x": Term(ctx.logits_adv.square().sum(1) / (1 if ctx.step < 3 or processes.rank() == 0 else {}))}
+        return {"x": Term(ctx.logits_adv.square().sum(1) / (1 if ctx.step < 3 or distributed.rank() == 0 else {}))}
 
     install(plugin("rogue", regularizer=lambda run: penalty))
     began = time.monotonic()
@@ -69,12 +70,12 @@ def test_f11_where_one_raises_the_others_end_and_the_plugin_is_named(tmp_path, i
 def test_f12_where_one_skips_an_exchange_the_wait_ends(tmp_path, install, capfd, skips):
     def penalty(ctx):
         values = ctx.logits_adv.square().sum(1)
-        if ctx.step < 3 or processes.rank() != skips:
+        if ctx.step < 3 or distributed.rank() != skips:
             ctx.gather(values.detach())
         return {"x": Term(values)}
 
     def work(rank):
-        processes.SILENCE = timedelta(seconds=SOFT)
+        distributed.SILENCE = timedelta(seconds=SOFT)
         train(tmp_path, plugin=["rogue"])
 
     install(plugin("rogue", regularizer=lambda run: penalty))
@@ -99,7 +100,7 @@ def odd_gradient(logits):
 )
 def test_f13_where_one_has_no_number_none_makes_the_update(tmp_path, install, capfd, penalty, said, mean):
     def late(ctx):
-        odd = ctx.step == 5 and processes.rank() == 1
+        odd = ctx.step == 5 and distributed.rank() == 1
         return {"x": Term(penalty(ctx.logits_adv) if odd else 0 * ctx.logits_adv.sum(1))}
 
     def work(rank):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from abatis.config import ExtraConfig
+from abatis.config.run_config import ExtraConfig
 from abatis.data.extra import with_extra
 from abatis.data.folder import DEFAULT, folder_info, open_folder
 from abatis.data.info import Data, DataInfo, Split, View

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abatis.checkpoint import write_bytes
 from abatis.data.arrays import Arrays
 from abatis.errors import DataError
+from abatis.system.files import write_bytes
 
 SILENCE = 10.0  # seconds without an answer after which a download has failed
 Labelled = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8, labels (N,) int64

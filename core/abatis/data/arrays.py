@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abatis.api.batch import Batch
 from abatis.data.augment import augmented, moved, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.data.order import hold_out, limited
 from abatis.errors import DataError
-from abatis.types import Batch
 
 
 class ArraySplit:

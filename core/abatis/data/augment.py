@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis.randomness import generator
+from abatis.api.randomness import generator
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abatis.checkpoint import sha256_of
-from abatis.config import ExtraConfig
+from abatis.api.batch import Batch
+from abatis.api.randomness import generator
+from abatis.config.run_config import ExtraConfig
 from abatis.data.arrays import Arrays, ArraySplit, checked_labels
 from abatis.data.augment import augmented, moved, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.errors import DataError, UsageError
-from abatis.randomness import generator
-from abatis.types import Batch
+from abatis.system.files import sha256_of
 
 IMAGE, LABEL = "image", "label"
 REWRITE = "write it again with numpy.savez (not savez_compressed): image (N, H, W, C) uint8 and label (N,) of integers"

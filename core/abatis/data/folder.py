@@ -19,7 +19,7 @@ from abatis.data.order import hold_out, limited
 from abatis.data.policy import PolicyView
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
-from abatis.vision import timm, torchvision
+from abatis.system.timm_import import timm, torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
@@ -64,7 +64,7 @@ def open_folder(
     skip_broken: read every image once, and leave out what is none. Raises DataError.
     """
     info = folder_info(name, root, image_size, augment, skip_broken, view)
-    torchvision()  # imported here once, not in every worker
+    torchvision  # imported here once, not in every worker
     train, test, _ = _layout(root)
     classes = _classes(train)
     listings = [_listing(part, classes) for part in (train, test)]
@@ -84,7 +84,7 @@ class _FolderSource:
         self.files = [file for file, _ in listing]
         self.labels = torch.tensor([label for _, label in listing])
         self.size, self.augment, self.view = info.image_size, info.augment, info.view
-        self.interpolation = timm().data.transforms.str_to_interp_mode(info.view.interpolation)
+        self.interpolation = timm.data.transforms.str_to_interp_mode(info.view.interpolation)
         self.policy = PolicyView(info) if info.view.auto_augment or info.view.erasing else None
 
     def image(self, index: int, train: bool) -> Tensor:
@@ -97,14 +97,14 @@ class _FolderSource:
         return torch.from_numpy(np.array(seen)).permute(2, 0, 1)
 
     def _random_crop(self, whole: Image.Image) -> Image.Image:
-        transforms = torchvision().transforms
+        transforms = torchvision.transforms
         box = transforms.RandomResizedCrop.get_params(whole, AREA, ASPECT)
         seen: Image.Image = transforms.functional.resized_crop(whole, *box, [self.size, self.size], self.interpolation)
         mirror = self.augment == "crop-flip" and torch.rand(()) < 0.5
         return transforms.functional.hflip(seen) if mirror else seen
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
-        functional = torchvision().transforms.functional
+        functional = torchvision.transforms.functional
         shorter = round(self.size / self.view.crop)
         seen: Image.Image = functional.center_crop(functional.resize(whole, shorter, self.interpolation), self.size)
         return seen

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from abatis.api.batch import Batch
 from abatis.errors import UsageError, did_you_mean
-from abatis.types import Batch
 
 AUGMENTS = ("none", "crop", "crop-flip")
 AREA = (0.35, 1.0)  # share of an image file that a random crop covers

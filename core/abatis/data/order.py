@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from abatis.api.randomness import generator
 from abatis.data.info import Split
-from abatis.randomness import generator
 
 HELD_OUT_AT_MOST = 1000
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from abatis.data.info import AREA, ASPECT, DataInfo
 from abatis.errors import UsageError
-from abatis.vision import timm
+from abatis.system.timm_import import timm
 
 
 class PolicyView:
     """An RGB image to (3, size, size) uint8; draws from the global generators. Raises UsageError for no policy of timm's."""
 
     def __init__(self, info: DataInfo) -> None:
-        view, data = info.view, timm().data
+        view, data = info.view, timm.data
         if info.augment == "none":
             raise UsageError("--auto-augment and --erasing come behind a random crop", fix="drop --augment none")
         try:

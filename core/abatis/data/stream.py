@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from abatis.api.batch import Batch
+from abatis.api.randomness import seeded
 from abatis.data.augment import moved, to_unit
 from abatis.data.info import Rows, Split, whole
 from abatis.errors import DataError
-from abatis.randomness import seeded
-from abatis.types import Batch
 
 Key = tuple[int, int]  # index of an image, step
 Sample = tuple[Tensor, int]  # image, its index

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from abatis.config import ExtraConfig
+from abatis.api.randomness import seeded
+from abatis.config.run_config import ExtraConfig
 from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
 from abatis.data.extra import with_extra
 from abatis.data.info import Data, DataInfo, resolve_augment
 from abatis.data.order import hold_out, limited
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError, UsageError
-from abatis.randomness import seeded
-from abatis.user_file import raised_at
+from abatis.system.user_module import raised_at
 
 NAME = "user"
 FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"

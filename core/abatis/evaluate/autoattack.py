@@ -17,10 +17,10 @@ import torch
 from pyautoattack import checks
 from torch import Tensor
 
+from abatis.api.batch import Batch
+from abatis.evaluate.fewer_queries import ask_in_bf16, drop_fooled, skip_known
+from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Judge, Verdicts
-from abatis.evaluate.memory import Memory
-from abatis.evaluate.sparing import ask_in_bf16, drop_fooled, skip_known
-from abatis.types import Batch
 
 Version = Literal["standard", "plus", "fast"]
 NAMES = {"apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "fab": "FAB", "square": "Square", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
@@ -41,7 +41,13 @@ class AutoAttacked:
 
 
 def autoattack(
-    judge: Judge, correct: Tensor, classes: int, seed: int, device: torch.device, memory: Memory, version: Version = "standard"
+    judge: Judge,
+    correct: Tensor,
+    classes: int,
+    seed: int,
+    device: torch.device,
+    memory: FinishedAttacks,
+    version: Version = "standard",
 ) -> AutoAttacked:
     """Run a version's attacks in order on the correct points, (n,) bool; what K classes cannot have is left out.
 

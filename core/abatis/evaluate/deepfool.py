@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from abatis.api.context import Forward
 from abatis.errors import UsageError
 from abatis.evaluate.pgd import margin
-from abatis.types import Forward
 
 CANDIDATES = 10  # classes whose boundaries are looked at: exact up to 10 classes, the ones of highest logits beyond
 ORDERS: dict[str, tuple[float, float]] = {"L2": (2, 2), "Linf": (float("inf"), 1)}

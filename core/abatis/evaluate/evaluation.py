@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from abatis.api.context import AdaptiveAttack
+from abatis.api.threat import Threat
+from abatis.config.run_config import Ladder
 from abatis.errors import UsageError
 from abatis.evaluate.curves import Curve, accuracy_curve
-from abatis.evaluate.guard import halving, judging
+from abatis.evaluate.finished_attacks import FinishedAttacks, question
+from abatis.evaluate.intervals import wilson
+from abatis.evaluate.isolation import halving, judging
 from abatis.evaluate.judge import Clean, First, Judge, Progress, Split, share
-from abatis.evaluate.ladder import AUTOATTACK, FAST, MARGIN_PGD, PGD, Climbed, Ladder, climb
+from abatis.evaluate.ladder import AUTOATTACK, FAST, MARGIN_PGD, PGD, Climbed, climb
 from abatis.evaluate.margins import Margins, measure_margins, per_class
 from abatis.evaluate.masking import Diagnosis, Training, diagnose
-from abatis.evaluate.memory import Memory, question
 from abatis.evaluate.pgd import pgd
-from abatis.evaluate.statistics import wilson
-from abatis.types import AdaptiveAttack, Threat
 
 FORMAT = 2
 DIAGNOSED = 256  # points, the first ones, for the masking diagnostics, the margins and the curve
@@ -119,7 +121,7 @@ def evaluate(
     in bfloat16, for a number that is not pyautoattack's.
     The module and all global state are left as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
     """
-    memory = Memory(state, question(module, split, threat, seed) if state is not None else {})
+    memory = FinishedAttacks(state, question(module, split, threat, seed) if state is not None else {})
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean()

@@ -10,12 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from abatis import processes
-from abatis.ball import Ball
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.api.threat import Threat
 from abatis.errors import DataError, NotFiniteError, UsageError
-from abatis.evaluate.guard import Result, halving, judging
-from abatis.net import SAME, Net
-from abatis.types import Batch, Threat
+from abatis.evaluate.isolation import Result, halving, judging
+from abatis.nets.net import SAME, Net
+from abatis.system import distributed
 
 Attack = Callable[[Batch], tuple[Tensor, Tensor]]
 """A batch of points to adversarial images (B, C, H, W) and the attack's own claim which of them fool, (B,) bool."""
@@ -157,7 +158,7 @@ class Judge:
 
     def _pass(self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int) -> Verdicts:
         """This process attacks its share of the points; all processes leave with the same verdicts."""
-        mine = robust & processes.share_of(len(robust))
+        mine = robust & distributed.share_of(len(robust))
         still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
         for places, batch in _packed(self.split, mine, batch_size):
@@ -171,7 +172,7 @@ class Judge:
             stray += int((~inside | (given.y != batch.y)).sum())
             done += len(batch)
             self._report(label, done, total)
-        still, rejected, stray = processes.all_agree(still), processes.total(rejected), processes.total(stray)
+        still, rejected, stray = distributed.all_agree(still), distributed.total(rejected), distributed.total(stray)
         facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
         return Verdicts(name, still, facts, stray=stray)
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from abatis.api.batch import Batch
+from abatis.api.context import AdaptiveAttack
+from abatis.api.randomness import seeded
+from abatis.config.run_config import Ladder
 from abatis.errors import UsageError
 from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack, family_of
+from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
-from abatis.evaluate.memory import Memory
 from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy, margin, pgd
-from abatis.plan import blamed
-from abatis.randomness import seeded
-from abatis.types import AdaptiveAttack, Batch
+from abatis.system.plugin_errors import blamed
 
-Ladder = Literal["quick", "standard", "thorough"]
-LADDERS: tuple[str, ...] = get_args(Ladder)
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
 AUTOATTACK, FAST = family_of("standard"), family_of("fast")
 MARGIN_PGD = "margin-PGD-20"
@@ -64,7 +63,7 @@ def climb(
     *,
     seed: int,
     device: torch.device,
-    memory: Memory,
+    memory: FinishedAttacks,
     adaptive: Mapping[str, AdaptiveAttack],
     square_bf16: bool,
 ) -> Climbed:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abatis.api.batch import Batch
+from abatis.api.context import Forward
 from abatis.errors import DataError
 from abatis.evaluate.deepfool import CANDIDATES, ORDERS, distance, leave, linearised, rivals, size
 from abatis.evaluate.judge import right
 from abatis.evaluate.pgd import margin
-from abatis.net import Net
-from abatis.types import Batch, Forward
+from abatis.nets.net import Net
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 20

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis.ball import Ball
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.api.context import Forward
+from abatis.api.randomness import per_sample
+from abatis.api.threat import Threat
 from abatis.errors import UsageError
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Attack, Judge, Progress, Split, right
-from abatis.randomness import per_sample
-from abatis.types import Batch, Forward, Threat
 
 STEP_SHARE = 0.25  # step size as a share of the radius
 Objective = Callable[[Tensor, Tensor], Tensor]

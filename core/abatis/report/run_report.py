@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
 
-from abatis.checkpoint import disk, write_text
-from abatis.command_line import read_toml
+from abatis.api.threat import ratio
+from abatis.config.toml import read_toml
 from abatis.errors import DataError
 from abatis.report import html
 from abatis.report.html import Block, Part, Section, interval, percent, plain
 from abatis.report.svg import Point, bars, histogram, lines
-from abatis.types import ratio
+from abatis.system.files import disk, write_text
 
 MEASURED = {
     "robust_acc": "robust accuracy", "autoattack_acc": "AutoAttack accuracy",

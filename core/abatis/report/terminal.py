@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from abatis.config import RunConfig
-from abatis.plan import Row
+from abatis.config.plan_row import PlanRow
+from abatis.config.run_config import RunConfig
 
 FORECAST_AFTER = 3  # steps; the first one also pays for warming up
 JUDGE_LABELS = {
@@ -62,7 +62,7 @@ class Reporter:
         """One line; wrapped at words on a terminal, left whole where it is piped."""
         self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
 
-    def plan(self, rows: Sequence[Row], notes: Sequence[str], config: RunConfig) -> None:
+    def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Who provides what, with versions and options."""
         table = Table(title="plan", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for heading in ("role", "provider", "version", "options"):

@@ -7,7 +7,7 @@ import torch
 from tests.golden import golden
 from torch import nn
 
-from abatis.net import Net
+from abatis import Net
 from abatis_amm import AmmConfig
 from abatis_amm.deepfool import DeepFool, size
 

@@ -10,9 +10,8 @@ from tests.golden import golden
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis.contract import tiny_batch, tiny_network
-from abatis.testing import penalty_terms, total
-from abatis.types import Batch
+from abatis import Batch
+from abatis.testing import penalty_terms, tiny_batch, tiny_network, total
 from abatis_amm import AmmConfig
 from abatis_amm.penalty import pull, push, worst
 

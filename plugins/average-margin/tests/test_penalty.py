@@ -9,10 +9,8 @@ from tests.golden import golden, margin_network
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis.contract import tiny_batch
-from abatis.errors import UsageError
-from abatis.net import Net
-from abatis.testing import loss_terms, penalty_terms, plan_of, total
+from abatis import Net, UsageError
+from abatis.testing import loss_terms, penalty_terms, plan_of, tiny_batch, total
 from abatis_average_margin.penalty import orthogonality
 
 RAMP, ORTHOGONALITY = "average-margin/ramp", "average-margin/orthogonality"

@@ -12,16 +12,11 @@ from tests.helpers import plugin
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis import Term, TrainerHooks
-from abatis.builtin.averaging import WeightAveraging
-from abatis.contract import THREAT, tiny_batch, tiny_network
+from abatis import Batch, Net, Randomness, StepContext, Term, TrainerHooks
+from abatis.config.plan_row import PlanRow
 from abatis.errors import NotFiniteError
-from abatis.net import Net
-from abatis.plan import Row
-from abatis.randomness import Randomness
-from abatis.step import Step
-from abatis.testing import plan_of
-from abatis.types import Batch, StepContext
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+from abatis.train.builtin.averaging import WeightAveraging
 from abatis_awp import AwpConfig
 from abatis_awp.trainer import WeightPerturbation
 
@@ -59,7 +54,7 @@ def test_equals_the_released_code():
         options={"awp": {"gamma": float(arrays["gamma"])}},
     )  # fmt: skip
     settings = {name: float(arrays[name]) for name in ("lr", "momentum", "weight_decay")}
-    step = Step(Net(module), plan, torch.optim.SGD(module.parameters(), **settings), THREAT, Randomness(0))
+    step = step_of(Net(module), plan, torch.optim.SGD(module.parameters(), **settings), THREAT, Randomness(0))
     for number in range(3):
         x, y = (torch.tensor(arrays[f"step{number}_{name}"]) for name in ("x_adv", "y"))
         before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
@@ -204,6 +199,8 @@ def test_averaged_weights_are_averages_of_the_restored_ones():
     module = plain_network()
     plan = plan_of("awp", net=Net(module), num_classes=10, use=NO_ATTACK, options={"awp": {"gamma": 0.1}})
     averaging = WeightAveraging(module, 0.0)
-    plan = plan.with_trainer("averaging", averaging, Row("trainer", "averaging", "built-in", {}))
-    Step(Net(module), plan, torch.optim.SGD(module.parameters(), lr=0.1), THREAT, Randomness(0))(tiny_batch(8, 10), 0, 0, 0.0)
+    plan = plan.with_trainer("averaging", averaging, PlanRow("trainer", "averaging", "built-in", {}))
+    step_of(Net(module), plan, torch.optim.SGD(module.parameters(), lr=0.1), THREAT, Randomness(0))(
+        tiny_batch(8, 10), 0, 0, 0.0
+    )
     assert torch.equal(weights(averaging.averaged), weights(module))

@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 from tests.test_step import make_step, plain_network, weights
 
-from abatis.ball import Ball
-from abatis.contract import THREAT, tiny_batch
-from abatis.errors import PluginConflict, UsageError
-from abatis.net import Net
-from abatis.plugins import load
-from abatis.randomness import Randomness
-from abatis.testing import plan_of
-from abatis.types import Threat
+from abatis import Ball, Net, PluginConflict, Randomness, Threat, UsageError, load
+from abatis.testing import THREAT, plan_of, tiny_batch
 
 
 def attacked(net, batch, threat="Linf:8/255", **options):

@@ -9,10 +9,8 @@ from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
 import abatis
-from abatis.contract import THREAT, tiny_batch
-from abatis.net import Net
-from abatis.testing import plan_of
-from abatis.types import Batch
+from abatis import Batch, Net
+from abatis.testing import THREAT, plan_of, tiny_batch
 from abatis_fast.trainer import CatastrophicOverfitting
 
 

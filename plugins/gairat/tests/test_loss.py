@@ -13,16 +13,8 @@ from tests.helpers import plugin
 from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis import Term
-from abatis.ball import Ball
-from abatis.builtin.pgd import maximise
-from abatis.config import AttackConfig
-from abatis.contract import tiny_batch
-from abatis.errors import PluginConflict, UsageError
-from abatis.net import Net
-from abatis.plugins import load
-from abatis.testing import loss_terms, plan_of, total
-from abatis.types import Threat
+from abatis import Ball, Net, PluginConflict, Term, Threat, UsageError, load, maximise
+from abatis.testing import AttackConfig, loss_terms, plan_of, tiny_batch, total
 from abatis_gairat.loss import GeometryWeighted
 
 LOSS = np.load(Path(__file__).with_name("gairat_loss.npz"))

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from tests.golden import golden, linear_model, margin_network
 from tests.test_step import make_step, plain_network, weights
 
-from abatis.contract import tiny_batch, tiny_network
-from abatis.net import Net
-from abatis.testing import penalty_terms, plan_of, total
-from abatis.types import Batch, StepContext
+from abatis import Batch, Net, StepContext
+from abatis.testing import penalty_terms, plan_of, tiny_batch, tiny_network, total
 
 TERM = "input-gradient/grad_sq"
 

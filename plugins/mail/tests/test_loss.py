@@ -13,11 +13,8 @@ from tests.golden import check_attack, check_network
 from tests.helpers import plugin
 from tests.test_step import make_step, plain_network, weights
 
-from abatis import Term
-from abatis.contract import tiny_batch
-from abatis.errors import PluginConflict
-from abatis.plugins import load
-from abatis.testing import loss_terms, total
+from abatis import PluginConflict, Term, load
+from abatis.testing import loss_terms, tiny_batch, total
 
 AFTER = 76  # the first epoch, counted from 0, that the released code weights
 BASES = {

@@ -14,11 +14,8 @@ from tests.test_step import make_step, plain_network, weights
 from torch import nn
 
 import abatis
-from abatis.contract import tiny_batch
-from abatis.errors import UsageError
-from abatis.net import Net
-from abatis.testing import loss_terms, plan_of, total
-from abatis.types import Batch, StepContext
+from abatis import Batch, Net, StepContext, UsageError
+from abatis.testing import loss_terms, plan_of, tiny_batch, total
 from abatis_sovr.loss import one_versus_rest
 
 LOSS = np.load(Path(__file__).with_name("sovr_loss.npz"))

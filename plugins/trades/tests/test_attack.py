@@ -7,12 +7,8 @@ import torch
 from tests.golden import TinyNetwork, golden
 from tests.test_step import plain_network
 
-from abatis.ball import Ball
-from abatis.config import AttackConfig
-from abatis.contract import THREAT, tiny_batch
-from abatis.net import Net
-from abatis.testing import plan_of
-from abatis.types import Batch, Threat
+from abatis import Ball, Batch, Net, Threat
+from abatis.testing import THREAT, AttackConfig, plan_of, tiny_batch
 from abatis_trades.loss import kl_divergence
 
 

@@ -11,11 +11,8 @@ import torch
 from tests.golden import TinyNetwork, check_logits, golden
 from tests.test_step import make_step, plain_network, weights
 
-from abatis.contract import tiny_batch
-from abatis.errors import PluginConflict
-from abatis.net import Net
-from abatis.testing import loss_terms, plan_of, total
-from abatis.types import Batch, StepContext
+from abatis import Batch, Net, PluginConflict, StepContext
+from abatis.testing import loss_terms, plan_of, tiny_batch, total
 from abatis_trades.loss import TradesLoss
 
 GOLDEN = np.load(Path(__file__).with_name("trades.npz"))

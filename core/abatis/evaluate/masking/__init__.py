@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from abatis.api.randomness import seeded
 from abatis.evaluate.curves import STEPS, Curve, accuracy_curve
 from abatis.evaluate.judge import Clean, Judge
 from abatis.evaluate.masking.attacks import Bench, White, gradient_attack_tests, other_attack_tests, white_box
@@ -21,7 +22,6 @@ from abatis.evaluate.masking.radii import grid, radius_tests
 from abatis.evaluate.masking.record import GATES, Test, told
 from abatis.evaluate.masking.training import Training, training_tests
 from abatis.evaluate.pgd import Objective
-from abatis.randomness import seeded
 
 __all__ = ["Diagnosis", "Test", "Training", "diagnose"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from abatis import processes
 from abatis.evaluate.curves import STEPS
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 from abatis.evaluate.masking.probes import DRAWS, random_noise, single_step, square, traced
 from abatis.evaluate.masking.record import Test, rated, told
 from abatis.evaluate.pgd import Objective, cross_entropy, margin, pgd
+from abatis.system import distributed
 
 MORE_STEPS = 100
 RESTARTS = 5
@@ -114,8 +114,8 @@ def _longer(bench: Bench, white: White) -> list[Test]:
     tests = [rated("D13", gone, of, f"{MORE_STEPS} steps broke {gone} of {of} points that {STEPS} did not")]
     if not judge.threat.eps:
         return [*tests, *(told(test, "not applicable", "the radius is 0") for test in ("D15", "D16"))]
-    never, rising = (processes.total(sum(flags[which] for flags in trace.values())) for which in (0, 1))
-    ran = processes.total(len(trace)) or of  # the points that fell before are no example of an attack that went on
+    never, rising = (distributed.total(sum(flags[which] for flags in trace.values())) for which in (0, 1))
+    ran = distributed.total(len(trace)) or of  # the points that fell before are no example of an attack that went on
     return [
         *tests,
         rated("D15", never, of, f"the loss of {never} of {of} points never rose in {MORE_STEPS} steps"),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abatis.ball import lengths
-from abatis.evaluate.guard import halving
+from abatis.api.ball import lengths
+from abatis.api.batch import Batch
+from abatis.evaluate.isolation import halving
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking.probes import logits_of
 from abatis.evaluate.masking.record import Status, Test, rated, told
 from abatis.evaluate.pgd import ascent, cross_entropy, margin, random_start
-from abatis.types import Batch
 
 TINY = 1e-6  # largest entry of a gradient in float32
 REACH = 0.01  # L2 length of a finite difference: long enough for float32 and for ripples, short enough for undefended networks

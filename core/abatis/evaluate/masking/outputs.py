@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abatis.ball import Ball
-from abatis.evaluate.guard import halving
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.evaluate.isolation import halving
 from abatis.evaluate.judge import Judge, right
 from abatis.evaluate.masking.probes import logits_of, path
 from abatis.evaluate.masking.record import Test, judged, rated, told
-from abatis.evaluate.memory import weights_digest
 from abatis.evaluate.pgd import STEP_SHARE, cross_entropy, random_start
-from abatis.net import BATCH_STATISTICS
-from abatis.types import Batch
+from abatis.nets.digest import weights_digest
+from abatis.nets.net import BATCH_STATISTICS
 
 ALIKE = 1e-4  # L2 distance of two logit vectors of length 1
 

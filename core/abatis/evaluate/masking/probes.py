@@ -8,12 +8,14 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from abatis.ball import Ball
+from abatis.api.ball import Ball
+from abatis.api.batch import Batch
+from abatis.api.context import Forward
+from abatis.api.randomness import per_sample
+from abatis.api.threat import Threat
+from abatis.evaluate.fewer_queries import skip_known
 from abatis.evaluate.judge import Attack, right
 from abatis.evaluate.pgd import STEP_SHARE, Objective, ascent, cross_entropy, random_start
-from abatis.evaluate.sparing import skip_known
-from abatis.randomness import per_sample
-from abatis.types import Batch, Forward, Threat
 
 DRAWS = 100  # uniform ones, and as many corners
 AT_ONCE = 5  # draws of noise held in memory

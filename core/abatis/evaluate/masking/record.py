@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from abatis.evaluate.statistics import wilson
+from abatis.evaluate.intervals import wilson
 
 Status = Literal["pass", "warn", "fail", "note", "not applicable"]
 FEW = 3  # points: a share of so few says nothing

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from abatis.api.threat import Threat
 from abatis.evaluate.curves import STEPS
-from abatis.evaluate.guard import judging
+from abatis.evaluate.isolation import judging
 from abatis.evaluate.judge import Judge, Split
 from abatis.evaluate.masking.attacks import Bench
 from abatis.evaluate.masking.probes import single_step, transferred
 from abatis.evaluate.masking.record import Test, rated, told
 from abatis.evaluate.pgd import cross_entropy, margin, pgd
-from abatis.types import Threat
 
 SEVERAL = 10  # steps
 

@@ -7,11 +7,8 @@ import torch
 from abatis_idbh.transforms import colour, crop_shift, partners, rectangles
 
 import abatis
-from abatis import Batch, RunConfig
-from abatis.contract import tiny_network
-from abatis.net import Net
-from abatis.randomness import Randomness
-from abatis.testing import PluginContract, plan_of
+from abatis import Batch, Net, Randomness, RunConfig
+from abatis.testing import PluginContract, plan_of, tiny_network
 
 OFF = {"flip": 0, "shift": 0, "colour": 0, "erase": 0}
 

@@ -12,12 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import abatis
-from abatis import Batch, RunConfig
-from abatis.checkpoint import CHECKPOINTS, load_checkpoint
+from abatis import Batch, Net, RunConfig
 from abatis.cli import run as defense_run
-from abatis.config import AttackConfig
-from abatis.net import Net
-from abatis.testing import PluginContract, loss_terms, plan_of
+from abatis.testing import AttackConfig, PluginContract, loss_terms, plan_of
+from abatis.train.checkpoint import CHECKPOINTS, load_checkpoint
 
 TINY = {"plugin": ["mma"], "backbone": "cnn", "data": "digits", "limit": 300, "batch_size": 20, "epochs": 2,
         "threat": "Linf:0.1", "attack": {"steps": 2}, "optim": {"name": "adamw", "lr": 0.003}, "eval": "none",

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from abatis import StepContext, Term, Terms
-from abatis.errors import UsageError
+from abatis import StepContext, Term, Terms, UsageError
 
 if TYPE_CHECKING:
     from abatis_average_margin import AverageMarginConfig

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis import Attacked, Ball, Batch, Run
-from abatis.builtin.pgd import maximise
-from abatis.types import Forward
+from abatis import Attacked, Ball, Batch, Forward, Run, maximise
 
 if TYPE_CHECKING:
     from abatis_fast import FastConfig

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis import AbatisError, Ball, Run, StepContext, TrainerHooks
-from abatis.builtin.pgd import maximise
+from abatis import AbatisError, Ball, Run, StepContext, TrainerHooks, maximise
 from abatis_fast.attack import uniform_start
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from abatis import Loss, StepContext, Terms
-from abatis.errors import PluginConflict, UsageError
+from abatis import Loss, PluginConflict, StepContext, Terms, UsageError
 
 if TYPE_CHECKING:
     from abatis_gairat import GairatConfig

@@ -18,7 +18,7 @@ from torch import Tensor
 from abatis import StepContext, Term, Terms
 
 if TYPE_CHECKING:
-    from abatis.randomness import Randomness
+    from abatis import Randomness
     from abatis_jacobian import JacobianConfig
 
 

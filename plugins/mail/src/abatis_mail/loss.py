@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis import Loss, StepContext, Terms
-from abatis.errors import PluginConflict
+from abatis import Loss, PluginConflict, StepContext, Terms
 
 if TYPE_CHECKING:
     from abatis_mail import MailConfig

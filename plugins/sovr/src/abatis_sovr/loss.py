@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis import StepContext, Term, Terms
-from abatis.errors import UsageError
+from abatis import StepContext, Term, Terms, UsageError
 
 if TYPE_CHECKING:
     from abatis_sovr import SovrConfig

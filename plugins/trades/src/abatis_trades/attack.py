@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from abatis import Attacked, Ball, Batch, Run
-from abatis.builtin.pgd import maximise, random_start
-from abatis.types import Forward
+from abatis import Attacked, Ball, Batch, Forward, Run, maximise, random_start
 from abatis_trades.loss import kl_divergence
 
 

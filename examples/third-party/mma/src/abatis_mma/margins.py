@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis import Attacked, Ball, Batch, Run, StepContext, Term, Terms, TrainerHooks, UsageError
-from abatis.builtin.pgd import maximise, random_start
+from abatis import Attacked, Ball, Batch, Run, StepContext, Term, Terms, TrainerHooks, UsageError, maximise, random_start
 from abatis_mma import MmaConfig
 
 BEYOND = 1.05  # the interval of the bisection, as a multiple of d_max

@@ -1,0 +1,53 @@
+"""What an attacker may do: a norm and a radius. Loads without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from abatis.errors import UsageError, did_you_mean
+
+NORMS = ("Linf", "L2", "L1")
+
+
+def ratio(text: str | float) -> float:
+    """``"8/255"`` or ``0.031`` as a float; raises ValueError where it is neither."""
+    try:
+        return float(Fraction(str(text).replace(" ", "")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{text!r} is not a number; write it like 8/255 or 0.031") from error
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What the attacker may do: a norm and its radius in pixel units of [0, 1]; ``text`` keeps the radius as written.
+
+    L1 is for evaluation by AutoAttack; training and PGD know Linf and L2.
+    """
+
+    norm: str
+    eps: float
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Threat:
+        """Read ``"Linf:8/255"``; raises UsageError."""
+        norm, colon, eps_text = text.partition(":")
+        names = {known.lower(): known for known in NORMS}
+        if not colon or norm.lower() not in names:
+            hint = did_you_mean(norm, NORMS) if norm.lower() not in names else "the radius is missing"
+            raise UsageError(f"threat {text!r}: {hint}", fix="write norm and radius, like Linf:8/255 or L2:0.5")
+        try:
+            eps = ratio(eps_text)
+        except ValueError as error:
+            raise UsageError(f"threat {text!r}: {error}", fix="write norm and radius, like Linf:8/255") from error
+        norm = names[norm.lower()]
+        if not 0 <= eps < float("inf") or (norm == "Linf" and eps > 1):
+            raise UsageError(
+                f"threat {text!r}: a radius of {eps:g} is outside [0, 1], the range of the pixels",
+                fix=f"pixels are in [0, 1]: {norm}:{eps_text}/255 perhaps?",
+            )
+        return cls(norm, eps, eps_text.replace(" ", ""))
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.text}"

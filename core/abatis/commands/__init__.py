@@ -1,0 +1,1 @@
+"""The subcommands of ``defense``, each found through the entry-point group ``abatis.commands``."""

@@ -1,0 +1,19 @@
+"""``defense compare``: methods or finished runs in one ranked table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def command(words: Sequence[str]) -> int:
+    """Train what is missing, judge all alike, and rank them in one table."""
+    from abatis.commands.compare.options import parse
+
+    asked = parse(words, "defense compare")
+    if asked.methods:
+        from abatis.commands.compare.training import compare_methods
+
+        return compare_methods(asked)
+    from abatis.commands.compare.comparing import compare_finished
+
+    return compare_finished(asked)

@@ -1,0 +1,17 @@
+"""``defense eval``: judge a model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+
+def command(words: Sequence[str]) -> int:
+    """Judge any model: attacks, masking verdict, margins, report."""
+    from abatis.commands.eval.options import MASKED, make_parser
+
+    asked = make_parser("defense eval").parse_args(list(words))
+    from abatis.commands.eval.judging import judge
+
+    verdict = judge(asked, f"defense eval {shlex.join(words)}")
+    return MASKED if asked.strict and verdict == "FAIL" else 0

@@ -1,0 +1,15 @@
+"""``defense export``: finished runs in forms that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def command(words: Sequence[str]) -> int:
+    """Publish a run: safetensors, ONNX, torch.export, RobustBench, the hub."""
+    from abatis.commands.export.options import parse
+
+    asked = parse(words, "defense export")
+    from abatis.commands.export.exporting import write
+
+    return write(asked)

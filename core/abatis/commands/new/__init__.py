@@ -1,0 +1,12 @@
+"""``defense new``: something of your own from a tested template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def command(words: Sequence[str]) -> int:
+    """Make a plugin of your own from a tested template."""
+    from abatis.commands.new.making import make
+
+    return make(words, "defense new")

@@ -1,0 +1,123 @@
+"""``defense registry``: list, show, check, add, schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from abatis.commands.registry.add import add
+from abatis.commands.registry.check import problems
+from abatis.commands.registry.entries import Registry, Role, flag, listing, origin
+from abatis.config import discovery
+from abatis.config.parser import Parser
+from abatis.errors import UsageError, did_you_mean
+
+HIDDEN = ("allow_fail", "registered", "community")
+MISSING = {"installed": "no", "verdict": "not measured"}
+
+
+def act(words: Sequence[str], prog: str) -> int:
+    """Do what the words say; returns the exit code: 1 where ``check`` found something."""
+    asked: argparse.Namespace = _parser(prog).parse_args(list(words))
+    if asked.action == "schema":
+        print(schema(), end="")
+    elif asked.action == "check":
+        return _check()
+    elif asked.action == "add":
+        print(add(Path(asked.folder), asked.write), end="")
+    elif asked.action == "show":
+        _show(asked.name, asked.json)
+    else:
+        _list(asked)
+    return 0
+
+
+def schema() -> str:
+    """The JSON Schema of registry.toml, as it is committed for editors."""
+    return json.dumps(Registry.model_json_schema(), indent=2) + "\n"
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, description="The registry of methods.", allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
+    listed = actions.add_parser("list", help="all methods, and whether they are installed")
+    listed.add_argument("--installed", action="store_true", help="only what is installed")
+    listed.add_argument("--hook", choices=get_args(Role), help="only methods that provide this")
+    shown = actions.add_parser("show", help="one method: paper, equation, options, claim, evidence, recipes")
+    shown.add_argument("name")
+    for action in (listed, shown):
+        action.add_argument("--json", action="store_true", help="for programs")
+    actions.add_parser("check", help="do the entries agree with plugins, files and records?")
+    added = actions.add_parser("add", help="make the entry of a third-party plugin, ready for a pull request")
+    added.add_argument("folder", help="the plugin's folder, with its pyproject.toml; its module is imported")
+    added.add_argument("--write", action="store_true", help="append it to the checkout's registry.toml")
+    actions.add_parser("schema", help="the JSON Schema of registry.toml, for editors")
+    return parser
+
+
+def _list(asked: argparse.Namespace) -> None:
+    rows = [row for row in listing() if (row["installed"] or not asked.installed)
+            and (asked.hook is None or asked.hook in row.get("hooks", []))]  # fmt: skip
+    if asked.json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("name", "installed", "origin", "provides", "method"):
+        table.add_column(heading, no_wrap=heading in ("name", "installed", "origin"))
+    for row in rows:
+        provides = ", ".join(row.get("hooks", ["unknown"]))
+        table.add_row(row["name"], row["installed"] or "no", origin(row), provides, escape(row["title"]))
+    Console(highlight=False).print(table)
+
+
+def _show(name: str, as_json: bool) -> None:
+    by_name = {row["name"]: row for row in listing()}
+    name = discovery.normal(name)
+    if name not in by_name:
+        raise UsageError(f"unknown method '{name}': {did_you_mean(name, by_name)}", fix="defense registry list shows them all")
+    if as_json:
+        print(json.dumps(by_name[name], indent=2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for key, value in card(by_name[name]):
+        table.add_row(key, escape(value))
+    Console(highlight=False).print(table)
+
+
+def card(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a row of the listing says to a reader, line by line."""
+    whose = {"community": "community: not reviewed here", "unregistered": "installed, not in the registry"}
+    lines = [("name", row["name"]), ("title", row["title"]), ("origin", whose.get(origin(row), origin(row)))]
+    for key, value in row.items():
+        if key not in (*HIDDEN, "name", "title") and (value is not None or key in MISSING):
+            lines.append((key.replace("_", " "), _text(row["name"], key, value)))
+    return lines
+
+
+def _text(name: str, key: str, value: Any) -> str:
+    if key == "options":
+        return "\n".join(flag(name, option, default) for option, default in value.items()) or "none"
+    if key == "records":
+        return "\n".join(f"{file}: {', '.join(rows)}" for file, rows in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return MISSING[key] if value is None else str(value)
+
+
+def _check() -> int:
+    found, notes = problems()
+    for line in (*found, *notes):
+        print(line)
+    print(f"{len(found)} problems" if found else "the registry agrees with what is here")
+    return 1 if found else 0

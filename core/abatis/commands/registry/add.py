@@ -1,0 +1,105 @@
+"""The registry entry of a plugin that somebody else keeps, made from its folder.
+
+Name, distribution, homepage: ``pyproject.toml``. Hooks and options: the module, which is imported. What a program cannot
+know (paper, equation, claim, evidence): the table ``[tool.abatis]`` of ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from abatis.api import hooks
+from abatis.commands.registry.check import defaults, provided
+from abatis.commands.registry.entries import Method, read, registry_file
+from abatis.config import discovery
+from abatis.errors import AbatisError, PluginError, UsageError
+
+TOLD = ("title", "paper", "equation", "claim", "evidence")
+
+
+def add(folder: Path, write: bool = False) -> str:
+    """The entries of a plugin's folder as TOML; with ``write`` they are appended to the checkout's registry, too.
+
+    Raises UsageError where the folder is no plugin or says too little, PluginError where its module cannot be used.
+    """
+    text = "".join(f"\n{tomli_w.dumps({'method': [entry]})}" for entry in _entries(folder))
+    path = registry_file()
+    whole = path.read_text(encoding="utf-8") + text
+    read(whole, f"{path}, with {folder} added")
+    if write:
+        if not (path.parent / "pyproject.toml").is_file():
+            raise UsageError("--write needs a checkout of abatis", where=str(path), fix="leave it out: the entry is printed")
+        path.write_text(whole, encoding="utf-8")
+    return text.lstrip("\n")
+
+
+def _entries(folder: Path) -> Iterator[dict[str, Any]]:
+    file = folder / "pyproject.toml"
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", fix="name the folder of a plugin, which holds its pyproject.toml")
+    try:
+        about = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no plugin: {type(error).__name__}: {error}", where=str(file), fix="name a plugin's folder"
+        ) from error
+    project, told = about.get("project", {}), about.get("tool", {}).get("abatis", {})
+    points = project.get("entry-points", {}).get(hooks.ENTRY_POINT_GROUP, {})
+    if not points:
+        raise UsageError(f"no entry point in the group {hooks.ENTRY_POINT_GROUP}", where=str(file),
+                         fix="docs/writing-a-plugin.md shows one")  # fmt: skip
+    if missing := [key for key in TOLD if key not in told and key != "evidence"]:
+        raise UsageError(f"the table [tool.abatis] lacks {', '.join(missing)}", where=str(file),
+                         fix="add them: one sentence each, for people who choose a method")  # fmt: skip
+    for name, target in points.items():
+        plugin = _load(folder, discovery.normal(name), target)
+        yield _entry(plugin, project, told, str(file))
+
+
+def _entry(plugin: discovery.Plugin, project: Mapping[str, Any], told: Mapping[str, Any], where: str) -> dict[str, Any]:
+    urls = {key.lower(): url for key, url in project.get("urls", {}).items()}
+    try:
+        method = Method.model_validate({
+            "name": plugin.name, "community": True, "distribution": project.get("name"),
+            "homepage": urls.get("homepage") or next(iter(urls.values()), None),
+            "hooks": provided(plugin.module), "options": defaults(plugin.config_class),
+            "evidence": "None in this repository.", **{key: told[key] for key in TOLD if key in told},
+        })  # fmt: skip
+    except ValidationError as error:
+        raise UsageError(discovery.explain(error, Method), where=where, fix="mend the table [tool.abatis]") from error
+    return method.model_dump(mode="json", exclude_defaults=True)
+
+
+def _load(folder: Path, name: str, target: str) -> discovery.Plugin:
+    try:
+        with _importable(folder):
+            module: object = importlib.import_module(target.partition(":")[0])
+            for part in filter(None, target.partition(":")[2].split(".")):
+                module = getattr(module, part)
+            return discovery.describe(name, module)
+    except AbatisError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}", where=str(folder),
+                          fix="mend it; PluginContract tests the rest") from error  # fmt: skip
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder's modules come first on the path."""
+    places = [str((folder / "src").resolve()), str(folder.resolve())]
+    sys.path[:0] = places
+    try:
+        yield
+    finally:
+        for place in places:
+            sys.path.remove(place)

@@ -1,0 +1,116 @@
+"""Does the registry agree with the plugins that are installed, with their folders, and with the committed records?"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from abatis.api import hooks
+from abatis.api.options import PluginConfig
+from abatis.commands.registry.entries import Method, Role, methods, registry_file
+from abatis.config import discovery
+from abatis.errors import AbatisError
+
+SEVERITY = ("PASS", "WARN", "FAIL")
+
+
+def problems() -> tuple[list[str], list[str]]:
+    """What disagrees, and what could not be looked at; raises UsageError where the registry cannot be read."""
+    known, root = methods(), registry_file().parent
+    checkout = (root / "plugins").is_dir()
+    found = [f"{method.name}: {line}" for method in known.values() for line in _with_others(method, known)]
+    notes = [] if checkout else ["no checkout here: folders and records were not looked at"]
+    for method in known.values():
+        if method.name in discovery.installed():
+            found += [f"{method.name}: {line}" for line in _with_plugin(method)]
+        else:
+            text = f"{method.name}: not installed, so hooks and options were not looked at"
+            (found if checkout and not method.community else notes).append(text)
+        if checkout:
+            found += [f"{method.name}: {line}" for line in (*_with_folder(method, root), *_with_records(method, root))]
+    if checkout:
+        found += _unentered(known, root)
+    return found, notes
+
+
+def provided(module: object) -> list[Role]:
+    """The hooks that a module implements, besides its options."""
+    return [role for role in get_args(Role) if hasattr(module, f"defense_{role}")]
+
+
+def defaults(config_class: type[PluginConfig]) -> dict[str, str]:
+    """Every option and its default, as the command line takes them."""
+    return {discovery.normal(name): _written(value) for name, value in config_class().model_dump(mode="json").items()}
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_written, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _with_others(method: Method, known: Mapping[str, Method]) -> Iterator[str]:
+    for other in method.tested_with:
+        if other not in known:
+            yield f"tested_with names '{other}', which is not registered"
+        elif method.name not in known[other].tested_with:
+            yield f"is tested with {other}, whose entry does not say so"
+
+
+def _with_plugin(method: Method) -> Iterator[str]:
+    there = discovery.installed()[method.name]
+    if there.distribution != method.distribution:
+        yield f"distribution is {method.distribution}, installed is {there.distribution}"
+    try:
+        plugin = discovery.load(method.name)
+        real = defaults(plugin.config_class)
+    except (AbatisError, ValueError) as error:
+        yield f"cannot be loaded: {str(error).splitlines()[0]}"
+        return
+    if set(method.hooks) != set(provided(plugin.module)):
+        yield f"hooks are {', '.join(method.hooks)}, the module has {', '.join(provided(plugin.module))}"
+    for option in sorted({*real, *method.options}):
+        if method.options.get(option) != real.get(option):
+            yield f"option {option} is {method.options.get(option, 'absent')}, the plugin has {real.get(option, 'none such')}"
+
+
+def _with_folder(method: Method, root: Path) -> Iterator[str]:
+    file = root / "plugins" / method.name / "pyproject.toml"
+    if method.community:
+        return
+    if not file.is_file():
+        yield f"there is no {file.relative_to(root)}; a plugin kept elsewhere has community = true"
+        return
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    if project["name"] != method.distribution:
+        yield f"distribution is {method.distribution}, {file.relative_to(root)} has {project['name']}"
+    if method.name not in project.get("entry-points", {}).get(hooks.ENTRY_POINT_GROUP, {}):
+        yield f"{file.relative_to(root)} has no entry point of this name"
+    if not (root / "docs" / "methods" / f"{method.name}.md").is_file():
+        yield f"there is no docs/methods/{method.name}.md"
+
+
+def _with_records(method: Method, root: Path) -> Iterator[str]:
+    verdicts = []
+    for name, wanted in method.records.items():
+        try:
+            rows = {row["method"]: row for row in json.loads((root / name).read_text(encoding="utf-8"))["rows"]}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            yield f"record {name} cannot be read: {type(error).__name__}: {error}"
+            continue
+        for row in wanted:
+            if row not in rows:
+                yield f"record {name} has no row '{row}'"
+            else:
+                verdicts.append(rows[row].get("verdict"))
+    worst = max((verdict for verdict in verdicts if verdict), key=SEVERITY.index, default=None)
+    if method.verdict != worst:
+        yield f"verdict is {method.verdict or 'absent'}, its records have {worst or 'none'}"
+
+
+def _unentered(known: Mapping[str, Method], root: Path) -> list[str]:
+    folders = [file.parent.name for file in sorted(root.glob("plugins/*/pyproject.toml"))]
+    return [f"plugins/{name} has no entry" for name in folders if name not in known]

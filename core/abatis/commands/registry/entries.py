@@ -1,0 +1,122 @@
+"""The registry of methods: ``registry.toml`` describes, entry points load. No plugin is imported here.
+
+The file lies in the package of an installed wheel, and at the top of the checkout in an editable install.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from abatis.api.options import Options
+from abatis.config import discovery
+from abatis.config.recipes import recipes_of
+from abatis.errors import UsageError
+
+MEND = "reinstall abatis"
+
+Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+Verdict = Literal["PASS", "WARN", "FAIL"]
+
+
+class Method(Options):
+    """One entry of the registry."""
+
+    name: str = Field(description="the plugin's name")
+    title: str = Field(description="the method's full name")
+    community: bool = Field(False, description="made and kept elsewhere; nobody here has reviewed it")
+    homepage: str | None = Field(None, description="where a community plugin lives")
+    paper: str = Field(description="authors, venue, year, identifier")
+    equation: str = Field(description="what it adds to or changes in a step, as coded")
+    hooks: tuple[Role, ...] = Field(description="what it provides: loss, regularizer, ...")
+    distribution: str = Field(description="what to install")
+    options: dict[str, str] = Field(description="each option and its default, as the command line takes it")
+    tested_with: tuple[str, ...] = Field((), description="plugins it is tested together with")
+    claim: str = Field(description="what the paper says it does")
+    evidence: str = Field(description="what our own committed records show")
+    records: dict[str, tuple[str, ...]] = Field({}, description="files of the checkout behind the evidence, and their rows")
+    verdict: Verdict | None = Field(None, description="the worst masking verdict in these rows; absent where none has one")
+    allow_fail: bool = Field(False, description="list the method although that verdict is FAIL")
+
+    @model_validator(mode="after")
+    def _trusted(self) -> Method:
+        if self.verdict == "FAIL" and not self.allow_fail:
+            raise ValueError(f"{self.name}: its evidence has the masking verdict FAIL; leave it out, or set allow_fail = true")
+        return self
+
+
+class Registry(Options):
+    """The whole of ``registry.toml``."""
+
+    method: tuple[Method, ...] = Field(description="one table [[method]] for each method")
+
+    @field_validator("method")
+    @classmethod
+    def _each_once(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+        names = [method.name for method in methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is there {names.count(name)} times")
+        return methods
+
+
+def registry_file() -> Path:
+    """Where the registry lies; raises UsageError where the installation lacks it."""
+    package = Path(__file__).resolve().parents[2]
+    for path in (package / "registry.toml", package.parents[1] / "registry.toml"):
+        if path.is_file():
+            return path
+    raise UsageError("the registry is missing from this installation", fix=MEND)
+
+
+def read(text: str, where: str) -> dict[str, Method]:
+    """The methods of a registry's text by name; raises UsageError."""
+    try:
+        found = Registry.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"the registry is broken: {path}: {first['msg']}", where=where, fix=MEND) from error
+    except UsageError as error:
+        raise UsageError(f"the registry is broken: {error.what}", where=where, fix=error.fix) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"the registry is broken: {type(error).__name__}: {error}", where=where, fix=MEND) from error
+    return {method.name: method for method in found.method}
+
+
+def methods() -> dict[str, Method]:
+    """Every registered method by name; raises UsageError where the file cannot be read."""
+    path = registry_file()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND) from error
+    return read(text, str(path))
+
+
+def listing() -> list[dict[str, Any]]:
+    """All methods, registered or only installed, each with the version that is installed or None."""
+    found, known = discovery.installed(), methods()
+    rows = []
+    for name, method in known.items():
+        version = found[name].version if name in found else None
+        recipes = list(recipes_of(name)) if name in found else []
+        rows.append({**method.model_dump(mode="json"), "recipes": recipes, "registered": True, "installed": version})
+    for name, plugin in found.items():
+        if name not in known:
+            rows.append({"name": name, "title": plugin.summary, "distribution": plugin.distribution,
+                         "registered": False, "installed": plugin.version})  # fmt: skip
+    return rows
+
+
+def origin(row: dict[str, Any]) -> str:
+    """Whose a row of the listing is: ours, the community's, or of nobody who entered it."""
+    return ("community" if row["community"] else "first-party") if row["registered"] else "unregistered"
+
+
+def flag(name: str, option: str, default: str) -> str:
+    """An option and its default as the command line takes them."""
+    return {"true": f"--{name}.{option}", "false": f"--no-{name}.{option}"}.get(default, f"--{name}.{option} {default}")

@@ -1,0 +1,26 @@
+"""``defense run`` and ``defense-run``: train and judge a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def command(words: Sequence[str], prog: str = "defense run") -> int:
+    """Train and judge a model (the same as defense-run)."""
+    from abatis.config.command_line import parse_run
+
+    notes: list[str] = []
+    config = parse_run(words, prog, notes)
+    if config.nproc > 1 and not config.dry_run and "WORLD_SIZE" not in os.environ:
+        from abatis.runs.launch import launch, launch_elastic
+
+        return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
+    from abatis.runs.runner import run as train
+
+    first = os.environ.get("RANK", "0") == "0"
+    for note in notes if first and not config.quiet else ():
+        print(note, file=sys.stderr)
+    train(config)
+    return 0

@@ -1,1 +1,0 @@
-"""``defense compare``: train what is missing, judge alike, one ranked table."""

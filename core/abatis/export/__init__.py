@@ -1,1 +1,0 @@
-"""Finished runs in forms that other programs read."""

@@ -1,0 +1,1 @@
+"""Networks: backbones, the network as plugins see it, and weights on disk."""

@@ -1,0 +1,146 @@
+"""Every backbone: our nets for small images, whatever timm knows, or what a function in a user's file returns.
+
+All of timm's, ours included, come from ``timm.create_model`` and are wrapped so that the normalisation is inside:
+outside of a backbone every image is a float in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abatis.api.context import Forward
+from abatis.errors import AbatisError, UsageError, is_out_of_memory
+from abatis.nets.backbones.from_file import load_factory
+from abatis.nets.backbones.from_timm import brief, create, pretrained_statistics, view_of
+from abatis.nets.backbones.names import is_factory, resolve
+from abatis.nets.net import BATCH_STATISTICS, Net
+from abatis.system.user_module import raised_at
+
+__all__ = ["Normalize", "Normalized", "build", "checkpointed", "first_pass", "inner", "last_feature_map", "resolve", "view_of"]
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` of images (B, C, H, W); the buffers ``mean`` and ``std`` are (1, C, 1, 1)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Normalized(nn.Module):
+    """A backbone on images (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(self.normalize(x))
+        return logits
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pretrained: bool = False,
+    download: bool = True,
+) -> nn.Module:
+    """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes); raises UsageError.
+
+    mean, std: one number a channel, in units of [0, 1]; ``pretrained`` takes those of the weights instead. With
+    ``download=False`` a pretrained net has its shape but random weights, for whoever loads weights of their own.
+    """
+    resolved = resolve(name, image_size)
+    if is_factory(resolved):
+        if pretrained:
+            raise UsageError(f"--pretrained says nothing to {name}", fix="drop it; that function may load weights")
+        return load_factory(resolved, num_classes)
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise UsageError(f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
+                         fix="give one mean and one positive std for each channel")  # fmt: skip
+    backbone, cfg = create(resolved, num_classes=num_classes, channels=channels, image_size=image_size,
+                           pretrained=pretrained, download=download)  # fmt: skip
+    if pretrained:
+        mean, std = pretrained_statistics(cfg.mean, channels), pretrained_statistics(cfg.std, channels)
+    return Normalized(backbone, mean, std)
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The net inside our layer of normalisation; a module that somebody else made, as it is."""
+    return module.backbone if isinstance(module, Normalized) else module
+
+
+def checkpointed(module: nn.Module, on: bool) -> None:
+    """Compute activations again in backward passes, or keep them; raises UsageError where a net cannot do without them."""
+    net = inner(module)
+    if any(isinstance(part, BATCH_STATISTICS) for part in net.modules()):
+        raise UsageError("--grad-checkpointing: batch norms would take the statistics of each batch twice",
+                         fix="leave it out and use --accumulate, or take a net without batch norm")  # fmt: skip
+    try:
+        net.set_grad_checkpointing(on)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:
+        raise UsageError(f"--grad-checkpointing: {type(net).__name__} has no such switch",
+                         fix="leave it out and use --accumulate, or take a timm net that has one") from error  # fmt: skip
+
+
+def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[int, int] | None:
+    """Height and width of the last convolutional map before pooling, from one zero image; None where there is none.
+
+    That is the output of the last convolution that overlaps itself: patch embeddings do not, and neither do the 1x1
+    convolutions that gates and heads use behind a pooling. Raises UsageError where the net refuses such an image.
+    """
+    maps: list[tuple[int, int]] = []
+
+    def note(conv: nn.Conv2d, inputs: tuple[Any, ...], output: Tensor) -> None:
+        covers_all = conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size  # a pooling with weights
+        if conv.kernel_size > conv.stride and not covers_all:
+            maps.append((output.shape[2], output.shape[3]))
+
+    handles = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    like = next(model.parameters(), torch.empty(0))
+    try:
+        with Net(model).frozen_mode(), torch.no_grad():
+            model(like.new_zeros(1, channels, image_size, image_size))
+    except Exception as error:
+        what = f"the backbone refuses images of {channels}x{image_size}x{image_size}: {brief(error)}"
+        raise UsageError(what, fix="take another backbone, or larger images") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return maps[-1] if maps else None
+
+
+def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
+    """The logits of some images, (B, C, H, W) to (B, K), made once to say early what would fail late; raises UsageError."""
+    try:
+        with torch.no_grad():
+            logits = forward(x)
+    except AbatisError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
+                         where=raised_at(error),
+                         fix="choose a network for such images, or another --image-size") from error  # fmt: skip
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"backbone {backbone} returns {given}, not one row of logits an image")
+    return logits

@@ -1,0 +1,32 @@
+"""A plain convolutional net of about 0.1 million parameters, for digits and first tries."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from abatis.nets.backbones.pooled import PooledNet, cifar_cfgs, cifar_net, conv3x3, register
+
+LAYERS = ((32, 1), (64, 2), (64, 1), (64, 2))  # width and stride
+
+
+def cnn_trunk(in_chans: int) -> nn.Sequential:
+    """Four 3x3 convolutions with batch norm and ReLU; the last map has a quarter of the image's side."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_chans
+    for number, (width, stride) in enumerate(LAYERS):
+        layers[f"conv{number}" if number else "stem"] = conv3x3(channels, width, stride)
+        layers[f"norm{number}"], layers[f"relu{number}"] = nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        channels = width
+    return nn.Sequential(layers)
+
+
+default_cfgs = cifar_cfgs("cifar_cnn")
+
+
+@register
+def cifar_cnn(pretrained: bool = False, **options: Any) -> PooledNet:
+    """Four convolutions and a linear head."""
+    return cifar_net("cifar_cnn", pretrained, cnn_trunk, width=64, **options)

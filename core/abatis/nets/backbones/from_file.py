@@ -1,0 +1,53 @@
+"""Backbones that a function in the user's own file makes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from abatis.errors import UsageError, did_you_mean
+from abatis.nets.backbones.from_timm import brief
+from abatis.system.user_module import place_in, run_file
+
+
+def load_factory(spec: str, num_classes: int) -> nn.Module:
+    """What ``FILE.py:FUNCTION`` returns: a module on images in [0, 1], used as it is; raises UsageError.
+
+    The function is called with ``num_classes`` if it takes that, else without arguments.
+    """
+    file, _, function = spec.rpartition(":")
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"no file {path} for backbone {spec}", fix="write FILE.py:FACTORY with a path that exists")
+    try:
+        module = run_file(path, f"abatis_backbone_{path.stem}", path.read_bytes())
+    except Exception as error:
+        raise _failed(path, "import", error) from error
+    factory = getattr(module, function, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
+        raise UsageError(f"no function '{function}' in {path}: {did_you_mean(function, known)}")
+    try:
+        net = factory(num_classes=num_classes) if _takes_num_classes(factory) else factory()
+    except Exception as error:
+        raise _failed(path, function, error) from error
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{spec} returns a {type(net).__name__}", fix="return a torch.nn.Module on images in [0, 1]")
+    return net
+
+
+def _takes_num_classes(factory: Any) -> bool:
+    parameters = inspect.signature(factory).parameters.values()
+    return any(one.name == "num_classes" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+
+
+def _failed(path: Path, function: str, error: Exception) -> UsageError:
+    """What to show; the line is the one of the user's file that the exception passed last."""
+    return UsageError(
+        f"backbone {path.name}, {function}: {brief(error)}",
+        where=place_in(path, error),
+        fix="make it run by itself first; what it imports must be on PYTHONPATH",
+    )

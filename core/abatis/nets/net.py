@@ -1,0 +1,199 @@
+"""The network as plugins see it: a training forward, and a frozen one for penalties on input gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from abatis.nets.folding import Folding, find_folding
+
+if TYPE_CHECKING:
+    from abatis.nets.sharding import Sharding
+
+BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+RUNNING = ("running_mean", "running_var")
+SAME = 1e-4  # of the largest logit; rounding is a hundredth of it, another function far more
+
+
+class Net:
+    """``net(x)`` is the training forward, ``net.frozen(x)`` the one with eval statistics.
+
+    x: (B, C, H, W) in [0, 1]; both return logits (B, K), in float32 or wider.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        precision: str = "float32",
+        attack_precision: str | None = None,
+        checkpointing: Callable[[bool], None] | None = None,
+    ) -> None:
+        """checkpointing: switches on, or off, that the module computes activations again in backward passes."""
+        self.module = module
+        self._checkpointing = checkpointing
+        if checkpointing is not None:
+            checkpointing(True)
+        self.precision = precision
+        self.attack_precision = attack_precision or precision
+        self._modules = tuple(module.modules())
+        self.sharding: Sharding | None = None
+        self._format = self._attack_format = torch.contiguous_format
+        self._folding: Folding | None = None
+        self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # Autocast is entered for each forward: it caches cast weights, and a weight perturbed in between would be ignored.
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self._run(x.contiguous(memory_format=self._format))
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    def tune(self, x: Tensor, fold: bool = True, step: bool = True) -> dict[str, str]:
+        """Choose how forwards are made among what leaves the logits of some images, (B, C, H, W), as they are; in words.
+
+        layout: of the tensors inside the network; norms: folded into convolutions wherever their running statistics are used.
+        Without ``step`` the forwards outside attacks stay as they are.
+        """
+        with self.frozen_mode(), torch.no_grad():
+            plain = self.module(x)
+            if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
+                self._attack_format = torch.channels_last
+                self._format = self._attack_format if step else self._format
+            found = find_folding(self.module, lambda: self.module(x)) if fold else None
+            if found is not None and found.pairs:
+                with found.active():
+                    self._folding = found if _agrees(plain, lambda: self.module(x)) else None
+        norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
+        folded = len(self._folding.pairs) if self._folding is not None else 0
+        layout = "channels_last" if self._attack_format == torch.channels_last else "contiguous"
+        return {"layout": layout, "norms folded": f"{folded} of {norms}"}
+
+    def compile(self, attack: bool, step: bool) -> None:
+        """Compile the forward of attacks, or that of losses; the frozen one never, for the sake of double back-propagation."""
+        first = next(self.module.parameters(), None)
+        graphs = "reduce-overhead" if first is not None and first.is_cuda else None  # CUDA graphs
+        if attack:
+            self._run_attack = torch.compile(self.module, dynamic=False, mode=graphs)
+        if step:
+            self._run = torch.compile(self.module, dynamic=False)
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """Logits with eval statistics, in the parameters' own precision, twice differentiable in x and the parameters."""
+        with (
+            self.frozen_mode(),
+            torch.autocast(x.device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            self._folded(differentiable=True),
+            self._activations_kept(),
+        ):
+            logits: Tensor = self.module(x.contiguous(memory_format=self._format))
+        return logits
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around passes outside of the training forward: a network in pieces is put together inside, by all processes."""
+        return nullcontext() if self.sharding is None else self.sharding.whole()
+
+    @contextmanager
+    def _activations_kept(self) -> Iterator[None]:
+        """The backward pass comes when the modes of a frozen forward are gone, and would compute another function again."""
+        if self._checkpointing is None:
+            yield
+            return
+        self._checkpointing(False)
+        try:
+            yield
+        finally:
+            self._checkpointing(True)
+
+    @contextmanager
+    def frozen_mode(self) -> Iterator[None]:
+        """Eval statistics inside; every module's own flag is restored."""
+        was_training = [module for module in self._modules if module.training]
+        for module in was_training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in was_training:
+                module.training = True
+
+    @contextmanager
+    def attack_mode(self, batch_statistics: bool = False) -> Iterator[None]:
+        """For an attack, entered once around all its steps: eval mode, and the gradient goes to the input only.
+
+        With ``batch_statistics`` the batch-norm layers use the batch's own statistics, and their running ones are restored.
+        """
+        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        own = self.precision, self._run, self._format
+        self.precision, self._run, self._format = self.attack_precision, self._run_attack, self._attack_format
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            with self.frozen_mode(), self._norms(batch_statistics):
+                yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            self.precision, self._run, self._format = own
+
+    @contextmanager
+    def _norms(self, batch_statistics: bool) -> Iterator[None]:
+        """The norms of an attack: folded away, or with statistics of the batch."""
+        if batch_statistics:
+            with self.buffers_restored(), self._batch_norms_training():
+                yield
+        else:
+            with self._folded():
+                yield
+
+    def _folded(self, differentiable: bool = False) -> AbstractContextManager[None]:
+        return nullcontext() if self._folding is None else self._folding.active(differentiable)
+
+    @contextmanager
+    def buffers_restored(self) -> Iterator[None]:
+        """Inside, the network writes on copies of its buffers (running statistics); then it has its own again.
+
+        Nothing is written in place, so a graph that was made inside can still be differentiated outside.
+        """
+        own = [
+            (module._buffers, name, buffer)
+            for module in self._modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        for table, name, buffer in own:
+            table[name] = buffer.clone()
+        try:
+            yield
+        finally:
+            for table, name, buffer in own:
+                table[name] = buffer
+
+    def running_statistics(self) -> list[Tensor]:
+        """Means and variances of all norms, for whoever averages them over processes."""
+        found = (getattr(module, name) for module in self._modules if isinstance(module, BATCH_STATISTICS) for name in RUNNING)
+        return [tensor for tensor in found if tensor is not None]
+
+    @contextmanager
+    def _batch_norms_training(self) -> Iterator[None]:
+        norms = [module for module in self._modules if isinstance(module, BATCH_STATISTICS)]
+        for norm in norms:
+            norm.training = True
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.training = False
+
+
+def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:
+    """Does another way of running a network give the same logits, up to rounding? A network that refuses it does not."""
+    try:
+        other = forward()
+    except RuntimeError:
+        return False
+    return other.shape == plain.shape and bool((other - plain).abs().max() <= SAME * plain.abs().max())

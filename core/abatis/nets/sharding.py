@@ -1,0 +1,159 @@
+"""A network in pieces (``--shard``), by torch's FSDP2: every process keeps its part of each parameter, gradient and moment.
+
+root     one unit: the whole network is gathered for a step
+blocks   a unit for each block, gathered when its turn comes; the attack alone has the whole network
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from abatis.system import distributed
+
+Value = TypeVar("Value")
+
+
+class Enclosing(nn.Module):
+    """Whatever is called through it finds the module's parameters gathered, if it is sharded."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[Any], Value], argument: Any) -> Value:
+        return function(argument)
+
+
+class Sharding:
+    """The pieces of one network; made before anyone takes hold of its parameters, which it replaces."""
+
+    def __init__(self, module: nn.Module, how: str) -> None:
+        self.module, self.how = module, how
+        self.device = next(module.parameters()).device
+        self._blank = copy.deepcopy(module).cpu()
+        mesh = init_device_mesh(self.device.type, (distributed.world_size(),))
+        parts = blocks(module) if how == "blocks" else []
+        for part in parts:
+            fully_shard(part, mesh=mesh)
+        unit = Enclosing(module) if how == "root" else module
+        # in blocks every pass leaves all units as it found them; at the root what was gathered serves the backward pass, too
+        self.unit: Any = fully_shard(unit, mesh=mesh, reshard_after_forward=how == "blocks")
+        self._units = [part for part in unit.modules() if isinstance(part, FSDPModule)]
+
+    def shared(self, objective: nn.Module) -> tuple[Callable[[Any], Any], distributed.Exchanging]:
+        """The objective of a micro-batch, where the gradients of its parameters are exchanged, and when they are."""
+        return (objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)), self._exchanging
+
+    def _exchanging(self, now: bool) -> AbstractContextManager[None]:
+        self.unit.set_requires_gradient_sync(now)
+        return nullcontext()
+
+    def undivided(self, value: Tensor) -> Tensor:
+        """The value of a tensor that may be in pieces."""
+        return value.full_tensor() if isinstance(value, DTensor) else value
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, the module's parameters are plain tensors, and its passes exchange nothing. All processes enter together."""
+        self._keep(True)
+        for unit in self._units:
+            unit.unshard()
+        try:
+            yield
+        finally:
+            self._keep(False)
+            for unit in self._units:
+                unit.reshard()
+
+    def _keep(self, whole: bool) -> None:
+        self.unit.set_reshard_after_forward(not whole and self.how == "blocks")
+        self.unit.set_reshard_after_backward(not whole)
+
+    def twin(self) -> nn.Module:
+        """The network as it is now, in the same pieces; nothing is exchanged for it, so it cannot be run."""
+        twin = copy.deepcopy(self._blank).to(self.device)
+        for name, weight in self.module.named_parameters():
+            owner, _, last = name.rpartition(".")
+            setattr(twin.get_submodule(owner), last, nn.Parameter(weight.detach().clone(), requires_grad=False))
+        return twin
+
+    def gathered(self, module: nn.Module) -> nn.Module:
+        """A plain network with the weights of the network or of a twin, for every process. All must ask."""
+        weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
+        network = copy.deepcopy(self._blank).to(self.device)
+        network.load_state_dict(weights)
+        return network
+
+    def save(self, folder: Path | None, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> None:
+        """Write the pieces of all processes into the first one's folder; raises OSError where one of them fails."""
+        folder = distributed.first_says(folder) or Path()
+        state = self._state(optimizer, twin)
+        try:
+            save(state, storage_writer=FileSystemWriter(folder))
+        except CheckpointException as error:  # a BaseException
+            raise OSError(f"a piece of the checkpoint was not written: {first_reason(error)}") from error
+        if distributed.rank() == 0:
+            named = {info.relative_path for info in FileSystemReader(folder).read_metadata().storage_data.values()}
+            missing = [name for name in named if not (folder / name).is_file()]
+            if missing:
+                raise OSError(f"{', '.join(missing)} of other processes are not there: all must write into one file system")
+
+    def load(self, folder: Path, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> None:
+        """Take back what :meth:`save` wrote; only from a folder whose sha256 was verified, for its index is a pickle."""
+        state = self._state(optimizer, twin)
+        try:
+            load(state, storage_reader=FileSystemReader(folder))
+        except CheckpointException as error:
+            raise RuntimeError(first_reason(error)) from error
+        set_state_dict(self.module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+    def join(self, folder: Path, twin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Whole weights of a verified checkpoint, and those of its twin; this process alone reads them."""
+        weights = copy.deepcopy(self._blank).state_dict()
+        averaged = copy.deepcopy(self._blank).state_dict() if twin else {}
+        load({"model": weights, "twin": averaged}, storage_reader=FileSystemReader(folder), no_dist=True)
+        return weights, averaged
+
+    def _state(self, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> dict[str, Any]:
+        """The tensors themselves, in pieces: what is read is read into them."""
+        weights, moments = get_state_dict(self.module, optimizer)
+        return {"model": weights, "optimizer": moments, "twin": {} if twin is None else twin.state_dict()}
+
+
+def first_reason(error: CheckpointException) -> str:
+    """What the first of the failing processes said."""
+    return next((str(reason) for reason, _ in error.failures.values()), str(error)).splitlines()[0]
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The innermost composite parts of a network's sequences and lists: its residual blocks, its transformer blocks."""
+    parts = [
+        part
+        for sequence in module.modules()
+        if isinstance(sequence, nn.Sequential | nn.ModuleList)
+        for part in sequence.children()
+        if any(True for _ in part.children()) and any(True for _ in part.parameters())
+    ]
+    inner = {id(part) for part in parts}
+    found = [part for part in parts if not any(id(other) in inner for other in part.modules() if other is not part)]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,1 @@
+"""One run from start to end: data, network, plan, training, evaluation, run folder."""

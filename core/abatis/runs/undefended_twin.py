@@ -1,0 +1,37 @@
+"""An undefended twin: the same architecture, trained on clean images alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from abatis.api.randomness import seeded
+from abatis.config.run_config import OptimConfig
+from abatis.data import epoch_batches
+from abatis.data.info import Split
+from abatis.train.optimizer import factor, make_optimizer, set_rate
+
+
+def undefended_twin(module: nn.Module, train: Split, *, seed: int, epochs: int, batch_size: int, lr: float) -> nn.Module:
+    """A copy of the network, in eval mode, that was initialised anew and trained with cross-entropy.
+
+    What no ``reset_parameters`` of a submodule reaches starts as it is in ``module``, which is left alone, as are the global
+    generators.
+    """
+    with seeded(seed, "twin"), torch.enable_grad():
+        twin = copy.deepcopy(module).train().requires_grad_(True)
+        for part in twin.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+        options = OptimConfig(lr=lr, momentum=0.9, schedule="one-cycle")
+        optimizer = make_optimizer(options, twin)
+        batches = [one for epoch in range(epochs) for one in epoch_batches(len(train), batch_size, seed, epoch)]
+        for step, batch in enumerate(train.train_batches(enumerate(batches), seed)):
+            set_rate(optimizer, lr * factor(options, step, len(batches)))
+            optimizer.zero_grad()
+            F.cross_entropy(twin(batch.x), batch.y).backward()
+            optimizer.step()
+    return twin.eval()

@@ -1,0 +1,41 @@
+"""The device of a run: which one, its name, and the memory that was used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from abatis.errors import UsageError
+from abatis.system import distributed
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is not None and found.type == "cuda" and distributed.several():
+            return torch.device("cuda", torch.cuda.current_device())  # each process has its own
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"no device {name!r} here: {error}".splitlines()[0], fix="--device auto takes what there is"
+        ) from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory held so far, in MiB: on the device where it keeps count, else by the whole process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

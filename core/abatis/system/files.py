@@ -1,0 +1,70 @@
+"""Files that are complete or not there, errors of the disk in words, and digests. Loads without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from abatis.errors import UsageError
+from abatis.system import torch_messages
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, written whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that is complete under its name or not there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with partial.open("xb") as file:  # never through a link
+            file.write(content)
+            file.flush()
+            flush(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn the errors of a full, missing or read-only disk into one that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not torch_messages.cannot_write(error):
+            raise
+        raise UsageError(f"cannot write: {error}", where=str(path),
+                         fix="free or unlock the disk, or choose another --out") from error  # fmt: skip
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(table: Mapping[str, Any]) -> str:
+    """sha256 of a table of plain types, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flush(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,266 @@
+"""The standard tests: one class, whose methods each check one promise that a plugin makes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from abatis.api.batch import Batch
+from abatis.api.options import PluginConfig
+from abatis.api.randomness import Randomness, seeded
+from abatis.api.term import total
+from abatis.config import discovery
+from abatis.config.command_line import parse_run
+from abatis.nets.net import Net
+from abatis.system import distributed
+from abatis.testing.contract.bench import (
+    Bench,
+    digits_batch,
+    flat,
+    last_layer,
+    smooth_network,
+    tiny_batch,
+    tiny_network,
+    tiny_vit,
+)
+from abatis.testing.contract.lockstep import Lockstep
+from abatis.testing.contract.options import numbers_without_bound
+from abatis.testing.exempt import require_reasons
+from abatis.train.micro_batches import RowShare
+
+SAMPLES = 7  # two processes have 3 and 4
+
+
+class PluginContract:
+    """Tests of one plugin. Set ``plugin`` to its name, and ``options`` where its defaults do nothing.
+
+    exempt: standard tests that a subclass leaves out or replaces, each with the reason, which pytest prints.
+    """
+
+    plugin: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+    exempt: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_reasons(cls, STANDARD, cls.exempt)
+
+    def options_for(self, module: nn.Module, num_classes: int) -> Mapping[str, Any]:
+        """The options on one network; for a plugin that needs a file made for it, such as weights of the same shapes."""
+        return self.options
+
+    @property
+    def bench(self) -> Bench:
+        """The plugin, put to work."""
+        return Bench(self.plugin, self.options_for)
+
+    def _config(self) -> PluginConfig:
+        return self.bench.config(tiny_network(10))
+
+    def test_is_found_and_loads(self) -> None:
+        loaded = discovery.load(self.plugin)
+        if not discovery.is_file(self.plugin):
+            assert loaded.name in discovery.installed(), f"no entry point named {self.plugin} in the group abatis.plugins"
+
+    def test_options_are_frozen_and_closed(self) -> None:
+        config = self._config()
+        for name in type(config).model_fields:
+            changed = _allowed(setattr, config, name, getattr(config, name))
+            assert not changed, f"option {name} can be changed after it was checked: keep frozen=True in model_config"
+        taken = _allowed(type(config).model_validate, {**config.model_dump(), "no_such_option": 1})
+        assert not taken, 'unknown options are accepted: keep extra="forbid" in model_config'
+
+    def test_options_are_described_and_bounded(self) -> None:
+        for name, field in type(self._config()).model_fields.items():
+            assert (field.description or "").partition("[")[0].strip(), f"option {name} has no description"
+            assert not numbers_without_bound(field), f"option {name} holds a number without a bound: Field(..., ge=0)"
+
+    def test_options_survive_json(self) -> None:
+        config = self._config()
+        again = type(config).model_validate_json(config.model_dump_json())
+        assert again == config, f"{config!r} came back as {again!r}"
+
+    def test_options_can_be_given_on_the_command_line(self) -> None:
+        loaded, config, shown = discovery.load(self.plugin), self._config(), io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            parse_run(["--plugin", self.plugin, "--help"])
+        words = ["--plugin", self.plugin]
+        for name, value in config.model_dump(mode="json").items():
+            flag = f"--{loaded.name}.{name.replace('_', '-')}"
+            assert flag in shown.getvalue(), f"option {name} is not on the command line as {flag}"
+            if isinstance(value, bool):
+                words.append(flag if value else flag.replace("--", "--no-", 1))
+            elif value is not None:
+                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        given = parse_run(words).options[loaded.name]
+        assert given == config, f"the command line made {given!r} of {config!r}"
+
+    def test_terms_are_legal_for_any_network_classes_and_batch(self) -> None:
+        for make in (tiny_network, tiny_vit):
+            for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
+                module = make(num_classes)
+                with _named(f"{make.__name__}, K={num_classes}, B={size}"):
+                    terms = self.bench.terms(Net(module.eval() if size == 1 else module), tiny_batch(size, num_classes))
+                    assert total(terms).requires_grad, "the total does not depend on the network"
+
+    def test_values_and_gradients_are_finite_at_extreme_logits(self) -> None:
+        for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
+            for scale in (0.0, 1.0, 1e4):
+                module = tiny_network(num_classes).eval() if size == 1 else tiny_network(num_classes)
+                with torch.no_grad():
+                    last_layer(module).weight.mul_(scale)
+                    last_layer(module).bias.mul_(min(scale, 1))  # at 0 all logits and their gradients are equal
+                value = total(self.bench.terms(Net(module), tiny_batch(size, num_classes)))
+                gradients = torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
+                case = f"K={num_classes}, B={size}, logits times {scale:g}"
+                assert bool(torch.isfinite(value)), f"the total is {value.item()} at {case}"
+                finite = all(bool(torch.isfinite(part).all()) for part in gradients if part is not None)
+                assert finite, f"a gradient is not finite at {case}"
+
+    def test_leaves_everything_as_found(self) -> None:
+        module, batch = tiny_network(10).eval(), tiny_batch(8, 10)
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        net = Net(module)
+        plan, before = self.bench.plan(net), _state(module, batch)
+        plan.terms(self.bench.context(plan, net, batch))
+        for _, hooks in plan.trainers:
+            hooks.epoch_end(0)
+        after = _state(module, batch)
+        for key, value in before.items():
+            same = torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key]
+            assert same, f"the plugin changed {key}"
+
+    def test_the_order_of_the_batch_does_not_matter(self) -> None:
+        batch, order, totals = tiny_batch(8, 10), torch.tensor([3, 1, 7, 0, 2, 6, 5, 4]), []
+        for rows in (torch.arange(8), order):
+            net, draws = Net(tiny_network(10)), Randomness(0)
+            plan = self.bench.plan(net, random=draws)
+            draws.at(0, rows, 8)  # draws belong to samples, so they are shuffled with them
+            shuffled = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
+            totals.append(total(plan.terms(self.bench.context(plan, net, shuffled))).item())
+        assert abs(totals[0] - totals[1]) <= 1e-10 * max(1.0, abs(totals[0])), (
+            f"the total depends on the order of the samples: {totals[0]} became {totals[1]}"
+        )
+
+    def test_the_same_seed_gives_the_same_total(self) -> None:
+        totals = [total(self.bench.terms(Net(tiny_network(10)), tiny_batch(8, 10))).item() for _ in range(2)]
+        assert totals[0] == totals[1], f"{totals[0]} and {totals[1]} from the same seed"
+
+    def test_processes_and_micro_batches_make_the_update_of_one(self) -> None:
+        alone, micro = self._two_steps(), self._two_steps(accumulate=2)
+        for found, what in ((micro, "two micro-batches make"), *((each, "two processes make") for each in self._played())):
+            worst = float((found - alone).abs().max())
+            assert worst <= 1e-10, (
+                f"{what} another update than one process (weights differ by {worst:.3g}): what couples samples goes through "
+                "ctx.gather and ctx.global_size, draws through run.random, sums over the batch through ctx.sum_over_processes"
+            )
+
+    def _played(self) -> list[Tensor]:
+        return Lockstep(2).play(self._two_steps)
+
+    def _two_steps(self, accumulate: int = 1) -> Tensor:
+        """The weights after two steps on this process's rows, gradients averaged over the processes."""
+        module, rows = smooth_network(10), distributed.rows_of(SAMPLES)
+        step = self.bench.step(module, accumulate=accumulate)
+        step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(module))
+        with seeded(0, "contract"):
+            for number in range(2):
+                step(tiny_batch(SAMPLES, 10).rows(rows), number, 0, number / 2, RowShare(rows.start, SAMPLES))
+        return flat(module)
+
+    def test_switched_off_equals_absent(self) -> None:
+        config = self._config()
+        if not config.neutral:
+            assert "weight" not in type(config).model_fields, 'a weight of 0 is to switch it off: neutral = {"weight": 0}'
+            return
+        net = Net(tiny_network(10))
+        plan = self.bench.plan(net, config.neutral)
+        found = {row.role for row in plan.rows if row.provider == discovery.load(self.plugin).name}
+        assert found == {"unused"}, f"with {dict(config.neutral)} the plugin still provides {found}"
+        weights = []
+        for bench, changes in ((self.bench, config.neutral), (Bench(None), None)):
+            module = tiny_network(10)
+            with seeded(0, "contract"):
+                bench.step(module, changes)(tiny_batch(8, 10), 0, 0, 0.0)
+            weights.append(flat(module))
+        assert torch.equal(*weights), f"with {dict(config.neutral)} the update is not that of a run without the plugin"
+
+    def test_goes_on_from_its_state(self) -> None:
+        straight, resumed = tiny_network(10), tiny_network(10)
+        with seeded(0, "contract"):
+            self._steps(straight, range(4), {})
+            self._steps(resumed, range(2, 4), self._steps(resumed, range(2), {}))
+        assert torch.equal(flat(straight), flat(resumed)), (
+            "a run that was stopped and resumed makes other updates: keep what lasts from step to step in "
+            "TrainerHooks.state_dict and load_state_dict, nowhere else"
+        )
+
+    def _steps(self, module: nn.Module, numbers: range, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Some steps with a fresh plugin that takes back a state; the state then, as a checkpoint keeps it."""
+        step, file = self.bench.step(module), io.BytesIO()
+        for name, hooks in step.plan.trainers:
+            if state:
+                hooks.load_state_dict(state[name])
+        for number in numbers:
+            step(tiny_batch(8, 10), number, 0, number / 4)
+        torch.save({name: hooks.state_dict() for name, hooks in step.plan.trainers}, file)
+        file.seek(0)
+        kept: dict[str, Any] = torch.load(file, weights_only=True)
+        return kept
+
+    def test_twenty_steps_on_digits_lower_the_total(self) -> None:
+        step, batch = self.bench.step(tiny_network(10)), digits_batch(16)
+        with seeded(0, "contract"):
+            totals = [float(step(batch, number, 0, number / 20).total) for number in range(20)]
+        assert totals[-1] < totals[0], f"the total went from {totals[0]:.6g} to {totals[-1]:.6g} in 20 steps"
+
+
+STANDARD = {name: function for name, function in vars(PluginContract).items() if name.startswith("test_")}
+
+
+def _allowed(act: Callable[..., object], *arguments: object) -> bool:
+    try:
+        act(*arguments)
+    except ValidationError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _named(case: str) -> Iterator[None]:
+    """Say on which case an error came."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"at {case}: {error}") from error
+
+
+def _average_gradients(module: nn.Module) -> None:
+    weights = list(module.parameters())
+    own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    for weight, whole in zip(weights, distributed.summed(own), strict=True):
+        weight.grad = whole / distributed.world_size()
+
+
+def _state(module: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Everything that a plugin must not change."""
+    state: dict[str, Any] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for name, part in module.named_modules():
+        state[f"the mode of {name or 'the network'}"] = part.training
+    for name, parameter in module.named_parameters():
+        state[f"requires_grad of {name}"] = parameter.requires_grad
+        state[f"the gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
+    images = {"the images": batch.x, "the labels": batch.y, "the index": batch.index}
+    state |= {name: tensor.clone() for name, tensor in images.items()}
+    state |= {f"requires_grad of {name}": tensor.requires_grad for name, tensor in images.items()}
+    drawn = {"torch": torch.get_rng_state(), "numpy": repr(np.random.get_state()), "Python": random.getstate()}
+    return state | {f"the global generator of {name}; draw from run.random": value for name, value in drawn.items()}

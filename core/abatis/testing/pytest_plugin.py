@@ -1,0 +1,42 @@
+"""What pytest shows of the plugin contract: standard tests that are left out or replaced, with the reason.
+
+Loaded into every pytest session where abatis is installed, so it imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from abatis.testing.exempt import reasons
+
+EXEMPT = pytest.StashKey[dict[str, None]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Skip standard tests that are exempt, and note every exemption."""
+    lines = config.stash.setdefault(EXEMPT, {})  # a dict for its order
+    contract = sys.modules.get("abatis.testing.contract.standard")
+    if contract is None:
+        return
+    classes = {cls: None for item in items if (cls := getattr(item, "cls", None)) and issubclass(cls, contract.PluginContract)}
+    for cls in classes:
+        for name, (what, why) in reasons(cls, contract.STANDARD).items():
+            lines[f"{cls.__name__}.{name} {what}: {why}"] = None
+            for item in _of(items, cls, name) if what == "left out" else ():
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the reasons, in every mode but with no summary."""
+    lines = config.stash.get(EXEMPT, {})
+    if lines:
+        terminalreporter.section("exempt from the plugin contract")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _of(items: Sequence[pytest.Item], cls: type, name: str) -> Iterator[pytest.Item]:
+    return (item for item in items if getattr(item, "cls", None) is cls and getattr(item, "originalname", item.name) == name)

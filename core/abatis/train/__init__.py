@@ -1,0 +1,1 @@
+"""Training: the plan, one step of it, the loop, checkpoints and resuming."""

@@ -1,0 +1,49 @@
+"""Exponential moving average of the weights, kept by a trainer hook."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from abatis.api.context import StepContext, TrainerHooks
+
+
+class WeightAveraging(TrainerHooks):
+    """``averaged <- decay * averaged + (1 - decay) * weights`` after every update.
+
+    The decay is ``min(decay, (1 + t) / (10 + t))`` after t updates, so that early averages forget the initialisation.
+    Running statistics are copied, not averaged. twin: where to keep them if the module cannot be copied; whoever gives it
+    saves it, too.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, twin: nn.Module | None = None) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.source = module
+        self.twin = twin
+        self.averaged = copy.deepcopy(module).requires_grad_(False) if twin is None else twin
+
+    @torch.no_grad()
+    def after_update(self, ctx: StepContext) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for average, weight in zip(self.averaged.parameters(), self.source.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        self.copy_buffers()
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Take the running statistics as they are now."""
+        for kept, buffer in zip(self.averaged.buffers(), self.source.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "averaged": self.averaged.state_dict() if self.twin is None else {}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        if self.twin is None:
+            self.averaged.load_state_dict(state["averaged"])
