@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := .venv/.docs
-QUICK := $(addprefix tests/test_,$(addsuffix .py,architecture ball checkpoint config docs plan randomness recipes registry step))
+QUICK := tests/test_architecture.py tests/api tests/config tests/docs/test_docs.py tests/commands/test_registry.py \
+	tests/train/test_checkpoint.py tests/train/test_plan.py tests/train/test_step.py
 
 .PHONY: demo check test test-slow docs lint clean
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they give
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny tensors: threads that wait for each other cost more than they give
 
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace

@@ -50,7 +50,9 @@ def digits_case() -> Case:
     x = x.view(-1, 1, 8, 8) / 16
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 10)).double()
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 10)
+        ).double()
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
         for _ in range(15):
             for rows in torch.randperm(1400).split(100):
@@ -58,7 +60,12 @@ def digits_case() -> Case:
                 F.cross_entropy(net(x[rows]), y[rows]).backward()
                 optimizer.step()
     points = Batch(x[1400:1500], y[1400:1500], torch.arange(1400, 1500))
-    return Case("digits, one hidden layer", net.eval().requires_grad_(False), points, {"Linf": "0.06", "L2": "0.4"})
+    return Case(
+        "digits, one hidden layer",
+        net.eval().requires_grad_(False),
+        points,
+        {"Linf": "0.06", "L2": "0.4"},
+    )
 
 
 def linear_case() -> Case:
@@ -74,7 +81,9 @@ def resnet2b_case() -> Case:
     """A robust CIFAR-10 network that others trained, on 64 test images."""
     some = next(cifar10(64).eval_batches(64))
     points = Batch(some.x.double(), some.y, some.index)
-    return Case("CIFAR-10, resnet2b", known("resnet2b").double(), points, {"Linf": "2/255", "L2": "0.25"})
+    return Case(
+        "CIFAR-10, resnet2b", known("resnet2b").double(), points, {"Linf": "2/255", "L2": "0.25"}
+    )
 
 
 # -- PGD -------------------------------------------------------------------------------------------------------------------
@@ -102,7 +111,9 @@ def foolbox_pgd(net: nn.Module, points: Batch, threat: Threat, start: Tensor) ->
     attack = attacks[threat.norm](abs_stepsize=threat.eps / 4, steps=STEPS, random_start=True)
     attack.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
     wrapped = foolbox.PyTorchModel(net, bounds=(0, 1))
-    last: Tensor = attack.run(wrapped, points.x, foolbox.criteria.Misclassification(points.y), epsilon=threat.eps)
+    last: Tensor = attack.run(
+        wrapped, points.x, foolbox.criteria.Misclassification(points.y), epsilon=threat.eps
+    )
     return last
 
 
@@ -110,9 +121,16 @@ def torchattacks_pgd(net: nn.Module, points: Batch, threat: Threat, start: Tenso
     """Its last point, (n, C, H, W); it always starts at the image itself."""
     import torchattacks
 
-    options: dict[str, Any] = {"eps": threat.eps, "alpha": threat.eps / 4, "steps": STEPS, "random_start": False}
+    options: dict[str, Any] = {
+        "eps": threat.eps,
+        "alpha": threat.eps / 4,
+        "steps": STEPS,
+        "random_start": False,
+    }
     if threat.norm == "L2":  # its default of 1e-10 would shorten the steps at confident points
-        last: Tensor = torchattacks.PGDL2(net, eps_for_division=1e-30, **options)(points.x, points.y)
+        last: Tensor = torchattacks.PGDL2(net, eps_for_division=1e-30, **options)(
+            points.x, points.y
+        )
     else:
         last = torchattacks.PGD(net, **options)(points.x, points.y)
     return last.detach()
@@ -136,10 +154,16 @@ def pgd_row(library: str, case: Case, norm: str) -> dict[str, Any]:
     last = PGD[library](recorded, points, threat, start)
     theirs, theirs_fooled = _best([*recorded.seen[:STEPS], last], case.net, points.y)
     return {
-        "compared": f"PGD-{STEPS} {threat}", "library": f"{library} {version(library)}", "on": case.name, "points": len(points),
-        "broken": int(fooled.sum()), "other verdicts": int((fooled != theirs_fooled).sum()),
-        "difference": float((ours - theirs).abs().max()), "tolerance": 1e-12, "why": "rounding in float64",
-    }  # fmt: skip
+        "compared": f"PGD-{STEPS} {threat}",
+        "library": f"{library} {version(library)}",
+        "on": case.name,
+        "points": len(points),
+        "broken": int(fooled.sum()),
+        "other verdicts": int((fooled != theirs_fooled).sum()),
+        "difference": float((ours - theirs).abs().max()),
+        "tolerance": 1e-12,
+        "why": "rounding in float64",
+    }
 
 
 def _best(path: list[Tensor], net: nn.Module, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +189,9 @@ class Rescaled(nn.Module):
         return 1e6 * self.net((u - self.shift) * self.scale)
 
 
-def foolbox_deepfool(net: nn.Module, x: Tensor, predicted: Tensor, norm: str, overshoot: float) -> Tensor:
+def foolbox_deepfool(
+    net: nn.Module, x: Tensor, predicted: Tensor, norm: str, overshoot: float
+) -> Tensor:
     """Its perturbation, (n, C, H, W)."""
     import foolbox
 
@@ -178,13 +204,17 @@ def foolbox_deepfool(net: nn.Module, x: Tensor, predicted: Tensor, norm: str, ov
     return r
 
 
-def adv_lib_deepfool(net: nn.Module, x: Tensor, predicted: Tensor, norm: str, overshoot: float) -> Tensor:
+def adv_lib_deepfool(
+    net: nn.Module, x: Tensor, predicted: Tensor, norm: str, overshoot: float
+) -> Tensor:
     """Its perturbation, (n, C, H, W)."""
     from adv_lib.attacks import df
 
     u = x / SQUEEZE + 0.375
     order = 2 if norm == "L2" else float("inf")
-    found = df(Rescaled(net, SQUEEZE, 0.375), u, predicted, steps=50, overshoot=overshoot, norm=order)
+    found = df(
+        Rescaled(net, SQUEEZE, 0.375), u, predicted, steps=50, overshoot=overshoot, norm=order
+    )
     r: Tensor = (found - u) * SQUEEZE
     return r
 
@@ -200,34 +230,72 @@ def deepfool_row(library: str, case: Case, norm: str, overshoot: float) -> dict[
     ours, reached = leave(case.net, x, norm, steps=50, overshoot=overshoot)
     theirs = DEEPFOOL[library](case.net, x, case.net(x).argmax(1), norm, overshoot)
     if library == "adv-lib":
-        tolerance, why = 1.2e-3, "it adds 1e-4 to the distance of each step, 4e-4 in our pixel values; at most three steps"
+        tolerance, why = (
+            1.2e-3,
+            "it adds 1e-4 to the distance of each step, 4e-4 in our pixel values; at most three steps",
+        )
     elif case.name == LINEAR:
         tolerance, why = 1e-7, "it adds 1e-4 to the distance of each step, 1e-8 in our pixel values"
     else:
-        tolerance, why = 2 * overshoot * float(ours.abs().max()), "it linearises behind the overshoot, we before it"
+        tolerance, why = (
+            2 * overshoot * float(ours.abs().max()),
+            "it linearises behind the overshoot, we before it",
+        )
     return {
-        "compared": f"DeepFool {norm}, overshoot {overshoot:g}", "library": f"{library} {version(library)}", "on": case.name,
-        "points": len(x), "broken": int(reached.sum()), "mean length": float(size(ours, norm).mean()),
-        "difference": float((ours - theirs).abs().max()), "tolerance": tolerance, "why": why,
-    }  # fmt: skip
+        "compared": f"DeepFool {norm}, overshoot {overshoot:g}",
+        "library": f"{library} {version(library)}",
+        "on": case.name,
+        "points": len(x),
+        "broken": int(reached.sum()),
+        "mean length": float(size(ours, norm).mean()),
+        "difference": float((ours - theirs).abs().max()),
+        "tolerance": tolerance,
+        "why": why,
+    }
 
 
 def library_rows() -> list[dict[str, Any]]:
     """Everything that is compared. adv-lib overshoots in every step, so only a small overshoot is the same for it."""
     linear, digits, resnet2b = linear_case(), digits_case(), resnet2b_case()
-    rows = [pgd_row(library, case, norm) for case in (digits, resnet2b) for library in PGD for norm in ("Linf", "L2")]
+    rows = [
+        pgd_row(library, case, norm)
+        for case in (digits, resnet2b)
+        for library in PGD
+        for norm in ("Linf", "L2")
+    ]
     for library, overshoot in (("foolbox", 0.02), ("foolbox", 1e-5), ("adv-lib", 1e-5)):
-        rows += [deepfool_row(library, case, norm, overshoot) for case in (linear, digits) for norm in ("Linf", "L2")]
+        rows += [
+            deepfool_row(library, case, norm, overshoot)
+            for case in (linear, digits)
+            for norm in ("Linf", "L2")
+        ]
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    head = ("compared", "with", "on", "points", "other verdicts", "largest difference of a pixel", "tolerance", "what remains")
+    head = (
+        "compared",
+        "with",
+        "on",
+        "points",
+        "other verdicts",
+        "largest difference of a pixel",
+        "tolerance",
+        "what remains",
+    )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        cells = [row["compared"], row["library"], row["on"], row["points"], row.get("other verdicts", "-"),
-                 f"{row['difference']:.1e}", f"{row['tolerance']:.1e}", row["why"]]  # fmt: skip
+        cells = [
+            row["compared"],
+            row["library"],
+            row["on"],
+            row["points"],
+            row.get("other verdicts", "-"),
+            f"{row['difference']:.1e}",
+            f"{row['tolerance']:.1e}",
+            row["why"],
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -236,7 +304,11 @@ def main() -> None:
     """Compare, write, print."""
     torch.set_num_threads(1)
     rows = library_rows()
-    facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": str(torch.__version__), "abatis": version("abatis")}
+    facts = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "torch": str(torch.__version__),
+        "abatis": version("abatis"),
+    }
     RECORD.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
 

@@ -86,7 +86,11 @@ def trained(setting: Setting) -> tuple[nn.Module, ArraySplit]:
     first, last = slice(setting.trained), slice(setting.trained, setting.trained + setting.points)
     with tempfile.TemporaryDirectory() as folder:
         config = abatis.RunConfig(
-            backbone="cifar_resnet8", threat=str(setting.threat), epochs=setting.epochs, eval="none", out=Path(folder)
+            backbone="cifar_resnet8",
+            threat=str(setting.threat),
+            epochs=setting.epochs,
+            eval="none",
+            out=Path(folder),
         )
         result = abatis.run(config, data=((x[first], y[first]), (x[last], y[last])))
         return abatis.load(result.folder), ArraySplit(x[last], y[last], "none")
@@ -111,7 +115,9 @@ class Meter:
 
 def package(net: nn.Module, points: ArraySplit, threat: Threat, seed: int, meter: Meter) -> Tensor:
     """One call of the package: which points it leaves, (n,) bool."""
-    foreign = pyautoattack.AutoAttack(net, norm=threat.norm, eps=threat.eps, seed=seed, version="standard")
+    foreign = pyautoattack.AutoAttack(
+        net, norm=threat.norm, eps=threat.eps, seed=seed, version="standard"
+    )
     foreign.verbose = False
 
     def metered(name: str, perturb: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -158,7 +164,9 @@ def ours(
         judge = Judge(judged, points, threat, len(points), progress)
         clean = judge.clean()
         judge.tune()
-        found = autoattack(judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version)
+        found = autoattack(
+            judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version
+        )
     if version == "standard":
         meter.stop("all", whole)
     return found.verdicts[-1].robust
@@ -179,7 +187,10 @@ def one_round(net: nn.Module, points: ArraySplit, threat: Threat, seed: int) -> 
     for found in costs.values():
         seconds, images = zip(*(found[stage] for stage in APGD), strict=True)
         found["APGD"] = sum(seconds), sum(images)
-    print(f"seed {seed}: { ({name: round(found['all'][0], 1) for name, found in costs.items()}) } CPU s", flush=True)
+    print(
+        f"seed {seed}: { ({name: round(found['all'][0], 1) for name, found in costs.items()}) } CPU s",
+        flush=True,
+    )
     return {"costs": costs, "verdicts": verdicts}
 
 
@@ -189,12 +200,15 @@ def row(rounds: list[dict[str, Any]], stage: str) -> dict[str, Any]:
     found = [one["costs"]["ours"][stage] for one in rounds]
     ratios = [new[0] / old[0] for new, old in zip(found, theirs, strict=True)]
     return {
-        "stage": stage, "package_seconds": round(statistics.median(cost[0] for cost in theirs), 2),
-        "seconds": round(statistics.median(cost[0] for cost in found), 2), "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(one, 3) for one in ratios], "goal": GOALS.get(stage),
+        "stage": stage,
+        "package_seconds": round(statistics.median(cost[0] for cost in theirs), 2),
+        "seconds": round(statistics.median(cost[0] for cost in found), 2),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(one, 3) for one in ratios],
+        "goal": GOALS.get(stage),
         "package_images": int(statistics.median(cost[1] for cost in theirs)),
         "images": int(statistics.median(cost[1] for cost in found)),
-    }  # fmt: skip
+    }
 
 
 def of_a_gradient(net: nn.Module, points: ArraySplit, threat: Threat) -> dict[str, float]:
@@ -213,9 +227,17 @@ def of_a_gradient(net: nn.Module, points: ArraySplit, threat: Threat) -> dict[st
 def differing(rounds: list[dict[str, Any]], one: str, other: str) -> list[dict[str, int]]:
     """Points with another verdict, and the seed of the round."""
     return [
-        {"seed": seed, "point": point, one: int(found["verdicts"][one][point]), other: int(found["verdicts"][other][point])}
+        {
+            "seed": seed,
+            "point": point,
+            one: int(found["verdicts"][one][point]),
+            other: int(found["verdicts"][other][point]),
+        }
         for seed, found in enumerate(rounds)
-        for point in (found["verdicts"][one] != found["verdicts"][other]).nonzero().flatten().tolist()
+        for point in (found["verdicts"][one] != found["verdicts"][other])
+        .nonzero()
+        .flatten()
+        .tolist()
     ]
 
 
@@ -223,30 +245,47 @@ def page(record: dict[str, Any]) -> str:
     """Markdown."""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     lines = [
-        "# AutoAttack's cost", "",
+        "# AutoAttack's cost",
+        "",
         f"{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. {record['setting']} CPU seconds, "
-        f"medians of {record['rounds']} rounds in one process, in turn; a ratio is the median of those within the rounds.", "",
-        "| stage | pyautoattack, s | ours, s | ratio | goal | its images | ours | ms an image, its | ours |", "|---" * 9 + "|",
-    ]  # fmt: skip
+        f"medians of {record['rounds']} rounds in one process, in turn; a ratio is the median of those within the rounds.",
+        "",
+        "| stage | pyautoattack, s | ours, s | ratio | goal | its images | ours | ms an image, its | ours |",
+        "|---" * 9 + "|",
+    ]
     for one in record["rows"]:
-        goal = "-" if one["goal"] is None else f"{one['goal']:.2f}, {'reached' if one['ratio'] <= one['goal'] else 'missed'}"
+        goal = (
+            "-"
+            if one["goal"] is None
+            else f"{one['goal']:.2f}, {'reached' if one['ratio'] <= one['goal'] else 'missed'}"
+        )
         each = [1000 * one[f"{who}seconds"] / one[f"{who}images"] for who in ("package_", "")]
-        lines.append(f"| {one['stage']} | {one['package_seconds']} | {one['seconds']} | {one['ratio']:.2f} | {goal} | "
-                     f"{one['package_images']:,} | {one['images']:,} | {each[0]:.3f} | {each[1]:.3f} |")  # fmt: skip
+        lines.append(
+            f"| {one['stage']} | {one['package_seconds']} | {one['seconds']} | {one['ratio']:.2f} | {goal} | "
+            f"{one['package_images']:,} | {one['images']:,} | {each[0]:.3f} | {each[1]:.3f} |"
+        )
     robust = ", ".join("/".join(map(str, counts.values())) for counts in record["robust"])
     asked = len(record["robust"]) * record["points"]
-    return "\n".join([
-        *lines, "", f"Images: how many the network was run on, forwards with and without a gradient alike. Of {asked} verdicts "
-        f"{len(record['differing'])} differ from pyautoattack's, and with Square in bfloat16 {len(record['differing_bf16'])} "
-        f"from ours. Robust points by seed (pyautoattack/ours/bf16): {robust}.", "",
-        "Where our time goes, in a gradient of all points at once (torch.profiler): "
-        f"{', '.join(f'{name} {100 * share:.0f} %' for name, share in record['gradient'].items())}.", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Images: how many the network was run on, forwards with and without a gradient alike. Of {asked} verdicts "
+            f"{len(record['differing'])} differ from pyautoattack's, and with Square in bfloat16 {len(record['differing_bf16'])} "
+            f"from ours. Robust points by seed (pyautoattack/ours/bf16): {robust}.",
+            "",
+            "Where our time goes, in a gradient of all points at once (torch.profiler): "
+            f"{', '.join(f'{name} {100 * share:.0f} %' for name, share in record['gradient'].items())}.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("setting", choices=SETTINGS)
     name = parser.parse_args().setting
     setting: Setting = SETTINGS[name]
@@ -256,11 +295,16 @@ def main() -> None:
     record = facts("abatis", "torch", "pyautoattack") | {
         "setting": "A ResNet-8 that was trained adversarially, "
         f"{setting.points} {setting.words}, {setting.threat}, AutoAttack standard.",
-        "points": setting.points, "rounds": ROUNDS, "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
-        "robust": [{who: int(flags.sum()) for who, flags in one["verdicts"].items()} for one in rounds],
-        "differing": differing(rounds, "package", "ours"), "differing_bf16": differing(rounds, "ours", "fast"),
+        "points": setting.points,
+        "rounds": ROUNDS,
+        "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
+        "robust": [
+            {who: int(flags.sum()) for who, flags in one["verdicts"].items()} for one in rounds
+        ],
+        "differing": differing(rounds, "package", "ours"),
+        "differing_bf16": differing(rounds, "ours", "fast"),
         "gradient": of_a_gradient(net, points, setting.threat),
-    }  # fmt: skip
+    }
     written = RESULTS / f"autoattack-speed-{name}.json"
     written.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     written.with_suffix(".md").write_text(page(record), encoding="utf-8")

@@ -18,7 +18,14 @@ from typing import Any
 
 import torch
 from benchmarks import growth_page, growth_processes
-from benchmarks.growth_methods import METHODS, Method, Point, expected_bytes, expected_flop, variant_of
+from benchmarks.growth_methods import (
+    METHODS,
+    Method,
+    Point,
+    expected_bytes,
+    expected_flop,
+    variant_of,
+)
 from benchmarks.side_by_side import Times, facts, measure, peak_bytes, ratio
 
 RECORD = Path(__file__).parent / "results" / "growth.json"
@@ -43,7 +50,9 @@ def point(axis: str, value: int) -> Point:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--axes", nargs="+", choices=[*AXES, PROCESSES], default=[*AXES, PROCESSES])
     asked = parser.parse_args().axes
     torch.set_num_threads(1)
@@ -53,9 +62,13 @@ def main() -> None:
     rows += [row for name, method in METHODS.items() if axes for row in in_turn(name, method, axes)]
     rows += shared() if PROCESSES in asked else []
     record = facts("abatis", "torch") | {
-        "rounds": ROUNDS, "base": asdict(Point()), "shared_batch": growth_processes.BATCH, "fault": FAULT,
-        "forwards": {name: method.forwards() for name, method in METHODS.items()}, "rows": rows,
-    }  # fmt: skip
+        "rounds": ROUNDS,
+        "base": asdict(Point()),
+        "shared_batch": growth_processes.BATCH,
+        "fault": FAULT,
+        "forwards": {name: method.forwards() for name, method in METHODS.items()},
+        "rows": rows,
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     RECORD.with_suffix(".md").write_text(growth_page.page(record), encoding="utf-8")
     print(growth_page.page(record))
@@ -63,33 +76,62 @@ def main() -> None:
 
 def in_turn(name: str, method: Method, axes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
     """One method along some axes; all its points are timed in turn."""
-    points = {str(at): at for axis, values in axes.items() for at in (point(axis, value) for value in values)}
+    points = {
+        str(at): at
+        for axis, values in axes.items()
+        for at in (point(axis, value) for value in values)
+    }
     steps = {key: variant_of(method, at) for key, at in points.items()}
-    times, peaks = measure(steps, ROUNDS, shortest=SHORTEST), {key: peak_bytes(step) for key, step in steps.items()}
+    times, peaks = (
+        measure(steps, ROUNDS, shortest=SHORTEST),
+        {key: peak_bytes(step) for key, step in steps.items()},
+    )
     print(name, flush=True)
-    return [growth(name, axis, value, times, peaks) for axis, values in axes.items() for value in values]
+    return [
+        growth(name, axis, value, times, peaks) for axis, values in axes.items() for value in values
+    ]
 
 
 def shared() -> list[dict[str, Any]]:
     """Every method along the axis of the processes: the time of all of them together, the largest peak of one."""
     counts, found = growth_processes.COUNTS, growth_processes.measured(ROUNDS)
-    times = {name: {str(point(PROCESSES, count)): found[count].times[name] for count in counts} for name in METHODS}
-    peaks = {name: {str(point(PROCESSES, count)): found[count].peaks[name] for count in counts} for name in METHODS}
-    return [growth(name, PROCESSES, count, times[name], peaks[name]) for name in METHODS for count in counts]
+    times = {
+        name: {str(point(PROCESSES, count)): found[count].times[name] for count in counts}
+        for name in METHODS
+    }
+    peaks = {
+        name: {str(point(PROCESSES, count)): found[count].peaks[name] for count in counts}
+        for name in METHODS
+    }
+    return [
+        growth(name, PROCESSES, count, times[name], peaks[name])
+        for name in METHODS
+        for count in counts
+    ]
 
 
-def growth(name: str, axis: str, value: int, times: Times, peaks: Mapping[str, int]) -> dict[str, Any]:
+def growth(
+    name: str, axis: str, value: int, times: Times, peaks: Mapping[str, int]
+) -> dict[str, Any]:
     """Time and peak memory at one value of an axis relative to those at its first."""
-    method, at, first = METHODS[name], point(axis, value), point(axis, (AXES | {PROCESSES: (1,)})[axis][0])
+    method, at, first = (
+        METHODS[name],
+        point(axis, value),
+        point(axis, (AXES | {PROCESSES: (1,)})[axis][0]),
+    )
     work = expected_flop(method, at) / expected_flop(method, first)
     return {
-        "method": name, "axis": axis, "value": value, "batch": at.batch,
-        "cpu_seconds": round(statistics.median(times[str(at)]), 4), "peak_bytes": peaks[str(at)],
+        "method": name,
+        "axis": axis,
+        "value": value,
+        "batch": at.batch,
+        "cpu_seconds": round(statistics.median(times[str(at)]), 4),
+        "peak_bytes": peaks[str(at)],
         "time": round(ratio(times, str(at), str(first)), 3),
         "time_expected": round(work * value if axis == PROCESSES else work, 3),
         "memory": round(peaks[str(at)] / peaks[str(first)], 3),
         "memory_expected": round(expected_bytes(method, at) / expected_bytes(method, first), 3),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ UPDATE = 3  # forward, gradients to images and weights
 CANDIDATES = 4
 METHODS = {
     "at": Method(UPDATE),
-    "trades": Method(1 + 2 * UPDATE, graphs=2, plugins=("trades",)),  # the clean prediction that the attack leaves
+    "trades": Method(
+        1 + 2 * UPDATE, graphs=2, plugins=("trades",)
+    ),  # the clean prediction that the attack leaves
     "mart": Method(2 * UPDATE, graphs=2, plugins=("mart",)),
     "mail": Method(UPDATE, plugins=("mail",), options={"burn_in": 0}),
     "gairat": Method(UPDATE, plugins=("gairat",), options={"burn_in": 0, "omega": "discrete"}),
@@ -95,7 +97,10 @@ def subject(at: Point) -> Subject:
     """A ResNet-8 of some width on random images, its running statistics those of the images and kept."""
     torch.manual_seed(0)
     widths = [at.width, 2 * at.width, 4 * at.width]
-    module, x = PooledNet(partial(resnet_trunk, widths, 1), widths[-1], at.classes), torch.rand(at.batch, 3, at.size, at.size)
+    module, x = (
+        PooledNet(partial(resnet_trunk, widths, 1), widths[-1], at.classes),
+        torch.rand(at.batch, 3, at.size, at.size),
+    )
     for momentum in (1.0, 0.0):
         for norm in module.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -112,12 +117,22 @@ def variant_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
     """A step of a method, so short that no label changes; on some rows of the batch where processes share it."""
     of, random = subject(at), Randomness(0)
     plan = plan_of(
-        *method.plugins, net=of.net, num_classes=at.classes, options=method.options, threat=str(THREAT), random=random,
+        *method.plugins,
+        net=of.net,
+        num_classes=at.classes,
+        options=method.options,
+        threat=str(THREAT),
+        random=random,
         attack=AttackConfig(steps=at.steps, step_size="2/255"),
-    )  # fmt: skip
+    )
     optimizer = torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9)
-    step, whole = step_of(of.net, plan, optimizer, THREAT, random), Batch(of.x, of.y, torch.arange(at.batch))
-    batch, share = (whole, None) if rows is None else (whole.rows(rows), RowShare(rows.start, at.batch))
+    step, whole = (
+        step_of(of.net, plan, optimizer, THREAT, random),
+        Batch(of.x, of.y, torch.arange(at.batch)),
+    )
+    batch, share = (
+        (whole, None) if rows is None else (whole.rows(rows), RowShare(rows.start, at.batch))
+    )
 
     def one() -> None:
         step(batch, 0, 0, 0.0, share)
@@ -127,12 +142,16 @@ def variant_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
 
 def expected_flop(method: Method, at: Point) -> float:
     """Floating-point operations of a step by the formula."""
-    return (method.per_step * at.steps + method.fixed) * forward_flop(at) + method.products * square_flop(at)
+    return (method.per_step * at.steps + method.fixed) * forward_flop(
+        at
+    ) + method.products * square_flop(at)
 
 
 def expected_bytes(method: Method, at: Point) -> int:
     """Bytes at the peak of a step by the formula: what its graphs keep, gradients, and weights folded or perturbed."""
-    return method.graphs * kept_bytes(at) + 2 * sum(parameter.nbytes for parameter in subject(at).module.parameters())
+    return method.graphs * kept_bytes(at) + 2 * sum(
+        parameter.nbytes for parameter in subject(at).module.parameters()
+    )
 
 
 @cache
@@ -146,7 +165,9 @@ def forward_flop(at: Point) -> int:
 @cache
 def square_flop(at: Point) -> int:
     """Floating-point operations of W W^T for every weight as a matrix with no more rows than columns."""
-    layers = [part for part in subject(at).module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    layers = [
+        part for part in subject(at).module.modules() if isinstance(part, nn.Conv2d | nn.Linear)
+    ]
     shapes = [layer.weight.flatten(1).shape for layer in layers]
     return sum(2 * rows**2 * columns for rows, columns in shapes if rows <= columns)
 

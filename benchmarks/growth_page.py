@@ -6,17 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADS = {
-    "batch": "Batch", "steps": "Attack steps", "width": "Width", "classes": "Classes", "size": "Image size",
+    "batch": "Batch",
+    "steps": "Attack steps",
+    "width": "Width",
+    "classes": "Classes",
+    "size": "Image size",
     "processes": "Processes",
-}  # fmt: skip
+}
 
 
 def page(record: Mapping[str, Any]) -> str:
     """One table an axis."""
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     base = ", ".join(f"{name} {value}" for name, value in record["base"].items())
-    beside = [f"{row['method']} at {row['axis']} {row['value']}" for row in record["rows"] if beside_at(row, record)]
-    faults = [row for row in record["rows"] if any(fault(row, what, record) for what in ("time", "memory"))]
+    beside = [
+        f"{row['method']} at {row['axis']} {row['value']}"
+        for row in record["rows"]
+        if beside_at(row, record)
+    ]
+    faults = [
+        row
+        for row in record["rows"]
+        if any(fault(row, what, record) for what in ("time", "memory"))
+    ]
     text = (
         f"# How cost grows\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}.\n\n"
         "One training step of a ResNet-8 in float32; F is a forward pass of the batch, S the attack steps. One axis moves, the "
@@ -42,7 +54,11 @@ def table(axis: str, record: Mapping[str, Any]) -> str:
     head = [f"{what} at {value}" for what in ("time", "memory") for value in values]
     lines = [f"| method | F | {' | '.join(head)} |", f"|{'---|' * (len(head) + 2)}"]
     for method, forwards in record["forwards"].items():
-        cells = [cell(found[method, value], what, record) for what in ("time", "memory") for value in values]
+        cells = [
+            cell(found[method, value], what, record)
+            for what in ("time", "memory")
+            for value in values
+        ]
         lines.append(f"| {method} | {forwards} | {' | '.join(cells)} |")
     return f"\n## {HEADS[axis]}, from {first}\n\n" + "\n".join(lines) + "\n"
 
@@ -60,6 +76,12 @@ def fault(row: Mapping[str, Any], what: str, record: Mapping[str, Any]) -> bool:
 
 def beside_at(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Does its time grow faster than that of plain adversarial training, the difference of their formulas allowed for?"""
-    alike = (other for other in record["rows"] if (other["axis"], other["value"]) == (row["axis"], row["value"]))
+    alike = (
+        other
+        for other in record["rows"]
+        if (other["axis"], other["value"]) == (row["axis"], row["value"])
+    )
     at = next(other for other in alike if other["method"] == "at")
-    return bool(row["time"] / at["time"] > record["fault"] * row["time_expected"] / at["time_expected"])
+    return bool(
+        row["time"] / at["time"] > record["fault"] * row["time_expected"] / at["time_expected"]
+    )

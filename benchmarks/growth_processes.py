@@ -19,7 +19,9 @@ from torch.multiprocessing.spawn import spawn
 from abatis.system import distributed
 
 COUNTS = (1, 2, 4)
-BATCH = 128  # 32 images each where four share them, or the calls would cost more than what they compute
+BATCH = (
+    128  # 32 images each where four share them, or the calls would cost more than what they compute
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,19 @@ def measured(rounds: int) -> dict[int, Found]:
     """By the number of processes."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(work, (folder, rounds), nprocs=max(COUNTS))
-        told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(max(COUNTS))]
+        told = [
+            json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(max(COUNTS))
+        ]
     found = {}
     for count in COUNTS:
         theirs = [one[str(count)] for one in told[:count]]
-        times = {name: [sum(each) for each in zip(*(one[name]["times"] for one in theirs), strict=True)] for name in METHODS}
-        found[count] = Found(times, {name: max(one[name]["peak"] for one in theirs) for name in METHODS})
+        times = {
+            name: [sum(each) for each in zip(*(one[name]["times"] for one in theirs), strict=True)]
+            for name in METHODS
+        }
+        found[count] = Found(
+            times, {name: max(one[name]["peak"] for one in theirs) for name in METHODS}
+        )
     return found
 
 
@@ -47,14 +56,18 @@ def work(rank: int, folder: str, rounds: int) -> None:
     """What each process does, round by round, as one of so many; nothing where it is not among them."""
     torch.set_num_threads(1)
     mine: dict[int, dict[str, dict[str, Any]]] = {
-        count: {name: {"times": [], "peak": 0} for name in METHODS} for count in COUNTS if rank < count
+        count: {name: {"times": [], "peak": 0} for name in METHODS}
+        for count in COUNTS
+        if rank < count
     }
     for number in range(rounds):
         for count in COUNTS[:: 1 if number % 2 == 0 else -1]:
             if rank < count:
                 with connected(rank, count, f"file://{folder}/{number}-{count}"):
                     for name, kept in mine[count].items():
-                        step = variant_of(METHODS[name], Point(batch=BATCH), distributed.rows_of(BATCH))
+                        step = variant_of(
+                            METHODS[name], Point(batch=BATCH), distributed.rows_of(BATCH)
+                        )
                         kept["times"].append(cpu_seconds(step))
                         kept["peak"] = kept["peak"] or peak_bytes(step)
     (Path(folder) / f"{rank}.json").write_text(json.dumps(mine))

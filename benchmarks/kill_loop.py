@@ -38,13 +38,23 @@ def main() -> int:
         seconds = undisturbed(quiet)
         kills = loop(killed, LIVING * seconds / KILLS)
         hashes = [{name: digest(out / "r" / name) for name in FINAL} for out in (quiet, killed)]
-        resumed = json.loads((killed / "r" / "environment.json").read_text(encoding="utf-8"))["resumed"]
+        resumed = json.loads((killed / "r" / "environment.json").read_text(encoding="utf-8"))[
+            "resumed"
+        ]
     record: dict[str, Any] = {
-        "options": LINE, "seed": SEED, "kills": kills, "resumed": resumed, "undisturbed": hashes[0], "killed": hashes[1],
-        "equal": hashes[0] == hashes[1], "versions": versions(),
-    }  # fmt: skip
+        "options": LINE,
+        "seed": SEED,
+        "kills": kills,
+        "resumed": resumed,
+        "undisturbed": hashes[0],
+        "killed": hashes[1],
+        "equal": hashes[0] == hashes[1],
+        "versions": versions(),
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(kills)} kills; {'the same weights' if record['equal'] else 'OTHER WEIGHTS'}; {RECORD}")
+    print(
+        f"{len(kills)} kills; {'the same weights' if record['equal'] else 'OTHER WEIGHTS'}; {RECORD}"
+    )
     return 0 if record["equal"] and len(kills) == KILLS else 1
 
 
@@ -64,11 +74,16 @@ def loop(out: Path, longest: float) -> list[dict[str, float]]:
         process, patience = started(out), draw.uniform(0, longest)
         time.sleep(patience)
         if process.poll() is not None:
-            raise SystemExit(f"the run ended by itself after {len(kills)} kills: give it more epochs")
+            raise SystemExit(
+                f"the run ended by itself after {len(kills)} kills: give it more epochs"
+            )
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills.append({"seconds": round(patience, 3), "newest_step": newest(out)})
-        print(f"kill {len(kills)} after {patience:.2f} s, newest checkpoint of step {kills[-1]['newest_step']}", flush=True)
+        print(
+            f"kill {len(kills)} after {patience:.2f} s, newest checkpoint of step {kills[-1]['newest_step']}",
+            flush=True,
+        )
     if started(out).wait() != 0:
         raise SystemExit("the killed run could not be resumed")
     return kills
@@ -85,7 +100,9 @@ def started(out: Path) -> subprocess.Popen[str]:
         str(out),
         "--resume",
     ]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     for line in process.stdout or ():
         if " epochs, batch " in line:  # the last line of the plan
             break
@@ -94,7 +111,9 @@ def started(out: Path) -> subprocess.Popen[str]:
 
 def newest(out: Path) -> int:
     """The step of the newest checkpoint that has its name, whole or not; 0 where there is none."""
-    names = [path.name for path in (out / "r" / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    names = [
+        path.name for path in (out / "r" / "checkpoints").glob("step-*") if path.name[5:].isdigit()
+    ]
     return max((int(name[5:]) for name in names), default=0)
 
 

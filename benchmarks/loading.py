@@ -36,7 +36,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         known = torchvision.transforms
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         self.transform = known.Compose(
-            [known.RandomCrop(SIDE, padding=SIDE // 8), known.RandomHorizontalFlip(), known.ToTensor()]
+            [
+                known.RandomCrop(SIDE, padding=SIDE // 8),
+                known.RandomHorizontalFlip(),
+                known.ToTensor(),
+            ]
         )
 
     def __len__(self) -> int:
@@ -51,12 +55,21 @@ def main() -> None:
     torch.set_num_threads(1)
     times = measured(IMAGES, ROUNDS)
     rows = [
-        {"way": name, "cpu_seconds": round(statistics.median(seconds), 3), "of_pil": round(ratio(times, name, PIL), 4)}
+        {
+            "way": name,
+            "cpu_seconds": round(statistics.median(seconds), 3),
+            "of_pil": round(ratio(times, name, PIL), 4),
+        }
         for name, seconds in times.items()
     ]
     record = facts("abatis", "torch", "torchvision", "pillow") | {
-        "images": IMAGES, "side": SIDE, "batch": BATCH, "rounds": ROUNDS, "limit_of_pil": LIMIT, "rows": rows,
-    }  # fmt: skip
+        "images": IMAGES,
+        "side": SIDE,
+        "batch": BATCH,
+        "rounds": ROUNDS,
+        "limit_of_pil": LIMIT,
+        "rows": rows,
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
     print(page(record))
@@ -68,14 +81,25 @@ def measured(count: int, rounds: int) -> Times:
         images = torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8)
     labels = torch.zeros(count, dtype=torch.int64)
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True)
-    ways = {OURS: in_memory(images, labels, "crop-flip"), "in memory, as they are": in_memory(images, labels, "none")}
-    return measure({name: Variant(way, nothing) for name, way in (ways | {PIL: lambda: consume(loader)}).items()}, rounds)
+    ways = {
+        OURS: in_memory(images, labels, "crop-flip"),
+        "in memory, as they are": in_memory(images, labels, "none"),
+    }
+    return measure(
+        {
+            name: Variant(way, nothing)
+            for name, way in (ways | {PIL: lambda: consume(loader)}).items()
+        },
+        rounds,
+    )
 
 
 def in_memory(images: Tensor, labels: Tensor, augment: str) -> Callable[[], None]:
     """An epoch as the trainer draws it."""
     split = ArraySplit(images, labels, augment)
-    return lambda: consume(split.train_batches(enumerate(epoch_batches(len(split), BATCH, 0, 0)), 0))
+    return lambda: consume(
+        split.train_batches(enumerate(epoch_batches(len(split), BATCH, 0, 0)), 0)
+    )
 
 
 def consume(batches: Iterable[object]) -> None:
@@ -91,13 +115,18 @@ def nothing() -> None:
 def page(record: Mapping[str, Any]) -> str:
     """The record as a table."""
     lines = ["| way | CPU s, median | of PIL's |", "|---|---|---|"]
-    lines += [f"| {found['way']} | {found['cpu_seconds']:.3f} | {found['of_pil']:.3f} |" for found in record["rows"]]
+    lines += [
+        f"| {found['way']} | {found['cpu_seconds']:.3f} | {found['of_pil']:.3f} |"
+        for found in record["rows"]
+    ]
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     return (
         f"# Loading\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. An epoch of "
         f"{record['images']} images of {record['side']} x {record['side']} pixels in batches of {record['batch']}, in "
         f"turn, no worker processes, {record['rounds']} rounds; the share is the median of the shares within each round. The "
-        f"goal for augmented images in memory is at most {record['limit_of_pil']}.\n\n" + "\n".join(lines) + "\n"
+        f"goal for augmented images in memory is at most {record['limit_of_pil']}.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

@@ -49,15 +49,25 @@ SETTLED: dict[str, Any] = {"seed": 0, "batch_size": 256}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {
-        "data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "epochs": 10, "batch_size": 128,
-        "attack": {"steps": 10}, "optim": {"lr": 0.1, "schedule": "one-cycle"},
+        "data": "digits",
+        "backbone": "cnn",
+        "threat": "Linf:0.1",
+        "epochs": 10,
+        "batch_size": 128,
+        "attack": {"steps": 10},
+        "optim": {"lr": 0.1, "schedule": "one-cycle"},
     },
     "cifar10-small": {
-        "data": f"npz:{REFERENCE}/data/cifar10_small.npz", "limit": 2000, "backbone": "resnet8", "threat": "Linf:8/255",
-        "epochs": 6, "batch_size": 32, "attack": {"steps": 2, "step_size": "5/255"},
+        "data": f"npz:{REFERENCE}/data/cifar10_small.npz",
+        "limit": 2000,
+        "backbone": "resnet8",
+        "threat": "Linf:8/255",
+        "epochs": 6,
+        "batch_size": 32,
+        "attack": {"steps": 2, "step_size": "5/255"},
         "optim": {"lr": 0.05, "schedule": "one-cycle"},
     },
-}  # fmt: skip
+}
 
 CLEAN = {"use": {"attacker": "none"}}
 METHODS: dict[str, dict[str, Any]] = {
@@ -66,8 +76,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "trades": {"plugin": ["trades"]},
     "mart": {"plugin": ["mart"]},
     "mail": {"plugin": ["mail"], "mail": {"burn_in": 0}},
-    "mail+trades": {"plugin": ["mail", "trades"], "mail": {"burn_in": 0, "slope": 2, "bias": 0}, "trades": {"beta": 5}},
-    "mail+mart": {"plugin": ["mail", "mart"], "mail": {"burn_in": 0, "slope": 2, "bias": 0}, "mart": {"beta": 5}},
+    "mail+trades": {
+        "plugin": ["mail", "trades"],
+        "mail": {"burn_in": 0, "slope": 2, "bias": 0},
+        "trades": {"beta": 5},
+    },
+    "mail+mart": {
+        "plugin": ["mail", "mart"],
+        "mail": {"burn_in": 0, "slope": 2, "bias": 0},
+        "mart": {"beta": 5},
+    },
     "gairat": {"plugin": ["gairat"], "gairat": {"burn_in": 0}},
     "sovr": {"plugin": ["sovr"]},
     "emr": {"plugin": ["emr"]},
@@ -82,29 +100,56 @@ METHODS: dict[str, dict[str, Any]] = {
     "n-fgsm": {"plugin": ["fast"], "fast": {"variant": "n-fgsm"}},
     "amm (clean)": {"plugin": ["amm"], **CLEAN},
     "average-margin (clean)": {"plugin": ["average-margin"], **CLEAN},
-    "orthogonality only (clean)": {"plugin": ["average-margin"], "average_margin": {"weight": 0}, **CLEAN},
+    "orthogonality only (clean)": {
+        "plugin": ["average-margin"],
+        "average_margin": {"weight": 0},
+        **CLEAN,
+    },
 }
 SHORTER = {"cifar10-small": {"amm (clean)": {"amm": {"iterations": 2, "candidates": 4}}}}
 """What a setting has no time for: DeepFool's five steps towards nine classes, in and outside of the graph."""
 
 SWEEP = {
-    f"emr weight {weight:g}": {"plugin": ["emr"], "emr": {"weight": weight}} for weight in (0, 3, 30, 300, 3000, 30000, 300000)
+    f"emr weight {weight:g}": {"plugin": ["emr"], "emr": {"weight": weight}}
+    for weight in (0, 3, 30, 300, 3000, 30000, 300000)
 }
-COLUMNS = ("clean", "pgd20", "margin_pgd20", "autoattack", "logit_margin", "low_logit_margin", "input_margin", "seconds")
+COLUMNS = (
+    "clean",
+    "pgd20",
+    "margin_pgd20",
+    "autoattack",
+    "logit_margin",
+    "low_logit_margin",
+    "input_margin",
+    "seconds",
+)
 
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="several processes may share the work by seeds")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=SEEDS,
+        help="several processes may share the work by seeds",
+    )
     asked = parser.parse_args()
     path = RESULTS / f"methods-{asked.setting}{'-sweep' if asked.sweep else ''}.json"
     shorter = SHORTER.get(asked.setting, {})
-    facts = {"setting": {**_shown(SETTINGS[asked.setting]), **shorter}, "points": POINTS,
-             "date": f"{datetime.now(UTC):%Y-%m-%d}",
-             "machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+    facts = {
+        "setting": {**_shown(SETTINGS[asked.setting]), **shorter},
+        "points": POINTS,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     RESULTS.mkdir(exist_ok=True)
     for seed in asked.seeds:
         for method, options in (SWEEP if asked.sweep else METHODS).items():
@@ -132,14 +177,18 @@ def add(path: Path, facts: dict[str, Any], row: dict[str, Any]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = kept(path)
         order = list(SWEEP | METHODS)
-        rows = sorted([*record["rows"], row], key=lambda row: (order.index(row["method"]), row["seed"]))
+        rows = sorted(
+            [*record["rows"], row], key=lambda row: (order.index(row["method"]), row["seed"])
+        )
         path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
 
 def one_row(setting: dict[str, Any], options: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train and judge once; a run that fails is a row that says so."""
     out = Path(tempfile.mkdtemp())
-    config = RunConfig(**{**setting, **options, "seed": seed, "eval": "none", "quiet": True, "out": out})
+    config = RunConfig(
+        **{**setting, **options, "seed": seed, "eval": "none", "quiet": True, "out": out}
+    )
     began = time.process_time()
     try:
         folder = abatis.run(config).folder
@@ -154,13 +203,21 @@ def one_row(setting: dict[str, Any], options: dict[str, Any], seed: int) -> dict
 def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
     """Accuracies as fractions, margins as means over the test images (logits), or over the first ones (pixels, L2)."""
     data = open_data(
-        config.data, data_dir=config.data_dir, limit=config.limit, image_size=None, augment="none", device=CPU, workers=0
+        config.data,
+        data_dir=config.data_dir,
+        limit=config.limit,
+        image_size=None,
+        augment="none",
+        device=CPU,
+        workers=0,
     )
     threat, some = config.threat_model, data.test.subset(torch.arange(POINTS))
     batch = next(data.test.eval_batches(len(data.test)))
     with find_folding(model, lambda: model(batch.x[:2])).active():
         clean, pgd20 = pgd_verdicts(model, data.test, threat, steps=20, **SETTLED)
-        _, margin_pgd20 = pgd_verdicts(model, data.test, threat, steps=20, objective=margin, **SETTLED)
+        _, margin_pgd20 = pgd_verdicts(
+            model, data.test, threat, steps=20, objective=margin, **SETTLED
+        )
         margins = -logit_margin(model(batch.x).detach(), batch.y)
         return {
             "clean": clean.double().mean().item(),
@@ -178,7 +235,9 @@ def standard(model: nn.Module, points: Split, threat: Threat) -> float:
     with judging(model) as net:
         judge = Judge(net, points, threat, SETTLED["batch_size"])
         clean = judge.clean()
-        verdicts = autoattack(judge, clean.correct, clean.classes, SETTLED["seed"], CPU, FinishedAttacks(None, {})).verdicts
+        verdicts = autoattack(
+            judge, clean.correct, clean.classes, SETTLED["seed"], CPU, FinishedAttacks(None, {})
+        ).verdicts
     return verdicts[-1].accuracy
 
 
@@ -203,7 +262,9 @@ def table(record: dict[str, Any]) -> str:
     for method in methods:
         rows = [row for row in record["rows"] if row["method"] == method]
         failed = [row["failed"] for row in rows if "failed" in row]
-        cells = [failed[0]] if failed else [_cell(key, [row[key] for row in rows]) for key in COLUMNS]
+        cells = (
+            [failed[0]] if failed else [_cell(key, [row[key] for row in rows]) for key in COLUMNS]
+        )
         lines.append(f"| {method} | {' | '.join(cells)} |")
     seeds = len({row["seed"] for row in record["rows"]})
     facts = ", ".join(f"{key} {record[key]}" for key in ("date", "torch", "threads", "points"))
@@ -211,7 +272,9 @@ def table(record: dict[str, Any]) -> str:
         f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, seeds {seeds}. "
         "Accuracies in percent, AutoAttack and the input margin (L2, DeepFool) on the first points, "
         "margins of logits at clean test images (mean, lowest tenth), seconds of processor time for training. "
-        f"Mean and standard deviation over the seeds. Setting: `{json.dumps(record['setting'])}`\n\n" + "\n".join(lines) + "\n"
+        f"Mean and standard deviation over the seeds. Setting: `{json.dumps(record['setting'])}`\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

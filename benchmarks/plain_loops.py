@@ -54,7 +54,9 @@ def attack_by_backward(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) ->
     return (x + delta).detach()
 
 
-def attack_by_input_gradient(x: Tensor, start: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+def attack_by_input_gradient(
+    x: Tensor, start: Tensor, objective: Callable[[Tensor], Tensor]
+) -> Tensor:
     """2 units a step and whatever else the objective, points (B, C, H, W) to (), costs."""
     point = start.detach()
     for _ in range(STEPS):
@@ -92,11 +94,15 @@ def switched_loss(logits: Tensor, y: Tensor, share: float = 0.4, weight: float =
     return losses.index_put((hardest,), weight * one_vs_rest[hardest]).mean()
 
 
-def margin_weighted_loss(logits: Tensor, y: Tensor, slope: float = 10.0, bias: float = -0.5) -> Tensor:
+def margin_weighted_loss(
+    logits: Tensor, y: Tensor, slope: float = 10.0, bias: float = -0.5
+) -> Tensor:
     """Cross-entropy weighted by 3 sigmoid(slope (bias - probabilistic margin)), the weights detached."""
     p = F.softmax(logits, 1).detach()
     margin = p.gather(1, y[:, None]).squeeze(1) - rival_of(p, y)
-    return (3 * torch.sigmoid(slope * (bias - margin)) * F.cross_entropy(logits, y, reduction="none")).mean()
+    return (
+        3 * torch.sigmoid(slope * (bias - margin)) * F.cross_entropy(logits, y, reduction="none")
+    ).mean()
 
 
 # -- training steps on adversarial images ----------------------------------------------------------------------------------
@@ -111,9 +117,14 @@ def update(model: nn.Module, optimizer: Optimizer, loss: Callable[[], Tensor]) -
 
 
 def at(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = uniform, batch_statistics: bool = True,
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = uniform,
+    batch_statistics: bool = True,
     loss: LossOfLogits = F.cross_entropy,
-) -> None:  # fmt: skip
+) -> None:
     """35 units, 3 of them the update, 1 a clean forward behind it for the log."""
     model.train(batch_statistics)
     x_adv = attack_by_backward(model, x, y, start(x))
@@ -122,14 +133,24 @@ def at(
 
 
 def sovr(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = uniform, batch_statistics: bool = True
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = uniform,
+    batch_statistics: bool = True,
 ) -> None:
     """35 units: no code is published, so the loop of adversarial training with the paper's loss."""
     at(model, optimizer, x, y, start, batch_statistics, switched_loss)
 
 
 def trades(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = small_normal, batch_statistics: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = small_normal,
+    batch_statistics: bool = False,
 ) -> None:
     """39 units: a clean forward in each step of the attack, two in the loss."""
     model.train(batch_statistics)
@@ -144,7 +165,12 @@ def trades(
 
 
 def mart(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = small_normal, batch_statistics: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = small_normal,
+    batch_statistics: bool = False,
 ) -> None:
     """26 units."""
     model.train(batch_statistics)
@@ -153,7 +179,9 @@ def mart(
     def loss() -> Tensor:
         p, logits_adv = F.softmax(model(x), 1), model(x_adv)
         p_adv = F.softmax(logits_adv, 1)
-        boosted = F.cross_entropy(logits_adv, y) - torch.log(1.0001 - rival_of(p_adv, y) + 1e-12).mean()
+        boosted = (
+            F.cross_entropy(logits_adv, y) - torch.log(1.0001 - rival_of(p_adv, y) + 1e-12).mean()
+        )
         kl = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
         return boosted + 6.0 * (kl * (1.0000001 - p.gather(1, y[:, None]).squeeze(1))).mean()
 
@@ -161,7 +189,12 @@ def mart(
 
 
 def mail(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = small_normal, batch_statistics: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = small_normal,
+    batch_statistics: bool = False,
 ) -> None:
     """23 units."""
     model.train(batch_statistics)
@@ -170,7 +203,12 @@ def mail(
 
 
 def emr(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = uniform, batch_statistics: bool = True
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = uniform,
+    batch_statistics: bool = True,
 ) -> None:
     """23 units, and a forward in eval mode, its input gradient and that gradient's backward pass."""
     model.train(batch_statistics)
@@ -181,14 +219,18 @@ def emr(
         model.eval()
         logits = model(x_adv)
         weights = F.softmax(logits / 40.0, 1).detach()
-        (gradient,) = torch.autograd.grad((weights * logits).sum(1).mean(), [x_adv], create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            (weights * logits).sum(1).mean(), [x_adv], create_graph=True
+        )
         return base + 3.0 * gradient.square().sum()
 
     update(model, optimizer, loss)
     model.train()
 
 
-def perturbed_weights(model: nn.Module, x_adv: Tensor, y: Tensor, gamma: float = 0.01) -> list[tuple[Tensor, Tensor]]:
+def perturbed_weights(
+    model: nn.Module, x_adv: Tensor, y: Tensor, gamma: float = 0.01
+) -> list[tuple[Tensor, Tensor]]:
     """4 units less 1: a proxy network climbs its loss by one step; the weights and what to add to them."""
     proxy = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(proxy.parameters(), lr=0.01)
@@ -203,7 +245,12 @@ def perturbed_weights(model: nn.Module, x_adv: Tensor, y: Tensor, gamma: float =
 
 
 def awp(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = uniform, batch_statistics: bool = True
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = uniform,
+    batch_statistics: bool = True,
 ) -> None:
     """38 units and a copy of the network: adversarial training with the update taken at perturbed weights."""
     model.train(batch_statistics)

@@ -17,7 +17,12 @@ ITERATIONS, CANDIDATES = 2, 4  # three rivals and the class itself
 
 
 def average_margin(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = small_normal, batch_statistics: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = small_normal,
+    batch_statistics: bool = False,
 ) -> None:
     """3 units: cross-entropy, a ramp on the logit margin, an orthogonality penalty on the weights."""
 
@@ -26,16 +31,31 @@ def average_margin(
         margin = logits.gather(1, y[:, None]).squeeze(1) - rival_of(logits, y)
         orthogonality = torch.zeros((), dtype=x.dtype)
         for layer in model.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear) and len(layer.weight) <= layer.weight[0].numel():
+            if (
+                isinstance(layer, nn.Conv2d | nn.Linear)
+                and len(layer.weight) <= layer.weight[0].numel()
+            ):
                 matrix = layer.weight.flatten(1)
-                orthogonality = orthogonality + (matrix @ matrix.T - torch.eye(len(matrix), dtype=x.dtype)).square().sum()
-        return F.cross_entropy(logits, y) + 0.1 * (5 - margin).clamp(0, 5).mean() + 1e-3 * orthogonality
+                orthogonality = (
+                    orthogonality
+                    + (matrix @ matrix.T - torch.eye(len(matrix), dtype=x.dtype)).square().sum()
+                )
+        return (
+            F.cross_entropy(logits, y)
+            + 0.1 * (5 - margin).clamp(0, 5).mean()
+            + 1e-3 * orthogonality
+        )
 
     update(model, optimizer, loss)
 
 
 def amm(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, start: Start = small_normal, batch_statistics: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    start: Start = small_normal,
+    batch_statistics: bool = False,
 ) -> None:
     """3 units, 1 for who is right, then DeepFool on each group: once to find its worst samples, once more on those."""
     model.train()
@@ -44,16 +64,23 @@ def amm(
     model.eval()
     with torch.no_grad():
         right = model(x).argmax(1) == y
-    for rows, positive in ((right.nonzero().squeeze(1), True), ((~right).nonzero().squeeze(1), False)):
+    for rows, positive in (
+        (right.nonzero().squeeze(1), True),
+        ((~right).nonzero().squeeze(1), False),
+    ):
         if len(rows):
-            penalty = worst_penalty(model, x[rows], y[rows], positive, top=max(1, int(TOP * len(x))))
+            penalty = worst_penalty(
+                model, x[rows], y[rows], positive, top=max(1, int(TOP * len(x)))
+            )
             if penalty is not None:
                 (penalty / len(x)).backward()
     optimizer.step()
     model.train()
 
 
-def worst_penalty(model: nn.Module, x: Tensor, y: Tensor, positive: bool, top: int) -> Tensor | None:
+def worst_penalty(
+    model: nn.Module, x: Tensor, y: Tensor, positive: bool, top: int
+) -> Tensor | None:
     """R+ or R- of the worst sample of each class that is among the ``top`` worst of all, (); None where none arrived."""
     r, arrived = deepfool(model, x, None if positive else y, graph=False)
     badness = torch.where(arrived, (-1 if positive else 1) * lengths(r), -torch.inf)  # (B,)
@@ -75,7 +102,9 @@ def lengths(r: Tensor) -> Tensor:
     return r.flatten(1).norm(dim=1)
 
 
-def deepfool(model: nn.Module, x: Tensor, toward: Tensor | None, graph: bool) -> tuple[Tensor, Tensor]:
+def deepfool(
+    model: nn.Module, x: Tensor, toward: Tensor | None, graph: bool
+) -> tuple[Tensor, Tensor]:
     """Perturbations (B, C, H, W) out of the predicted class or to ``toward`` (B,), and who arrived (B,).
 
     An iteration is one forward and one backward pass of the batch repeated for each class, and one forward of the batch;
@@ -85,7 +114,11 @@ def deepfool(model: nn.Module, x: Tensor, toward: Tensor | None, graph: bool) ->
     with torch.set_grad_enabled(graph):
         z = model(adv)
     first = z.argmax(1)
-    classes = z.detach().topk(CANDIDATES, dim=1).indices if toward is None else torch.stack([first, toward], 1)  # (B, L)
+    classes = (
+        z.detach().topk(CANDIDATES, dim=1).indices
+        if toward is None
+        else torch.stack([first, toward], 1)
+    )  # (B, L)
     for _ in range(ITERATIONS):
         step = linear_step(model, adv, z, classes, graph)
         r = r + torch.where(active[:, None, None, None], step, 0)

@@ -38,7 +38,9 @@ BATCH = 256  # as in our evaluation: the package draws its random starts batch b
 
 def main() -> None:
     """Load, judge, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("export", "images", "evaluation"):
         parser.add_argument(name, type=Path)
     asked = parser.parse_args()
@@ -47,7 +49,13 @@ def main() -> None:
     (info,) = asked.export.glob("model_info/*/*/*.json")
     entry = json.loads(info.read_text(encoding="utf-8"))
     with np.load(asked.images) as arrays:
-        x = torch.from_numpy(arrays["x_test"][: ours["n"]]).permute(0, 3, 1, 2).float().div(255).contiguous()
+        x = (
+            torch.from_numpy(arrays["x_test"][: ours["n"]])
+            .permute(0, 3, 1, 2)
+            .float()
+            .div(255)
+            .contiguous()
+        )
         y = torch.from_numpy(arrays["y_test"][: ours["n"]])
     network = runpy.run_path(str(asked.export / "load.py"))["load"]()
     assert importlib.util.find_spec("abatis") is None, "run this where abatis is not installed"
@@ -58,18 +66,27 @@ def main() -> None:
     print(table(record))
 
 
-def judged(network: torch.nn.Module, x: Tensor, y: Tensor, norm: str, eps: str, seed: int) -> dict[str, Any]:
+def judged(
+    network: torch.nn.Module, x: Tensor, y: Tensor, norm: str, eps: str, seed: int
+) -> dict[str, Any]:
     """RobustBench's clean accuracy, and AutoAttack in one call, as RobustBench makes it; verdicts (n,) bool."""
     clean_accuracy = robustbench_clean_accuracy()
     began = time.perf_counter()
     radius = float(Fraction(eps))
-    attack = pyautoattack.AutoAttack(network, norm=norm, eps=radius, version="standard", seed=seed, device="cpu")
+    attack = pyautoattack.AutoAttack(
+        network, norm=norm, eps=radius, version="standard", seed=seed, device="cpu"
+    )
     adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=BATCH)
     seconds = time.perf_counter() - began
     with torch.no_grad():
         right = [network(images).argmax(1) == y for images in (x, adversarial)]
-    return {"clean_acc": clean_accuracy(network, x, y), "autoattack_acc": clean_accuracy(network, adversarial, y),
-            "clean": right[0], "AutoAttack": right[1], "seconds": seconds}  # fmt: skip
+    return {
+        "clean_acc": clean_accuracy(network, x, y),
+        "autoattack_acc": clean_accuracy(network, adversarial, y),
+        "clean": right[0],
+        "AutoAttack": right[1],
+        "seconds": seconds,
+    }
 
 
 def robustbench_clean_accuracy() -> Any:
@@ -96,14 +113,28 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], entry: dict[str, Any]
     rows = []
     for key, name in (("clean_acc", "clean"), ("autoattack_acc", "AutoAttack")):
         verdicts = torch.tensor(ours["per_point"][name]).bool()
-        rows.append({"measure": name, "ours": ours[key], "theirs": theirs[key], "exported": entry[key],
-                     "points with another verdict": int((verdicts != theirs[name]).sum())})  # fmt: skip
+        rows.append(
+            {
+                "measure": name,
+                "ours": ours[key],
+                "theirs": theirs[key],
+                "exported": entry[key],
+                "points with another verdict": int((verdicts != theirs[name]).sum()),
+            }
+        )
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": platform.machine(), "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in PACKAGES}, "n": ours["n"], "threat": ours["threat"], "seed": ours["seed"],
-        "architecture": entry["architecture"], "data": ours["data"].rpartition("/")[2],
-        "autoattack_seconds": round(theirs["seconds"]), "rows": rows,
-    }  # fmt: skip
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "n": ours["n"],
+        "threat": ours["threat"],
+        "seed": ours["seed"],
+        "architecture": entry["architecture"],
+        "data": ours["data"].rpartition("/")[2],
+        "autoattack_seconds": round(theirs["seconds"]),
+        "rows": rows,
+    }
 
 
 def table(record: dict[str, Any]) -> str:

@@ -39,7 +39,10 @@ from abatis.train.micro_batches import RowShare
 
 RECORD = Path(__file__).parent / "results" / "scaling.json"
 AT = Point(batch=16, steps=2)  # of what is measured
-ROOT, BLOCKS = ("at", "trades", "emr"), ("at", "trades", "mail")  # of the methods that each kind of sharding allows
+ROOT, BLOCKS = (
+    ("at", "trades", "emr"),
+    ("at", "trades", "mail"),
+)  # of the methods that each kind of sharding allows
 MEASURED = {"none": tuple(METHODS), "root": ROOT, "blocks": BLOCKS}
 ASSUMED: dict[str, float] = {
     "attack_steps": 10,
@@ -53,10 +56,21 @@ ASSUMED: dict[str, float] = {
     "gradient_bytes": 4,  # of one parameter
 }
 NETWORKS = {
-    "WRN-70-16": {"backbone": "wrn70", "image_size": 32, "num_classes": 10, "images_per_gpu": 16, "global_batch": 2048},
-    "Swin-L": {"backbone": "swin_large_patch4_window7_224", "image_size": 224, "num_classes": 1000, "images_per_gpu": 16,
-               "global_batch": 2048},
-}  # fmt: skip
+    "WRN-70-16": {
+        "backbone": "wrn70",
+        "image_size": 32,
+        "num_classes": 10,
+        "images_per_gpu": 16,
+        "global_batch": 2048,
+    },
+    "Swin-L": {
+        "backbone": "swin_large_patch4_window7_224",
+        "image_size": 224,
+        "num_classes": 1000,
+        "images_per_gpu": 16,
+        "global_batch": 2048,
+    },
+}
 GPUS = tuple(2**power for power in range(11))
 
 
@@ -69,8 +83,13 @@ class Exchanged(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
-            sizes = [sum(leaf.nbytes for leaf in tree_leaves(arg) if isinstance(leaf, Tensor)) for arg in args]
-            kind = self.found.setdefault(func._schema.name.partition("::")[2].strip("_"), {"calls": 0, "bytes": 0})
+            sizes = [
+                sum(leaf.nbytes for leaf in tree_leaves(arg) if isinstance(leaf, Tensor))
+                for arg in args
+            ]
+            kind = self.found.setdefault(
+                func._schema.name.partition("::")[2].strip("_"), {"calls": 0, "bytes": 0}
+            )
             kind["calls"] += 1
             kind["bytes"] += max(sizes, default=0)
         return func(*args, **(kwargs or {}))
@@ -80,7 +99,9 @@ def measured() -> list[dict[str, Any]]:
     """What two processes exchange in the third step of a method, by method and kind of sharding."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_work, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
-        rows: list[dict[str, Any]] = json.loads((Path(folder) / "0.json").read_text(encoding="utf-8"))
+        rows: list[dict[str, Any]] = json.loads(
+            (Path(folder) / "0.json").read_text(encoding="utf-8")
+        )
     return rows
 
 
@@ -100,10 +121,17 @@ def _exchanged(name: str, shard: str) -> dict[str, dict[str, int]]:
     if shard != "none":
         of.net.sharding = Sharding(of.module, shard)
     plan = plan_of(
-        *method.plugins, net=of.net, num_classes=AT.classes, options=method.options, threat=str(THREAT), random=random,
+        *method.plugins,
+        net=of.net,
+        num_classes=AT.classes,
+        options=method.options,
+        threat=str(THREAT),
+        random=random,
         attack=AttackConfig(steps=AT.steps, step_size="2/255"),
-    )  # fmt: skip
-    step = step_of(of.net, plan, torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9), THREAT, random)
+    )
+    step = step_of(
+        of.net, plan, torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9), THREAT, random
+    )
     rows = distributed.rows_of(AT.batch)
     batch = Batch(of.x, of.y, torch.arange(AT.batch)).rows(rows)
     for number in range(3):  # DDP orders its buckets behind the first step
@@ -116,10 +144,19 @@ def counted(network: Mapping[str, Any]) -> dict[str, int]:
     """Parameters and floating-point operations of a forward pass of one image; nothing is computed for it."""
     size = network["image_size"]
     with torch.device("meta"):
-        net = build(network["backbone"], num_classes=network["num_classes"], channels=3, image_size=size,
-                    mean=[0.5] * 3, std=[0.5] * 3)  # fmt: skip
+        net = build(
+            network["backbone"],
+            num_classes=network["num_classes"],
+            channels=3,
+            image_size=size,
+            mean=[0.5] * 3,
+            std=[0.5] * 3,
+        )
         image = torch.empty(1, 3, size, size)
-    return {"parameters": sum(part.numel() for part in net.parameters()), "forward_flop": flop(lambda: net.eval()(image))}
+    return {
+        "parameters": sum(part.numel() for part in net.parameters()),
+        "forward_flop": flop(lambda: net.eval()(image)),
+    }
 
 
 def gathering(size: float, gpus: int) -> float:
@@ -138,7 +175,9 @@ def waiting(gpus: int) -> float:
     return math.log2(gpus) * ASSUMED["latency_seconds"]
 
 
-def seconds(parameters: int, forward_flop: int, images: float, gpus: int, shard: str) -> tuple[float, float]:
+def seconds(
+    parameters: int, forward_flop: int, images: float, gpus: int, shard: str
+) -> tuple[float, float]:
     """(computing, waiting for others) of one step of PGD adversarial training on so many images a GPU.
 
     none: the gradients travel, scattered and gathered, while the backward pass goes on, but for the last bucket.
@@ -159,7 +198,9 @@ def seconds(parameters: int, forward_flop: int, images: float, gpus: int, shard:
     return computing, (exposed + small) if gpus > 1 else 0.0
 
 
-def computed(name: str, network: Mapping[str, Any], count: Mapping[str, int]) -> list[dict[str, Any]]:
+def computed(
+    name: str, network: Mapping[str, Any], count: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """A row for each number of GPUs: efficiency with as many images a GPU, and with as many images in all."""
     rows = []
     for gpus in GPUS:
@@ -167,8 +208,13 @@ def computed(name: str, network: Mapping[str, Any], count: Mapping[str, int]) ->
         whole = count["parameters"] * ASSUMED["gradient_bytes"]
         for shard, passes in (("none", 2), ("root", 3), ("blocks", 4)):
             row[f"sent_mb_{shard}"] = passes * (gpus - 1) / gpus * whole / 1e6
-            for scale, images in (("weak", network["images_per_gpu"]), ("strong", network["global_batch"] / gpus)):
-                computing, others = seconds(count["parameters"], count["forward_flop"], images, gpus, shard)
+            for scale, images in (
+                ("weak", network["images_per_gpu"]),
+                ("strong", network["global_batch"] / gpus),
+            ):
+                computing, others = seconds(
+                    count["parameters"], count["forward_flop"], images, gpus, shard
+                )
                 row[f"{scale}_{shard}"] = computing / (computing + others)
                 row[f"{scale}_{shard}_seconds"] = computing + others
         rows.append(row)
@@ -186,14 +232,22 @@ def main() -> None:
     counts = {name: counted(network) for name, network in NETWORKS.items()}
     record = {
         **facts("abatis", "torch", "timm"),
-        "measured": old.get("measured") or {
-            "network": "ResNet-8", "parameters": sum(part.numel() for part in of.parameters()), "batch": AT.batch,
-            "processes": 2, "rows": measured(),
+        "measured": old.get("measured")
+        or {
+            "network": "ResNet-8",
+            "parameters": sum(part.numel() for part in of.parameters()),
+            "batch": AT.batch,
+            "processes": 2,
+            "rows": measured(),
         },
         "assumed": ASSUMED,
         "networks": {name: {**network, **counts[name]} for name, network in NETWORKS.items()},
-        "computed": [row for name, network in NETWORKS.items() for row in computed(name, network, counts[name])],
-    }  # fmt: skip
+        "computed": [
+            row
+            for name, network in NETWORKS.items()
+            for row in computed(name, network, counts[name])
+        ],
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
 

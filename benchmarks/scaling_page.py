@@ -10,7 +10,10 @@ SHARDS = ("none", "root", "blocks")
 
 def page(record: Mapping[str, Any]) -> str:
     """What was measured, what was assumed, what follows."""
-    found, versions = record["measured"], ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    found, versions = (
+        record["measured"],
+        ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
+    )
     whole = 4 * found["parameters"]
     return (
         f"# What several processes exchange\n\n{record['date']}, {record['machine']}, {versions}. "
@@ -26,7 +29,10 @@ def page(record: Mapping[str, Any]) -> str:
             for kind, told in row["exchanged"].items()
         )
         + "\n## Assumed\n\n| what | value |\n|---|---|\n"
-        + "".join(f"| {name.replace('_', ' ')} | {value:g} |\n" for name, value in record["assumed"].items())
+        + "".join(
+            f"| {name.replace('_', ' ')} | {value:g} |\n"
+            for name, value in record["assumed"].items()
+        )
         + "".join(table(name, record) for name in record["networks"])
     )
 
@@ -40,7 +46,11 @@ def table(name: str, record: Mapping[str, Any]) -> str:
     lines = [f"| GPUs | {' | '.join(head)} |", f"|{'---|' * (len(head) + 1)}"]
     for row in rows:
         sent = [f"{row[f'sent_mb_{shard}']:,.0f}" for shard in SHARDS]
-        shares = [f"{row[f'{scale}_{shard}']:.1%}".replace("%", " %") for scale in ("weak", "strong") for shard in SHARDS]
+        shares = [
+            f"{row[f'{scale}_{shard}']:.1%}".replace("%", " %")
+            for scale in ("weak", "strong")
+            for shard in SHARDS
+        ]
         lines.append(f"| {row['gpus']:,} | {' | '.join(sent + shares)} |")
     return (
         f"\n## Computed: {name}\n\nCounted: {network['parameters']:,} parameters, {network['forward_flop'] / 1e9:.1f} GFLOP a "

@@ -36,12 +36,17 @@ Times = Mapping[str, list[float]]
 """CPU seconds of a call, one for each round."""
 
 
-def measure(variants: Mapping[str, Variant], rounds: int, warm_up: bool = True, shortest: float = SHORTEST) -> Times:
+def measure(
+    variants: Mapping[str, Variant], rounds: int, warm_up: bool = True, shortest: float = SHORTEST
+) -> Times:
     """Each round calls every variant, every other one in reverse order.
 
     An unmeasured round comes first, or not where steps are so long that it would say nothing; then none is repeated.
     """
-    repeats = {name: math.ceil(shortest / cpu_seconds(variant)) if warm_up else 1 for name, variant in variants.items()}
+    repeats = {
+        name: math.ceil(shortest / cpu_seconds(variant)) if warm_up else 1
+        for name, variant in variants.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds):
         for name in list(variants)[:: 1 if number % 2 == 0 else -1]:
@@ -71,7 +76,9 @@ def peak_bytes(variant: Variant) -> int:
     variant.restore()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         variant.call()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
@@ -92,7 +99,9 @@ def busiest(variant: Variant, calls: int = 3, count: int = 8) -> dict[str, float
     whole = sum(event.self_cpu_time_total for event in events)
     own = {event.key: event.self_cpu_time_total for event in events if event.key != ATTACK}
     largest = sorted(own, key=own.__getitem__, reverse=True)[:count]
-    times = {event.key: event.cpu_time_total for event in events if event.key == ATTACK} | {name: own[name] for name in largest}
+    times = {event.key: event.cpu_time_total for event in events if event.key == ATTACK} | {
+        name: own[name] for name in largest
+    }
     return {name: round(time / whole, 3) for name, time in times.items()}
 
 
@@ -125,8 +134,12 @@ def machine_peaks() -> dict[str, float]:
         square = torch.rand(2048, 2048, dtype=dtype)
         found[f"matmul 2048, {name}"] = _rate(lambda a=square: a @ a)
         for channels, size, batch in ((16, 32, 64), (64, 32, 32), (256, 8, 32)):
-            images = torch.rand(batch, channels, size, size, dtype=dtype).to(memory_format=torch.channels_last)
-            weight = torch.rand(channels, channels, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+            images = torch.rand(batch, channels, size, size, dtype=dtype).to(
+                memory_format=torch.channels_last
+            )
+            weight = torch.rand(channels, channels, 3, 3, dtype=dtype).to(
+                memory_format=torch.channels_last
+            )
             label = f"convolution of {batch} x {channels} x {size} x {size}, {name}"
             found[label] = _rate(lambda x=images, w=weight: F.conv2d(x, w, padding=1))
     return found
@@ -151,7 +164,10 @@ def facts(*packages: str) -> dict[str, Any]:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": ", ".join([platform.machine(), *models[:1], f"{os.cpu_count()} cores"]),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: _version(package) for package in packages},
+        },
     }
 
 

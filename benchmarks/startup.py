@@ -30,7 +30,11 @@ COMMANDS = {
     "defense-run --plugin emr --help": ("-c", SCRIPT.format("run"), "--plugin", "emr", "--help"),
     "defense registry list": ("-c", SCRIPT.format("main"), "registry", "list"),
 }
-OTHERS = {"defense --help": ("-c", SCRIPT.format("main"), "--help"), NOTHING: ("-c", "pass"), TORCH: ("-c", "import torch")}
+OTHERS = {
+    "defense --help": ("-c", SCRIPT.format("main"), "--help"),
+    NOTHING: ("-c", "pass"),
+    TORCH: ("-c", "import torch"),
+}
 
 
 def main() -> None:
@@ -38,8 +42,12 @@ def main() -> None:
     cpu, wall = measure(COMMANDS | OTHERS, ROUNDS)
     rows = [row(name, words, cpu, wall) for name, words in (COMMANDS | OTHERS).items()]
     record = facts("abatis", "torch", "pydantic", "pydantic-settings", "rich") | {
-        "threads": 1, "rounds": ROUNDS, "goal_seconds": GOAL, "limit_of_torch": SHARE, "rows": rows,
-    }  # fmt: skip
+        "threads": 1,
+        "rounds": ROUNDS,
+        "goal_seconds": GOAL,
+        "limit_of_torch": SHARE,
+        "rows": rows,
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
     print(page(record))
@@ -60,14 +68,21 @@ def measure(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[Times, 
 def once(words: Sequence[str]) -> tuple[float, float]:
     """CPU and wall seconds of one process; what it prints is thrown away."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, *words], capture_output=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ended - began
 
 
 def imports(words: Sequence[str]) -> dict[str, float]:
     """Seconds that each top-level package took to import, what it imports itself not included."""
-    done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True
+    )
     found: dict[str, float] = {}
     for line in done.stderr.splitlines()[1:]:
         own, _, module = line.removeprefix("import time:").split("|")
@@ -81,11 +96,15 @@ def row(name: str, words: Sequence[str], cpu: Times, wall: Times) -> dict[str, A
     packages = imports(words)
     largest = sorted(packages, key=packages.__getitem__, reverse=True)[:4]
     return {
-        "command": name, "cpu_seconds": round(statistics.median(cpu[name]), 3), "cpu_seconds_least": round(min(cpu[name]), 3),
-        "wall_seconds": round(statistics.median(wall[name]), 3), "of_torch": round(ratio(cpu, name, TORCH), 3),
-        "imports_torch": "torch" in packages, "packages": len(packages),
+        "command": name,
+        "cpu_seconds": round(statistics.median(cpu[name]), 3),
+        "cpu_seconds_least": round(min(cpu[name]), 3),
+        "wall_seconds": round(statistics.median(wall[name]), 3),
+        "of_torch": round(ratio(cpu, name, TORCH), 3),
+        "imports_torch": "torch" in packages,
+        "packages": len(packages),
         "longest_imports": {package: round(packages[package], 3) for package in largest},
-    }  # fmt: skip
+    }
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -95,8 +114,12 @@ def page(record: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for found in record["rows"]:
-        longest = ", ".join(f"{package} {seconds}" for package, seconds in found["longest_imports"].items())
-        numbers = (found[key] for key in ("cpu_seconds", "cpu_seconds_least", "wall_seconds", "of_torch"))
+        longest = ", ".join(
+            f"{package} {seconds}" for package, seconds in found["longest_imports"].items()
+        )
+        numbers = (
+            found[key] for key in ("cpu_seconds", "cpu_seconds_least", "wall_seconds", "of_torch")
+        )
         lines.append(
             f"| `{found['command']}` | {' | '.join(f'{number:.3f}' for number in numbers)} "
             f"| {'yes' if found['imports_torch'] else 'no'} | {longest} |"

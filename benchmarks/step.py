@@ -18,7 +18,16 @@ from typing import Any
 
 import torch
 from benchmarks import step_page
-from benchmarks.side_by_side import Times, Variant, busiest, facts, machine_peaks, measure, peak_bytes, ratio
+from benchmarks.side_by_side import (
+    Times,
+    Variant,
+    busiest,
+    facts,
+    machine_peaks,
+    measure,
+    peak_bytes,
+    ratio,
+)
 from benchmarks.step_peers import PEERS
 from benchmarks.step_variants import (
     BOTH,
@@ -57,7 +66,12 @@ class Goal:
     extra: bool = False
 
 
-AGAINST_LOOPS = {"at": (0.45, 0.28), "trades": (0.47, 0.29), "mart": (0.72, 0.50), "awp": (0.50, 0.33)}
+AGAINST_LOOPS = {
+    "at": (0.45, 0.28),
+    "trades": (0.47, 0.29),
+    "mart": (0.72, 0.50),
+    "awp": (0.50, 0.33),
+}
 AT = "at: float32"
 ADDED = {"emr": 0.35, "at + average-margin": 0.02, "sovr": 0.02, "at + amm": 0.90}
 ONE, ALL = "jacobian, one projection: float32", "jacobian, all classes: float32"
@@ -68,14 +82,19 @@ GOALS = [
         for variant, limit in zip(BOTH, limits, strict=True)
     ),
     Goal("at, without folding / bare passes", "at: without folding", "at: bare passes", 1.03),
-    *(Goal(f"{name}, added to at", f"{name}: float32", AT, limit, extra=True) for name, limit in ADDED.items()),
+    *(
+        Goal(f"{name}, added to at", f"{name}: float32", AT, limit, extra=True)
+        for name, limit in ADDED.items()
+    ),
     Goal("jacobian, one projection / all classes", ONE, ALL, 0.15),
 ]
 
 
 def main() -> None:
     """Measure, check, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("backbone", choices=SETTINGS)
     parser.add_argument("--rounds", type=int)
     asked = parser.parse_args()
@@ -83,7 +102,10 @@ def main() -> None:
     asked_rounds = {} if asked.rounds is None else {"rounds": asked.rounds}
     record = facts(*PACKAGES) | measured(asked.backbone, **SETTINGS[asked.backbone] | asked_rounds)
     RESULTS.mkdir(exist_ok=True)
-    for suffix, text in {"json": json.dumps(record, indent=1) + "\n", "md": step_page.page(record)}.items():
+    for suffix, text in {
+        "json": json.dumps(record, indent=1) + "\n",
+        "md": step_page.page(record),
+    }.items():
         (RESULTS / f"step-{asked.backbone}.{suffix}").write_text(text, encoding="utf-8")
     print(step_page.page(record))
 
@@ -93,22 +115,45 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
     of = subject(backbone, batch)
     steps, absent = all_variants(of)
     if brief:
-        steps = {name: step for name, step in steps.items() if f"{group_of(name)}: plain loop" in steps}
-    times = {group: measure(members, rounds, warm_up=not brief) for group, members in grouped(steps).items()}
+        steps = {
+            name: step for name, step in steps.items() if f"{group_of(name)}: plain loop" in steps
+        }
+    times = {
+        group: measure(members, rounds, warm_up=not brief)
+        for group, members in grouped(steps).items()
+    }
     work, forward = units(subject(backbone, batch, image_size=8)), forward_flop(of)
     loops = [name for name in times if f"{name}: plain loop" in steps]
-    goals = [reached(goal, times, steps, work) for goal in GOALS if {goal.over, goal.under} <= steps.keys()]
+    goals = [
+        reached(goal, times, steps, work)
+        for goal in GOALS
+        if {goal.over, goal.under} <= steps.keys()
+    ]
     if not brief:
         goals += [memory_reached(name, steps) for name in loops]
-    chosen = {} if brief else {name: layout_ratios(measure(layouts(METHODS[name], of), rounds)) for name in METHODS}
+    chosen = (
+        {}
+        if brief
+        else {name: layout_ratios(measure(layouts(METHODS[name], of), rounds)) for name in METHODS}
+    )
     return {
-        "backbone": backbone, "batch": batch, "rounds": rounds, "absent": absent, "peaks": machine_peaks(), "goals": goals,
+        "backbone": backbone,
+        "batch": batch,
+        "rounds": rounds,
+        "absent": absent,
+        "peaks": machine_peaks(),
+        "goals": goals,
         "over_contiguous": chosen,
         "against_plain_loop": {name: against_loop(name, times[name], of) for name in loops},
-        "against_others": {name: against_other(name, times["at"], of) for name in OTHERS if f"at: {name}" in steps},
-        "of_matmul_peak": of_peak(times["at"], {name: units * forward for name, units in work.items()}),
-        "units": {name: value for name, value in work.items() if name in steps}, "cpu_seconds": times,
-    }  # fmt: skip
+        "against_others": {
+            name: against_other(name, times["at"], of) for name in OTHERS if f"at: {name}" in steps
+        },
+        "of_matmul_peak": of_peak(
+            times["at"], {name: units * forward for name, units in work.items()}
+        ),
+        "units": {name: value for name, value in work.items() if name in steps},
+        "cpu_seconds": times,
+    }
 
 
 def layout_ratios(times: Times) -> dict[str, float]:
@@ -133,29 +178,53 @@ def grouped(steps: Mapping[str, Variant]) -> dict[str, dict[str, Variant]]:
 def against_loop(name: str, times: Times, of: Subject) -> dict[str, Any]:
     """Ratios to the plain loop, and the differences after one step in float64 with either batch-norm mode of the attack."""
     method, small = METHODS[name], of.double(FEW_IMAGES)
-    ratios = {variant: ratio(times, f"{name}: {variant}", f"{name}: plain loop") for variant in method.variants}
-    return {"ratios": ratios, "difference": {mode: difference(method, small, mode == "train") for mode in ("eval", "train")}}
+    ratios = {
+        variant: ratio(times, f"{name}: {variant}", f"{name}: plain loop")
+        for variant in method.variants
+    }
+    return {
+        "ratios": ratios,
+        "difference": {
+            mode: difference(method, small, mode == "train") for mode in ("eval", "train")
+        },
+    }
 
 
 def against_other(name: str, times: Times, of: Subject) -> dict[str, Any]:
     """Ratios of our adversarial training to it; the difference of its update to the plain loop's where it can be made."""
-    ratios = {variant: ratio(times, f"at: {variant}", f"at: {name}") for variant in METHODS["at"].variants}
+    ratios = {
+        variant: ratio(times, f"at: {variant}", f"at: {name}") for variant in METHODS["at"].variants
+    }
     if name != "torchattacks":
         return {"ratios": ratios}
-    return {"ratios": ratios, "difference": {"eval": torchattacks_difference(of.double(FEW_IMAGES))}}
+    return {
+        "ratios": ratios,
+        "difference": {"eval": torchattacks_difference(of.double(FEW_IMAGES))},
+    }
 
 
 def of_peak(times: Times, work: Mapping[str, float]) -> dict[str, float]:
     """Work for the time of each step relative to that of the matrix product, all in float32."""
-    return {name: ratio(times, PRODUCT, name) * work[name] / (2 * SIDE**3) for name in times if name != PRODUCT}
+    return {
+        name: ratio(times, PRODUCT, name) * work[name] / (2 * SIDE**3)
+        for name in times
+        if name != PRODUCT
+    }
 
 
-def reached(goal: Goal, times: Mapping[str, Times], steps: Mapping[str, Variant], work: Mapping[str, float]) -> dict[str, Any]:
+def reached(
+    goal: Goal, times: Mapping[str, Times], steps: Mapping[str, Variant], work: Mapping[str, float]
+) -> dict[str, Any]:
     """What was measured for a goal, the same by operations, and where the time goes when it is missed."""
     value = ratio(times[group_of(goal.over)], goal.over, goal.under) - goal.extra
     counted = work[goal.over] / work[goal.under] - goal.extra
-    row = {"goal": goal.what, "limit": goal.limit, "measured": round(value, 3), "met": value <= goal.limit,
-           "by_operations": round(counted, 3)}  # fmt: skip
+    row = {
+        "goal": goal.what,
+        "limit": goal.limit,
+        "measured": round(value, 3),
+        "met": value <= goal.limit,
+        "by_operations": round(counted, 3),
+    }
     return row if row["met"] else row | {"busiest": busiest(steps[goal.over])}
 
 
@@ -163,7 +232,12 @@ def memory_reached(name: str, steps: Mapping[str, Variant]) -> dict[str, Any]:
     """The same for the peak memory of a step."""
     value = peak_bytes(steps[f"{name}: float32"]) / peak_bytes(steps[f"{name}: plain loop"])
     what = f"{name}, peak memory of float32 / plain loop"
-    return {"goal": what, "limit": MEMORY_LIMIT, "measured": round(value, 3), "met": value <= MEMORY_LIMIT}
+    return {
+        "goal": what,
+        "limit": MEMORY_LIMIT,
+        "measured": round(value, 3),
+        "met": value <= MEMORY_LIMIT,
+    }
 
 
 if __name__ == "__main__":

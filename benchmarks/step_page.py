@@ -29,17 +29,31 @@ def page(record: Mapping[str, Any]) -> str:
         table(("goal", "at most", "measured", "met", "by operations"), goal_rows(record["goals"])),
         "## Beside the plain loops",
         table(
-            ("method", "step", "time / plain loop", "units", "of the plain loop", "difference, eval", "train"),
+            (
+                "method",
+                "step",
+                "time / plain loop",
+                "units",
+                "of the plain loop",
+                "difference, eval",
+                "train",
+            ),
             loop_rows(record),
         ),
         TRAIN,
         "## Adversarial training beside others",
-        table(("other", "step", "time / other", "difference of the other to the plain loop"), other_rows(record)),
+        table(
+            ("other", "step", "time / other", "difference of the other to the plain loop"),
+            other_rows(record),
+        ),
         *layouts(record["over_contiguous"]),
         "## The machine",
         table(("kernel", "GFLOP per CPU second"), record["peaks"].items()),
         "By the operations they need, the steps of adversarial training reach of the float32 matrix product timed with them:",
-        table(("step", "share"), [(name, f"{share:.2f}") for name, share in record["of_matmul_peak"].items()]),
+        table(
+            ("step", "share"),
+            [(name, f"{share:.2f}") for name, share in record["of_matmul_peak"].items()],
+        ),
         *missed(record["goals"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -69,7 +83,14 @@ def loop_rows(record: Mapping[str, Any]) -> Iterable[Sequence[object]]:
         differences = [f"{found['difference'][mode]:.1e}" for mode in ("eval", "train")]
         work = record["units"][f"{name}: plain loop"]
         for variant, value in found["ratios"].items():
-            yield name, variant, f"{value:.3f}", record["units"][f"{name}: {variant}"], work, *differences
+            yield (
+                name,
+                variant,
+                f"{value:.3f}",
+                record["units"][f"{name}: {variant}"],
+                work,
+                *differences,
+            )
             differences = ["", ""]
 
 
@@ -84,7 +105,10 @@ def other_rows(record: Mapping[str, Any]) -> Iterable[Sequence[object]]:
 def layouts(ratios: Mapping[str, Mapping[str, float]]) -> Iterable[str]:
     """What the layout and folding do for each method."""
     if ratios:
-        rows = [(name, f"{found['without folding']:.3f}", f"{found['float32']:.3f}") for name, found in ratios.items()]
+        rows = [
+            (name, f"{found['without folding']:.3f}", f"{found['float32']:.3f}")
+            for name, found in ratios.items()
+        ]
         head = ("method", "channels_last / contiguous", "and folded / contiguous")
         yield from (
             "## Layout",
@@ -96,8 +120,21 @@ def layouts(ratios: Mapping[str, Mapping[str, float]]) -> Iterable[str]:
 def missed(goals: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     """Where the time goes in the steps that miss their goal."""
     rows = [
-        (row["goal"], ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in row["busiest"].items()))
+        (
+            row["goal"],
+            ", ".join(
+                f"{name.removeprefix('aten::')} {share:.0%}"
+                for name, share in row["busiest"].items()
+            ),
+        )
         for row in goals
         if "busiest" in row
     ]
-    return ["## Where the time goes where a goal is missed", table(("goal", "share of the step's time"), rows)] if rows else []
+    return (
+        [
+            "## Where the time goes where a goal is missed",
+            table(("goal", "share of the step's time"), rows),
+        ]
+        if rows
+        else []
+    )

@@ -47,9 +47,17 @@ def art_step(model: nn.Module, optimizer: Optimizer) -> PeerStep:
     import abatis.system.timm_import  # noqa: F401
 
     classifier = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), (3, 32, 32), 10, optimizer, clip_values=(0.0, 1.0), device_type="cpu"
+        model,
+        nn.CrossEntropyLoss(),
+        (3, 32, 32),
+        10,
+        optimizer,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
     )
-    trainer = AdversarialTrainerMadryPGD(classifier, nb_epochs=1, eps=EPS, eps_step=ALPHA, max_iter=STEPS)
+    trainer = AdversarialTrainerMadryPGD(
+        classifier, nb_epochs=1, eps=EPS, eps_step=ALPHA, max_iter=STEPS
+    )
 
     def step(x: Tensor, y: Tensor) -> None:
         with redirect_stderr(io.StringIO()):  # progress bars
@@ -58,4 +66,7 @@ def art_step(model: nn.Module, optimizer: Optimizer) -> PeerStep:
     return step
 
 
-PEERS: dict[str, Callable[[nn.Module, Optimizer], PeerStep]] = {"torchattacks": torchattacks_step, "ART": art_step}
+PEERS: dict[str, Callable[[nn.Module, Optimizer], PeerStep]] = {
+    "torchattacks": torchattacks_step,
+    "ART": art_step,
+}

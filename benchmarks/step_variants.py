@@ -62,7 +62,9 @@ METHODS = {
     "amm": Method(("amm",), plain_margins.amm, FEW, attacker="none"),
     "average-margin": Method(("average-margin",), plain_margins.average_margin, attacker="none"),
     "jacobian, one projection": Method(("jacobian",), options={"at": "clean"}, attacker="none"),
-    "jacobian, all classes": Method(("jacobian",), options={"at": "clean", "projections": 0}, attacker="none"),
+    "jacobian, all classes": Method(
+        ("jacobian",), options={"at": "clean", "projections": 0}, attacker="none"
+    ),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "fold": True},
@@ -103,17 +105,24 @@ def sgd(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
-def our_step(method: Method, of: Subject, variant: str = "float32", batch_statistics: bool = False) -> Action:
+def our_step(
+    method: Method, of: Subject, variant: str = "float32", batch_statistics: bool = False
+) -> Action:
     """Our step on the network of a subject: the one place where its variants are built."""
     random, options = Randomness(0), VARIANTS[variant]
     net = Net(of.module, attack_precision=options["precision"])
     net.tune(of.x[:2], fold=options["fold"])
     net._format = net._attack_format = options.get("layout", net._format)
     plan = plan_of(
-        *method.plugins, net=net, num_classes=10, options=method.options, threat=str(THREAT), random=random,
+        *method.plugins,
+        net=net,
+        num_classes=10,
+        options=method.options,
+        threat=str(THREAT),
+        random=random,
         use={"attacker": method.attacker} if method.attacker else {},
         attack=AttackConfig(steps=plain.STEPS, step_size="2/255", start=method.start),
-    )  # fmt: skip
+    )
     attacker = plan.attacker
 
     def recorded(forward: Forward, batch: Batch) -> Attacked:
@@ -138,7 +147,9 @@ def plain_step(method: Method, of: Subject, **options: Any) -> Action:
 
 def bare_passes(of: Subject) -> Action:
     """The passes that adversarial training cannot do without, in the layout of ours, and nothing else."""
-    layout = getattr(torch, Net(of.module).tune(of.x[:2])["layout"].replace("contiguous", "contiguous_format"))
+    layout = getattr(
+        torch, Net(of.module).tune(of.x[:2])["layout"].replace("contiguous", "contiguous_format")
+    )
     optimizer, x = sgd(of.module), of.x.contiguous(memory_format=layout)
 
     def passes() -> None:
@@ -164,12 +175,20 @@ def matrix_product(of: Subject) -> Action:
 
 def all_variants(of: Subject) -> tuple[dict[str, Variant], dict[str, str]]:
     """Every step by "method: variant", on a network of its own; and why the absent libraries are absent."""
-    makers: dict[str, Callable[[Subject], Action]] = {PRODUCT: matrix_product, "at: bare passes": bare_passes}
+    makers: dict[str, Callable[[Subject], Action]] = {
+        PRODUCT: matrix_product,
+        "at: bare passes": bare_passes,
+    }
     for name, method in METHODS.items():
-        makers |= {f"{name}: {variant}": partial(our_step, method, variant=variant) for variant in method.variants}
+        makers |= {
+            f"{name}: {variant}": partial(our_step, method, variant=variant)
+            for variant in method.variants
+        }
         if method.loop is not None:
             makers[f"{name}: plain loop"] = partial(plain_step, method)
-    makers |= {f"at: {name}": lambda own, make=make: _peer_step(make, own) for name, make in PEERS.items()}
+    makers |= {
+        f"at: {name}": lambda own, make=make: _peer_step(make, own) for name, make in PEERS.items()
+    }
     found, absent, state = {}, {}, copy.deepcopy(of.module.state_dict())
     for name, make in makers.items():
         own = Subject(copy.deepcopy(of.module), of.x, of.y)
@@ -185,7 +204,9 @@ def layouts(method: Method, of: Subject) -> dict[str, Variant]:
     state, found = copy.deepcopy(of.module.state_dict()), {}
     for variant in LAYOUTS:
         own = Subject(copy.deepcopy(of.module), of.x, of.y)
-        found[variant] = Variant(our_step(method, own, variant), partial(restore, own.module, state))
+        found[variant] = Variant(
+            our_step(method, own, variant), partial(restore, own.module, state)
+        )
     return found
 
 
@@ -203,7 +224,9 @@ def units(of: Subject) -> dict[str, float]:
     """The work of every step, in forward passes of the batch."""
     forward = forward_flop(of)
     steps, _ = all_variants(of)
-    return {name: round(flop(step.call) / forward, 2) for name, step in steps.items() if name != PRODUCT}
+    return {
+        name: round(flop(step.call) / forward, 2) for name, step in steps.items() if name != PRODUCT
+    }
 
 
 def forward_flop(of: Subject) -> int:
@@ -224,7 +247,9 @@ def difference(method: Method, of: Subject, batch_statistics: bool) -> float:
     """Of the parameters after one step of ours and one of the plain loop, from the same start: the largest, absolute."""
     ours, theirs = (Subject(copy.deepcopy(of.module), of.x, of.y) for _ in range(2))
     our_step(method, ours, batch_statistics=batch_statistics)()
-    plain_step(method, theirs, start=partial(stored_start, method), batch_statistics=batch_statistics)()
+    plain_step(
+        method, theirs, start=partial(stored_start, method), batch_statistics=batch_statistics
+    )()
     return largest_difference(ours, theirs)
 
 

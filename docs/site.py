@@ -22,7 +22,17 @@ from abatis.commands.registry.entries import listing, origin
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page
-GUIDE = ["index", "quickstart", "concepts", "evaluation", "speed", "large-models", "scaling", "publishing", "faq"]
+GUIDE = [
+    "index",
+    "quickstart",
+    "concepts",
+    "evaluation",
+    "speed",
+    "large-models",
+    "scaling",
+    "publishing",
+    "faq",
+]
 PLUGINS = ["writing-a-plugin", "testing-a-plugin", "hooks"]
 REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
@@ -40,7 +50,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Plugins": [pages[name] for name in PLUGINS if name in pages]},
         {"Methods": ["registry.md", *_within("docs/methods/*.md", "docs")]},
         {"Reference": REFERENCE},
-        {"Records": [*_within("benchmarks/records/*.md", "."), *_within("benchmarks/results/*.md", ".")]},
+        {
+            "Records": [
+                *_within("benchmarks/records/*.md", "."),
+                *_within("benchmarks/results/*.md", "."),
+            ]
+        },
         {"Project": [*ROOTED, *_within("docs/decisions/*.md", "docs")]},
     ]
     return config
@@ -48,10 +63,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in ``docs/``, and those that are made here."""
-    made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "registry.md": registry_page(),
-            "reference/api.md": api_page()}  # fmt: skip
+    made = {
+        "index.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+        "registry.md": registry_page(),
+        "reference/api.md": api_page(),
+    }
     records = [
-        name for kind in ("records/*.md", "results/*.md", "results/*.json") for name in _within(f"benchmarks/{kind}", ".")
+        name
+        for kind in ("records/*.md", "results/*.md", "results/*.json")
+        for name in _within(f"benchmarks/{kind}", ".")
     ]
     for name in (*ROOTED, *records):
         made[name] = (ROOT / name).read_text(encoding="utf-8")
@@ -63,9 +83,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links, and put its registry entry under the title of a method's page."""
     here = page.file.src_uri
-    source = "README.md" if here == "index.md" else here if (ROOT / here).is_file() else f"docs/{here}"
+    source = (
+        "README.md" if here == "index.md" else here if (ROOT / here).is_file() else f"docs/{here}"
+    )
     parts = FENCE.split(markdown)
-    parts[::2] = [LINK.sub(lambda found: _turned(found, source, here, files), part) for part in parts[::2]]
+    parts[::2] = [
+        LINK.sub(lambda found: _turned(found, source, here, files), part) for part in parts[::2]
+    ]
     markdown = "".join(parts)
     row = {f"methods/{row['name']}.md": row for row in listing()}.get(here)
     return markdown.replace("\n", f"\n\n{card_table(row)}\n", 1) if row else markdown
@@ -90,7 +114,9 @@ def _turned(found: re.Match[str], source: str, here: str, files: Files) -> str:
 def card_table(row: dict[str, Any]) -> str:
     """The card of one method."""
     shown = [(key, value) for key, value in card(row) if key not in ("name", "title", "installed")]
-    lines = "".join(f"<tr><th>{escape(key)}</th><td>{_lines(value)}</td></tr>" for key, value in shown)
+    lines = "".join(
+        f"<tr><th>{escape(key)}</th><td>{_lines(value)}</td></tr>" for key, value in shown
+    )
     return f'<div class="card"><table><tbody>{lines}</tbody></table></div>\n'
 
 
@@ -102,8 +128,13 @@ def registry_page() -> str:
     """All methods as one table; below it the card of each that has no page of its own."""
     rows = [row for row in listing() if row["registered"]]
     lines = "".join(_row(row) for row in rows)
-    heads = "".join(f"<th>{head}</th>" for head in ("plugin", "method", "origin", "provides", "masking verdict", "paper"))
-    foreign = "".join(f"\n## {row['title']}\n\n{card_table(row)}" for row in rows if not _has_page(row))
+    heads = "".join(
+        f"<th>{head}</th>"
+        for head in ("plugin", "method", "origin", "provides", "masking verdict", "paper")
+    )
+    foreign = "".join(
+        f"\n## {row['title']}\n\n{card_table(row)}" for row in rows if not _has_page(row)
+    )
     return (
         "# Registry\n\nMade from `registry.toml`. The same in a terminal: `defense registry list`, and `defense registry show "
         "NAME` for one card. The masking verdict is the worst in the committed records that an entry names; most records are "
@@ -117,8 +148,18 @@ def _has_page(row: dict[str, Any]) -> bool:
 
 
 def _row(row: dict[str, Any]) -> str:
-    name = f'<a href="methods/{row["name"]}.html">{row["name"]}</a>' if _has_page(row) else escape(row["name"])
-    cells = (escape(row["title"]), origin(row), ", ".join(row["hooks"]), row["verdict"] or "not measured", escape(row["paper"]))
+    name = (
+        f'<a href="methods/{row["name"]}.html">{row["name"]}</a>'
+        if _has_page(row)
+        else escape(row["name"])
+    )
+    cells = (
+        escape(row["title"]),
+        origin(row),
+        ", ".join(row["hooks"]),
+        row["verdict"] or "not measured",
+        escape(row["paper"]),
+    )
     return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 

@@ -67,16 +67,23 @@ class TinyNetwork(nn.Module):
         """Do the running statistics equal those of a reference file to 1e-12?"""
         return all(
             torch.allclose(
-                buffer.double(), torch.tensor(arrays[f"{prefix}{name.replace('.', '_')}"]).double(), rtol=0, atol=1e-12
+                buffer.double(),
+                torch.tensor(arrays[f"{prefix}{name.replace('.', '_')}"]).double(),
+                rtol=0,
+                atol=1e-12,
             )
             for name, buffer in self.named_buffers()
         )
 
 
-def check_logits(arrays: Mapping[str, np.ndarray], case: int, terms_of: Callable[[Tensor, Tensor, Tensor], Terms]) -> Terms:
+def check_logits(
+    arrays: Mapping[str, np.ndarray], case: int, terms_of: Callable[[Tensor, Tensor, Tensor], Terms]
+) -> Terms:
     """Loss and gradients in both logits equal those of one released case in float64, the loss in float32; the terms."""
     y = torch.tensor(arrays["labels"][case])
-    clean, adversarial = (torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv"))
+    clean, adversarial = (
+        torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv")
+    )
     terms = terms_of(clean, adversarial, y)
     gradients = torch.autograd.grad(total(terms), (clean, adversarial))
     assert total(terms).item() == pytest.approx(arrays["loss"][case], rel=1e-10)
@@ -87,7 +94,9 @@ def check_logits(arrays: Mapping[str, np.ndarray], case: int, terms_of: Callable
     return terms
 
 
-def check_network(file: str, kind: str, *names: str, epoch: int = 0, options: Mapping[str, Any] | None = None) -> None:
+def check_network(
+    file: str, kind: str, *names: str, epoch: int = 0, options: Mapping[str, Any] | None = None
+) -> None:
     """Loss, every parameter's gradient and the running statistics of a composed loss equal those of a reference file.
 
     kind: "fixed" or "attack", the adversarial images of the file.
@@ -97,9 +106,17 @@ def check_network(file: str, kind: str, *names: str, epoch: int = 0, options: Ma
     net = Net(network)
     plan = plan_of(*names, net=net, num_classes=10, options=options)
     x, x_adv, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "x_adv", "labels"))
-    ctx = StepContext(Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, epoch, 0.0, 8, plan.clean_first)
+    ctx = StepContext(
+        Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, epoch, 0.0, 8, plan.clean_first
+    )
     loss = total(plan.terms(ctx))
-    gradients = dict(zip(dict(network.named_parameters()), torch.autograd.grad(loss, network.parameters()), strict=True))
+    gradients = dict(
+        zip(
+            dict(network.named_parameters()),
+            torch.autograd.grad(loss, network.parameters()),
+            strict=True,
+        )
+    )
     assert loss.item() == pytest.approx(float(arrays[prefix + "loss"]), rel=1e-10)
     assert network.largest_difference(arrays, prefix + "grad_", gradients) <= 1e-10
     assert network.buffers_equal(arrays, prefix + "after_buf_")
@@ -109,22 +126,34 @@ def check_attack(file: str) -> None:
     """Ten steps of 0.007 on the cross-entropy in the ball of 0.031, from the file's small normal start, eval statistics."""
     arrays, prefix = golden(file), "model_attack_"
     net = Net(TinyNetwork().load(arrays, prefix))
-    x, noise, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "noise_normal", "labels"))
+    x, noise, y = (
+        torch.tensor(arrays[prefix + key]) for key in ("x_nat", "noise_normal", "labels")
+    )
 
     def cross_entropy(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, reduction="none")
 
     with net.attack_mode():
-        attacked = maximise(net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, y, cross_entropy, 10, 0.007)
+        attacked = maximise(
+            net, Ball(x, Threat.parse("Linf:0.031")), x + 0.001 * noise, y, cross_entropy, 10, 0.007
+        )
     same = (attacked.x - torch.tensor(arrays[prefix + "x_adv"])).abs() < 1e-12
     assert same.double().mean() >= 0.999
 
 
 def margin_network(arrays: Mapping[str, np.ndarray]) -> nn.Module:
     """conv 1-3 valid, ReLU, flatten, fc 12-9, ReLU, fc 9-4 with the file's parameters: float64."""
-    layers = OrderedDict(conv1=nn.Conv2d(1, 3, 3), first=nn.ReLU(), flat=nn.Flatten(), fc1=nn.Linear(12, 9), second=nn.ReLU())
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 3, 3),
+        first=nn.ReLU(),
+        flat=nn.Flatten(),
+        fc1=nn.Linear(12, 9),
+        second=nn.ReLU(),
+    )
     network = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(9, 4))).double()
-    network.load_state_dict({name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()})
+    network.load_state_dict(
+        {name: torch.tensor(arrays[f"param_{name}"]) for name in network.state_dict()}
+    )
     return network
 
 

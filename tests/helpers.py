@@ -43,7 +43,9 @@ def final_bytes(folder: Path) -> bytes:
 
 def write_metadata(distribution: Path, site: Path) -> None:
     """What pip would write into ``site`` beside the package of a distribution's folder: its metadata and entry points."""
-    project = tomllib.loads((distribution / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((distribution / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
     facts = {
@@ -52,6 +54,10 @@ def write_metadata(distribution: Path, site: Path) -> None:
         "Version": project["version"],
         "Summary": project["description"],
     }
-    (info / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in facts.items()), encoding="utf-8")
-    entries = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["abatis.plugins"].items())
+    (info / "METADATA").write_text(
+        "".join(f"{key}: {value}\n" for key, value in facts.items()), encoding="utf-8"
+    )
+    entries = "".join(
+        f"{name} = {module}\n" for name, module in project["entry-points"]["abatis.plugins"].items()
+    )
     (info / "entry_points.txt").write_text(f"[abatis.plugins]\n{entries}", encoding="utf-8")

@@ -11,7 +11,9 @@ from abatis.errors import UsageError
 from abatis.nets.backbones import build
 
 
-def make(name: str, *, channels: int = 3, image_size: int = 32, num_classes: int = 10, **options: Any) -> nn.Module:
+def make(
+    name: str, *, channels: int = 3, image_size: int = 32, num_classes: int = 10, **options: Any
+) -> nn.Module:
     options = {"mean": [0.5] * channels, "std": [0.25] * channels, **options}
     return build(name, num_classes=num_classes, channels=channels, image_size=image_size, **options)
 

@@ -40,10 +40,13 @@ def launch(count, module, *words, timeout=300, check=True):
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, words)],
             env={**os.environ, **places, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
         )
         for places in neighbours(count)
-    ]  # fmt: skip
+    ]
     try:
         told = [process.communicate(timeout=timeout) for process in running]
     finally:
@@ -58,7 +61,10 @@ def launch(count, module, *words, timeout=300, check=True):
 def network():
     """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding."""
     torch.manual_seed(0)
-    first, second = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus()), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softplus())
+    first, second = (
+        nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus()),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softplus()),
+    )
     return nn.Sequential(first, second, nn.Flatten(), nn.Linear(36, 10)).double()
 
 
@@ -73,7 +79,10 @@ def trained(method, accumulate, shard="none"):
     averaging = WeightAveraging(module, 0.9, None if net.sharding is None else net.sharding.twin())
     plan = plan.with_trainer("averaging", averaging, PlanRow("trainer", "averaging", "", {}))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
-    step, rows = step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate), distributed.rows_of(BATCH)
+    step, rows = (
+        step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate),
+        distributed.rows_of(BATCH),
+    )
     with seeded(0, "several processes"):
         for number in range(STEPS):
             batch = tiny_batch(BATCH, 10).rows(rows)
@@ -98,7 +107,11 @@ def check_pieces(sharding, optimizer):
 
 def everything(accumulate, *shards):
     """By how the network is sharded and by method."""
-    return {(shard, method): trained(method, accumulate, shard) for shard in shards for method in METHODS_OF[shard]}
+    return {
+        (shard, method): trained(method, accumulate, shard)
+        for shard in shards
+        for method in METHODS_OF[shard]
+    }
 
 
 if __name__ == "__main__":
@@ -106,4 +119,6 @@ if __name__ == "__main__":
         found = everything(int(sys.argv[2]), *sys.argv[3:])
         if distributed.rank() == 0:
             torch.save(found, sys.argv[1])
-    os._exit(0)  # as the command line ends: torch's threads may abort when the interpreter frees them
+    os._exit(
+        0
+    )  # as the command line ends: torch's threads may abort when the interpreter frees them

@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ROOT / "core" / "abatis"
 TEMPLATES = sorted((HOUSE / "commands" / "new" / "templates").glob("*/src/**/*.py"))
 CORE = [path for path in sorted(HOUSE.rglob("*.py")) if "templates" not in path.parts]
-OUTSIDE = [*sorted((ROOT / "plugins").glob("*/src/**/*.py")), *sorted((ROOT / "examples").glob("*/*/src/**/*.py"))]
+OUTSIDE = [
+    *sorted((ROOT / "plugins").glob("*/src/**/*.py")),
+    *sorted((ROOT / "examples").glob("*/*/src/**/*.py")),
+]
 NAMES = ("emr", "mart", "mail", "sovr", "amm", "trades", "gairat", "awp")
 
 ORDER = (
@@ -59,7 +62,11 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Lines and modules of what a tree imports from the core, for types alone or not."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, name.name) for name in node.names if name.name.split(".")[0] == "abatis")
+            yield from (
+                (node.lineno, name.name)
+                for name in node.names
+                if name.name.split(".")[0] == "abatis"
+            )
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
             if (node.module or "").split(".")[0] != "abatis":
@@ -76,11 +83,15 @@ def tree_of(path: Path) -> ast.Module:
 def test_the_root_holds_four_modules_and_every_folder_has_a_layer():
     files = {path.name for path in HOUSE.iterdir() if path.is_file()}
     assert files == ROOT_FILES
-    folders = {path.name for path in HOUSE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    folders = {
+        path.name for path in HOUSE.iterdir() if path.is_dir() and path.name != "__pycache__"
+    }
     assert folders == set(LAYERS) - {"abatis", "errors", "cli", "__main__"}
 
 
-@pytest.mark.parametrize("path", [path for path in CORE if path != HOUSE / "__init__.py"], ids=shown)
+@pytest.mark.parametrize(
+    "path", [path for path in CORE if path != HOUSE / "__init__.py"], ids=shown
+)
 def test_imports_go_down(path):
     own = room_of(module_of(path))
     for line, module in imported(tree_of(path)):
@@ -89,7 +100,10 @@ def test_imports_go_down(path):
 
 
 def test_no_modules_import_each_other():
-    graph = {module: {found for _, found in imported(tree_of(path)) if found in MODULES} for module, path in MODULES.items()}
+    graph = {
+        module: {found for _, found in imported(tree_of(path)) if found in MODULES}
+        for module, path in MODULES.items()
+    }
     graph["abatis"] = set()  # its names are looked up when they are asked for
     done: set[str] = set()
 
@@ -107,14 +121,26 @@ def test_no_modules_import_each_other():
 @pytest.mark.parametrize("path", CORE, ids=shown)
 def test_no_function_imports_the_core(path):
     """But for commands and what finds them: their help must not load torch."""
-    if path.relative_to(HOUSE).parts[0] in LATE and path.name in ("cli.py", "__init__.py", "run.py"):
+    if path.relative_to(HOUSE).parts[0] in LATE and path.name in (
+        "cli.py",
+        "__init__.py",
+        "run.py",
+    ):
         return
-    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    late = [f"line {line}: {module}" for function in functions for line, module in imported(function)]
+    functions = [
+        node
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    late = [
+        f"line {line}: {module}" for function in functions for line, module in imported(function)
+    ]
     assert not late
 
 
-@pytest.mark.parametrize("path", [HOUSE / "cli.py", *sorted((HOUSE / "commands").glob("*/__init__.py"))], ids=shown)
+@pytest.mark.parametrize(
+    "path", [HOUSE / "cli.py", *sorted((HOUSE / "commands").glob("*/__init__.py"))], ids=shown
+)
 def test_a_command_imports_the_standard_library_alone(path):
     """At its top; ``cli`` has the errors besides."""
     for node in tree_of(path).body:
@@ -135,7 +161,9 @@ def test_files_and_functions_stay_small(path):
     assert len(text.splitlines()) <= (400 if path in CORE else 150)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"
+            assert node.end_lineno - node.lineno < 60, (
+                f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"
+            )
 
 
 def strangers() -> list[Path]:
@@ -148,5 +176,9 @@ def strangers() -> list[Path]:
 def test_a_plugin_imports_the_contract_alone(path):
     """``abatis``, and ``abatis.testing`` in its tests: nothing else is promised to stay."""
     allowed = {"abatis", "abatis.testing"} if "tests" in path.parts else {"abatis"}
-    others = [f"line {line}: {module}" for line, module in imported(tree_of(path)) if module not in allowed]
+    others = [
+        f"line {line}: {module}"
+        for line, module in imported(tree_of(path))
+        if module not in allowed
+    ]
     assert not others

@@ -24,19 +24,40 @@ import abatis
 
 def main() -> int:
     """Returns the exit code: 0, or that of a run that was stopped or could not start."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=[*RECORDS, "page"])
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path("runs/records"), metavar="DIR", help="holds the run folders")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="holds the records")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/records"),
+        metavar="DIR",
+        help="holds the run folders",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="holds the records"
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="in place of the setting's")
     parser.add_argument("--points", type=int, metavar="N", help="judge on the first N test images")
-    parser.add_argument("--note", default="", metavar="TEXT", help="into the record, such as what was tried")
+    parser.add_argument(
+        "--note", default="", metavar="TEXT", help="into the record, such as what was tried"
+    )
     asked = parser.parse_args()
     if asked.name != "page":
-        order = Order(asked.name, asked.scale, asked.device, asked.data_dir, asked.out, asked.epochs, asked.points, asked.note)
+        order = Order(
+            asked.name,
+            asked.scale,
+            asked.device,
+            asked.data_dir,
+            asked.out,
+            asked.epochs,
+            asked.points,
+            asked.note,
+        )
         try:
             print(f"written: {write(make(order), asked.results)}")
         except abatis.AbatisError as error:

@@ -11,7 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.settings import POINTS, RECORDS, TEST_IMAGES, WITHOUT_ACCELERATOR, options_of
+from benchmarks.records.settings import (
+    POINTS,
+    RECORDS,
+    TEST_IMAGES,
+    WITHOUT_ACCELERATOR,
+    options_of,
+)
 
 import abatis
 from abatis import RunConfig, UsageError
@@ -23,8 +29,18 @@ from abatis.system.device import pick_device
 from abatis.system.files import digest
 
 CLOCK = "clock.json"  # in the run folder: seconds of every phase so far
-NUMBERS = ("clean_acc", "pgd20_acc", "margin_pgd20_acc", "autoattack_acc", "robust_acc", "verdict", "n", "interval", "findings",
-           "weights_sha256")  # fmt: skip
+NUMBERS = (
+    "clean_acc",
+    "pgd20_acc",
+    "margin_pgd20_acc",
+    "autoattack_acc",
+    "robust_acc",
+    "verdict",
+    "n",
+    "interval",
+    "findings",
+    "weights_sha256",
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,23 @@ class Order:
     def config(self) -> RunConfig:
         """The run. A speed record begins anew each time: its clock cannot be stopped."""
         longer = {} if self.epochs is None else {"epochs": self.epochs}
-        name = f"{self.scale}-{self.name.replace('+', '-')}" + (f"-{self.epochs}-epochs" if self.epochs else "")
+        name = f"{self.scale}-{self.name.replace('+', '-')}" + (
+            f"-{self.epochs}-epochs" if self.epochs else ""
+        )
         timed = RECORDS[self.name].target is not None
         name += f"-{datetime.now(UTC):%Y%m%d-%H%M%S}" if timed else ""
-        return RunConfig(**{**options_of(self.name, self.scale), **longer, "data_dir": self.data_dir, "device": self.device,
-                            "out": self.out, "name": name, "resume": not timed, "eval": "none"})  # fmt: skip
+        return RunConfig(
+            **{
+                **options_of(self.name, self.scale),
+                **longer,
+                "data_dir": self.data_dir,
+                "device": self.device,
+                "out": self.out,
+                "name": name,
+                "resume": not timed,
+                "eval": "none",
+            }
+        )
 
     def judged(self) -> tuple[int, str]:
         """Test images to judge on, and why not all of them."""
@@ -63,9 +91,14 @@ def make(order: Order) -> dict[str, Any]:
     config, record = order.config(), RECORDS[order.name]
     options = recipe(config.to_toml())
     told: dict[str, Any] = {
-        "record": order.name, "scale": order.scale, "date": f"{datetime.now(UTC):%Y-%m-%d}", "note": order.note,
-        "reference": record.reference if order.scale == "full" else "", "config": options, "config_sha256": digest(options),
-    }  # fmt: skip
+        "record": order.name,
+        "scale": order.scale,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "note": order.note,
+        "reference": record.reference if order.scale == "full" else "",
+        "config": options,
+        "config_sha256": digest(options),
+    }
     folder = config.out / str(config.name)
     try:
         with clock(folder, "training"):
@@ -78,7 +111,12 @@ def make(order: Order) -> dict[str, Any]:
     except abatis.AbatisError as error:
         return {**told, "failed": f"{type(error).__name__}: {error.what}"}
     told |= {**environment_of(folder), **training_of(folder), **read(folder / CLOCK)}
-    told |= {"points": found["n"], "of": TEST_IMAGES, "why_not_all": why, **{name: found.get(name) for name in NUMBERS}}
+    told |= {
+        "points": found["n"],
+        "of": TEST_IMAGES,
+        "why_not_all": why,
+        **{name: found.get(name) for name in NUMBERS},
+    }
     if record.target is not None:
         told |= {"target": record.target, "reached": found["autoattack_acc"] >= record.target}
     return told
@@ -117,13 +155,24 @@ def read(path: Path) -> dict[str, Any]:
 def environment_of(folder: Path) -> dict[str, Any]:
     """Versions and machine, and how the run was resumed."""
     known = read(folder / "environment.json")
-    return {key: known.get(key) for key in ("device", "threads", "platform", "python", "libraries", "providers", "resumed")}
+    return {
+        key: known.get(key)
+        for key in ("device", "threads", "platform", "python", "libraries", "providers", "resumed")
+    }
 
 
 def training_of(folder: Path) -> dict[str, Any]:
     """What metrics.jsonl says of the last epoch and of the best one."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     best = max(rows, key=lambda row: row.get("val_robust_acc", 0.0))
-    return {"epochs": len(rows), "best_epoch": best["epoch"], "val_robust_acc": best.get("val_robust_acc"),
-            "last_val_robust_acc": rows[-1].get("val_robust_acc"), "step_seconds": rows[-1]["seconds"],
-            "peak_memory_mb": rows[-1]["peak_memory_mb"]}  # fmt: skip
+    return {
+        "epochs": len(rows),
+        "best_epoch": best["epoch"],
+        "val_robust_acc": best.get("val_robust_acc"),
+        "last_val_robust_acc": rows[-1].get("val_robust_acc"),
+        "step_seconds": rows[-1]["seconds"],
+        "peak_memory_mb": rows[-1]["peak_memory_mb"],
+    }

@@ -17,9 +17,21 @@ HEAD = """# Records on CIFAR-10
 `python -m benchmarks.records NAME --scale full` makes one. Accuracies are shares of the first test images, in percent. AutoAttack is the standard one. Robust: what neither AutoAttack nor any other attack of ours broke. Training (with validation and checkpoints) and evaluation: seconds by the clock / of the processor. The files in `results/` hold configuration, versions, hardware and findings. This page is written by the same command.
 """  # noqa: E501
 COLUMNS = (
-    "record", "seed", "epochs", "clean", "PGD-20", "AutoAttack", "robust", "points", "verdict", "training", "evaluation",
-    "device", "date", "published",
-)  # fmt: skip
+    "record",
+    "seed",
+    "epochs",
+    "clean",
+    "PGD-20",
+    "AutoAttack",
+    "robust",
+    "points",
+    "verdict",
+    "training",
+    "evaluation",
+    "device",
+    "date",
+    "published",
+)
 
 
 def write(record: dict[str, Any], results: Path = RESULTS) -> Path:
@@ -32,7 +44,9 @@ def write(record: dict[str, Any], results: Path = RESULTS) -> Path:
 
 def latest(results: Path = RESULTS) -> dict[tuple[str, str], dict[str, Any]]:
     """The newest record by scale and name."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
+    ]
     return {(record["scale"], record["record"]): record for record in found}
 
 
@@ -44,9 +58,13 @@ def page(results: Path = RESULTS, reasons: Path = NOT_RUN) -> str:
     for scale in SCALES:
         setting = json.dumps(SETTING[scale])
         rows = [row(known[scale, name]) for name in RECORDS if (scale, name) in known]
-        parts.append(f"## {scale.capitalize()} scale\n\nSetting, from which a record differs by its method: `{setting}`\n")
+        parts.append(
+            f"## {scale.capitalize()} scale\n\nSetting, from which a record differs by its method: `{setting}`\n"
+        )
         if rows:
-            parts.append("\n".join([f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *rows]) + "\n")
+            parts.append(
+                "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *rows]) + "\n"
+            )
         parts += [*notes(scale, known), *missing(scale, known, why.get(scale, {}))]
     return "\n".join(parts)
 
@@ -55,12 +73,30 @@ def row(record: dict[str, Any]) -> str:
     """One line of the table."""
     if "failed" in record:
         return f"| {record['record']} | failed: {record['failed']} |{' |' * (len(COLUMNS) - 2)}"
-    points = f"{record['points']:,} of {record['of']:,}" + (f" ({record['why_not_all']})" if record["why_not_all"] else "")
-    shares = (f"{100 * record[key]:.2f}" for key in ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc"))
+    points = f"{record['points']:,} of {record['of']:,}" + (
+        f" ({record['why_not_all']})" if record["why_not_all"] else ""
+    )
+    shares = (
+        f"{100 * record[key]:.2f}"
+        for key in ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc")
+    )
     kinds = ("wall_seconds", "processor_seconds")
-    seconds = (" / ".join(f"{record[kind][phase]:.0f}" for kind in kinds) for phase in ("training", "evaluation"))
-    cells = (record["record"], record["config"]["seed"], record["epochs"], *shares, points, record["verdict"], *seconds,
-             record["device"], record["date"], record["reference"])  # fmt: skip
+    seconds = (
+        " / ".join(f"{record[kind][phase]:.0f}" for kind in kinds)
+        for phase in ("training", "evaluation")
+    )
+    cells = (
+        record["record"],
+        record["config"]["seed"],
+        record["epochs"],
+        *shares,
+        points,
+        record["verdict"],
+        *seconds,
+        record["device"],
+        record["date"],
+        record["reference"],
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -71,10 +107,16 @@ def notes(scale: str, known: dict[tuple[str, str], dict[str, Any]]) -> Iterator[
         if "reached" in record:
             seconds, target = record["wall_seconds"]["training"], 100 * record["target"]
             yield f"* {name}: AutoAttack {target:.1f} {'reached' if record['reached'] else 'not reached'} in {seconds:.1f} s"
-        yield from (f"* {name}: {text}" for text in (*(record.get("findings") or ()), record.get("note")) if text)
+        yield from (
+            f"* {name}: {text}"
+            for text in (*(record.get("findings") or ()), record.get("note"))
+            if text
+        )
 
 
-def missing(scale: str, known: dict[tuple[str, str], dict[str, Any]], why: dict[str, str]) -> Iterator[str]:
+def missing(
+    scale: str, known: dict[tuple[str, str], dict[str, Any]], why: dict[str, str]
+) -> Iterator[str]:
     """What did not run, and why."""
     absent = [name for name in RECORDS if (scale, name) not in known]
     if absent:

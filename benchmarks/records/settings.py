@@ -14,11 +14,16 @@ WITHOUT_ACCELERATOR = 1_000  # at full scale
 
 SETTING: dict[str, dict[str, Any]] = {
     "full": {
-        "data": "cifar10", "backbone": "resnet18", "threat": "Linf:8/255", "epochs": 30, "batch_size": 128,
-        "attack": {"steps": 10, "step_size": "2/255", "precision": "bf16"}, "optim": {"lr": 0.1, "schedule": "one-cycle"},
+        "data": "cifar10",
+        "backbone": "resnet18",
+        "threat": "Linf:8/255",
+        "epochs": 30,
+        "batch_size": 128,
+        "attack": {"steps": 10, "step_size": "2/255", "precision": "bf16"},
+        "optim": {"lr": 0.1, "schedule": "one-cycle"},
     },
     "small": {**SETTINGS["cifar10-small"], "data": "cifar10"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ RECORDS: dict[str, Record] = {
     "at": Record(METHODS["at"], reference=AT_REFERENCE),
     "trades": Record(METHODS["trades"], reference="48.4-49.5"),
     "mart": Record(METHODS["mart"], reference="47.8"),
-    "mail+trades": Record(METHODS["mail+trades"], {"full": {"mail": {"burn_in": 22, "slope": 2, "bias": 0}}}),
+    "mail+trades": Record(
+        METHODS["mail+trades"], {"full": {"mail": {"burn_in": 22, "slope": 2, "bias": 0}}}
+    ),
     "sovr": Record(METHODS["sovr"], reference="49.4"),
     "emr": Record(METHODS["emr"], EMR),
     "mart+emr": Record(METHODS["mart+emr"], EMR),
@@ -54,16 +61,25 @@ RECORDS: dict[str, Record] = {
     "emr-seed2": Record(METHODS["emr"], EMR, seed=2),
     "wrn34-emr": Record(METHODS["emr"], {"full": {**EMR["full"], "backbone": "wrn34"}}),
     "speed-43": Record(
-        METHODS["n-fgsm"], {"full": {"epochs": 10, "batch_size": 256, "optim": {"lr": 0.2, "schedule": "one-cycle"}}},
-        reference="43.2 (Fast AT)", target=0.432,
+        METHODS["n-fgsm"],
+        {"full": {"epochs": 10, "batch_size": 256, "optim": {"lr": 0.2, "schedule": "one-cycle"}}},
+        reference="43.2 (Fast AT)",
+        target=0.432,
     ),
     "speed-48": Record(
         METHODS["at"],
-        {"full": {"epochs": 20, "batch_size": 256, "optim": {"lr": 0.2, "schedule": "one-cycle"}, "ema": 0.999,
-                  "attack": {"steps": 4, "step_size": "3/255", "precision": "bf16"}}},
+        {
+            "full": {
+                "epochs": 20,
+                "batch_size": 256,
+                "optim": {"lr": 0.2, "schedule": "one-cycle"},
+                "ema": 0.999,
+                "attack": {"steps": 4, "step_size": "3/255", "precision": "bf16"},
+            }
+        },
         target=0.48,
     ),
-}  # fmt: skip
+}
 """In the order in which they are made."""
 
 

@@ -50,13 +50,18 @@ def _dispatch(words: Sequence[str]) -> int:
         return 0
     found = _found()
     if words[0] not in found:
-        raise UsageError(f"unknown command '{words[0]}': {did_you_mean(words[0], found)}", fix="defense --help lists them")
+        raise UsageError(
+            f"unknown command '{words[0]}': {did_you_mean(words[0], found)}",
+            fix="defense --help lists them",
+        )
     return _load(found[words[0]])(words[1:])
 
 
 def _found() -> dict[str, importlib.metadata.EntryPoint]:
     """Every installed subcommand by name, ours first; where a name is taken twice, the first keeps it."""
-    points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.dist is not None]
+    points = [
+        point for point in importlib.metadata.entry_points(group=GROUP) if point.dist is not None
+    ]
     points.sort(key=lambda point: (_distribution(point) != OURS, point.name))
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for point in points:
@@ -96,7 +101,12 @@ def _help() -> int:
             rows.append(f"  {name:<10} {lines[0] if lines else 'no description'}")
         except PluginError as error:
             broken.append(f"not listed: {error.what} ({_distribution(point)})")
-    print("usage: defense COMMAND ...\n\ncommands:", *rows, "\ndefense COMMAND --help says more.", sep="\n")
+    print(
+        "usage: defense COMMAND ...\n\ncommands:",
+        *rows,
+        "\ndefense COMMAND --help says more.",
+        sep="\n",
+    )
     for line in broken:
         print(line.replace("\n", " "), file=sys.stderr)
     return 0
@@ -105,7 +115,9 @@ def _help() -> int:
 def _guarded(command: Callable[[], int]) -> int:
     """The exit code of a command; one of several processes ends here."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several:  # torch would warn of find_unused_parameters in every run where a term reaches all of them
+    if (
+        several
+    ):  # torch would warn of find_unused_parameters in every run where a term reaches all of them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     code = _told(command)
     if several:
@@ -130,11 +142,15 @@ def _told(command: Callable[[], int]) -> int:
     except AbatisError as error:
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
-        if not (isinstance(error, Stopped) and _place()):  # all processes stop; the first one says so
+        if not (
+            isinstance(error, Stopped) and _place()
+        ):  # all processes stop; the first one says so
             print(f"{_place()}error: {error}", file=sys.stderr)
         if error.__cause__ is not None and error.exit_code == 1:
             print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # the elastic agent reads there why a process ended
+        if (
+            "TORCHELASTIC_ERROR_FILE" in os.environ
+        ):  # the elastic agent reads there why a process ended
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
             get_error_handler().record_exception(error)

@@ -67,9 +67,15 @@ class NotFiniteError(AbatisError):
     terms: Mapping[str, float] = {}
 
     @classmethod
-    def at(cls, step: int, what: str, update: str, terms: Mapping[str, float] | None = None) -> NotFiniteError:
+    def at(
+        cls, step: int, what: str, update: str, terms: Mapping[str, float] | None = None
+    ) -> NotFiniteError:
         """One of a training step."""
-        error = cls(what, where=f"step {step}; {update}", fix="lower --optim.lr, set --clip-grad 1, or lower the term's weight")
+        error = cls(
+            what,
+            where=f"step {step}; {update}",
+            fix="lower --optim.lr, set --clip-grad 1, or lower the term's weight",
+        )
         error.step, error.terms = step, terms or {}
         return error
 
@@ -97,7 +103,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(words) or 'none'}" if len(words) <= FEW else f"it is none of the {len(words)} that are known"
+    return (
+        f"known: {', '.join(words) or 'none'}"
+        if len(words) <= FEW
+        else f"it is none of the {len(words)} that are known"
+    )
 
 
 class ProcessLost(AbatisError):

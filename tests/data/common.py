@@ -17,7 +17,13 @@ CPU = torch.device("cpu")
 
 def opened(spec: str, **options: Any) -> Data:
     """``open_data`` with the defaults of a run on the CPU."""
-    defaults = {"data_dir": Path("nowhere"), "limit": None, "image_size": None, "augment": "auto", "workers": 0}
+    defaults = {
+        "data_dir": Path("nowhere"),
+        "limit": None,
+        "image_size": None,
+        "augment": "auto",
+        "workers": 0,
+    }
     return open_data(spec, device=CPU, **{**defaults, **options})
 
 
@@ -29,7 +35,9 @@ def reference(name: str) -> Path:
     return folder / "data" / name
 
 
-def random_arrays(n_train: int = 40, n_test: int = 12, channels: int = 3, size: int = 16) -> dict[str, Any]:
+def random_arrays(
+    n_train: int = 40, n_test: int = 12, channels: int = 3, size: int = 16
+) -> dict[str, Any]:
     """The four arrays of an npz file, with labels 0..3."""
     source = np.random.default_rng(0)
     return {

@@ -33,9 +33,13 @@ def one_by_one(x: Tensor, corners: Tensor, flips: Tensor, pad: int) -> np.ndarra
 def test_a_batch_equals_the_images_one_by_one(count: int, channels: int) -> None:
     x = images(count, channels)
     corners, flips = draw(count, 2, seed=4, step=7)
-    np.testing.assert_array_equal(crop_flip(x, corners, flips, 2).numpy(), one_by_one(x, corners, flips, 2))
+    np.testing.assert_array_equal(
+        crop_flip(x, corners, flips, 2).numpy(), one_by_one(x, corners, flips, 2)
+    )
     floats = to_unit(x)
-    np.testing.assert_array_equal(crop_flip(floats, corners, flips, 2).numpy(), one_by_one(floats, corners, flips, 2))
+    np.testing.assert_array_equal(
+        crop_flip(floats, corners, flips, 2).numpy(), one_by_one(floats, corners, flips, 2)
+    )
 
 
 def test_the_middle_corner_is_the_image_and_the_first_one_shifts_in_zeros() -> None:
@@ -72,18 +76,23 @@ def test_a_step_repeats_itself_and_differs_from_the_next_step_and_seed() -> None
 
 
 def test_the_samples_of_a_batch_are_augmented_apart() -> None:
-    same = ArraySplit(images(1).expand(64, -1, -1, -1), torch.zeros(64, dtype=torch.int64), "crop-flip")
+    same = ArraySplit(
+        images(1).expand(64, -1, -1, -1), torch.zeros(64, dtype=torch.int64), "crop-flip"
+    )
     (batch,) = same.train_batches([(0, torch.arange(64))], 0)
     assert len(torch.unique(batch.x, dim=0)) > 20
 
 
 def test_crop_is_crop_flip_without_the_mirror_and_none_leaves_images_alone() -> None:
     corners, flips = draw(20, 2, seed=0, step=9)
-    mirrored = torch.where(flips[:, None, None, None], train_batch("crop", 9).flip(3), train_batch("crop", 9))
+    mirrored = torch.where(
+        flips[:, None, None, None], train_batch("crop", 9).flip(3), train_batch("crop", 9)
+    )
     expected = one_by_one(images(20), corners, torch.zeros_like(flips), 2) / np.float32(255)
     np.testing.assert_array_equal(train_batch("crop", 9).numpy(), expected)
     np.testing.assert_array_equal(
-        train_batch("crop-flip", 9).numpy(), one_by_one(images(20), corners, flips, 2) / np.float32(255)
+        train_batch("crop-flip", 9).numpy(),
+        one_by_one(images(20), corners, flips, 2) / np.float32(255),
     )
     assert not torch.equal(mirrored, train_batch("crop", 9))
     assert torch.equal(train_batch("none", 9), images(20).float() / 255)

@@ -21,15 +21,22 @@ from tests.helpers import final_bytes, tiny
 FRACTION = 0.7
 
 
-def generated(path: Path, count: int = 30, *, like: dict[str, Any] | None = None, **changes: Any) -> Path:
+def generated(
+    path: Path, count: int = 30, *, like: dict[str, Any] | None = None, **changes: Any
+) -> Path:
     """Images whose every pixel is 200 + their number modulo 50, so that they are known again."""
     shape = (like or random_arrays())["x_train"].shape[1:]
-    image = np.broadcast_to((200 + np.arange(count) % 50).astype(np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape))
+    image = np.broadcast_to(
+        (200 + np.arange(count) % 50).astype(np.uint8).reshape(-1, *[1] * len(shape)),
+        (count, *shape),
+    )
     np.savez(path, **{"image": image, "label": np.arange(count) % 4, **changes})
     return path
 
 
-def with_file(tmp_path: Path, file: Path, *, augment: str = "none", limit: int | None = None, **options: Any) -> Data:
+def with_file(
+    tmp_path: Path, file: Path, *, augment: str = "none", limit: int | None = None, **options: Any
+) -> Data:
     arrays = random_arrays()
     arrays["x_train"] %= 200  # no pixel as bright as a generated one
     np.savez(tmp_path / "own.npz", **arrays)
@@ -44,8 +51,12 @@ def refusal(tmp_path: Path, file: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("count", "fraction", "added"), [(10, 0.7, 7), (128, 0.7, 90), (3, 0.5, 2), (64, 0.99, 63)])
-def test_the_rows_are_as_many_as_asked_for_and_evenly_spread(count: int, fraction: float, added: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "fraction", "added"), [(10, 0.7, 7), (128, 0.7, 90), (3, 0.5, 2), (64, 0.99, 63)]
+)
+def test_the_rows_are_as_many_as_asked_for_and_evenly_spread(
+    count: int, fraction: float, added: int
+) -> None:
     rows = spread(count, fraction)
     assert int(rows.sum()) == added
     for half in (rows[: count // 2], rows[count // 2 :]):
@@ -57,7 +68,9 @@ def test_a_batch_of_one_kind_only_is_refused() -> None:
         spread(4, 0.9)
 
 
-def test_a_batch_has_its_share_of_additional_images_with_labels_origin_and_index(tmp_path: Path) -> None:
+def test_a_batch_has_its_share_of_additional_images_with_labels_origin_and_index(
+    tmp_path: Path,
+) -> None:
     data = with_file(tmp_path, generated(tmp_path / "gen.npz"))
     (batch,) = data.train.train_batches([(5, torch.arange(10))], seed=0)
     assert batch.origin is not None
@@ -75,10 +88,15 @@ def test_draws_are_those_of_the_global_batch_whatever_the_rows(tmp_path: Path) -
     data = with_file(tmp_path, generated(tmp_path / "gen.npz"), augment="crop-flip")
     keys = [(step, torch.arange(10)) for step in range(3)]
     whole = list(data.train.train_batches(keys, seed=3))
-    parts = [list(data.train.train_batches(keys, 3, lambda n, rows=rows: rows)) for rows in (slice(0, 5), slice(5, 10))]
+    parts = [
+        list(data.train.train_batches(keys, 3, lambda n, rows=rows: rows))
+        for rows in (slice(0, 5), slice(5, 10))
+    ]
     for step, batch in enumerate(whole):
         for name in ("x", "y", "index", "origin"):
-            assert torch.equal(getattr(batch, name), torch.cat([getattr(part[step], name) for part in parts]))
+            assert torch.equal(
+                getattr(batch, name), torch.cat([getattr(part[step], name) for part in parts])
+            )
     assert not torch.equal(whole[0].index, whole[1].index)
 
 
@@ -86,9 +104,14 @@ def test_evaluation_and_held_out_images_are_the_data_s_own(tmp_path: Path) -> No
     data = with_file(tmp_path, generated(tmp_path / "gen.npz"))
     assert data.val is not None
     for split in (data.val, data.test, data.train, data.train.subset(torch.arange(5))):
-        assert max(float(batch.x.max()) for batch in split.eval_batches(8)) <= (1 if split is data.test else 200 / 255)
+        assert max(float(batch.x.max()) for batch in split.eval_batches(8)) <= (
+            1 if split is data.test else 200 / 255
+        )
         assert all(batch.origin is None for batch in split.eval_batches(8))
-    assert f"70% of each training batch are images of gen.npz, sha256 {sha256_of(tmp_path / 'gen.npz')}" in data.info.note
+    assert (
+        f"70% of each training batch are images of gen.npz, sha256 {sha256_of(tmp_path / 'gen.npz')}"
+        in data.info.note
+    )
 
 
 def test_the_images_are_mapped_not_read(tmp_path: Path) -> None:
@@ -108,8 +131,14 @@ def test_exact_copies_are_refused_or_left_out_and_counted(tmp_path: Path, kept_a
     data = with_file(tmp_path, generated(tmp_path / "gen.npz"))
     arrays = random_arrays()
     assert data.val is not None
-    copy = arrays["x_test"][11] if kept_apart == "test" else arrays["x_train"][int(data.val.index[0])] % 200
-    image = np.stack([copy, *np.random.default_rng(1).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8), copy])
+    copy = (
+        arrays["x_test"][11]
+        if kept_apart == "test"
+        else arrays["x_train"][int(data.val.index[0])] % 200
+    )
+    image = np.stack(
+        [copy, *np.random.default_rng(1).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8), copy]
+    )
     file = generated(tmp_path / "leak.npz", image=image, label=np.zeros(11, dtype=np.int64))
     assert "2 of 11 images are exact copies of test or held-out images" in refusal(tmp_path, file)
     # limit leaves the last test image out of this run, and it stays a test image
@@ -118,7 +147,9 @@ def test_exact_copies_are_refused_or_left_out_and_counted(tmp_path: Path, kept_a
         assert "2 of 11" in refusal(tmp_path, file, limit=limit)
     data = with_file(tmp_path, file, copies="drop")
     assert "2 copies of test or held-out images among them are left out" in data.info.note
-    batches = list(data.train.train_batches([(step, torch.arange(10)) for step in range(20)], seed=0))
+    batches = list(
+        data.train.train_batches([(step, torch.arange(10)) for step in range(20)], seed=0)
+    )
     drawn = {int(index) - 40 for batch in batches for index in batch.index if int(index) >= 40}
     assert drawn == set(range(1, 10))
 
@@ -184,10 +215,17 @@ def digits_file(path: Path) -> Path:
 
 def test_plan_and_record_name_the_file_by_its_sha256(tmp_path: Path) -> None:
     file = digits_file(tmp_path / "gen.npz")
-    folder = abatis.run(tiny(tmp_path, extra={"file": file}, epochs=1, eval="quick", limit=60)).folder
+    folder = abatis.run(
+        tiny(tmp_path, extra={"file": file}, epochs=1, eval="quick", limit=60)
+    ).folder
     rows = json.loads((folder / "plan.json").read_text())
     (row,) = [row for row in rows if row["provider"] == "extra:gen.npz"]
-    assert row["options"] == {"images": 64, "of a batch": "22 of 32", "copies": "refuse", "sha256": sha256_of(file)}
+    assert row["options"] == {
+        "images": 64,
+        "of a batch": "22 of 32",
+        "copies": "refuse",
+        "sha256": sha256_of(file),
+    }
     assert sha256_of(file) in json.loads((folder / "eval.json").read_text())["note"]
 
 
@@ -216,4 +254,6 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_another_file_is_refused(
 def test_where_all_are_copies_leaving_them_out_is_not_proposed(tmp_path: Path, copies: str) -> None:
     image = random_arrays()["x_test"][:3]
     file = generated(tmp_path / "leak.npz", image=image, label=np.zeros(3, dtype=np.int64))
-    assert "fix:   give other images: without them none is left" in refusal(tmp_path, file, copies=copies)
+    assert "fix:   give other images: without them none is left" in refusal(
+        tmp_path, file, copies=copies
+    )

@@ -42,7 +42,11 @@ def pets(root: Path, size: tuple[int, int] = (12, 12), test: str = "val") -> Pat
 
 
 def facts(root: Path, **options: Any) -> DataInfo:
-    return describe(f"folder:{root}", data_dir=Path("nowhere"), **{"image_size": None, "augment": "auto", **options})
+    return describe(
+        f"folder:{root}",
+        data_dir=Path("nowhere"),
+        **{"image_size": None, "augment": "auto", **options},
+    )
 
 
 def error(root: Path) -> str:
@@ -57,7 +61,9 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("test", ["val", "test"])
-def test_small_images_are_read_as_they_are_and_classes_take_turns(tmp_path: Path, test: str) -> None:
+def test_small_images_are_read_as_they_are_and_classes_take_turns(
+    tmp_path: Path, test: str
+) -> None:
     root = pets(tmp_path, test=test)
     data = opened(f"folder:{root}")
     assert (data.info.num_classes, data.info.channels, data.info.image_size) == (2, 3, 12)
@@ -87,7 +93,9 @@ def test_large_images_are_cut_from_the_middle_of_a_larger_copy(tmp_path: Path) -
     root = pets(tmp_path, size=(140, 96))
     batch = next(opened(f"folder:{root}", image_size=84).test.eval_batches(1))
     assert batch.x.shape == (1, 3, 84, 84)
-    whole = pixels(root / "val" / "cat" / "9.png")  # its shorter side is 84 * 256 / 224 = 96 already: nothing is resized
+    whole = pixels(
+        root / "val" / "cat" / "9.png"
+    )  # its shorter side is 84 * 256 / 224 = 96 already: nothing is resized
     np.testing.assert_array_equal(batch.x[0].numpy(), whole[:, 6:90, 28:112])
 
 
@@ -100,9 +108,16 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch.x[0].numpy(), grey)
 
 
-def train_x(root: Path, batches: list[tuple[int, list[int]]], *, seed: int = 0, **options: Any) -> list[Tensor]:
+def train_x(
+    root: Path, batches: list[tuple[int, list[int]]], *, seed: int = 0, **options: Any
+) -> list[Tensor]:
     split = opened(f"folder:{root}", **options).train
-    return [batch.x for batch in split.train_batches([(step, torch.tensor(rows)) for step, rows in batches], seed)]
+    return [
+        batch.x
+        for batch in split.train_batches(
+            [(step, torch.tensor(rows)) for step, rows in batches], seed
+        )
+    ]
 
 
 def test_an_augmented_image_is_a_function_of_seed_index_and_step_alone(tmp_path: Path) -> None:
@@ -114,7 +129,11 @@ def test_an_augmented_image_is_a_function_of_seed_index_and_step_alone(tmp_path:
     (alone,) = train_x(root, [(3, [2])])  # another batch, another state of the global generator
     assert torch.equal(alone[0], first[2])
     (plain,) = train_x(root, [(3, [0, 1, 2])], augment="none")
-    for other in (*train_x(root, [(4, [0, 1, 2])]), *train_x(root, [(3, [0, 1, 2])], seed=1), plain):
+    for other in (
+        *train_x(root, [(4, [0, 1, 2])]),
+        *train_x(root, [(3, [0, 1, 2])], seed=1),
+        plain,
+    ):
         assert not torch.equal(first, other)
     assert first.dtype == torch.float32
     assert 0 <= first.min() <= first.max() <= 1
@@ -200,7 +219,9 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     assert "cat, dog" in text
 
 
-@pytest.mark.parametrize(("missing", "words"), [("train", "no train/"), ("val", "no val/ (or test/)")])
+@pytest.mark.parametrize(
+    ("missing", "words"), [("train", "no train/"), ("val", "no val/ (or test/)")]
+)
 def test_a_missing_part_is_named(tmp_path: Path, missing: str, words: str) -> None:
     root = pets(tmp_path)
     (root / missing).rename(root / "elsewhere")

@@ -43,7 +43,14 @@ def test_training_and_test_digits_together_are_all_digits() -> None:
     expected = np.round(values * 255 / 16).astype(np.uint8)
     pairs = sorted(zip(map(bytes, expected), labels.tolist(), strict=True))
     images = torch.cat([arrays.x_train, arrays.x_test]).flatten(1).numpy()
-    assert sorted(zip(map(bytes, images), torch.cat([arrays.y_train, arrays.y_test]).tolist(), strict=True)) == pairs
+    assert (
+        sorted(
+            zip(
+                map(bytes, images), torch.cat([arrays.y_train, arrays.y_test]).tolist(), strict=True
+            )
+        )
+        == pairs
+    )
     assert int(arrays.x_train.max()) == 255
 
 
@@ -66,7 +73,9 @@ def test_the_facts_of_digits_are_those_of_the_images() -> None:
         ("mnist", 10, 1, 28, "none"),
     ],
 )
-def test_named_sets_are_described_without_a_file(name: str, classes: int, channels: int, size: int, augment: str) -> None:
+def test_named_sets_are_described_without_a_file(
+    name: str, classes: int, channels: int, size: int, augment: str
+) -> None:
     info = describe(name, data_dir=Path("nowhere"), image_size=None, augment="auto")
     assert (info.name, info.num_classes, info.channels, info.image_size, info.augment) == (
         name,
@@ -76,7 +85,9 @@ def test_named_sets_are_described_without_a_file(name: str, classes: int, channe
         augment,
     )
     assert len(info.mean) == len(info.std) == channels
-    assert describe(name, data_dir=Path("nowhere"), image_size=size, augment="crop").augment == "crop"
+    assert (
+        describe(name, data_dir=Path("nowhere"), image_size=size, augment="crop").augment == "crop"
+    )
     with pytest.raises(UsageError, match="image size 64"):
         describe(name, data_dir=Path("nowhere"), image_size=64, augment="auto")
 
@@ -89,12 +100,15 @@ def test_a_file_in_the_data_folder_comes_first(tmp_path: Path) -> None:
     assert data.info.num_classes == 10  # the name says so, though the file has labels up to 3 only
     assert (len(data.train), len(data.test)) == (18, 6)
     np.testing.assert_array_equal(
-        next(data.test.eval_batches(1)).x.numpy()[0], arrays["x_test"][0].transpose(2, 0, 1) / np.float32(255)
+        next(data.test.eval_batches(1)).x.numpy()[0],
+        arrays["x_test"][0].transpose(2, 0, 1) / np.float32(255),
     )
 
 
 @pytest.mark.parametrize("wrong", [{"size": 16}, {"size": 32, "channels": 1}])
-def test_a_file_with_other_images_under_a_known_name_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_a_file_with_other_images_under_a_known_name_is_refused(
+    tmp_path: Path, wrong: dict[str, int]
+) -> None:
     np.savez(tmp_path / "cifar10.npz", **random_arrays(**wrong))
     with pytest.raises(DataError, match="not the images of cifar10") as caught:
         opened("cifar10", data_dir=tmp_path)
@@ -106,7 +120,9 @@ def test_mnist_from_its_file() -> None:
     data = opened("mnist", data_dir=path.parent, limit=600)
     (batch,) = data.test.eval_batches(300)
     with np.load(path) as file:
-        np.testing.assert_array_equal(batch.x.numpy(), file["x_test"][:100].transpose(0, 3, 1, 2) / np.float32(255))
+        np.testing.assert_array_equal(
+            batch.x.numpy(), file["x_test"][:100].transpose(0, 3, 1, 2) / np.float32(255)
+        )
         x_train = file["x_train"]
     assert batch.x.shape == (100, 1, 28, 28)
     mean, std = statistics(torch.from_numpy(x_train).permute(0, 3, 1, 2))
@@ -166,38 +182,51 @@ def svhn(*sets: tuple[np.ndarray[Any, Any], list[int]]) -> list[bytes]:
 
 
 def idx(values: np.ndarray[Any, Any]) -> bytes:
-    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(
+        size.to_bytes(4, "big") for size in values.shape
+    )
     return gzip.compress(header + values.astype(np.uint8).tobytes())
 
 
-def published(name: str, data_dir: Path, contents: Iterable[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def published(
+    name: str, data_dir: Path, contents: Iterable[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lay files into the data folder, and take their sha256 for the published one."""
     files = []
     for file, content in zip(archives.FILES[name], contents, strict=True):
         (data_dir / file.path).parent.mkdir(parents=True, exist_ok=True)
         (data_dir / file.path).write_bytes(content)
-        files.append(replace(file, sha256=hashlib.sha256(content).hexdigest(), url="http://nowhere.invalid/"))
+        files.append(
+            replace(file, sha256=hashlib.sha256(content).hexdigest(), url="http://nowhere.invalid/")
+        )
     monkeypatch.setitem(archives.FILES, name, tuple(files))
 
 
 def check(name: str, data_dir: Path, train: tuple[Any, Any], test: tuple[Any, Any]) -> None:
     arrays = named.read_named(name, data_dir)
-    for (x, y), (images, labels) in zip((train, test), ((arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)),
-                                        strict=True):  # fmt: skip
+    for (x, y), (images, labels) in zip(
+        (train, test),
+        ((arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(images.numpy(), x)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
         assert labels.tolist() == list(y)
 
 
 def test_cifar10_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = {f"data_batch_{number}": (pixels(number), list(range(number))) for number in (2, 1, 3)}
+    batches = {
+        f"data_batch_{number}": (pixels(number), list(range(number))) for number in (2, 1, 3)
+    }
     test = (pixels(4), [9, 8, 7, 6])
     published("cifar10", tmp_path, cifar("labels", **batches, test_batch=test), monkeypatch)
     together = np.concatenate([pixels(1), pixels(2), pixels(3)])
     check("cifar10", tmp_path, (together, [0, 0, 1, 0, 1, 2]), test)
 
 
-def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar100_is_read_with_its_fine_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, test = (pixels(3), [99, 0, 5]), (pixels(2), [1, 2])
     published("cifar100", tmp_path, cifar("fine_labels", train=train, test=test), monkeypatch)
     check("cifar100", tmp_path, train, test)
@@ -216,7 +245,9 @@ def test_mnist_is_read_from_its_four_files(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
-def test_other_bytes_than_the_published_ones_are_not_opened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_bytes_than_the_published_ones_are_not_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(archives.READERS, name, lambda *contents: pytest.fail("opened"))
     for file in archives.FILES[name]:
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -230,8 +261,12 @@ def test_a_download_is_believed_and_kept_only_if_it_is_the_published_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([b"other", b"right"])
-    monkeypatch.setattr(archives.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(next(answers)))
-    file = archives.File("sub/file", hashlib.sha256(b"right").hexdigest(), "http://nowhere.invalid/file")
+    monkeypatch.setattr(
+        archives.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(next(answers))
+    )
+    file = archives.File(
+        "sub/file", hashlib.sha256(b"right").hexdigest(), "http://nowhere.invalid/file"
+    )
     with pytest.raises(DataError, match="not the published file") as caught:
         file.content(tmp_path)
     assert "http://nowhere.invalid/file" in str(caught.value)

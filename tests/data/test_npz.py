@@ -24,7 +24,9 @@ def save(path: Path, **changes: Any) -> str:
 
 
 def facts(spec: str, **options: Any) -> DataInfo:
-    return describe(spec, data_dir=Path("nowhere"), **{"image_size": None, "augment": "auto", **options})
+    return describe(
+        spec, data_dir=Path("nowhere"), **{"image_size": None, "augment": "auto", **options}
+    )
 
 
 def test_images_labels_and_facts_are_those_of_the_file(tmp_path: Path) -> None:
@@ -32,12 +34,19 @@ def test_images_labels_and_facts_are_those_of_the_file(tmp_path: Path) -> None:
     spec = save(tmp_path / "a.npz")
     data = opened(spec)
     (batch,) = data.test.eval_batches(100)
-    np.testing.assert_array_equal(batch.x.numpy(), arrays["x_test"].transpose(0, 3, 1, 2) / np.float32(255))
+    np.testing.assert_array_equal(
+        batch.x.numpy(), arrays["x_test"].transpose(0, 3, 1, 2) / np.float32(255)
+    )
     assert batch.y.tolist() == arrays["y_test"].tolist()
     scaled = arrays["x_train"] / 255
     assert data.info.mean == pytest.approx(scaled.mean((0, 1, 2)), abs=1e-12)
     assert data.info.std == pytest.approx(scaled.std((0, 1, 2)), abs=1e-12)
-    assert (data.info.name, data.info.num_classes, data.info.channels, data.info.image_size) == (spec, 4, 3, 16)
+    assert (data.info.name, data.info.num_classes, data.info.channels, data.info.image_size) == (
+        spec,
+        4,
+        3,
+        16,
+    )
     assert data.info.augment == "crop-flip"
     assert data.info == facts(spec)
 
@@ -55,7 +64,9 @@ def test_the_statistics_of_four_pixels_are_those_by_hand() -> None:
 @pytest.mark.parametrize("shape", ["NHW", "NHWC"])
 def test_grey_images_have_one_channel_and_are_not_augmented(tmp_path: Path, shape: str) -> None:
     grey = random_arrays(channels=1)
-    images = {name: grey[name][..., 0] if shape == "NHW" else grey[name] for name in ("x_train", "x_test")}
+    images = {
+        name: grey[name][..., 0] if shape == "NHW" else grey[name] for name in ("x_train", "x_test")
+    }
     data = opened(save(tmp_path / "grey.npz", **images))
     assert (data.info.channels, data.info.augment) == (1, "none")
     (batch,) = data.test.eval_batches(100)
@@ -69,7 +80,8 @@ def test_num_classes_counts_both_sets_whatever_the_limit(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("limit", "train", "val", "test"), [(None, 36, 4, 12), (20, 18, 2, 6), (5, 5, 0, 2), (1, 1, 0, 1), (999, 36, 4, 12)]
+    ("limit", "train", "val", "test"),
+    [(None, 36, 4, 12), (20, 18, 2, 6), (5, 5, 0, 2), (1, 1, 0, 1), (999, 36, 4, 12)],
 )
 def test_limit_takes_the_first_images_before_some_are_held_out(
     tmp_path: Path, limit: int | None, train: int, val: int, test: int
@@ -85,7 +97,10 @@ def test_limit_takes_the_first_images_before_some_are_held_out(
     ("changes", "words"),
     [
         ({"y_test": None}, ["no array y_test", "it holds: x_train, y_train, x_test"]),
-        ({"x_train": np.zeros((40, 16, 16, 3), np.float32)}, ["x_train is float32", "images must be uint8, NHWC"]),
+        (
+            {"x_train": np.zeros((40, 16, 16, 3), np.float32)},
+            ["x_train is float32", "images must be uint8, NHWC"],
+        ),
         ({"x_test": np.zeros((12, 16, 8, 3), np.uint8)}, ["(12, 16, 8, 3)", "square"]),
         ({"x_train": np.zeros((40, 3, 16, 16), np.uint8)}, ["(40, 3, 16, 16)", "NHWC"]),
         ({"x_test": np.zeros((12, 8, 8, 3), np.uint8)}, ["(3, 16, 16)", "(3, 8, 8)"]),
@@ -94,11 +109,16 @@ def test_limit_takes_the_first_images_before_some_are_held_out(
         ({"y_train": np.zeros(40, np.float32)}, ["y_train is float32", "integers"]),
         ({"y_train": np.array(["cat"] * 40)}, ["y_train", "integers"]),
         ({"y_train": np.zeros((40, 1), int)}, ["(40, 1)", "(N,)"]),
-        ({"x_test": np.zeros((0, 16, 16, 3), np.uint8), "y_test": np.zeros(0, int)}, ["y_test is empty"]),
+        (
+            {"x_test": np.zeros((0, 16, 16, 3), np.uint8), "y_test": np.zeros(0, int)},
+            ["y_test is empty"],
+        ),
         ({"x_train": np.array([{}, {}], dtype=object)}, ["cannot be read", "allow_pickle"]),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_three_lines(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+def test_what_is_wrong_with_a_file_is_said_in_three_lines(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
     path = tmp_path / "wrong.npz"
     with pytest.raises(DataError) as caught:
         opened(save(path, **changes))

@@ -11,9 +11,12 @@ from abatis.data.order import hold_out
 
 
 @pytest.mark.parametrize(
-    ("n", "batch_size", "sizes"), [(15, 8, [8]), (5, 8, [5]), (16, 8, [8, 8]), (17, 8, [8, 8]), (1, 1, [1])]
+    ("n", "batch_size", "sizes"),
+    [(15, 8, [8]), (5, 8, [5]), (16, 8, [8, 8]), (17, 8, [8, 8]), (1, 1, [1])],
 )
-def test_the_last_batch_is_dropped_only_where_a_full_one_exists(n: int, batch_size: int, sizes: list[int]) -> None:
+def test_the_last_batch_is_dropped_only_where_a_full_one_exists(
+    n: int, batch_size: int, sizes: list[int]
+) -> None:
     assert [len(batch) for batch in epoch_batches(n, batch_size, 0, 0)] == sizes
     assert batches_per_epoch(n, batch_size) == len(sizes)
 
@@ -29,7 +32,9 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
     torch.manual_seed(9)
     state = torch.get_rng_state()
     assert torch.equal(first, torch.cat(epoch_batches(64, 8, seed=1, epoch=5)))
-    assert torch.equal(first, torch.cat(epoch_batches(64, 16, seed=1, epoch=5)))  # the batch size only cuts it
+    assert torch.equal(
+        first, torch.cat(epoch_batches(64, 16, seed=1, epoch=5))
+    )  # the batch size only cuts it
     assert torch.equal(state, torch.get_rng_state())
     for seed, epoch in ((2, 5), (1, 6)):
         assert not torch.equal(first, torch.cat(epoch_batches(64, 8, seed=seed, epoch=epoch)))
@@ -39,7 +44,9 @@ def split_of(n: int) -> ArraySplit:
     return ArraySplit(torch.zeros(n, 1, 2, 2, dtype=torch.uint8), torch.arange(n) % 7, "none")
 
 
-@pytest.mark.parametrize(("n", "held_out"), [(9, 0), (10, 1), (437, 43), (10_000, 1000), (30_000, 1000)])
+@pytest.mark.parametrize(
+    ("n", "held_out"), [(9, 0), (10, 1), (437, 43), (10_000, 1000), (30_000, 1000)]
+)
 def test_a_tenth_is_held_out_and_at_most_a_thousand(n: int, held_out: int) -> None:
     train, val = hold_out(split_of(n))
     if held_out == 0:
@@ -48,7 +55,9 @@ def test_a_tenth_is_held_out_and_at_most_a_thousand(n: int, held_out: int) -> No
         return
     assert val is not None
     assert len(val) == held_out
-    assert sorted(torch.cat([train.index, val.index]).tolist()) == list(range(n))  # disjoint, and nothing is lost
+    assert sorted(torch.cat([train.index, val.index]).tolist()) == list(
+        range(n)
+    )  # disjoint, and nothing is lost
     assert torch.equal(val.labels, val.index % 7)
     assert torch.equal(train.labels, train.index % 7)
 

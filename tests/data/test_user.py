@@ -39,7 +39,14 @@ def pairs(kind: str) -> tuple[Any, Any]:
     return out[0], out[1]
 
 
-FORMS = ["uint8 NHWC array", "uint8 NCHW array", "float array", "double tensor", "uint8 tensor", "Dataset"]
+FORMS = [
+    "uint8 NHWC array",
+    "uint8 NCHW array",
+    "float array",
+    "double tensor",
+    "uint8 tensor",
+    "Dataset",
+]
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -76,7 +83,11 @@ def test_float_and_uint8_arrays_are_augmented_alike_and_datasets_not_at_all() ->
 @pytest.mark.parametrize("kind", ["uint8 NHWC array", "Dataset"])
 def test_limit_leaves_the_first_images(kind: str) -> None:
     data = given(*pairs(kind), limit=5)
-    assert (data.train.index.tolist(), data.val, data.test.index.tolist()) == (list(range(5)), None, [0, 1])
+    assert (data.train.index.tolist(), data.val, data.test.index.tolist()) == (
+        list(range(5)),
+        None,
+        [0, 1],
+    )
     assert len(given(*pairs(kind), limit=1000).test) == 12
 
 
@@ -102,7 +113,11 @@ Y = np.arange(6) % 2
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
-        (np.full((6, 3, 8, 8), -1.5), Y, ["outside [0, 1]: -1.5", "leave normalisation to the model"]),
+        (
+            np.full((6, 3, 8, 8), -1.5),
+            Y,
+            ["outside [0, 1]: -1.5", "leave normalisation to the model"],
+        ),
         (np.full((6, 3, 8, 8), 200.0), Y, ["outside [0, 1]", "uint8"]),
         (np.full((6, 3, 8, 8), np.nan), Y, ["outside [0, 1]: nan"]),
         (np.zeros((6, 8, 8, 3), np.float32), Y, ["(6, 8, 8, 3)", "float (N, C, H, W)"]),
@@ -125,7 +140,9 @@ def test_wrong_arrays_are_refused_at_once(x: Any, y: Any, words: list[str]) -> N
 
 def test_training_and_test_images_must_be_alike() -> None:
     (x, y), _ = pairs("uint8 NHWC array")
-    with pytest.raises(DataError, match=r"training images are uint8 \(3, 16, 16\), test images uint8 \(3, 8, 8\)"):
+    with pytest.raises(
+        DataError, match=r"training images are uint8 \(3, 16, 16\), test images uint8 \(3, 8, 8\)"
+    ):
         given((x, y), (x[:, :8, :8], y))
 
 
@@ -139,14 +156,21 @@ class Samples(Dataset[Any]):
         return 6
 
     def __getitem__(self, index: int) -> Any:
-        return self.odd if index == 4 and self.odd is not None else (torch.full((3, 8, 8), index / 10), index % 3)
+        return (
+            self.odd
+            if index == 4 and self.odd is not None
+            else (torch.full((3, 8, 8), index / 10), index % 3)
+        )
 
 
 @pytest.mark.parametrize(
     ("odd", "words"),
     [
         ((torch.full((3, 8, 8), 2.0), 0), ["outside [0, 1]: 2 to 2"]),
-        ((torch.full((3, 8, 8), -2.0), 0), ["outside [0, 1]", "already normalised; leave normalisation to the model"]),
+        (
+            (torch.full((3, 8, 8), -2.0), 0),
+            ["outside [0, 1]", "already normalised; leave normalisation to the model"],
+        ),
         ((torch.zeros(3, 8, 8, dtype=torch.uint8), 0), ["torch.uint8", "float tensor"]),
         ((np.zeros((3, 8, 8)), 0), ["ndarray", "float tensor"]),
         ((torch.zeros(8, 8), 0), ["(8, 8)"]),
@@ -165,7 +189,9 @@ def test_a_wrong_sample_is_named_by_its_position(odd: Any, words: list[str]) -> 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_of_several_sizes_are_refused_when_they_come(workers: int) -> None:
     data = given(Samples(), Samples((torch.zeros(3, 9, 9), 0)), workers=workers)
-    with pytest.raises(DataError, match=r"shape \(3, 9, 9\); the first one is \(3, 8, 8\)") as caught:
+    with pytest.raises(
+        DataError, match=r"shape \(3, 9, 9\); the first one is \(3, 8, 8\)"
+    ) as caught:
         list(data.test.eval_batches(3))
     assert "Traceback" not in str(caught.value)
 
@@ -206,7 +232,10 @@ class Noisy(Samples):
 
 def noise(workers: int, seed: int = 0) -> list[Tensor]:
     batches = [(0, torch.tensor([0, 1])), (1, torch.tensor([1, 2]))]
-    return [batch.x for batch in given(Noisy(), Noisy(), workers=workers).train.train_batches(batches, seed)]
+    return [
+        batch.x
+        for batch in given(Noisy(), Noisy(), workers=workers).train.train_batches(batches, seed)
+    ]
 
 
 def test_a_dataset_that_draws_is_repeatable_whatever_the_workers_and_the_global_state() -> None:
@@ -227,7 +256,10 @@ class Endless(IterableDataset[Any]):
         return iter(())
 
 
-@pytest.mark.parametrize("data", [None, 3, (1, 2, 3), (Endless(), Endless()), (Samples(), pairs("float array")[1]), (1, 2)])
+@pytest.mark.parametrize(
+    "data",
+    [None, 3, (1, 2, 3), (Endless(), Endless()), (Samples(), pairs("float array")[1]), (1, 2)],
+)
 def test_other_things_are_answered_with_the_form(data: Any) -> None:
     with pytest.raises(UsageError, match=r"data|which cannot be indexed") as caught:
         from_user(data, device=CPU, workers=0)
@@ -249,7 +281,9 @@ class Failing(Samples):
 
 
 def test_a_dataset_that_raises_is_named_with_the_sample_and_the_line() -> None:
-    with pytest.raises(DataError, match="fails on test, sample 4: OSError: no such picture") as caught:
+    with pytest.raises(
+        DataError, match="fails on test, sample 4: OSError: no such picture"
+    ) as caught:
         given(Samples(), Failing())
     assert __file__ in str(caught.value.where)
 

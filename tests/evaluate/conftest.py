@@ -53,7 +53,11 @@ def points() -> Callable[..., Points]:
 def digits() -> Points:
     """All 1797 digits: (n, 1, 8, 8) in [0, 1]."""
     x, y = load_digits(return_X_y=True)
-    return Points(torch.tensor(x / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(y), torch.arange(len(y)))
+    return Points(
+        torch.tensor(x / 16, dtype=torch.float32).view(-1, 1, 8, 8),
+        torch.tensor(y),
+        torch.arange(len(y)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +65,14 @@ def network(digits: Points) -> nn.Module:
     """One hidden layer, batch norm and dropout, trained on the first 1400 digits; left in training mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Dropout(0.1), nn.Linear(48, 10))
+        net = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(64, 48),
+            nn.BatchNorm1d(48),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(48, 10),
+        )
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
         for _ in range(15):
             for rows in torch.randperm(1400).split(100):

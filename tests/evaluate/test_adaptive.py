@@ -16,8 +16,17 @@ THREAT = Threat.parse("Linf:0.15")
 
 
 def judged(network, data, attack):
-    return evaluate(network, data, THREAT, ladder="quick", seed=0, batch_size=10, device=torch.device("cpu"), num_classes=10,
-                    adaptive={"mine": attack})  # fmt: skip
+    return evaluate(
+        network,
+        data,
+        THREAT,
+        ladder="quick",
+        seed=0,
+        batch_size=10,
+        device=torch.device("cpu"),
+        num_classes=10,
+        adaptive={"mine": attack},
+    )
 
 
 @pytest.fixture
@@ -41,14 +50,20 @@ def test_it_is_one_more_attack(network, some):
     assert result.attacks["adaptive (mine)"]["provider"] == "mine"
 
 
-@pytest.mark.parametrize("cheat", [lambda f, batch, t: 1 - batch.x, lambda f, batch, t: batch.x], ids=["outside", "not fooled"])
+@pytest.mark.parametrize(
+    "cheat",
+    [lambda f, batch, t: 1 - batch.x, lambda f, batch, t: batch.x],
+    ids=["outside", "not fooled"],
+)
 def test_what_does_not_hold_is_not_counted(network, some, cheat):
     result = judged(network, some, cheat)
     assert torch.equal(result.per_point["adaptive (mine)"], result.per_point["clean"])
 
 
 def test_its_failure_names_the_plugin(network, some):
-    with pytest.raises(PluginError, match="plugin 'mine' failed in its adaptive attack: ZeroDivisionError"):
+    with pytest.raises(
+        PluginError, match="plugin 'mine' failed in its adaptive attack: ZeroDivisionError"
+    ):
         judged(network, some, lambda *_: 1 / 0)
 
 

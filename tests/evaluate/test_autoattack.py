@@ -50,7 +50,13 @@ def standard(digits, network):
     reports = []
     with pytest.MonkeyPatch.context() as patch:
         cut_queries(patch)
-        result = judged(network, data, "Linf:0.15", num_classes=10, progress=lambda *report: reports.append(report))
+        result = judged(
+            network,
+            data,
+            "Linf:0.15",
+            num_classes=10,
+            progress=lambda *report: reports.append(report),
+        )
     return data, result, reports
 
 
@@ -59,7 +65,9 @@ def test_agrees_with_one_call_of_the_package(network, standard):
     network.eval()
     try:
         with torch.random.fork_rng():
-            whole = pyautoattack.AutoAttack(network, norm="Linf", eps=0.15, seed=7, version="standard")
+            whole = pyautoattack.AutoAttack(
+                network, norm="Linf", eps=0.15, seed=7, version="standard"
+            )
             whole.square.n_queries = QUERIES
             _, predicted = whole.run_standard_evaluation(data.x, data.y, batch_size=10)
     finally:
@@ -89,7 +97,10 @@ def test_settings_are_those_of_the_standard_version(standard):
     _, result, _ = standard
     assert result.attacks["AutoAttack"]["attacks"] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert result.attacks["AutoAttack"]["left_out"] == []
-    asked = [{key: result.attacks[name].get(key) for key in ("steps", "targets", "restarts")} for name in ALL[:3]]
+    asked = [
+        {key: result.attacks[name].get(key) for key in ("steps", "targets", "restarts")}
+        for name in ALL[:3]
+    ]
     assert asked == [
         {"steps": 100, "targets": None, "restarts": 1},
         {"steps": 100, "targets": 9, "restarts": 1},
@@ -108,8 +119,14 @@ def test_every_parameter_is_the_package_s_own(digits, network):
     assert whole.square.n_queries == 5000
     for name in ("apgd", "apgd_targeted", "fab", "square"):
         official, cut = vars(getattr(whole, name)), vars(getattr(ours, name))
-        plain = {key: value for key, value in official.items() if isinstance(value, int | float | str | bool)}
-        assert {key: cut[key] for key in plain if key != "device"} == {k: v for k, v in plain.items() if k != "device"}
+        plain = {
+            key: value
+            for key, value in official.items()
+            if isinstance(value, int | float | str | bool)
+        }
+        assert {key: cut[key] for key in plain if key != "device"} == {
+            k: v for k, v in plain.items() if k != "device"
+        }
         assert len(plain) > 8
 
 
@@ -143,7 +160,10 @@ def test_few_classes_leave_out_what_is_undefined(points, classes, threat, capsys
     data = points(x.contiguous(memory_format=torch.channels_last), y)
     result = judged(net, data, threat, num_classes=classes)
     assert result.attacks["AutoAttack"]["left_out"] == ["apgd-t"]
-    assert f"AutoAttack ran without apgd-t: its loss is undefined for {classes} classes" in result.findings
+    assert (
+        f"AutoAttack ran without apgd-t: its loss is undefined for {classes} classes"
+        in result.findings
+    )
     assert result.attacks["FAB-T"]["targets"] == classes - 1
     assert "APGD-T" not in result.per_point
     assert result.per_point["AutoAttack"].tolist() == [False] * 4 + [True]
@@ -166,7 +186,10 @@ def test_masked_gradients_are_found_out(digits, points):
     result = judged(Quantised(), data, "Linf:0.2", num_classes=4)
     assert result.per_point["FAB-T"].all()
     assert not result.per_point["Square"].any()
-    assert any(finding.startswith("Square, which sees no gradients, broke 100.00 points") for finding in result.findings)
+    assert any(
+        finding.startswith("Square, which sees no gradients, broke 100.00 points")
+        for finding in result.findings
+    )
     warned = [finding for finding in result.findings if "points with zero gradient" in finding]
     assert len(warned) == 1
     assert warned[0].startswith("AutoAttack warns: there are 6 points")
@@ -176,7 +199,9 @@ def test_masked_gradients_are_found_out(digits, points):
 
 def test_probabilities_are_found_out(network, standard):
     data, _, _ = standard
-    result = judged(nn.Sequential(network, nn.Softmax(1)), data, "Linf:0.15", num_classes=10, ladder="quick")
+    result = judged(
+        nn.Sequential(network, nn.Softmax(1)), data, "Linf:0.15", num_classes=10, ladder="quick"
+    )
     assert any(finding.startswith("D7 ") for finding in result.findings)
     assert result.verdict != "PASS"
 
@@ -202,5 +227,8 @@ def test_gradients_inside_the_forward_are_told_once(points):
             return torch.stack([0.5 - bright, bright - 0.5], 1)
 
     data = points(torch.full((3, 1, 8, 8), 0.55), torch.ones(3, dtype=torch.int64))
-    found = [any("dynamic" in text for text in judged(net(), data, "Linf:0.1").findings) for net in (Dynamic, Still)]
+    found = [
+        any("dynamic" in text for text in judged(net(), data, "Linf:0.1").findings)
+        for net in (Dynamic, Still)
+    ]
     assert found == [True, False]

@@ -33,7 +33,17 @@ def test_a_run_folder_is_judged_on_its_own_question(run):
     assert main(["eval", str(run), *QUICK]) == 0
     after = record(run)
     assert after["test_set_evaluations"] == before["test_set_evaluations"] + 1
-    for key in ("n", "clean_acc", "pgd20_acc", "robust_acc", "per_point", "verdict", "masking", "selected_at_epoch", "threat"):
+    for key in (
+        "n",
+        "clean_acc",
+        "pgd20_acc",
+        "robust_acc",
+        "per_point",
+        "verdict",
+        "masking",
+        "selected_at_epoch",
+        "threat",
+    ):
         assert after[key] == before[key]
     assert after["command"] == f"defense eval {run} --ladder quick --quiet"
     assert (run / "report.html").is_file()
@@ -41,21 +51,37 @@ def test_a_run_folder_is_judged_on_its_own_question(run):
 
 def test_other_weights_files_give_the_same_numbers(run, tmp_path):
     tensors = load_file(run / "weights.safetensors")
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "w.pth")
-    save_file({name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")},
-              tmp_path / "bare.safetensors")  # fmt: skip
+    torch.save(
+        {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}},
+        tmp_path / "w.pth",
+    )
+    save_file(
+        {
+            name.removeprefix("backbone."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("backbone.")
+        },
+        tmp_path / "bare.safetensors",
+    )
     common = ["--data", "digits", "--threat", "Linf:0.1", "--subset", "12", *QUICK]
     found = []
-    for number, words in enumerate([[str(run)], [str(run / "weights.safetensors"), "--backbone", "cnn"],
-                                    [str(tmp_path / "w.pth"), "--backbone", "cnn", "--allow-pickle"],
-                                    [str(tmp_path / "bare.safetensors"), "--backbone", "cnn"]]):  # fmt: skip
+    for number, words in enumerate(
+        [
+            [str(run)],
+            [str(run / "weights.safetensors"), "--backbone", "cnn"],
+            [str(tmp_path / "w.pth"), "--backbone", "cnn", "--allow-pickle"],
+            [str(tmp_path / "bare.safetensors"), "--backbone", "cnn"],
+        ]
+    ):
         out = tmp_path / str(number)
         assert main(["eval", *words, *common, "--out", str(out)]) == 0
         found.append(record(out))
     assert found[0]["n"] == min(12, record(run)["n"])
     for other in found[1:]:
         assert other["per_point"]["clean"][: found[0]["n"]] == found[0]["per_point"]["clean"]
-    assert found[1]["per_point"] == found[2]["per_point"]  # the same weights, however they are wrapped
+    assert (
+        found[1]["per_point"] == found[2]["per_point"]
+    )  # the same weights, however they are wrapped
     assert found[1]["weights_sha256"] == found[2]["weights_sha256"]
 
 
@@ -84,7 +110,9 @@ def test_a_function_in_a_file(tmp_path):
     assert main([*words, *QUICK]) == 0
     found = record(tmp_path / "o")
     share = sum(found["per_point"]["clean"]) / 50
-    assert found["clean_acc"] == found["robust_acc"] == share  # it always says 3, whatever is done to the image
+    assert (
+        found["clean_acc"] == found["robust_acc"] == share
+    )  # it always says 3, whatever is done to the image
     assert found["verdict"] == "FAIL"  # it has no gradient
 
 
@@ -110,7 +138,10 @@ def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
         (["convnext_atto", "--data", "digits"], "gives 1000 logits, the data have 10 classes"),
         (["w.pth"], "no weights file w.pth"),
         (["RUN/weights.safetensors", "--data", "digits"], "add --backbone"),
-        (["RUN/weights.safetensors", "--data", "digits", "--backbone", "resnet8"], "does not fit resnet8"),
+        (
+            ["RUN/weights.safetensors", "--data", "digits", "--backbone", "resnet8"],
+            "does not fit resnet8",
+        ),
         (["RUN", "--threat", "L3:1"], "known: L1, L2, Linf"),
         (["RUN", "--lader", "quick"], "did you mean '--ladder'?"),
         (["RUN", "--subset", "0"], "0 is not above 0"),
@@ -134,9 +165,25 @@ def test_a_shorter_ladder_does_not_take_the_place_of_a_longer_one(run, tmp_path,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_the_finished_attacks_and_says_so(run, tmp_path, monkeypatch, capsys, number):
-    words = ["eval", str(run), "--subset", "12", "--ladder", "quick", "--quiet", "--out", str(tmp_path)]
-    attacked, handlers, asked = Judge.attacked, [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], []
+def test_a_signal_keeps_the_finished_attacks_and_says_so(
+    run, tmp_path, monkeypatch, capsys, number
+):
+    words = [
+        "eval",
+        str(run),
+        "--subset",
+        "12",
+        "--ladder",
+        "quick",
+        "--quiet",
+        "--out",
+        str(tmp_path),
+    ]
+    attacked, handlers, asked = (
+        Judge.attacked,
+        [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)],
+        [],
+    )
 
     def stopped(self, name, *rest, **named):
         asked.append(name)
@@ -156,7 +203,22 @@ def test_a_signal_keeps_the_finished_attacks_and_says_so(run, tmp_path, monkeypa
 
 
 def test_quick_has_no_attack_under_l1_and_says_so(run, tmp_path, capsys):
-    assert main(["eval", str(run), "--threat", "L1:3", "--ladder", "quick", "--quiet", "--out", str(tmp_path)]) == 2
+    assert (
+        main(
+            [
+                "eval",
+                str(run),
+                "--threat",
+                "L1:3",
+                "--ladder",
+                "quick",
+                "--quiet",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "no attack under L1" in capsys.readouterr().err
     assert not (tmp_path / "eval.json").exists()
 
@@ -177,12 +239,28 @@ class Pair(torch.nn.Linear):
 """
 
 
-@pytest.mark.parametrize(("name", "complaint"), [("Raises", "RuntimeError: mat1"), ("Pair", "returns tuple, not one row")])
-@pytest.mark.parametrize("line", ["eval {net} --ladder quick", "run --backbone {net} --dry-run", "run --backbone {net}"])
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("Raises", "RuntimeError: mat1"), ("Pair", "returns tuple, not one row")],
+)
+@pytest.mark.parametrize(
+    "line", ["eval {net} --ladder quick", "run --backbone {net} --dry-run", "run --backbone {net}"]
+)
 def test_a_network_that_does_not_fit_is_named(tmp_path, capsys, monkeypatch, line, name, complaint):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(FAILING)
-    assert main([*line.format(net=f"nets.py:{name}").split(), "--data", "digits", "--threat", "Linf:0.1"]) == 2
+    assert (
+        main(
+            [
+                *line.format(net=f"nets.py:{name}").split(),
+                "--data",
+                "digits",
+                "--threat",
+                "Linf:0.1",
+            ]
+        )
+        == 2
+    )
     told = capsys.readouterr().err
     assert f"nets.py:{name}" in told
     assert complaint in told
@@ -201,18 +279,46 @@ def pets(tmp_path):
 
 
 def test_the_names_of_the_classes_stay_with_the_network(pets, tmp_path, capsys):
-    folder = abatis.run(tiny(tmp_path, data=f"folder:{pets}", image_size=16, epochs=1, eval="quick", name="r")).folder
+    folder = abatis.run(
+        tiny(tmp_path, data=f"folder:{pets}", image_size=16, epochs=1, eval="quick", name="r")
+    ).folder
     assert record(folder)["class_names"] == ["Bird", "cat", "dog"]
-    assert main(["export", str(folder), "--to", "torch-export", "--out", str(tmp_path / "exported"), "--allow-fail"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(folder),
+                "--to",
+                "torch-export",
+                "--out",
+                str(tmp_path / "exported"),
+                "--allow-fail",
+            ]
+        )
+        == 0
+    )
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert config["label_names"] == config["abatis"]["class_names"] == ["Bird", "cat", "dog"]
     for part in ("train", "val"):
         (pets / part / "Bird").rename(pets / part / "zebra")
     (tmp_path / "others").symlink_to(pets)
-    network = {"r": [], "exported": [], "exported/model.pt2": ["--allow-pickle"],
-               "r/weights.safetensors": ["--backbone", "cnn"]}  # fmt: skip
+    network = {
+        "r": [],
+        "exported": [],
+        "exported/model.pt2": ["--allow-pickle"],
+        "r/weights.safetensors": ["--backbone", "cnn"],
+    }
     for name, more in network.items():
-        words = ["eval", str(tmp_path / name), "--data", f"folder:{tmp_path / 'others'}", "--threat", "Linf:0.1", *QUICK, *more]
+        words = [
+            "eval",
+            str(tmp_path / name),
+            "--data",
+            f"folder:{tmp_path / 'others'}",
+            "--threat",
+            "Linf:0.1",
+            *QUICK,
+            *more,
+        ]
         assert main([*words, "--out", str(tmp_path / "e")]) == 2
         told = capsys.readouterr().err
         assert "cat, dog, zebra" in told

@@ -22,7 +22,9 @@ def curve(net, data, threat, eps, **settings):
 def test_linear_network_is_known_at_every_radius(points, norm, dual):
     weight = torch.tensor([1.0, -2.0, 2.0, 0.0]).view(1, 2, 2)  # of length 5 and 3
     x = torch.full((20, 1, 2, 2), 0.5)
-    x[:, 0, 0, 0] += torch.linspace(-0.095, 0.095, 20)  # the logit is the first pixel's distance from 0.5
+    x[:, 0, 0, 0] += torch.linspace(
+        -0.095, 0.095, 20
+    )  # the logit is the first pixel's distance from 0.5
     net = Linear(weight, -0.5)
     data = points(x, torch.ones(20, dtype=torch.int64))
     eps = (0.0, 0.004, 0.012, 0.018)

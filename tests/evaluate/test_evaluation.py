@@ -35,8 +35,12 @@ def some(digits, points):
 def test_the_headline_is_the_minimum_over_all_attacks(network, some):
     result = judged(network, some, ladder="quick")
     told = result.to_json()
-    per_attack = torch.stack([flags for name, flags in result.per_point.items() if name != "robust"])
-    assert (per_attack.all(0) | ~result.per_point["robust"]).all()  # robust implies right under every attack
+    per_attack = torch.stack(
+        [flags for name, flags in result.per_point.items() if name != "robust"]
+    )
+    assert (
+        per_attack.all(0) | ~result.per_point["robust"]
+    ).all()  # robust implies right under every attack
     assert told["robust_acc"] == result.per_point["robust"].double().mean().item()
     assert told["counts"]["robust"] == sum(told["per_point"]["robust"])
     assert told["interval"]["robust_acc"] == list(wilson(told["counts"]["robust"], 12))
@@ -60,8 +64,14 @@ def test_a_killed_evaluation_repeats_no_finished_attack(network, some, tmp_path,
     assert asked == ["PGD-20", "margin-PGD-20", "APGD-CE", "APGD-T"]
 
     asked.clear()
-    monkeypatch.setattr(Judge, "attacked", lambda self, name, *rest, **named: (
-        asked.append(name), attacked(self, name, *rest, **named))[1])  # fmt: skip
+    monkeypatch.setattr(
+        Judge,
+        "attacked",
+        lambda self, name, *rest, **named: (
+            asked.append(name),
+            attacked(self, name, *rest, **named),
+        )[1],
+    )
     resumed = judged(network, some, state=state)
     assert asked[:3] == ["APGD-T", "FAB-T", "Square"]
     assert resumed.to_json() == whole.to_json()
@@ -77,13 +87,21 @@ def test_another_question_is_not_answered_from_the_file(network, some, tmp_path)
     other = judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state)
     assert other.pgd20_acc > 0
     state.write_text("{ broken")
-    assert judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).pgd20_acc > 0
+    assert (
+        judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).pgd20_acc > 0
+    )
 
 
 def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
     def labels_and_record():
         labels: list[str] = []
-        found = judged(network, some, ladder="quick", batch_size=12, progress=lambda label, *_: labels.append(label))
+        found = judged(
+            network,
+            some,
+            ladder="quick",
+            batch_size=12,
+            progress=lambda label, *_: labels.append(label),
+        )
         return set(labels), found.to_json()
 
     asked, record = labels_and_record()
@@ -95,9 +113,13 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
 
 
 def test_a_claim_that_did_not_hold_is_looked_at_again():
-    held = Climbed({"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 0})}).held(2)
+    held = Climbed(
+        {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 0})}
+    ).held(2)
     assert [flags.tolist() for flags in held.values()] == [[True, True]]
-    assert not Climbed({"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 1})}).held(2)
+    assert not Climbed(
+        {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 1})}
+    ).held(2)
 
 
 def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
@@ -158,10 +180,14 @@ def test_two_processes_find_what_one_finds(tmp_path):
     root = Path(__file__).resolve().parents[2]
     common = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, env=common)
-    running = [subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**common, **places})
-               for places in neighbours(2)]  # fmt: skip
+    running = [
+        subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**common, **places})
+        for places in neighbours(2)
+    ]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
-    one, *two = [json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
+    one, *two = [
+        json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")
+    ]
     assert 0 < one["pgd20_acc"] < one["clean_acc"]
     for found in two:
         assert found == one

@@ -48,7 +48,10 @@ def state(net):
         "modes": [module.training for module in net.modules()],
         "trainable": [parameter.requires_grad for parameter in net.parameters()],
         "gradients": [None if p.grad is None else p.grad.clone() for p in net.parameters()],
-        "tensors": [(name, id(tensor), tensor.clone()) for name, tensor in net.state_dict(keep_vars=True).items()],
+        "tensors": [
+            (name, id(tensor), tensor.clone())
+            for name, tensor in net.state_dict(keep_vars=True).items()
+        ],
         "torch": torch.get_rng_state(),
         "numpy": np.random.get_state()[1].tolist(),
         "python": random.getstate(),
@@ -104,7 +107,9 @@ def quick(network, data, **changes):
     return evaluate(network, data, LINF, **(settings | changes))
 
 
-@pytest.mark.parametrize("cheat", ["outside the ball", "outside the box", "not fooled", "not a number"])
+@pytest.mark.parametrize(
+    "cheat", ["outside the ball", "outside the box", "not fooled", "not a number"]
+)
 def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, cheat):
     data = points(digits.x[1400:1450], digits.y[1400:1450])
     others = digits.x[:10][digits.y[:10].argsort()]  # one true digit of every class
@@ -123,7 +128,10 @@ def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, c
     correct = int(result.per_point["clean"].sum())
     assert result.pgd20_acc == result.clean_acc > 0.8
     assert result.attacks["PGD-20"]["rejected"] == correct
-    assert any(finding.startswith(f"PGD-20: {correct} adversarial images did not hold") for finding in result.findings)
+    assert any(
+        finding.startswith(f"PGD-20: {correct} adversarial images did not hold")
+        for finding in result.findings
+    )
 
 
 def test_points_are_packed_in_order(digits, points):
@@ -140,4 +148,6 @@ def test_points_are_packed_in_order(digits, points):
 
 
 def test_nothing_wanted_gives_no_batch(digits, points):
-    assert list(_packed(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
+    assert (
+        list(_packed(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
+    )

@@ -5,14 +5,24 @@ from __future__ import annotations
 import pyautoattack
 import pytest
 import torch
-from benchmarks.known_networks import DOCUMENTED, cifar10, known, mnist, not_robust, under_autoattack, under_pgd
+from benchmarks.known_networks import (
+    DOCUMENTED,
+    cifar10,
+    known,
+    mnist,
+    not_robust,
+    under_autoattack,
+    under_pgd,
+)
 
 from abatis.evaluate.pgd import cross_entropy, margin
 from tests.reference import reference_dir
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(reference_dir() is None, reason="networks and images are not here; set ABATIS_REFERENCE"),
+    pytest.mark.skipif(
+        reference_dir() is None, reason="networks and images are not here; set ABATIS_REFERENCE"
+    ),
 ]
 
 
@@ -21,10 +31,14 @@ def deviation(accuracy, n):
     return (accuracy * (1 - accuracy) / n) ** 0.5
 
 
-@pytest.mark.parametrize(("name", "clean", "robust"), [("resnet2b", 703, 570), ("resnet4b", 771, 618)])
+@pytest.mark.parametrize(
+    ("name", "clean", "robust"), [("resnet2b", 703, 570), ("resnet4b", 771, 618)]
+)
 def test_pgd_on_robust_cifar10_networks(name, clean, robust):
     """The first 1,000 test images: the same points right as when they were first judged, up to three under attack."""
-    right, left = under_pgd(known(name), cifar10(1000), "Linf:2/255", cross_entropy, steps=20, restarts=1)
+    right, left = under_pgd(
+        known(name), cifar10(1000), "Linf:2/255", cross_entropy, steps=20, restarts=1
+    )
     assert right == clean
     assert abs(left - robust) <= 3
 
@@ -41,7 +55,9 @@ def test_autoattack_finds_the_documented_robustness():
     n = 24
     clean, found = under_autoattack(known("trades_mnist"), mnist(n), "Linf:0.3")
     assert clean >= n - 1  # documented: 99.48 %
-    assert abs(found.verdicts[-1].accuracy - DOCUMENTED["trades_mnist"]) <= 3 * deviation(DOCUMENTED["trades_mnist"], n)
+    assert abs(found.verdicts[-1].accuracy - DOCUMENTED["trades_mnist"]) <= 3 * deviation(
+        DOCUMENTED["trades_mnist"], n
+    )
 
 
 def test_autoattack_leaves_what_one_call_of_the_package_leaves():
@@ -58,6 +74,8 @@ def test_autoattack_leaves_what_one_call_of_the_package_leaves():
 
 def test_a_network_that_is_not_robust_is_broken_everywhere():
     """The example that pyautoattack ships: 93.7 % of the first 1,000 images are right, none of 64 under attack."""
-    clean, left = under_pgd(not_robust(), cifar10(64), "Linf:8/255", cross_entropy, steps=20, restarts=1)
+    clean, left = under_pgd(
+        not_robust(), cifar10(64), "Linf:8/255", cross_entropy, steps=20, restarts=1
+    )
     assert clean == 59
     assert left == 0

@@ -84,30 +84,47 @@ def relu_golden():
     arrays = golden("amm_deepfool_mlp")
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5)).double()
     for layer, place in ((net[1], "1"), (net[3], "2")):
-        layer.weight.data, layer.bias.data = torch.tensor(arrays[f"W{place}"]), torch.tensor(arrays[f"b{place}"])
+        layer.weight.data, layer.bias.data = (
+            torch.tensor(arrays[f"W{place}"]),
+            torch.tensor(arrays[f"b{place}"]),
+        )
     return arrays, net, torch.tensor(arrays["x"])
 
 
 def test_margins_of_logits_and_probabilities():
     logits = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log().expand(3, 3)
     y = labels(0, 1, 2)
-    assert logit_margin(logits, y).tolist() == pytest.approx([np.log(3.5), -np.log(3.5), -np.log(7)])
+    assert logit_margin(logits, y).tolist() == pytest.approx(
+        [np.log(3.5), -np.log(3.5), -np.log(7)]
+    )
     assert probability_margin(logits, y).tolist() == pytest.approx([0.5, -0.5, -0.6])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probability_margin_is_finite_for_any_logits(dtype):
-    logits = torch.tensor([[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [3e38, -3e38, 0]], dtype=dtype)
-    assert probability_margin(logits, labels(0, 0, 1, 1)).tolist() == pytest.approx([1, -0.5, 0, -1])
+    logits = torch.tensor(
+        [[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [3e38, -3e38, 0]], dtype=dtype
+    )
+    assert probability_margin(logits, labels(0, 0, 1, 1)).tolist() == pytest.approx(
+        [1, -0.5, 0, -1]
+    )
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("norm", "length", "r"), [("L2", 0.2, (-0.12, -0.16)), ("Linf", 1 / 7, (-1 / 7, -1 / 7))])
+@pytest.mark.parametrize(
+    ("norm", "length", "r"), [("L2", 0.2, (-0.12, -0.16)), ("Linf", 1 / 7, (-1 / 7, -1 / 7))]
+)
 def test_two_classes_by_hand(norm, length, r):
-    assert deepfool(TWO, TWO_X, norm).flatten().tolist() == pytest.approx([1.02 * part for part in r], abs=1e-15)
+    assert deepfool(TWO, TWO_X, norm).flatten().tolist() == pytest.approx(
+        [1.02 * part for part in r], abs=1e-15
+    )
     for y, sign in ((0, 1), (1, -1)):
-        assert effective_margin(TWO, TWO_X, labels(y), norm).item() == pytest.approx(sign * length, abs=1e-15)
-        assert input_margin(TWO, TWO_X, labels(y), norm).item() == pytest.approx(sign * 1.02 * length, abs=1e-15)
+        assert effective_margin(TWO, TWO_X, labels(y), norm).item() == pytest.approx(
+            sign * length, abs=1e-15
+        )
+        assert input_margin(TWO, TWO_X, labels(y), norm).item() == pytest.approx(
+            sign * 1.02 * length, abs=1e-15
+        )
 
 
 @pytest.mark.parametrize(
@@ -119,10 +136,16 @@ def test_two_classes_by_hand(norm, length, r):
 )
 def test_three_classes_by_hand(norm, length, r, effective):
     """The nearest class depends on the norm; of a wrong point the two margins are not to the same boundary."""
-    assert deepfool(THREE, THREE_X, norm, overshoot=0.5).flatten().tolist() == pytest.approx([1.5 * part for part in r])
+    assert deepfool(THREE, THREE_X, norm, overshoot=0.5).flatten().tolist() == pytest.approx(
+        [1.5 * part for part in r]
+    )
     for y, sign in ((0, 1), (1, -1), (2, -1)):
-        assert effective_margin(THREE, THREE_X, labels(y), norm).item() == pytest.approx(effective[y], abs=1e-15)
-        assert input_margin(THREE, THREE_X, labels(y), norm).item() == pytest.approx(sign * 1.02 * length, abs=1e-15)
+        assert effective_margin(THREE, THREE_X, labels(y), norm).item() == pytest.approx(
+            effective[y], abs=1e-15
+        )
+        assert input_margin(THREE, THREE_X, labels(y), norm).item() == pytest.approx(
+            sign * 1.02 * length, abs=1e-15
+        )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -134,10 +157,14 @@ def test_published_values_on_a_linear_model(norm):
     assert reached.all()
     assert (r.flatten(1) - torch.tensor(arrays[f"df_{key}_r"])).abs().max() <= 1e-10
     assert (size(r, norm) / 1.02 - exact).abs().max() <= 1e-10
-    assert (input_margin(net, x, y, norm) / 1.02 - torch.where(right, exact, -exact)).abs().max() <= 1e-10
+    assert (
+        input_margin(net, x, y, norm) / 1.02 - torch.where(right, exact, -exact)
+    ).abs().max() <= 1e-10
     assert 0 < right.sum() < len(x)
     effective = effective_margin(net, x, y, norm)
-    assert torch.allclose(effective[right], input_margin(net, x, y, norm)[right] / 1.02, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        effective[right], input_margin(net, x, y, norm)[right] / 1.02, rtol=0, atol=1e-12
+    )
     if norm == "L2":
         assert (effective - torch.tensor(arrays["signed_l2_margin_y"])).abs().max() <= 1e-10
 
@@ -147,8 +174,12 @@ def test_published_rho_adv():
     record = measured(net, [batch_of(x[:9], y[:9]), batch_of(x[9:], y[9:])]).to_json()
     assert record["rho_adv_L2"] == pytest.approx(float(arrays["rho_adv_l2"]), rel=1e-10)
     assert record["rho_adv_Linf"] == pytest.approx(float(arrays["rho_adv_linf"]), rel=1e-10)
-    assert record["measures"]["effective_L2"]["mean"] == pytest.approx(float(arrays["avg_signed_margin"]), rel=1e-10)
-    assert record["measures"]["effective_L2"]["min"] == pytest.approx(float(arrays["min_signed_margin"]), rel=1e-10)
+    assert record["measures"]["effective_L2"]["mean"] == pytest.approx(
+        float(arrays["avg_signed_margin"]), rel=1e-10
+    )
+    assert record["measures"]["effective_L2"]["min"] == pytest.approx(
+        float(arrays["min_signed_margin"]), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -176,7 +207,9 @@ def test_distances_do_not_depend_on_the_scale_of_the_logits(norm, factor):
     _, net, x = relu_golden()
     y = torch.arange(16) % 5
     for distance in (effective_margin, input_margin):
-        assert torch.allclose(distance(net, x, y, norm), distance(Times(net, factor), x, y, norm), rtol=1e-9, atol=0)
+        assert torch.allclose(
+            distance(net, x, y, norm), distance(Times(net, factor), x, y, norm), rtol=1e-9, atol=0
+        )
 
 
 def test_only_the_highest_logits_are_looked_at():
@@ -189,14 +222,18 @@ def test_only_the_highest_logits_are_looked_at():
     assert effective_margin(net, x, y, "Linf").item() == pytest.approx(1.0)
     assert effective_margin(net, x, y, "Linf", candidates=12).item() == pytest.approx(11 / 101)
     assert deepfool(net, x, "L2")[0, 0, 0].tolist() == pytest.approx([-1.02, 0])
-    assert size(deepfool(net, x, "L2", candidates=12), "L2").item() == pytest.approx(1.02 * 11 / 10001**0.5)
+    assert size(deepfool(net, x, "L2", candidates=12), "L2").item() == pytest.approx(
+        1.02 * 11 / 10001**0.5
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_without_a_slope_there_is_no_boundary(norm):
     """On the ledge nothing leads out; from .7 one step leads onto it; nobody else is disturbed."""
     x, y, calls = pixels(0.3, 0.7, 0.2), labels(0, 0, 1), []
-    assert effective_margin(Ledge(), x, y, norm).tolist() == pytest.approx([torch.inf, 0.4, -torch.inf])
+    assert effective_margin(Ledge(), x, y, norm).tolist() == pytest.approx(
+        [torch.inf, 0.4, -torch.inf]
+    )
     assert input_margin(Ledge(), x, y, norm).tolist() == [torch.inf, torch.inf, -torch.inf]
     assert deepfool(Ledge(), x, norm).flatten().tolist() == pytest.approx([0, -0.4 * 1.02, 0])
     leave(lambda images: calls.append(len(images)) or Ledge()(images), x, norm)
@@ -204,7 +241,9 @@ def test_without_a_slope_there_is_no_boundary(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("slope", "reached"), [(1e-30, [True]), (5.65e-309, [False]), (1e-320, [False])])
+@pytest.mark.parametrize(
+    ("slope", "reached"), [(1e-30, [True]), (5.65e-309, [False]), (1e-320, [False])]
+)
 def test_long_steps_stay_finite(norm, slope, reached):
     """A step of 1e30 is taken; one that is beyond the largest number, be it for the overshoot alone, is not."""
     x = pixels(0.5)
@@ -257,7 +296,9 @@ def test_everything_is_made_where_the_images_are(digits, network):
     batch = batch_of(digits.x[:8], digits.y[:8])
     with torch.device("meta"):
         elsewhere = measured(network, [batch], adversarial=batch.x)
-    assert torch.equal(elsewhere.measures["input_L2"], measured(network, [batch]).measures["input_L2"])
+    assert torch.equal(
+        elsewhere.measures["input_L2"], measured(network, [batch]).measures["input_L2"]
+    )
 
 
 def test_json_of_a_hand_made_example():
@@ -265,7 +306,11 @@ def test_json_of_a_hand_made_example():
     inf = torch.inf
     distances = torch.tensor([0, 0.5, 1, 1.5, 2, inf]).double()
     margins = Margins(
-        {"logit": torch.tensor([-1, 0, 1, 2, 3, 19]).double(), "input_L2": distances, "effective_Linf": torch.full((6,), -inf)},
+        {
+            "logit": torch.tensor([-1, 0, 1, 2, 3, 19]).double(),
+            "input_L2": distances,
+            "effective_Linf": torch.full((6,), -inf),
+        },
         {"L2": 0.25, "Linf": inf},
         torch.tensor([-1, -0.5, -0.5, 0.25, 18.5, torch.nan]).double(),
     )
@@ -275,8 +320,18 @@ def test_json_of_a_hand_made_example():
     assert record["points"] == 6
     assert record["measures"] == {
         "logit": {"unit": "logits", "mean": 4.0, "min": -1.0, "quantiles": pytest.approx(logit)},
-        "input_L2": {"unit": "L2, pixels in [0, 1]", "mean": 1.0, "min": 0.0, "quantiles": pytest.approx(pixel)},
-        "effective_Linf": {"unit": "Linf, pixels in [0, 1]", "mean": None, "min": None, "quantiles": dict.fromkeys(pixel)},
+        "input_L2": {
+            "unit": "L2, pixels in [0, 1]",
+            "mean": 1.0,
+            "min": 0.0,
+            "quantiles": pytest.approx(pixel),
+        },
+        "effective_Linf": {
+            "unit": "Linf, pixels in [0, 1]",
+            "mean": None,
+            "min": None,
+            "quantiles": dict.fromkeys(pixel),
+        },
     }
     assert (record["rho_adv_L2"], record["rho_adv_Linf"]) == (0.25, None)
     assert record["histogram"] == {
@@ -293,7 +348,14 @@ def test_one_point_and_two_classes(adversarial):
     """At (.15, .05) the logits differ by .65."""
     record = measured(TWO, [batch_of(TWO_X, labels(0))], adversarial=adversarial).to_json()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert set(record) == {"points", "measures", "rho_adv_L2", "rho_adv_Linf", "histogram", "unreached"}
+    assert set(record) == {
+        "points",
+        "measures",
+        "rho_adv_L2",
+        "rho_adv_Linf",
+        "histogram",
+        "unreached",
+    }
     assert record["measures"]["probability"]["mean"] == pytest.approx(np.tanh(0.5))
     assert list(record["measures"]["input_L2"]["quantiles"].values()) == pytest.approx([0.204] * 5)
     assert record["rho_adv_L2"] == pytest.approx(0.204 / 0.05**0.5)
@@ -312,7 +374,14 @@ def test_one_point_and_two_classes(adversarial):
 def test_points_without_a_boundary_are_counted():
     record = measured(Ledge(), [batch_of(pixels(0.3, 0.7), labels(0, 0))]).to_json()
     counts = {name: record["unreached"][name] for name in MEASURES}
-    assert counts == {"logit": 0, "probability": 0, "effective_L2": 1, "effective_Linf": 1, "input_L2": 2, "input_Linf": 2}
+    assert counts == {
+        "logit": 0,
+        "probability": 0,
+        "effective_L2": 1,
+        "effective_Linf": 1,
+        "input_L2": 2,
+        "input_Linf": 2,
+    }
     assert record["measures"]["effective_L2"]["mean"] == pytest.approx(0.4)
     assert record["measures"]["input_L2"]["mean"] is None
     assert record["rho_adv_L2"] == pytest.approx((0 + 0.4 * 1.02 / 0.7) / 2)
@@ -341,4 +410,8 @@ def test_mistakes_are_told(digits, network):
 def test_counts_by_class():
     y, clean = labels(0, 2, 2, 0, 2), torch.tensor([True, True, False, True, True])
     robust = torch.tensor([False, True, False, True, False])
-    assert per_class(y, clean, robust, 4) == {"n": [2, 0, 3, 0], "clean": [2, 0, 2, 0], "robust": [1, 0, 1, 0]}
+    assert per_class(y, clean, robust, 4) == {
+        "n": [2, 0, 3, 0],
+        "clean": [2, 0, 2, 0],
+        "robust": [1, 0, 1, 0],
+    }

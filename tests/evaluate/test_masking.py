@@ -29,7 +29,15 @@ def short(monkeypatch):
 @pytest.fixture(scope="session")
 def images():
     """All digits, as a run sees them."""
-    return open_data("digits", data_dir=".", limit=None, image_size=None, augment="none", device=torch.device("cpu"), workers=0)
+    return open_data(
+        "digits",
+        data_dir=".",
+        limit=None,
+        image_size=None,
+        augment="none",
+        device=torch.device("cpu"),
+        workers=0,
+    )
 
 
 def trained(out, **options):
@@ -65,7 +73,9 @@ def test_honest_networks_pass(request, images, standard, name):
     assert 0.9 < by_id(found)["D5"].value < 1.1
     assert found.curve.accuracy[-2:] == (0, 0)  # the huge radii
     at_eps = found.curve.right[found.curve.eps.index(0.1)]
-    assert int(at_eps.sum()) >= int(found.robust.sum()) == int((at_eps & found.robust).sum())  # other attacks only add to these
+    assert (
+        int(at_eps.sum()) >= int(found.robust.sum()) == int((at_eps & found.robust).sum())
+    )  # other attacks only add to these
 
 
 @pytest.mark.usefixtures("short")
@@ -80,7 +90,9 @@ def test_planted_networks_are_caught(images, standard, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("options", [STANDARD, {"attack": {"steps": 10}}], ids=["standard", "adversarial"])
+@pytest.mark.parametrize(
+    "options", [STANDARD, {"attack": {"steps": 10}}], ids=["standard", "adversarial"]
+)
 def test_six_honest_networks_pass(tmp_path, images, options, seed):
     """Ten epochs of all digits, with all queries and a twin of their own, at the radius they were trained for."""
     net = trained(tmp_path, epochs=10, batch_size=128, seed=seed, **options)
@@ -99,7 +111,12 @@ def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
     """Trained on one step of a radius far too large."""
     attack = {"steps": 1, "step_size": "0.3", "start": "normal"}
     net = trained(
-        tmp_path, epochs=10, batch_size=128, threat="Linf:0.3", attack=attack, optim={"lr": 0.1, "schedule": "one-cycle"}
+        tmp_path,
+        epochs=10,
+        batch_size=128,
+        threat="Linf:0.3",
+        attack=attack,
+        optim={"lr": 0.1, "schedule": "one-cycle"},
     )
     training = Training(First(images.train, 256), net, Threat.parse("Linf:0.3"))
     found = diagnosed(net, First(images.test, 256), "Linf:0.15", training=training)
@@ -113,11 +130,15 @@ def test_a_twin_is_another_network_of_the_same_kind(standard, images):
     few = images.train.subset(torch.arange(600))
     with judging(standard):  # as it is while it is being diagnosed: frozen
         first, again, other = (
-            undefended_twin(standard, few, seed=seed, epochs=3, batch_size=64, lr=0.05) for seed in (0, 0, 1)
+            undefended_twin(standard, few, seed=seed, epochs=3, batch_size=64, lr=0.05)
+            for seed in (0, 0, 1)
         )
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in standard.state_dict().items())
-    weights = [torch.cat([one.flatten() for one in net.parameters()]) for net in (standard, first, again, other)]
+    weights = [
+        torch.cat([one.flatten() for one in net.parameters()])
+        for net in (standard, first, again, other)
+    ]
     assert torch.equal(weights[1], weights[2])
     assert (weights[0] - weights[1]).norm() > 1
     assert (weights[1] - weights[3]).norm() > 1

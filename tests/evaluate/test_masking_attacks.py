@@ -19,16 +19,27 @@ def test_an_attack_that_leaves_the_ball_is_found_out(points, cheat):
     def attack(batch):
         if cheat == "label":
             batch.y.fill_(0)
-        image = {"outside": batch.x - 0.1, "not a number": batch.x * torch.nan, "label": batch.x}[cheat]
+        image = {"outside": batch.x - 0.1, "not a number": batch.x * torch.nan, "label": batch.x}[
+            cheat
+        ]
         return image, torch.ones(len(batch.y), dtype=torch.bool)
 
     net, data = dim(points)
     with judging(net) as judged:
-        bench = attacks.Bench(Judge(judged, data, Threat.parse("Linf:0.02"), 8), torch.ones(20, dtype=torch.bool), 0)
-        assert bench.run("fair", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct).facts["attacked"] == 20
+        bench = attacks.Bench(
+            Judge(judged, data, Threat.parse("Linf:0.02"), 8), torch.ones(20, dtype=torch.bool), 0
+        )
+        assert (
+            bench.run("fair", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct).facts[
+                "attacked"
+            ]
+            == 20
+        )
         assert bench.budget_test().status == "pass"
         bench.run("cheat", attack, bench.correct)
-        bench.run("cheat", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct)  # hides nothing
+        bench.run(
+            "cheat", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct
+        )  # hides nothing
     test = bench.budget_test()
     assert (test.status, test.count, test.of) == ("fail", 20, 60)
 
@@ -41,7 +52,9 @@ def test_the_traced_path_is_that_of_pgd(digits, network, points, threat):
     clean, robust = pgd_verdicts(network, data, threat, steps=20, seed=3, batch_size=60)
     trace = {}
     with judging(network) as judged:
-        verdicts = Judge(judged, data, threat, 25).attacked("t", probes.traced(judged, threat, 20, 3, trace), clean)
+        verdicts = Judge(judged, data, threat, 25).attacked(
+            "t", probes.traced(judged, threat, 20, 3, trace), clean
+        )
     assert torch.equal(verdicts.robust, robust)
     assert len(trace) == int(clean.sum())
     assert 0 < int(robust.sum()) < int(clean.sum())

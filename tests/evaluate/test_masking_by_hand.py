@@ -18,7 +18,17 @@ from abatis.evaluate.masking import Training
 from abatis.evaluate.masking.outputs import output_tests
 from abatis.evaluate.masking.record import GATES, rated, told
 from abatis.nets.net import Net
-from tests.evaluate.planted import PLANTED, Before, Dynamic, Shifted, Window, by_id, diagnosed, dim, shorten
+from tests.evaluate.planted import (
+    PLANTED,
+    Before,
+    Dynamic,
+    Shifted,
+    Window,
+    by_id,
+    diagnosed,
+    dim,
+    shorten,
+)
 
 
 @pytest.fixture
@@ -33,7 +43,9 @@ def test_a_linear_network_is_counted_by_hand(points):
     tests = by_id(found)
     assert found.verdict == "PASS"
     assert found.robust.tolist() == [number > 11 for number in range(1, 21)]
-    assert [(tests[name].count, tests[name].of) for name in ("D2", "D9", "D10", "D13", "D18")] == [(0, 20)] * 5
+    assert [(tests[name].count, tests[name].of) for name in ("D2", "D9", "D10", "D13", "D18")] == [
+        (0, 20)
+    ] * 5
     assert (tests["D16"].count, tests["D16"].of) == (0, 9)
     assert tests["D9"].interval == (0, pytest.approx(3.8416 / 23.8416))
     assert tests["D5"].value == pytest.approx(1, abs=1e-3)
@@ -59,7 +71,11 @@ def test_a_network_that_is_never_right_has_no_robustness_to_doubt(points):
 def test_slopes_are_compared_inside_the_box(points):
     """A network may cut its images at the box, and images may lie at its edge."""
     net, data = dim(points)
-    edge = replace(data, x=torch.stack([torch.zeros(4), torch.ones(4)] * 10).view(20, 1, 2, 2), y=torch.tensor([0, 1] * 10))
+    edge = replace(
+        data,
+        x=torch.stack([torch.zeros(4), torch.ones(4)] * 10).view(20, 1, 2, 2),
+        y=torch.tensor([0, 1] * 10),
+    )
     net.bias = -0.5
     test = by_id(diagnosed(Before(net, lambda x: x.clamp(0, 1)), edge, "Linf:0.01"))["D5"]
     assert test.value == pytest.approx(1, abs=1e-3)
@@ -100,9 +116,17 @@ def test_gates(test, count, of, status):
 def test_a_record_in_plain_types():
     record = json.loads(json.dumps(rated("D10", 1, 210, "one").to_json(), allow_nan=False))
     assert record == {
-        "id": "D10", "name": GATES["D10"].name, "status": "pass", "value": 1 / 210, "count": 1, "of": 210,
-        "interval": pytest.approx([0.0008, 0.0265], abs=1e-4), "warn": "> 1 %", "fail": "> 2 %", "says": "one",
-    }  # fmt: skip
+        "id": "D10",
+        "name": GATES["D10"].name,
+        "status": "pass",
+        "value": 1 / 210,
+        "count": 1,
+        "of": 210,
+        "interval": pytest.approx([0.0008, 0.0265], abs=1e-4),
+        "warn": "> 1 %",
+        "fail": "> 2 %",
+        "says": "one",
+    }
     assert told("D1", "fail", "no").to_json()["interval"] is None
 
 
@@ -118,14 +142,20 @@ def test_without_gradients_nothing_crashes(points, problem):
             raise ValueError("no derivative")
 
     net, data = dim(points)
-    found = diagnosed(Before(net, Broken.apply if problem == "raises" else torch.Tensor.detach), data, "Linf:0.0222")
+    found = diagnosed(
+        Before(net, Broken.apply if problem == "raises" else torch.Tensor.detach),
+        data,
+        "Linf:0.0222",
+    )
     tests = by_id(found)
     assert (found.verdict, tests["D1"].status) == ("FAIL", "fail")
     assert ("no derivative" in tests["D1"].says) == (problem == "raises")
     needing = ("D2", "D3", "D4", "D5", "D9", "D11", *(f"D{number}" for number in range(13, 24)))
     assert {name for name in tests if tests[name].status == "not applicable"} == set(needing)
     assert found.curve.accuracy == (1.0,)
-    assert tests["D12"].count == 11  # some of 100 corners are the worst one: all there is to find in a linear network
+    assert (
+        tests["D12"].count == 11
+    )  # some of 100 corners are the worst one: all there is to find in a linear network
     assert tests["D10"].status == "fail"
     assert found.robust.tolist() == [number > 11 for number in range(1, 21)]
 
@@ -135,13 +165,19 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     """From 0.3 one step of 0.6 jumps over the window; PGD lands in it unless it started behind it."""
     n, threat = 60, Threat.parse("Linf:0.6")
     data = points(torch.full((n, 1, 1, 1), 0.3), torch.zeros(n, dtype=torch.int64))
-    start = (0.3 + (2 * per_sample("uniform", 0, "evaluate/uniform", data.index, data.x) - 1) * 0.6).clamp(0, 1).flatten()
+    start = (
+        (0.3 + (2 * per_sample("uniform", 0, "evaluate/uniform", data.index, data.x) - 1) * 0.6)
+        .clamp(0, 1)
+        .flatten()
+    )
     past = int((start >= 0.8).sum())
     assert past > 3
     found = diagnosed(Window(), data, str(threat), training=Training(data, Window(), threat))
     tests = by_id(found)
     assert (tests["D23"].count, tests["D23"].of) == (n - past, n)
-    clean = diagnosed(Window(), data, str(threat), training=Training(data, Window(), threat, attacked=False))
+    clean = diagnosed(
+        Window(), data, str(threat), training=Training(data, Window(), threat, attacked=False)
+    )
     assert by_id(clean)["D23"].status == "not applicable"
     assert tests["D9"].count == 0  # a single step breaks nothing here
     assert int(found.curve.right[found.curve.eps.index(0.6)].sum()) == past
@@ -164,7 +200,9 @@ def test_the_twin_is_asked_for_only_where_points_are_left(points):
         raise AssertionError("nobody needs it")
 
     net, data = dim(points)
-    found = diagnosed(net, data, "Linf:0.3", training=Training(data, no_twin, Threat.parse("Linf:0.3")))
+    found = diagnosed(
+        net, data, "Linf:0.3", training=Training(data, no_twin, Threat.parse("Linf:0.3"))
+    )
     assert (by_id(found)["D11"].status, by_id(found)["D11"].count) == ("pass", 0)
 
 
@@ -200,11 +238,19 @@ def test_everything_is_left_as_found(digits, network, points):
     functions = torch.autograd.grad, torch.autograd.backward
 
     def state():
-        return repr([
-            [module.training for module in network.modules()], [one.requires_grad for one in network.parameters()],
-            {name: (id(one), one.tolist()) for name, one in network.state_dict(keep_vars=True).items()},
-            torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
-        ])  # fmt: skip
+        return repr(
+            [
+                [module.training for module in network.modules()],
+                [one.requires_grad for one in network.parameters()],
+                {
+                    name: (id(one), one.tolist())
+                    for name, one in network.state_dict(keep_vars=True).items()
+                },
+                torch.get_rng_state().tolist(),
+                np.random.get_state()[1].tolist(),
+                random.getstate(),
+            ]
+        )
 
     before = state()
     try:

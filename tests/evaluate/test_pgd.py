@@ -48,7 +48,9 @@ def test_linear_network_is_judged_exactly(points, norm, dual):
     net = Half(weight, -0.5 * float(weight.sum()))
     threat = Threat.parse(f"{norm}:0.1")  # the ball stays inside the box
     z = net(x)[:, 1].detach()
-    y = torch.where(torch.arange(200) % 5 > 0, (z > 0).long(), (z < 0).long())  # every fifth label is wrong
+    y = torch.where(
+        torch.arange(200) % 5 > 0, (z > 0).long(), (z < 0).long()
+    )  # every fifth label is wrong
     margin = torch.where(y == 1, z, -z)
     reach = threat.eps * weight.norm(p=dual)
     clear = (margin - reach).abs() > 0.02 * reach
@@ -61,9 +63,15 @@ def test_linear_network_is_judged_exactly(points, norm, dual):
 
 def test_best_on_the_path_counts_not_the_last(points):
     n, threat = 24, Threat.parse("Linf:0.6")
-    data = points(torch.full((n, 1, 1, 1), 0.3), torch.zeros(n, dtype=torch.int64), torch.arange(100, 100 + n))
-    start = (0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6).clamp(0, 1)
-    past = start.flatten() >= 0.8  # steps of 0.15 up from below 0.6 cannot jump over the window of 0.2
+    data = points(
+        torch.full((n, 1, 1, 1), 0.3), torch.zeros(n, dtype=torch.int64), torch.arange(100, 100 + n)
+    )
+    start = (
+        0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6
+    ).clamp(0, 1)
+    past = (
+        start.flatten() >= 0.8
+    )  # steps of 0.15 up from below 0.6 cannot jump over the window of 0.2
     assert 0 < past.sum() < n
     assert (Window()(torch.full((1, 1, 1, 1), 0.9)).argmax(1) == 0).all()  # where every path ends
     clean, robust = pgd_verdicts(Window(), data, threat, steps=20, seed=3, batch_size=n)
@@ -73,9 +81,13 @@ def test_best_on_the_path_counts_not_the_last(points):
 
 def test_start_is_part_of_the_path(points):
     data = points(torch.full((24, 1, 1, 1), 0.3), torch.zeros(24, dtype=torch.int64))
-    start = (0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6).clamp(0, 1)
+    start = (
+        0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6
+    ).clamp(0, 1)
     inside = ((start >= 0.6) & (start < 0.8)).flatten()
-    _, robust = pgd_verdicts(Window(), data, Threat.parse("Linf:0.6"), steps=0, seed=3, batch_size=24)
+    _, robust = pgd_verdicts(
+        Window(), data, Threat.parse("Linf:0.6"), steps=0, seed=3, batch_size=24
+    )
     assert inside.any()
     assert torch.equal(robust, ~inside)
 
@@ -91,14 +103,22 @@ def test_verdicts_do_not_depend_on_the_batch(digits, network, points, norm):
         assert torch.equal(whole[0], parts[0])
         assert torch.equal(whole[1], parts[1])
     reverse = points(data.x.flip(0), data.y.flip(0), data.index.flip(0))
-    assert torch.equal(whole[1], pgd_verdicts(network, reverse, threat, steps=10, seed=0, batch_size=9)[1].flip(0))
+    assert torch.equal(
+        whole[1], pgd_verdicts(network, reverse, threat, steps=10, seed=0, batch_size=9)[1].flip(0)
+    )
 
 
 def test_only_correct_points_are_attacked(digits, network, points):
     asked = []
     wrong = points(digits.x[1400:1410], (digits.y[1400:1410] + 1) % 10)
     clean, robust = pgd_verdicts(
-        network, wrong, LINF, steps=20, seed=0, batch_size=4, progress=lambda *report: asked.append(report)
+        network,
+        wrong,
+        LINF,
+        steps=20,
+        seed=0,
+        batch_size=4,
+        progress=lambda *report: asked.append(report),
     )
     assert not clean.any()
     assert not robust.any()
@@ -110,7 +130,11 @@ def test_not_finite_logits_stop_the_evaluation(points):
         def forward(self, x):
             return torch.stack([x.mean((1, 2, 3)).log(), 1 - x.mean((1, 2, 3))], 1)
 
-    data = points(torch.tensor([0.5, 0.0, 0.7]).view(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), torch.arange(40, 43))
+    data = points(
+        torch.tensor([0.5, 0.0, 0.7]).view(3, 1, 1, 1),
+        torch.zeros(3, dtype=torch.int64),
+        torch.arange(40, 43),
+    )
     with pytest.raises(NotFiniteError, match="1 clean images") as caught:
         clean_verdicts(Nan(), data.eval_batches(2))
     assert caught.value.where == "evaluation, images 41"
@@ -120,7 +144,9 @@ def test_not_finite_logits_under_attack_are_not_right(points):
     class Nan(nn.Module):
         def forward(self, x):
             t = x.flatten(1)
-            return torch.cat([1 - t, t - 1], 1) + torch.where(t > 0.55, torch.nan, 0.0)  # argmax calls it class 0
+            return torch.cat([1 - t, t - 1], 1) + torch.where(
+                t > 0.55, torch.nan, 0.0
+            )  # argmax calls it class 0
 
     data = points(torch.full((4, 1, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64))
     clean, robust = pgd_verdicts(Nan(), data, LINF, steps=20, seed=0, batch_size=4)
@@ -137,18 +163,31 @@ def test_not_finite_logits_under_attack_are_not_right(points):
 )
 def test_outputs_must_be_one_logit_a_class(points, net, message):
     with pytest.raises(UsageError) as caught:
-        pgd_verdicts(net, points(torch.rand(3, 1, 2, 2), torch.zeros(3).long()), LINF, steps=1, seed=0, batch_size=3)
+        pgd_verdicts(
+            net,
+            points(torch.rand(3, 1, 2, 2), torch.zeros(3).long()),
+            LINF,
+            steps=1,
+            seed=0,
+            batch_size=3,
+        )
     assert message in str(caught.value)
 
 
 def test_images_must_be_in_the_box(points):
     with pytest.raises(UsageError, match=r"not \[0, 1\]"):
-        clean_verdicts(Half(torch.ones(4), 0.0), points(torch.full((2, 1, 2, 2), 1.5), torch.ones(2).long()).eval_batches(2))
+        clean_verdicts(
+            Half(torch.ones(4), 0.0),
+            points(torch.full((2, 1, 2, 2), 1.5), torch.ones(2).long()).eval_batches(2),
+        )
 
 
 def test_empty_split_is_an_error(points):
     with pytest.raises(UsageError, match="no images"):
-        clean_verdicts(Half(torch.ones(4), 0.0), points(torch.rand(0, 1, 2, 2), torch.ones(0).long()).eval_batches(2))
+        clean_verdicts(
+            Half(torch.ones(4), 0.0),
+            points(torch.rand(0, 1, 2, 2), torch.ones(0).long()).eval_batches(2),
+        )
 
 
 def test_network_without_gradient_is_an_error(points):

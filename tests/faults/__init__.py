@@ -22,8 +22,13 @@ from abatis.train.step import Step
 from tests.helpers import tiny
 
 EVERY = 3  # steps between checkpoints, of the 8 steps in two epochs of 4
-CHANGES: dict[str, Any] = {"name": "r", "ema": 0.9, "augment": "crop-flip", "optim": {"name": "adamw", "lr": 0.001},
-                           "checkpoint_every": EVERY}  # fmt: skip
+CHANGES: dict[str, Any] = {
+    "name": "r",
+    "ema": 0.9,
+    "augment": "crop-flip",
+    "optim": {"name": "adamw", "lr": 0.001},
+    "checkpoint_every": EVERY,
+}
 PATIENCE = 300  # seconds after which a child is taken for hung
 
 

@@ -53,7 +53,9 @@ def test_f4_a_damaged_manifest_is_no_manifest(out, whole, damage):
     content = manifest.read_bytes()
     manifest.unlink()
     if damage != "delete":
-        manifest.write_bytes({"truncate": content[:-40], "empty": b"", "nonsense": b"[" * 100_000}[damage])
+        manifest.write_bytes(
+            {"truncate": content[:-40], "empty": b"", "nonsense": b"[" * 100_000}[damage]
+        )
     folder = train(out, resume=True)
     assert final_bytes(folder) == whole
     assert "no readable manifest" in told(folder)
@@ -81,7 +83,11 @@ def test_f5_restart_goes_on_where_it_can(out, whole):
 
 def of_other_version(monkeypatch, library):
     version = resume.importlib.metadata.version
-    monkeypatch.setattr(resume.importlib.metadata, "version", lambda name: "9.9" if name == library else version(name))
+    monkeypatch.setattr(
+        resume.importlib.metadata,
+        "version",
+        lambda name: "9.9" if name == library else version(name),
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,9 @@ def of_other_version(monkeypatch, library):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(out, monkeypatch, changes, name, difference):
+def test_f16_what_differs_is_refused_field_by_field_unless_it_is_allowed(
+    out, monkeypatch, changes, name, difference
+):
     if changes == "torch":
         of_other_version(monkeypatch, "torch")
     elif changes == "world_size":
@@ -116,7 +124,10 @@ def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypat
 
     install(plugin("plain", regularizer=lambda run: None))
     killed(tmp_path, 5, plugin=["plain"])
-    newer = {**discovery.installed(), "plain": replace(discovery.installed()["plain"], version="2.0")}
+    newer = {
+        **discovery.installed(),
+        "plain": replace(discovery.installed()["plain"], version="2.0"),
+    }
     monkeypatch.setattr(discovery, "installed", lambda: newer)
     discovery._load_installed.cache_clear()
     with pytest.raises(UsageError, match=r"plain was 1\.0, now 2\.0"):
@@ -128,9 +139,13 @@ def test_f16_several_differences_are_named_together(out):
         train(out, resume=True, augment="none", seed=3)
 
 
-def test_f16_what_changes_no_step_is_free_and_what_rounds_is_marked(out, whole, tmp_path, monkeypatch):
+def test_f16_what_changes_no_step_is_free_and_what_rounds_is_marked(
+    out, whole, tmp_path, monkeypatch
+):
     (out / "r").rename(tmp_path / "other")
-    folder = train(tmp_path, resume=True, name="other", data_dir="elsewhere", workers=1, checkpoint_every=2)
+    folder = train(
+        tmp_path, resume=True, name="other", data_dir="elsewhere", workers=1, checkpoint_every=2
+    )
     assert final_bytes(folder) == whole
     assert told(folder) == "resumed after step 6"
 
@@ -147,7 +162,9 @@ def test_the_best_checkpoint_outlives_the_last_three(tmp_path):
         train(tmp_path, epochs=6, ema=0, checkpoint_every=None, optim={"lr": 1e-12})
 
     assert in_child(work) == 0
-    assert [path.name for path in checkpoints(tmp_path)] == [f"step-{step:08d}" for step in (4, 16, 20, 24)]
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        f"step-{step:08d}" for step in (4, 16, 20, 24)
+    ]
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights-averaged.safetensors"])
@@ -171,7 +188,9 @@ def test_f3_where_the_best_weights_are_lost_the_best_are_chosen_anew(out, capsys
     lose_the_best(out)
     folder = train(out, resume=True, quiet=False)
     assert "the best weights so far are lost" in capsys.readouterr().out
-    assert (folder / "weights.safetensors").read_bytes() == final_bytes(folder)  # there was one more epoch
+    assert (folder / "weights.safetensors").read_bytes() == final_bytes(
+        folder
+    )  # there was one more epoch
 
 
 def test_f3_the_best_weights_of_a_finished_training_are_not_judged_unseen(out):

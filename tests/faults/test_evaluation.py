@@ -34,7 +34,9 @@ def recording(asked, killed_at=None):
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     """The evaluation that nothing happened to."""
-    return json.loads((train(tmp_path_factory.mktemp("judged"), **JUDGED) / "eval.json").read_text())
+    return json.loads(
+        (train(tmp_path_factory.mktemp("judged"), **JUDGED) / "eval.json").read_text()
+    )
 
 
 def resumed(out):
@@ -47,7 +49,9 @@ def resumed(out):
         (out / "asked.json").write_text(json.dumps(asked))
 
     assert in_child(work) == 0
-    return json.loads((out / "r" / "eval.json").read_text()), json.loads((out / "asked.json").read_text())
+    return json.loads((out / "r" / "eval.json").read_text()), json.loads(
+        (out / "asked.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("spoiled", [False, True], ids=["", "state-truncated"])
@@ -62,7 +66,9 @@ def test_f20_killed_amid_autoattack_no_finished_attack_is_repeated(tmp_path, jud
     if spoiled:
         state.write_bytes(state.read_bytes()[:-20])
     record, asked = resumed(tmp_path)
-    assert [name for name in asked if name in ATTACKS][: 6 if spoiled else 2] == ATTACKS[0 if spoiled else 4 :]
+    assert [name for name in asked if name in ATTACKS][: 6 if spoiled else 2] == ATTACKS[
+        0 if spoiled else 4 :
+    ]
     assert record["per_point"] == judged["per_point"]
     assert record["robust_acc"] == judged["robust_acc"]
 

@@ -17,12 +17,18 @@ from abatis.config.toml import read_toml
 from abatis.errors import AbatisError, CheckpointError, UsageError
 from abatis.train.checkpoint import load_checkpoint, save_checkpoint
 
-FUZZ = settings(deadline=None, max_examples=50, derandomize=True,
-                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+FUZZ = settings(
+    deadline=None,
+    max_examples=50,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
 KEYS = st.text(max_size=8)
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
 )
 OPTIONS = [*RunConfig.model_fields, "emr", "mart"]
 TABLES = st.dictionaries(st.sampled_from(OPTIONS) | st.text(max_size=8), VALUES, max_size=4)
@@ -34,8 +40,11 @@ FLAGS = [f"--{name.replace('_', '-')}" for name in OPTIONS] + [
     "-",
     "--use",
 ]
-SOME_WORDS = st.lists(st.sampled_from([*FLAGS, "emr", "8/255", "Linf:0.1", "0", "-1", "digits", "x=y"]) | st.text(max_size=8),
-                      max_size=5)  # fmt: skip
+SOME_WORDS = st.lists(
+    st.sampled_from([*FLAGS, "emr", "8/255", "Linf:0.1", "0", "-1", "digits", "x=y"])
+    | st.text(max_size=8),
+    max_size=5,
+)
 
 
 def told(error, words=""):
@@ -77,9 +86,19 @@ def test_any_file_is_toml_or_refused(tmp_path, content):
         told(error)
 
 
-ENTRIES = st.fixed_dictionaries({"method": VALUES | st.lists(st.dictionaries(
-    st.sampled_from([*registry.Method.model_fields]) | st.text(max_size=6),
-    st.text(st.characters(codec="utf-8"), max_size=6) | st.booleans(), max_size=9), max_size=2)})  # fmt: skip
+ENTRIES = st.fixed_dictionaries(
+    {
+        "method": VALUES
+        | st.lists(
+            st.dictionaries(
+                st.sampled_from([*registry.Method.model_fields]) | st.text(max_size=6),
+                st.text(st.characters(codec="utf-8"), max_size=6) | st.booleans(),
+                max_size=9,
+            ),
+            max_size=2,
+        )
+    }
+)
 
 
 @FUZZ
@@ -107,13 +126,17 @@ def saved(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("saved")
     for step in (1, 2):
-        save_checkpoint(folder, step, {"w": torch.full((3,), float(step))}, {"step": step}, {"options": {}})
+        save_checkpoint(
+            folder, step, {"w": torch.full((3,), float(step))}, {"step": step}, {"options": {}}
+        )
     return folder
 
 
 @FUZZ
 @given(st.sampled_from(FILES), st.binary(max_size=80), st.floats(0, 1), st.booleans())
-def test_any_bytes_in_the_newest_checkpoint_are_rejected(tmp_path, saved, file, content, place, insert):
+def test_any_bytes_in_the_newest_checkpoint_are_rejected(
+    tmp_path, saved, file, content, place, insert
+):
     folder = tmp_path / "c"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(saved, folder)

@@ -23,7 +23,7 @@ from abatis.system.files import digest, write_text
 from tests.data.common import opened
 from tests.faults import checkpoints, killed, train
 from tests.helpers import final_bytes, plugin, tiny
-from tests.test_runner import words
+from tests.runs.test_runner import words
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>"
 
@@ -52,8 +52,13 @@ def spoil(folder, **contents):
     for name, content in contents.items():
         file = folder / {"state": "state.pt", "weights": "weights.safetensors"}[name]
         file.write_bytes(content)
-        manifest["files"][file.name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest(manifest)}))
+        manifest["files"][file.name] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+        }
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "manifest_sha256": digest(manifest)})
+    )
 
 
 @pytest.mark.parametrize("file", ["state", "weights"])
@@ -82,7 +87,9 @@ def test_f18_a_manifest_may_not_point_elsewhere(tmp_path, whole, name):
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest.pop("manifest_sha256")
     manifest["files"][name] = {"sha256": "", "size": 0}
-    (newest / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest(manifest)}))
+    (newest / "manifest.json").write_text(
+        json.dumps({**manifest, "manifest_sha256": digest(manifest)})
+    )
     folder = train(tmp_path, resume=True)
     assert f"{name} is no file of the checkpoint" in (folder / "environment.json").read_text()
 
@@ -93,7 +100,20 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
     torch.save({"w": bomb}, tmp_path / "w.pth")
     for file in ("w.pt", "w.pth"):
         assert (
-            main(["eval", str(tmp_path / file), "--backbone", "cnn", "--data", "digits", "--threat", "Linf:0.1", *flags]) == 2
+            main(
+                [
+                    "eval",
+                    str(tmp_path / file),
+                    "--backbone",
+                    "cnn",
+                    "--data",
+                    "digits",
+                    "--threat",
+                    "Linf:0.1",
+                    *flags,
+                ]
+            )
+            == 2
         )
         assert ("cannot read weights" if flags else "--allow-pickle") in capsys.readouterr().err
         assert defense_run([*words(tiny(tmp_path)), "--init", str(tmp_path / file)]) == 2
@@ -101,7 +121,22 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "..", ".", "/etc/x", "a/b", "a\\b", "a\0b", "-x", "x" * 81, "", "a b", ".hidden", "ü"]
+    "name",
+    [
+        "../../x",
+        "..",
+        ".",
+        "/etc/x",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "-x",
+        "x" * 81,
+        "",
+        "a b",
+        ".hidden",
+        "ü",
+    ],
 )
 def test_f18_run_names_stay_in_their_folder(name):
     with pytest.raises(UsageError, match=r"no name for a run|holds a NUL"):
@@ -109,9 +144,14 @@ def test_f18_run_names_stay_in_their_folder(name):
 
 
 UNUSABLE = [
-    {"out": "a\0b"}, {"data_dir": "a\0b"}, {"data": "npz:a\0b"}, {"backbone": "a\0.py:f"}, {"init": "a\0b"}, {"out": "\ud800"},
+    {"out": "a\0b"},
+    {"data_dir": "a\0b"},
+    {"data": "npz:a\0b"},
+    {"backbone": "a\0.py:f"},
+    {"init": "a\0b"},
+    {"out": "\ud800"},
     {"use": {"loss": "\0"}},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("changes", UNUSABLE)
@@ -136,7 +176,10 @@ def test_f18_links_out_of_the_run_folder_are_refused(tmp_path):
 
 
 def test_f18_markup_in_a_plugin_reaches_no_page(tmp_path, install, capsys):
-    module = plugin("marked", regularizer=lambda run: lambda ctx: {f"{EVIL}[bold]": Term(ctx.logits_adv.square().sum(1))})
+    module = plugin(
+        "marked",
+        regularizer=lambda run: lambda ctx: {f"{EVIL}[bold]": Term(ctx.logits_adv.square().sum(1))},
+    )
     install(module)
     folder = train(tmp_path, plugin=["marked"], epochs=1, quiet=False)
     page = (folder / "report.html").read_text()
@@ -157,7 +200,9 @@ def pictures(root):
 
 
 def noise(file):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+        file
+    )
     file.write_bytes(file.read_bytes()[:400])
 
 
@@ -200,7 +245,10 @@ def test_f18_other_files_among_images_are_counted_and_named(tmp_path):
     root = pictures(tmp_path)
     (root / "train" / "cat" / "readme.txt").write_text("")
     (root / "val" / "dog" / "evil.pkl").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 files among the images are none by their names: .*readme\.txt, .*evil\.pkl"):
+    with pytest.raises(
+        DataError,
+        match=r"2 files among the images are none by their names: .*readme\.txt, .*evil\.pkl",
+    ):
         opened(f"folder:{root}")
     assert len(opened(f"folder:{root}", skip_broken=True).train) == 6
 
@@ -216,8 +264,13 @@ def test_f18_a_folder_without_any_readable_image_is_an_error(tmp_path):
 def test_f18_a_run_that_left_broken_images_out_is_exported(tmp_path):
     root = pictures(tmp_path)
     noise(root / "val" / "cat" / "0.png")
-    folder = abatis.run(tiny(tmp_path, data=f"folder:{root}", image_size=16, skip_broken=True, epochs=1)).folder
-    assert main(["export", str(folder), "--to", "torch-export", "--out", str(tmp_path / "exported")]) == 0
+    folder = abatis.run(
+        tiny(tmp_path, data=f"folder:{root}", image_size=16, skip_broken=True, epochs=1)
+    ).folder
+    assert (
+        main(["export", str(folder), "--to", "torch-export", "--out", str(tmp_path / "exported")])
+        == 0
+    )
 
 
 @pytest.mark.parametrize("label", [-1, 10, 2**40])
@@ -230,7 +283,9 @@ def test_f18_labels_out_of_range_are_refused_before_training(tmp_path, label):
 
 
 def test_f18_an_object_array_in_an_npz_file_is_not_unpickled(tmp_path, bomb):
-    arrays = {name: np.array([bomb], dtype=object) for name in ("x_train", "y_train", "x_test", "y_test")}
+    arrays = {
+        name: np.array([bomb], dtype=object) for name in ("x_train", "y_train", "x_test", "y_test")
+    }
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(DataError, match="cannot be read"):
         opened(f"npz:{tmp_path / 'd.npz'}")

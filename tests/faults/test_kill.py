@@ -18,16 +18,24 @@ FLUSHES = 7  # of one checkpoint: weights, state and manifest, their folder afte
 
 @pytest.mark.parametrize("corrupted", [False, True], ids=["", "newest-corrupted"])
 @pytest.mark.parametrize("seed", range(5))
-def test_f1_killed_at_a_random_step_and_resumed_equals_the_uninterrupted_run(tmp_path, whole, seed, corrupted):
-    step = random.Random(seed).randrange(5 if corrupted else 1, STEPS)  # from step 5 on there are two checkpoints
+def test_f1_killed_at_a_random_step_and_resumed_equals_the_uninterrupted_run(
+    tmp_path, whole, seed, corrupted
+):
+    step = random.Random(seed).randrange(
+        5 if corrupted else 1, STEPS
+    )  # from step 5 on there are two checkpoints
     killed(tmp_path, step)
     if corrupted:
         flip(checkpoints(tmp_path)[-1] / "weights.safetensors")
     folder = train(tmp_path, resume=True)
     assert final_bytes(folder) == whole
-    rejected = "checkpoint rejected" in "".join(json.loads((folder / "environment.json").read_text())["resumed"])
+    rejected = "checkpoint rejected" in "".join(
+        json.loads((folder / "environment.json").read_text())["resumed"]
+    )
     assert rejected == corrupted
-    rows = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows == [1, 2]
 
 
@@ -50,14 +58,18 @@ def test_f2_killed_inside_a_save_the_one_before_is_used(tmp_path, whole, save, f
 
     assert in_child(work) == -signal.SIGKILL
     loaded = load_checkpoint(tmp_path / "r" / "checkpoints")
-    steps = (0, 3, 4)[save - (flush < FLUSHES)]  # before the last flush, that of the parent, it has its name
+    steps = (0, 3, 4)[
+        save - (flush < FLUSHES)
+    ]  # before the last flush, that of the parent, it has its name
     assert (loaded.step if loaded else 0) == steps
     assert final_bytes(train(tmp_path, resume=True)) == whole
     assert left_over(tmp_path) == []
 
 
 @pytest.mark.parametrize("rename", [1, 2])
-def test_f2_killed_while_a_checkpoint_takes_the_place_of_one_of_the_same_step(tmp_path, whole, rename):
+def test_f2_killed_while_a_checkpoint_takes_the_place_of_one_of_the_same_step(
+    tmp_path, whole, rename
+):
     """The last step of an epoch is saved twice where the interval ends there: before and after the validation."""
 
     def work():

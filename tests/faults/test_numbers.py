@@ -13,7 +13,7 @@ from abatis.cli import run as defense_run
 from abatis.errors import NotFiniteError, OutOfMemoryError
 from tests.faults import train
 from tests.helpers import plugin, tiny
-from tests.test_runner import words
+from tests.runs.test_runner import words
 
 
 def root_of_zero(ctx):
@@ -24,12 +24,16 @@ def root_of_zero(ctx):
 def norm_of_zero(ctx):
     """The input gradient of a norm that is 0: a number, until it is differentiated once more."""
     x = ctx.batch.x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((0 * ctx.net.frozen(x)).norm(dim=1).sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        (0 * ctx.net.frozen(x)).norm(dim=1).sum(), x, create_graph=True
+    )
     return {"norm": Term(gradient.flatten(1).sum(1))}
 
 
 @pytest.mark.parametrize("penalty", [root_of_zero, norm_of_zero])
-def test_f14_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_update(tmp_path, install, penalty):
+def test_f14_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_update(
+    tmp_path, install, penalty
+):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     seen = []
 
@@ -62,9 +66,16 @@ class Rough:
 def test_f14_steps_may_be_left_out_as_many_in_a_row_as_is_said(tmp_path, install):
     rough = Rough(2, 3, 5)
     install(plugin("rough", regularizer=lambda run: rough))
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+    )
     folder = train(tmp_path, plugin=["rough"], ema=0, model=network, skip_nonfinite=2)
-    for name in ("0.weight", "1.weight", "4.weight", "1.num_batches_tracked"):  # each forward moves the statistics once
+    for name in (
+        "0.weight",
+        "1.weight",
+        "4.weight",
+        "1.num_batches_tracked",
+    ):  # each forward moves the statistics once
         assert torch.equal(rough.seen[3][name], rough.seen[2][name])
         assert torch.equal(rough.seen[4][name], rough.seen[2][name])
         assert not torch.equal(rough.seen[5][name], rough.seen[4][name])
@@ -94,9 +105,15 @@ class NoMemory(TrainerHooks):
         ({"trainer": lambda run: NoMemory()}, "loss"),
     ],
 )
-def test_f15_out_of_memory_names_the_phase_and_changes_no_batch(tmp_path, install, capsys, hooks, phase):
+def test_f15_out_of_memory_names_the_phase_and_changes_no_batch(
+    tmp_path, install, capsys, hooks, phase
+):
     install(plugin("large", **hooks))
-    assert defense_run([*words(tiny(tmp_path)), "--plugin", "large"]) == OutOfMemoryError.exit_code == 5
+    assert (
+        defense_run([*words(tiny(tmp_path)), "--plugin", "large"])
+        == OutOfMemoryError.exit_code
+        == 5
+    )
     message = capsys.readouterr().err
     assert f"no memory left in the {phase}" in message
     assert "--accumulate" in message
@@ -121,7 +138,9 @@ def test_f15_an_evaluation_takes_fewer_images_at_a_time_and_finds_the_same(tmp_p
     for most in (1000, 16):
         torch.manual_seed(0)
         network = Hungry(most)
-        folder = train(tmp_path / str(most), ema=0, augment="none", batch_size=16, eval="quick", model=network)
+        folder = train(
+            tmp_path / str(most), ema=0, augment="none", batch_size=16, eval="quick", model=network
+        )
         records.append(json.loads((folder / "eval.json").read_text()))
     assert network.refused
     assert records[0]["n"] == 38

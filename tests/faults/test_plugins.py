@@ -14,7 +14,7 @@ from abatis.cli import run as defense_run
 from abatis.errors import PluginError
 from tests.faults import train
 from tests.helpers import plugin, tiny
-from tests.test_runner import words
+from tests.runs.test_runner import words
 
 
 def value(ctx):
@@ -69,11 +69,17 @@ LOSSES = {
     "weights": (writes_weights, "changed the values of"),
     "matrix": (lambda ctx: {"x": Term(ctx.logits_adv)}, "the shape (32, 10)"),
     "three": (lambda ctx: {"x": Term(ctx.logits_adv.sum(1)[:3])}, "the shape (3,)"),
-    "detached": (lambda ctx: {"x": Term(ctx.logits_adv.detach().sum(1))}, "do not depend on the network"),
+    "detached": (
+        lambda ctx: {"x": Term(ctx.logits_adv.detach().sum(1))},
+        "do not depend on the network",
+    ),
     "integers": (lambda ctx: {"x": Term(ctx.batch.y)}, "floating-point"),
     "bare": (lambda ctx: ctx.logits_adv.sum(), "named terms"),
     "nothing": (lambda ctx: None, "named terms"),
-    "infinite": (lambda ctx: {"x": Term(ctx.logits_adv.sum(1), weight=float("inf"))}, "weight is inf"),
+    "infinite": (
+        lambda ctx: {"x": Term(ctx.logits_adv.sum(1), weight=float("inf"))},
+        "weight is inf",
+    ),
     "raises": (lambda ctx: 1 / 0, "ZeroDivisionError"),
     "exits": (lambda ctx: sys.exit(0), "SystemExit"),
 }
@@ -81,7 +87,9 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("role", ["loss", "regularizer"])
-def test_f17_a_loss_or_penalty_that_breaks_its_promises_is_named_at_the_first_step(tmp_path, install, name, role):
+def test_f17_a_loss_or_penalty_that_breaks_its_promises_is_named_at_the_first_step(
+    tmp_path, install, name, role
+):
     function, complaint = LOSSES[name]
     install(plugin("rogue", **{role: lambda run: function}))
     with pytest.raises(PluginError) as caught:
@@ -110,13 +118,18 @@ ATTACKERS = {
     "attached": (lambda forward, batch: Attacked(batch.x.clone().requires_grad_()), "detached"),
     "tensor": (lambda forward, batch: batch.x, "returned Tensor"),
     "half": (lambda forward, batch: Attacked(batch.x[:1]), "returned (1,"),
-    "info": (lambda forward, batch: Attacked(batch.x.clone(), {"steps": batch.y[:2]}), "info 'steps'"),
+    "info": (
+        lambda forward, batch: Attacked(batch.x.clone(), {"steps": batch.y[:2]}),
+        "info 'steps'",
+    ),
     "raises": (lambda forward, batch: batch.nothing, "AttributeError"),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-def test_f17_an_attacker_that_breaks_its_promises_is_named_at_the_first_step(tmp_path, install, name):
+def test_f17_an_attacker_that_breaks_its_promises_is_named_at_the_first_step(
+    tmp_path, install, name
+):
     function, complaint = ATTACKERS[name]
     install(plugin("rogue", attacker=lambda run: function))
     with pytest.raises(PluginError) as caught:
@@ -140,7 +153,9 @@ def test_f17_a_trainer_hook_that_leaves_eval_mode_is_named(tmp_path, install, ho
         return Hooks(hook, act)
 
     install(plugin("rogue", trainer=trainer))
-    with pytest.raises(PluginError, match=f"'rogue' changed the mode of the network.* in its {hook}"):
+    with pytest.raises(
+        PluginError, match=f"'rogue' changed the mode of the network.* in its {hook}"
+    ):
         train(tmp_path, plugin=["rogue"])
 
 
@@ -176,10 +191,15 @@ LOADING = {
 
 
 @pytest.mark.parametrize("name", LOADING)
-def test_f17_a_plugin_that_cannot_be_loaded_is_named_and_blocks_no_other(tmp_path, install, capsys, name):
+def test_f17_a_plugin_that_cannot_be_loaded_is_named_and_blocks_no_other(
+    tmp_path, install, capsys, name
+):
     made, complaint = LOADING[name]
     module = made()
-    install(plugin("fine", loss=lambda run: value), **({"rogue": module} if isinstance(module, BaseException) else {}))
+    install(
+        plugin("fine", loss=lambda run: value),
+        **({"rogue": module} if isinstance(module, BaseException) else {}),
+    )
     if isinstance(module, ModuleType):
         install(module)
     assert defense_run([*words(tiny(tmp_path)), "--plugin", "rogue"]) == 1
@@ -194,7 +214,11 @@ def test_f17_one_call_is_looked_at_and_the_run_is_as_without(tmp_path, install):
     """A plugin that keeps its promises runs, and terms of zeros alone may be ones that begin later."""
 
     def warms_up(ctx):
-        return {"late": Term(torch.zeros(len(ctx.batch)) if ctx.epoch == 0 else ctx.logits_adv.square().sum(1))}
+        return {
+            "late": Term(
+                torch.zeros(len(ctx.batch)) if ctx.epoch == 0 else ctx.logits_adv.square().sum(1)
+            )
+        }
 
     install(plugin("slow", regularizer=lambda run: warms_up))
     assert train(tmp_path, plugin=["slow"]).exists()

@@ -17,7 +17,9 @@ def ask(number=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(tmp_path, whole, number, capfd):
+def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(
+    tmp_path, whole, number, capfd
+):
     def work():
         before_step(4, lambda: ask(number))
         train(tmp_path)
@@ -51,7 +53,11 @@ def test_f9_a_save_that_is_slower_than_the_time_that_is_given(tmp_path, whole, c
         train(tmp_path, quiet=False)
 
     assert in_child(work) == -signal.SIGKILL
-    warnings = [line for line in capfd.readouterr().out.splitlines() if "of the 0.001 s that are given after SIGTERM" in line]
+    warnings = [
+        line
+        for line in capfd.readouterr().out.splitlines()
+        if "of the 0.001 s that are given after SIGTERM" in line
+    ]
     assert len(warnings) == 1
     assert load_checkpoint(tmp_path / "r" / "checkpoints").step == 4
     assert final_bytes(train(tmp_path, resume=True)) == whole

@@ -52,7 +52,12 @@ def test_f8_signals_300_ms_apart_stop_both_after_the_same_step(tmp_path):
 
 def test_f11_where_one_raises_the_others_end_and_the_plugin_is_named(tmp_path, install, capfd):
     def penalty(ctx):
-        return {"x": Term(ctx.logits_adv.square().sum(1) / (1 if ctx.step < 3 or distributed.rank() == 0 else {}))}
+        return {
+            "x": Term(
+                ctx.logits_adv.square().sum(1)
+                / (1 if ctx.step < 3 or distributed.rank() == 0 else {})
+            )
+        }
 
     install(plugin("rogue", regularizer=lambda run: penalty))
     began = time.monotonic()
@@ -96,9 +101,14 @@ def odd_gradient(logits):
 
 @pytest.mark.parametrize(
     ("penalty", "said", "mean"),
-    [(odd_loss, "term 'rogue/x' is nan", "nan"), (odd_gradient, "the gradient of term 'rogue/x' is not finite", 0)],
+    [
+        (odd_loss, "term 'rogue/x' is nan", "nan"),
+        (odd_gradient, "the gradient of term 'rogue/x' is not finite", 0),
+    ],
 )
-def test_f13_where_one_has_no_number_none_makes_the_update(tmp_path, install, capfd, penalty, said, mean):
+def test_f13_where_one_has_no_number_none_makes_the_update(
+    tmp_path, install, capfd, penalty, said, mean
+):
     def late(ctx):
         odd = ctx.step == 5 and distributed.rank() == 1
         return {"x": Term(penalty(ctx.logits_adv) if odd else 0 * ctx.logits_adv.sum(1))}

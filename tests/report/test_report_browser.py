@@ -39,7 +39,9 @@ def browser(tmp_path_factory) -> Iterator[Chromium]:
 def made(tmp_path: Path, kind: str) -> Path:
     """A run folder: one that passes, one that fails, and one whose words are far too long."""
     if kind != "long":
-        return run_folder(tmp_path / "boosted-smooth-resnet18-cifar10", spoke="D10" if kind == "fail" else "")
+        return run_folder(
+            tmp_path / "boosted-smooth-resnet18-cifar10", spoke="D10" if kind == "fail" else ""
+        )
     folder = run_folder(tmp_path / ("n" * 120))
     for path in folder.glob("*.json"):
         path.write_text(json.dumps(stretched(json.loads(path.read_text()))))
@@ -63,9 +65,14 @@ def test_the_page_fits_and_keeps_quiet(browser, tmp_path, kind, width, theme):
     browser.open(report.as_uri(), width, theme)
     requests = [sent["request"]["url"] for sent in browser.told("Network.requestWillBeSent")]
     assert requests == [report.as_uri()]
-    assert browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+    assert (
+        browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+    )
     assert browser.value("innerWidth") == width
-    assert browser.value("document.querySelectorAll('details').forEach(one => one.open = true)") is None
+    assert (
+        browser.value("document.querySelectorAll('details').forEach(one => one.open = true)")
+        is None
+    )
     assert browser.value(OVERFLOW) == 0
     assert browser.value(OUTSIDE) == []
     assert browser.value(SMALLEST_TEXT) >= 9.5
@@ -74,11 +81,15 @@ def test_the_page_fits_and_keeps_quiet(browser, tmp_path, kind, width, theme):
 
 
 def test_the_policy_stops_what_gets_in(browser, tmp_path):
-    script = Markup("<script>document.title = 'broken into'</script><img src='http://127.0.0.1:9/x.png' style='width: 9px'>")
+    script = Markup(
+        "<script>document.title = 'broken into'</script><img src='http://127.0.0.1:9/x.png' style='width: 9px'>"
+    )
     broken = tmp_path / "broken.html"
     broken.write_text(page("whole", None, [Section("s", [script])]))
     browser.open(broken.as_uri(), 1280, "light")
     assert browser.value("document.title") == "whole"
-    assert browser.value("getComputedStyle(document.body).margin") == "0px"  # its own style is let through
+    assert (
+        browser.value("getComputedStyle(document.body).margin") == "0px"
+    )  # its own style is let through
     complaints = " ".join(entry["entry"]["text"] for entry in browser.told("Log.entryAdded"))
     assert all(kind in complaints for kind in ("script", "image", "style"))

@@ -32,7 +32,10 @@ class Ball:
         self.x, self.norm = x, threat.norm
         self.eps: float | Tensor = threat.eps if eps is None else eps
         if self.norm == "Linf":  # projection and clipping are one clamp, its bounds computed once
-            self.low, self.high = (x - self._wide(self.eps)).clamp_(min=0), (x + self._wide(self.eps)).clamp_(max=1)
+            self.low, self.high = (
+                (x - self._wide(self.eps)).clamp_(min=0),
+                (x + self._wide(self.eps)).clamp_(max=1),
+            )
 
     def _wide(self, values: float | Tensor) -> float | Tensor:
         """A number as it is, (B,) as (B, 1, 1, 1)."""
@@ -67,8 +70,12 @@ class Ball:
             return (self.x + (2 * uniform - 1) * self._wide(self.eps)).clamp_(0, 1)
         if normal is None:
             raise ValueError("an L2 start needs a direction")
-        radius = self.eps * uniform.flatten(1)[:, 0] ** (1 / uniform[0].numel())  # (B,), uniform over the volume
-        return (self.x + normal * column(radius / lengths(normal).clamp_(min=1e-12), normal)).clamp_(0, 1)
+        radius = self.eps * uniform.flatten(1)[:, 0] ** (
+            1 / uniform[0].numel()
+        )  # (B,), uniform over the volume
+        return (
+            self.x + normal * column(radius / lengths(normal).clamp_(min=1e-12), normal)
+        ).clamp_(0, 1)
 
     def distance(self, point: Tensor) -> Tensor:
         """Size of every perturbation in the threat's norm: (B,)."""

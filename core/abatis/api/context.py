@@ -190,7 +190,11 @@ class Run:
         Every process must make the same calls in the same order.
         """
         values = values.detach()
-        return values if self.gatherer is None else self.gatherer(values, self.random.global_size or len(values))
+        return (
+            values
+            if self.gatherer is None
+            else self.gatherer(values, self.random.global_size or len(values))
+        )
 
     @property
     def ramp(self) -> float:

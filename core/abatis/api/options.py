@@ -28,7 +28,11 @@ Ratio = Annotated[str, BeforeValidator(_ratio_text)]
 
 def underscored(raw: Any) -> Any:
     """A table with underscores for the hyphens of its keys."""
-    return {str(key).replace("-", "_"): value for key, value in raw.items()} if isinstance(raw, Mapping) else raw
+    return (
+        {str(key).replace("-", "_"): value for key, value in raw.items()}
+        if isinstance(raw, Mapping)
+        else raw
+    )
 
 
 def _check_text(raw: Any) -> None:
@@ -38,14 +42,20 @@ def _check_text(raw: Any) -> None:
     if isinstance(raw, list | tuple):
         for part in raw:
             _check_text(part)
-    elif isinstance(raw, str | Path) and ("\0" in str(raw) or str(raw) != str(raw).encode(errors="replace").decode()):
-        raise UsageError(f"{str(raw)!r} holds a NUL or half a character", fix="write it in whole characters")
+    elif isinstance(raw, str | Path) and (
+        "\0" in str(raw) or str(raw) != str(raw).encode(errors="replace").decode()
+    ):
+        raise UsageError(
+            f"{str(raw)!r} holds a NUL or half a character", fix="write it in whole characters"
+        )
 
 
 class Options(BaseModel):
     """A frozen set of options that refuses unknown names and accepts hyphens for underscores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=()
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -95,4 +105,6 @@ class PluginConfig(Options):
     @property
     def is_neutral(self) -> bool:
         """Do these options switch the plugin off?"""
-        return bool(self.neutral) and all(getattr(self, name) == value for name, value in self.neutral.items())
+        return bool(self.neutral) and all(
+            getattr(self, name) == value for name, value in self.neutral.items()
+        )

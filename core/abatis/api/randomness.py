@@ -26,7 +26,9 @@ def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(run_seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    run_seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A fresh generator, positioned at the start of one draw."""
     return torch.Generator(device=device).manual_seed(seed_for(run_seed, purpose, step))
 
@@ -43,7 +45,9 @@ class Randomness:
         self.rows: slice | Tensor = slice(0, None)
         self.global_size: int | None = None
 
-    def at(self, step: int, rows: slice | Tensor = slice(0, None), global_size: int | None = None) -> None:
+    def at(
+        self, step: int, rows: slice | Tensor = slice(0, None), global_size: int | None = None
+    ) -> None:
         """Move to a step, and to the rows of its global batch."""
         self.step, self.rows, self.global_size = step, rows, global_size
 
@@ -70,7 +74,10 @@ def per_sample(kind: Kind, run_seed: int, purpose: str, index: Tensor, like: Ten
     index: (B,) positions in the data set; returns a tensor with the shape (B, ...), type and device of ``like``.
     """
     sampler = torch.rand if kind == "uniform" else torch.randn
-    draws = [sampler(like.shape[1:], generator=generator(run_seed, purpose, int(i)), dtype=like.dtype) for i in index.tolist()]
+    draws = [
+        sampler(like.shape[1:], generator=generator(run_seed, purpose, int(i)), dtype=like.dtype)
+        for i in index.tolist()
+    ]
     return torch.stack(draws).to(like.device) if draws else torch.empty_like(like)
 
 

@@ -35,12 +35,18 @@ class Threat:
         norm, colon, eps_text = text.partition(":")
         names = {known.lower(): known for known in NORMS}
         if not colon or norm.lower() not in names:
-            hint = did_you_mean(norm, NORMS) if norm.lower() not in names else "the radius is missing"
-            raise UsageError(f"threat {text!r}: {hint}", fix="write norm and radius, like Linf:8/255 or L2:0.5")
+            hint = (
+                did_you_mean(norm, NORMS) if norm.lower() not in names else "the radius is missing"
+            )
+            raise UsageError(
+                f"threat {text!r}: {hint}", fix="write norm and radius, like Linf:8/255 or L2:0.5"
+            )
         try:
             eps = ratio(eps_text)
         except ValueError as error:
-            raise UsageError(f"threat {text!r}: {error}", fix="write norm and radius, like Linf:8/255") from error
+            raise UsageError(
+                f"threat {text!r}: {error}", fix="write norm and radius, like Linf:8/255"
+            ) from error
         norm = names[norm.lower()]
         if not 0 <= eps < float("inf") or (norm == "Linf" and eps > 1):
             raise UsageError(

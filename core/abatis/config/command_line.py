@@ -29,7 +29,9 @@ METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,s
 DESCRIPTION = "Train an image classifier that stays right under attack, and judge it."
 
 
-def parse_run(argv: Sequence[str], prog: str = "defense-run", notes: list[str] | None = None) -> RunConfig:
+def parse_run(
+    argv: Sequence[str], prog: str = "defense-run", notes: list[str] | None = None
+) -> RunConfig:
     """The configuration that these words ask for; raises UsageError or PluginError, and SystemExit after ``--help``.
 
     notes: gets a line for every table of the configuration file that this run does not use.
@@ -46,8 +48,13 @@ def parse_run(argv: Sequence[str], prog: str = "defense-run", notes: list[str] |
     known_names = {plugin.name for plugin in loaded}
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
     if notes is not None:
-        notes += [f"note: options of '{key}' are left out: that plugin is not selected" for key in table.keys() - kept.keys()]
-    return RunConfig.model_validate(_merged(_merged(kept, asked), {"plugin": discovery.canonical(names)}))
+        notes += [
+            f"note: options of '{key}' are left out: that plugin is not selected"
+            for key in table.keys() - kept.keys()
+        ]
+    return RunConfig.model_validate(
+        _merged(_merged(kept, asked), {"plugin": discovery.canonical(names)})
+    )
 
 
 def _spelled(argv: Sequence[str]) -> Iterable[str]:
@@ -69,25 +76,44 @@ def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | No
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
     found, _ = parser.parse_known_args(words)
-    return [name for text in found.plugin for name in plugin_names(text)], found.recipe, found.config
+    return (
+        [name for text in found.plugin for name in plugin_names(text)],
+        found.recipe,
+        found.config,
+    )
 
 
-def _second_phase(words: Sequence[str], loaded: Sequence[discovery.Plugin], prog: str) -> dict[str, Any]:
+def _second_phase(
+    words: Sequence[str], loaded: Sequence[discovery.Plugin], prog: str
+) -> dict[str, Any]:
     """The options given on the command line, and only those."""
     fields: dict[str, Any] = {
-        name: (field.annotation, field) for name, field in RunConfig.model_fields.items() if name != "options"
+        name: (field.annotation, field)
+        for name, field in RunConfig.model_fields.items()
+        if name != "options"
     }
     for plugin in loaded:
-        fields[plugin.name.replace("-", "_")] = (plugin.config_class, Field({}, description=plugin.summary))
+        fields[plugin.name.replace("-", "_")] = (
+            plugin.config_class,
+            Field({}, description=plugin.summary),
+        )
     model = create_model("DefenseRun", __base__=BaseSettings, **fields)
-    parser = Parser(prog=prog, description=DESCRIPTION, epilog=_plugin_listing(), allow_abbrev=False, usage=_usage(prog),
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=_plugin_listing(),
+        allow_abbrev=False,
+        usage=_usage(prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--recipe",
         metavar="PLUGIN/NAME",
         help="a setting that a plugin ships, see defense registry show; at/large is ours",
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file with options, like the run.toml of a run")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with options, like the run.toml of a run"
+    )
     source: Any = CliSettingsSource(
         model,
         root_parser=parser,
@@ -99,14 +125,22 @@ def _second_phase(words: Sequence[str], loaded: Sequence[discovery.Plugin], prog
     )
     for action in parser._actions:
         if isinstance(action.metavar, str):
-            action.metavar = METAVARS.get(action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar)
+            action.metavar = METAVARS.get(
+                action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar
+            )
     try:
         given: dict[str, Any] = source(args=list(words))()
     except SettingsError as error:
         if '"' not in str(error):  # a table in one word, --use or --extra
-            raise UsageError(f"an option needs NAME=VALUE: {str(error).partition(': ')[0]}", fix="--use ROLE=NAME") from error
+            raise UsageError(
+                f"an option needs NAME=VALUE: {str(error).partition(': ')[0]}",
+                fix="--use ROLE=NAME",
+            ) from error
         group = str(error).split('"')[1]
-        raise UsageError(f"--{group} has no value of its own", fix=f"name one of its options: --{group}.NAME VALUE") from error
+        raise UsageError(
+            f"--{group} has no value of its own",
+            fix=f"name one of its options: --{group}.NAME VALUE",
+        ) from error
     return {key: value for key, value in given.items() if key not in ("config", "recipe")}
 
 
@@ -117,7 +151,12 @@ def _usage(prog: str) -> str:
 def _plugin_listing() -> str:
     width = shutil.get_terminal_size().columns
     rows = [
-        textwrap.fill(f"{plugin.name:<16} {plugin.summary}", width, initial_indent="  ", subsequent_indent=" " * 19)
+        textwrap.fill(
+            f"{plugin.name:<16} {plugin.summary}",
+            width,
+            initial_indent="  ",
+            subsequent_indent=" " * 19,
+        )
         for plugin in discovery.installed().values()
     ]
     return "\n".join(["plugins (options: --plugin NAME --help):", *(rows or ["  none installed"])])
@@ -126,7 +165,9 @@ def _plugin_listing() -> str:
 def _is_other_plugin(key: str, selected: set[str]) -> bool:
     """A table of a plugin that this run does not use: a shared file may hold several."""
     name = discovery.normal(key)
-    return key not in RunConfig.model_fields and name not in selected and name in discovery.installed()
+    return (
+        key not in RunConfig.model_fields and name not in selected and name in discovery.installed()
+    )
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,5 +175,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        result[key] = (
+            _merged(under, value)
+            if isinstance(under, Mapping) and isinstance(value, Mapping)
+            else value
+        )
     return result

@@ -25,7 +25,15 @@ from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
 from abatis.system.user_module import place_in, run_file
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-BUILT_IN = {"at", "pgd", "apgd", "none", "cross-entropy", "averaging", "mixing"}  # words of plans and comparisons
+BUILT_IN = {
+    "at",
+    "pgd",
+    "apgd",
+    "none",
+    "cross-entropy",
+    "averaging",
+    "mixing",
+}  # words of plans and comparisons
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,9 @@ def installed() -> Mapping[str, Installed]:
     return dict(sorted(found.items()))
 
 
-def load_all(names: Iterable[str], fresh: bool = False, reserved: Collection[str] = ()) -> tuple[Plugin, ...]:
+def load_all(
+    names: Iterable[str], fresh: bool = False, reserved: Collection[str] = ()
+) -> tuple[Plugin, ...]:
     """Every plugin named, in the order of the names; raises UsageError where two have the same, and what load raises.
 
     fresh: read files anew. Else a file is what it was when this process read it, as the run's plan is.
@@ -111,7 +121,10 @@ def load_all(names: Iterable[str], fresh: bool = False, reserved: Collection[str
     specs = canonical(names)
     for one, other in pairwise(specs):
         if name_of(one) == name_of(other):
-            raise UsageError(f"two plugins are named '{name_of(one)}': {one} and {other}", fix="rename one of the files")
+            raise UsageError(
+                f"two plugins are named '{name_of(one)}': {one} and {other}",
+                fix="rename one of the files",
+            )
     return tuple(load(spec, fresh, reserved) for spec in specs)
 
 
@@ -119,7 +132,9 @@ def load(name: str, fresh: bool = False, reserved: Collection[str] = ()) -> Plug
     """Import one plugin, by name or file; raises UsageError for an unknown one, PluginError for one that cannot be used."""
     if not is_file(name):
         if normal(name) in reserved and normal(name) in installed():
-            raise PluginError(f"plugin '{name}' has the name of a core option", fix="rename its entry point")
+            raise PluginError(
+                f"plugin '{name}' has the name of a core option", fix="rename its entry point"
+            )
         return _load_installed(normal(name))
     path = Path(name).expanduser().absolute()
     if fresh or path not in _sources:
@@ -135,8 +150,10 @@ _sources: dict[Path, bytes] = {}
 def _load_installed(name: str) -> Plugin:
     known = installed()
     if name not in known:
-        raise UsageError(f"unknown plugin '{name}': {did_you_mean(name, known)}",
-                         fix="defense registry list shows them all; a file is named by its path, ./NAME.py")  # fmt: skip
+        raise UsageError(
+            f"unknown plugin '{name}': {did_you_mean(name, known)}",
+            fix="defense registry list shows them all; a file is named by its path, ./NAME.py",
+        )
     entry = known[name]
     try:
         module: object = entry.entry_point.load()
@@ -154,17 +171,29 @@ def _load_installed(name: str) -> Plugin:
 def _read(path: Path, reserved: Collection[str]) -> bytes:
     """What is in a plugin's file; raises UsageError where there is none, or its name is none for a plugin."""
     if path.suffix != ".py" or not path.is_file():
-        raise UsageError(f"no plugin file {path.name}", where=str(path),
-                         fix="give the path of a .py file; relative paths begin in the working directory")  # fmt: skip
+        raise UsageError(
+            f"no plugin file {path.name}",
+            where=str(path),
+            fix="give the path of a .py file; relative paths begin in the working directory",
+        )
     name = name_of(path.name)
-    taken = f"the installed {installed()[name].distribution} has that name" if name in installed() else None
+    taken = (
+        f"the installed {installed()[name].distribution} has that name"
+        if name in installed()
+        else None
+    )
     if wrong := why_no_name(name, reserved) or taken:
-        raise UsageError(f"the plugin in {path.name} would be named '{name}': {wrong}", where=str(path),
-                         fix="rename the file; the plugin has the name of its file")  # fmt: skip
+        raise UsageError(
+            f"the plugin in {path.name} would be named '{name}': {wrong}",
+            where=str(path),
+            fix="rename the file; the plugin has the name of its file",
+        )
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read the plugin file {path.name}: {error.strerror}", where=str(path)) from error
+        raise UsageError(
+            f"cannot read the plugin file {path.name}: {error.strerror}", where=str(path)
+        ) from error
 
 
 @cache
@@ -173,15 +202,24 @@ def _load_file(path: Path, source: bytes) -> Plugin:
     try:
         module = run_file(path, f"abatis_file_{path.stem}", source)
         version = f"sha256:{hashlib.sha256(source).hexdigest()}"
-        return describe(name, module, version, (module.__doc__ or "").strip().partition("\n")[0], path)
+        return describe(
+            name, module, version, (module.__doc__ or "").strip().partition("\n")[0], path
+        )
     except AbatisError as error:
-        raise type(error)(error.what, where=error.where or str(path), fix=error.fix) from error.__cause__
+        raise type(error)(
+            error.what, where=error.where or str(path), fix=error.fix
+        ) from error.__cause__
     except (Exception, SystemExit) as error:
-        raise PluginError(f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
-                          where=place_in(path, error), fix="mend the file") from error  # fmt: skip
+        raise PluginError(
+            f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
+            where=place_in(path, error),
+            fix="mend the file",
+        ) from error
 
 
-def describe(name: str, module: object, version: str = "", summary: str = "", file: Path | None = None) -> Plugin:
+def describe(
+    name: str, module: object, version: str = "", summary: str = "", file: Path | None = None
+) -> Plugin:
     """A module with hooks as a plugin; checks its hooks and asks for its options' class."""
     told: list[warnings.WarningMessage] = []
     manager = make_manager([(name, module)], told)
@@ -192,7 +230,9 @@ def describe(name: str, module: object, version: str = "", summary: str = "", fi
         raise PluginError(f"plugin '{name}' is a class; register a module or an instance")
     config_class = manager.hook.defense_config() or PluginConfig
     if not (isinstance(config_class, type) and issubclass(config_class, PluginConfig)):
-        raise PluginError(f"plugin '{name}': defense_config returned {config_class!r}, not a subclass of PluginConfig")
+        raise PluginError(
+            f"plugin '{name}': defense_config returned {config_class!r}, not a subclass of PluginConfig"
+        )
     return Plugin(name, version, module, config_class, summary, file)
 
 

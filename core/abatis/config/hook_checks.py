@@ -44,10 +44,14 @@ def _check_version(name: str, module: object) -> None:
     """Raise PluginError where a plugin says it was written for another major version of the contract."""
     wanted, here = _written_for(module), hooks.DEFENSE_API
     if not re.fullmatch(r"\d+(\.\d+)?", wanted):
-        raise PluginError(f"plugin '{name}': DEFENSE_API is {wanted!r}, no version", fix=f'DEFENSE_API = "{here}"')
+        raise PluginError(
+            f"plugin '{name}': DEFENSE_API is {wanted!r}, no version", fix=f'DEFENSE_API = "{here}"'
+        )
     if wanted.partition(".")[0] != here.partition(".")[0]:
-        raise PluginError(f"plugin '{name}' is written for DEFENSE_API {wanted}, this core has {here}",
-                          fix="install a version of the plugin, or of abatis, that fits")  # fmt: skip
+        raise PluginError(
+            f"plugin '{name}' is written for DEFENSE_API {wanted}, this core has {here}",
+            fix="install a version of the plugin, or of abatis, that fits",
+        )
 
 
 def _written_for(module: object) -> str:
@@ -58,15 +62,28 @@ def _written_for(module: object) -> str:
 def _check_hooks(name: str, module: object, specs: Iterable[str]) -> None:
     """Raise PluginError for a plugin without hooks, a hook that is not marked, and one that is marked but unknown."""
     looks = {attribute for attribute in dir(module) if attribute.startswith("defense_")}
-    marked = {attribute for attribute in dir(module) if hasattr(getattr(module, attribute, None), f"{hooks.PROJECT}_impl")}
+    marked = {
+        attribute
+        for attribute in dir(module)
+        if hasattr(getattr(module, attribute, None), f"{hooks.PROJECT}_impl")
+    }
     for hook in sorted(looks - marked):
-        raise PluginError(f"plugin '{name}': {hook} is not marked as a hook", where=_place(module, hook),
-                          fix=f"write @hookimpl above def {hook}")  # fmt: skip
+        raise PluginError(
+            f"plugin '{name}': {hook} is not marked as a hook",
+            where=_place(module, hook),
+            fix=f"write @hookimpl above def {hook}",
+        )
     for hook in sorted(marked - set(specs)):
-        raise PluginError(f"plugin '{name}' has an unknown hook '{hook}': {did_you_mean(hook, specs)}",
-                          where=_place(module, hook), fix=_newer(module))  # fmt: skip
+        raise PluginError(
+            f"plugin '{name}' has an unknown hook '{hook}': {did_you_mean(hook, specs)}",
+            where=_place(module, hook),
+            fix=_newer(module),
+        )
     if not marked:
-        raise PluginError(f"plugin '{name}' has no hooks", fix=f"mark a function with @hookimpl: {', '.join(sorted(specs))}")
+        raise PluginError(
+            f"plugin '{name}' has no hooks",
+            fix=f"mark a function with @hookimpl: {', '.join(sorted(specs))}",
+        )
 
 
 def _place(module: object, hook: str) -> str | None:
@@ -79,4 +96,8 @@ def _newer(module: object) -> str | None:
     """What to do about a plugin of a newer minor version, of which this core may lack a hook."""
     wanted, here = _written_for(module), hooks.DEFENSE_API
     newer = [int(part) for part in wanted.split(".")] > [int(part) for part in here.split(".")]
-    return f"it is written for DEFENSE_API {wanted}, this core has {here}: update abatis" if newer else None
+    return (
+        f"it is written for DEFENSE_API {wanted}, this core has {here}: update abatis"
+        if newer
+        else None
+    )

@@ -24,7 +24,10 @@ def recipes_of(name: str) -> dict[str, Path]:
     module = discovery.installed()[name].entry_point.value.partition(":")[0]
     try:
         spec = importlib.util.find_spec(module)
-    except (Exception, SystemExit):  # it lies in a package, whose code runs now; the plugin says so itself when it is used
+    except (
+        Exception,
+        SystemExit,
+    ):  # it lies in a package, whose code runs now; the plugin says so itself when it is used
         spec = None
     return _listed(name, Path(spec.origin).parent) if spec and spec.origin else {}
 
@@ -38,8 +41,13 @@ def recipe_file(name: str) -> Path:
     plugin, _, _ = name.partition("/")
     known = {*discovery.installed(), CORE}
     if discovery.normal(plugin) not in known:
-        raise UsageError(f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/RECIPE")
+        raise UsageError(
+            f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/RECIPE"
+        )
     found = recipes_of(discovery.normal(plugin))
     if name not in found:
-        raise UsageError(f"unknown recipe '{name}': {did_you_mean(name, found)}", fix=f"defense registry show {plugin}")
+        raise UsageError(
+            f"unknown recipe '{name}': {did_you_mean(name, found)}",
+            fix=f"defense registry show {plugin}",
+        )
     return found[name]

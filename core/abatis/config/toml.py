@@ -16,9 +16,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no configuration file at {path}", fix="check the path given to --config") from None
+        raise UsageError(
+            f"no configuration file at {path}", fix="check the path given to --config"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read {path}: {error}", fix="the file must be TOML, like the run.toml of a run") from error
+        raise UsageError(
+            f"cannot read {path}: {error}", fix="the file must be TOML, like the run.toml of a run"
+        ) from error
     result: dict[str, Any] = underscored(table)
     return result
 

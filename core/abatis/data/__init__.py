@@ -16,11 +16,27 @@ from abatis.data.order import batches_per_epoch, epoch_batches
 from abatis.data.user import from_user
 from abatis.errors import DataError, did_you_mean
 
-__all__ = ["Data", "DataInfo", "Split", "View", "batches_per_epoch", "describe", "epoch_batches", "from_user", "open_data"]
+__all__ = [
+    "Data",
+    "DataInfo",
+    "Split",
+    "View",
+    "batches_per_epoch",
+    "describe",
+    "epoch_batches",
+    "from_user",
+    "open_data",
+]
 
 
 def describe(
-    spec: str, *, data_dir: Path, image_size: int | None, augment: str, skip_broken: bool = False, view: View = DEFAULT
+    spec: str,
+    *,
+    data_dir: Path,
+    image_size: int | None,
+    augment: str,
+    skip_broken: bool = False,
+    view: View = DEFAULT,
 ) -> DataInfo:
     """The facts of a data set, by its spec: of a named one without any file, of a folder without its images.
 
@@ -57,7 +73,9 @@ def open_data(
     """
     kind, path = _parse(spec)
     if kind == "folder":
-        return open_folder(spec, path, limit, image_size, augment, device, workers, skip_broken, view)
+        return open_folder(
+            spec, path, limit, image_size, augment, device, workers, skip_broken, view
+        )
     if kind == "npz":
         arrays = read_npz(path)
         info = npz_info(spec, arrays, image_size, augment)
@@ -74,8 +92,12 @@ def _parse(spec: str) -> tuple[str, Path]:
     path = Path(rest).expanduser()
     if (colon and rest and kind in ("npz", "folder")) or (not colon and spec in NAMED):
         return kind, path
-    prefix = "npz:" if spec.endswith(".npz") else "folder:" if Path(spec).expanduser().is_dir() else ""
+    prefix = (
+        "npz:" if spec.endswith(".npz") else "folder:" if Path(spec).expanduser().is_dir() else ""
+    )
     raise DataError(
         f"data {spec!r}: {did_you_mean(kind, [*NAMED, 'npz:PATH', 'folder:PATH'])}",
-        fix=f"write {prefix}{spec}" if prefix else f"use {', '.join(NAMED)}, npz:PATH or folder:PATH",
+        fix=f"write {prefix}{spec}"
+        if prefix
+        else f"use {', '.join(NAMED)}, npz:PATH or folder:PATH",
     )

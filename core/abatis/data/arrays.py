@@ -24,7 +24,9 @@ class ArraySplit:
     index: (n,) int64, which of the N, by default all.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, augment: str, index: Tensor | None = None) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, augment: str, index: Tensor | None = None
+    ) -> None:
         self.index = torch.arange(len(images)) if index is None else index
         self.labels = labels[self.index]
         self._images, self._labels, self.augment = images, labels, augment
@@ -36,7 +38,9 @@ class ArraySplit:
         """The split of some positions, (m,) int64; the images are not copied."""
         return ArraySplit(self._images, self._labels, self.augment, self.index[positions])
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+    def train_batches(
+        self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
+    ) -> Iterator[Batch]:
         """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions)."""
         for step, positions in batches:
             mine = rows(len(positions))
@@ -74,8 +78,15 @@ class Arrays:
     def open(self, info: DataInfo, limit: int | None, device: torch.device) -> Data:
         """The splits: the first ``limit`` training images, of which some are held out, and their share of the test images."""
         some, tested = limited(limit, len(self.y_train), len(self.y_test))
-        train, val = hold_out(ArraySplit(self.x_train[:some].to(device), self.y_train[:some], info.augment))
-        return Data(info, train, val, ArraySplit(self.x_test[:tested].to(device), self.y_test[:tested], "none"))
+        train, val = hold_out(
+            ArraySplit(self.x_train[:some].to(device), self.y_train[:some], info.augment)
+        )
+        return Data(
+            info,
+            train,
+            val,
+            ArraySplit(self.x_test[:tested].to(device), self.y_test[:tested], "none"),
+        )
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -89,7 +100,9 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()  # (256,)
+        share = (
+            torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        )  # (256,)
         mean = (share * values).sum()
         means.append(float(mean))
         stds.append(float((share * (values - mean) ** 2).sum().sqrt()) or 1.0)
@@ -100,21 +113,39 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
     """Labels as (count,) int64, from a tensor, array or list; raises DataError unless they are integers >= 0."""
     labels = np.asarray(values.tolist() if isinstance(values, Tensor) else values)
     if count == 0:
-        raise DataError(f"{name} is empty: there are no images", where=where, fix="give at least one image")
+        raise DataError(
+            f"{name} is empty: there are no images", where=where, fix="give at least one image"
+        )
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         kind = str(getattr(values, "dtype", labels.dtype)).removeprefix("torch.")
-        raise DataError(f"{name} is {kind} of shape {labels.shape}", where=where, fix="give integers of shape (N,)")
+        raise DataError(
+            f"{name} is {kind} of shape {labels.shape}",
+            where=where,
+            fix="give integers of shape (N,)",
+        )
     if len(labels) != count:
-        raise DataError(f"{name} has {len(labels)} labels for {count} images", where=where, fix="give one label an image")
+        raise DataError(
+            f"{name} has {len(labels)} labels for {count} images",
+            where=where,
+            fix="give one label an image",
+        )
     if labels.min() < 0:
-        raise DataError(f"{name} has the negative label {labels.min()}", where=where, fix="number the classes from 0")
+        raise DataError(
+            f"{name} has the negative label {labels.min()}",
+            where=where,
+            fix="number the classes from 0",
+        )
     return torch.from_numpy(labels.astype(np.int64))
 
 
 def check_alike(x_train: Tensor, x_test: Tensor, where: str) -> None:
     """Raise DataError where training and test images, (N, C, H, W) each, differ in type or shape."""
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
-        train, test = (f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (x_train, x_test))
+        train, test = (
+            f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (x_train, x_test)
+        )
         raise DataError(
-            f"training images are {train}, test images {test}", where=where, fix="make them alike in type and (C, H, W)"
+            f"training images are {train}, test images {test}",
+            where=where,
+            fix="make them alike in type and (C, H, W)",
         )

@@ -16,7 +16,11 @@ def to_unit(images: Tensor) -> Tensor:
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on the device; the host does not wait for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def padding(image_size: int) -> int:
@@ -42,13 +46,20 @@ def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tenso
     columns = corners[:, 1:] + torch.arange(width, device=device)  # (B, W)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     # one gather in the flattened planes takes a quarter of the time of indexing by rows and columns
-    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, -1)  # (B, 1, H*W)
+    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(
+        count, 1, -1
+    )  # (B, 1, H*W)
     planes = F.pad(images, (pad, pad, pad, pad)).flatten(2)  # (B, C, padded H*W)
     return planes.gather(2, pixels.expand(-1, channels, -1)).view_as(images)
 
 
 def augmented(
-    images: Tensor, augment: str, seed: int, step: int, rows: slice = slice(None), count: int | None = None
+    images: Tensor,
+    augment: str,
+    seed: int,
+    step: int,
+    rows: slice = slice(None),
+    count: int | None = None,
 ) -> Tensor:
     """A batch (B, C, H, W) under "none", "crop" or "crop-flip"; a pure function of the images, seed and step.
 
@@ -59,4 +70,6 @@ def augmented(
     pad = padding(images.shape[-1])
     drawn = draw(len(images) if count is None else count, pad, seed, step)
     corners, flips = (moved(part[rows], images.device) for part in drawn)
-    return crop_flip(images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad)
+    return crop_flip(
+        images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad
+    )

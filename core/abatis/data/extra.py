@@ -34,7 +34,9 @@ def content_of(path: Path) -> str:
     try:
         return sha256_of(path.expanduser())
     except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check --extra.file") from error
+        raise DataError(
+            f"the file cannot be read ({error.strerror})", where=str(path), fix="check --extra.file"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,22 @@ def read_extra(path: Path, info: DataInfo) -> Extra:
     path = path.expanduser()
     images, labels = (_member(path, name) for name in (IMAGE, LABEL))
     shape = (info.image_size, info.image_size, info.channels)
-    if images.dtype != np.uint8 or images.shape[1:] not in (shape, shape[:2] if info.channels == 1 else shape):
-        raise DataError(f"'{IMAGE}' is {images.dtype} of shape {images.shape}", where=str(path),
-                        fix=f"the data need uint8 (N, {', '.join(map(str, shape))})")  # fmt: skip
+    if images.dtype != np.uint8 or images.shape[1:] not in (
+        shape,
+        shape[:2] if info.channels == 1 else shape,
+    ):
+        raise DataError(
+            f"'{IMAGE}' is {images.dtype} of shape {images.shape}",
+            where=str(path),
+            fix=f"the data need uint8 (N, {', '.join(map(str, shape))})",
+        )
     y = checked_labels(labels, len(images), f"'{LABEL}'", str(path))
     if int(y.max()) >= info.num_classes:
-        raise DataError(f"'{LABEL}' has the label {int(y.max())}, and {info.name} has {info.num_classes} classes",
-                        where=str(path), fix="give labels of the same classes, counted from 0")  # fmt: skip
+        raise DataError(
+            f"'{LABEL}' has the label {int(y.max())}, and {info.name} has {info.num_classes} classes",
+            where=str(path),
+            fix="give labels of the same classes, counted from 0",
+        )
     return Extra(path, images.reshape(len(images), *shape), y, torch.arange(len(images)))
 
 
@@ -71,13 +82,24 @@ def without_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> t
 
     policy: "refuse" raises DataError where there is a copy, "drop" leaves them out.
     """
-    known = {_digest(image.permute(1, 2, 0).contiguous().numpy()) for images in kept_apart for image in images.cpu()}
+    known = {
+        _digest(image.permute(1, 2, 0).contiguous().numpy())
+        for images in kept_apart
+        for image in images.cpu()
+    }
     fresh = [number for number, image in enumerate(extra.images) if _digest(image) not in known]
     copies = len(extra.images) - len(fresh)
     if copies and (policy == "refuse" or not fresh):
-        out = "remove them, or leave them out: --extra.copies drop" if fresh else "give other images: without them none is left"
-        raise DataError(f"{copies} of {len(extra.images)} images are exact copies of test or held-out images",
-                        where=str(extra.path), fix=out)  # fmt: skip
+        out = (
+            "remove them, or leave them out: --extra.copies drop"
+            if fresh
+            else "give other images: without them none is left"
+        )
+        raise DataError(
+            f"{copies} of {len(extra.images)} images are exact copies of test or held-out images",
+            where=str(extra.path),
+            fix=out,
+        )
     return Extra(extra.path, extra.images, extra.labels, torch.tensor(fresh)), copies
 
 
@@ -92,11 +114,17 @@ def with_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
     """
     assert config.file is not None
     if not isinstance(data.train, ArraySplit) or arrays.x_train.dtype != torch.uint8:
-        raise UsageError("--extra.file goes with data of uint8 in memory", fix="give the images as uint8 arrays")
+        raise UsageError(
+            "--extra.file goes with data of uint8 in memory", fix="give the images as uint8 arrays"
+        )
     held_out = arrays.x_train[data.val.index] if data.val is not None else arrays.x_train[:0]
-    extra, copies = without_copies(read_extra(config.file, data.info), (arrays.x_test, held_out), config.copies)
+    extra, copies = without_copies(
+        read_extra(config.file, data.info), (arrays.x_test, held_out), config.copies
+    )
     note = f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, sha256 {content_of(config.file)}"
-    note += f"; {copies} copies of test or held-out images among them are left out" if copies else ""
+    note += (
+        f"; {copies} copies of test or held-out images among them are left out" if copies else ""
+    )
     info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
     size = len(arrays.x_train)
     train = MixedSplit(data.train, extra, config.fraction, size)
@@ -107,8 +135,12 @@ def described(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str,
     """What a plan says of the file; raises DataError or UsageError where it does not fit the data or the batch."""
     assert config.file is not None
     extra, added = read_extra(config.file, info), int(spread(batch_size, config.fraction).sum())
-    return {"images": len(extra.images), "of a batch": f"{added} of {batch_size}", "copies": config.copies,
-            "sha256": content_of(config.file)}  # fmt: skip
+    return {
+        "images": len(extra.images),
+        "of a batch": f"{added} of {batch_size}",
+        "copies": config.copies,
+        "sha256": content_of(config.file),
+    }
 
 
 class MixedSplit:
@@ -141,12 +173,19 @@ class MixedSplit:
         """The training set's own images in order, not augmented."""
         return self.own.eval_batches(batch_size)
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+    def train_batches(
+        self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
+    ) -> Iterator[Batch]:
         """Augmented batches with ``origin``: 0 the training set's own, 1 additional."""
         for step, positions in batches:
             mine = rows(len(positions))
-            drawn = torch.randint(len(self.extra.chosen), (len(positions),), generator=generator(seed, "extra", step))
-            numbers, added = self.extra.chosen[drawn][mine], spread(len(positions), self.fraction)[mine]  # (b,) each
+            drawn = torch.randint(
+                len(self.extra.chosen), (len(positions),), generator=generator(seed, "extra", step)
+            )
+            numbers, added = (
+                self.extra.chosen[drawn][mine],
+                spread(len(positions), self.fraction)[mine],
+            )  # (b,) each
             batch = self.own.stored(positions[mine])
             device = batch.x.device
             x, y, index = batch.x, batch.y, batch.index
@@ -166,38 +205,59 @@ def spread(count: int, fraction: float) -> Tensor:
     """
     added = round(fraction * count)
     if not 0 < added < count:
-        raise UsageError(f"--extra.fraction {fraction:g} of a batch of {count} images is {added}",
-                         fix="a larger --batch-size, or another fraction")  # fmt: skip
+        raise UsageError(
+            f"--extra.fraction {fraction:g} of a batch of {count} images is {added}",
+            fix="a larger --batch-size, or another fraction",
+        )
     return (torch.arange(count) * added % count) < added
 
 
 def _member(path: Path, name: str) -> np.ndarray[Any, Any]:
     """An array of an .npz file, mapped into memory; raises DataError."""
     if not path.is_file():
-        raise DataError("there is no such .npz file", where=str(path), fix=f"give a file with '{IMAGE}' and '{LABEL}'")
+        raise DataError(
+            "there is no such .npz file",
+            where=str(path),
+            fix=f"give a file with '{IMAGE}' and '{LABEL}'",
+        )
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if name not in known:
-                raise DataError(f"no array '{name}' in the file; it holds: {', '.join(known) or 'nothing'}", where=str(path),
-                                fix=f"save the arrays as '{IMAGE}' and '{LABEL}'")  # fmt: skip
+                raise DataError(
+                    f"no array '{name}' in the file; it holds: {', '.join(known) or 'nothing'}",
+                    where=str(path),
+                    fix=f"save the arrays as '{IMAGE}' and '{LABEL}'",
+                )
             info = known[name]
             if info.compress_type != zipfile.ZIP_STORED:
-                raise DataError(f"'{name}' is compressed, and cannot be mapped", where=str(path), fix=REWRITE)
+                raise DataError(
+                    f"'{name}' is compressed, and cannot be mapped", where=str(path), fix=REWRITE
+                )
             file.seek(info.header_offset)
             header = file.read(LOCAL_HEADER)
-            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+            file.seek(
+                int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1
+            )
             return _mapped(path, file)
     except DataError:
         raise
     except Exception as error:  # zip and header errors of every type mean the same thing
-        raise DataError(f"the file cannot be read ({type(error).__name__}: {error})", where=str(path), fix=REWRITE) from error
+        raise DataError(
+            f"the file cannot be read ({type(error).__name__}: {error})",
+            where=str(path),
+            fix=REWRITE,
+        ) from error
 
 
 def _mapped(path: Path, file: Any) -> np.ndarray[Any, Any]:
     """The array whose .npy header the file stands at; raises ValueError for what cannot be mapped row by row."""
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read(file)
     if fortran and len(shape) > 1:
         raise ValueError("columns come first: save numpy.ascontiguousarray(array)")

@@ -29,7 +29,12 @@ DEFAULT = View()
 
 
 def folder_info(
-    name: str, root: Path, image_size: int | None, augment: str, skip_broken: bool = False, view: View = DEFAULT
+    name: str,
+    root: Path,
+    image_size: int | None,
+    augment: str,
+    skip_broken: bool = False,
+    view: View = DEFAULT,
 ) -> DataInfo:
     """The facts, from the names of the class folders and the headers of one image each. Raises DataError."""
     train, test, note = _layout(root)
@@ -43,9 +48,15 @@ def folder_info(
             where=str(root),
             fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
         )
-    size = image_size or _common_size([_first(train / name, skip_broken) for name in classes]) or view.image_size
+    size = (
+        image_size
+        or _common_size([_first(train / name, skip_broken) for name in classes])
+        or view.image_size
+    )
     resolved = resolve_augment(augment, "crop-flip")
-    return DataInfo(name, len(classes), 3, size, MEAN, STD, resolved, note, view.at(size), tuple(classes))
+    return DataInfo(
+        name, len(classes), 3, size, MEAN, STD, resolved, note, view.at(size), tuple(classes)
+    )
 
 
 def open_folder(
@@ -64,7 +75,6 @@ def open_folder(
     skip_broken: read every image once, and leave out what is none. Raises DataError.
     """
     info = folder_info(name, root, image_size, augment, skip_broken, view)
-    torchvision  # imported here once, not in every worker
     train, test, _ = _layout(root)
     classes = _classes(train)
     listings = [_listing(part, classes) for part in (train, test)]
@@ -72,7 +82,9 @@ def open_folder(
         listings, note = _without_broken(listings)
         info = replace(info, note="; ".join(text for text in (info.note, note) if text))
     counts = limited(limit, *map(len, listings))
-    sources = [_FolderSource(pairs[:count], info) for pairs, count in zip(listings, counts, strict=True)]
+    sources = [
+        _FolderSource(pairs[:count], info) for pairs, count in zip(listings, counts, strict=True)
+    ]
     training, testing = (StreamSplit(source, device, workers) for source in sources)
     return Data(info, *hold_out(training), testing)
 
@@ -93,20 +105,28 @@ class _FolderSource:
             whole = _rgb(image)
         if train and self.policy is not None:
             return self.policy(whole)
-        seen = self._random_crop(whole) if train and self.augment != "none" else self._central_crop(whole)
+        seen = (
+            self._random_crop(whole)
+            if train and self.augment != "none"
+            else self._central_crop(whole)
+        )
         return torch.from_numpy(np.array(seen)).permute(2, 0, 1)
 
     def _random_crop(self, whole: Image.Image) -> Image.Image:
         transforms = torchvision.transforms
         box = transforms.RandomResizedCrop.get_params(whole, AREA, ASPECT)
-        seen: Image.Image = transforms.functional.resized_crop(whole, *box, [self.size, self.size], self.interpolation)
+        seen: Image.Image = transforms.functional.resized_crop(
+            whole, *box, [self.size, self.size], self.interpolation
+        )
         mirror = self.augment == "crop-flip" and torch.rand(()) < 0.5
         return transforms.functional.hflip(seen) if mirror else seen
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
         functional = torchvision.transforms.functional
         shorter = round(self.size / self.view.crop)
-        seen: Image.Image = functional.center_crop(functional.resize(whole, shorter, self.interpolation), self.size)
+        seen: Image.Image = functional.center_crop(
+            functional.resize(whole, shorter, self.interpolation), self.size
+        )
         return seen
 
 
@@ -131,17 +151,28 @@ def _opened(file: str) -> Iterator[Image.Image]:
 def _rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel. Pillow would cut 16 bits off at 255 instead of scaling them."""
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+        image = Image.fromarray(
+            (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
+        )
     return image.convert("RGB")
 
 
-def _without_broken(listings: list[list[tuple[str, int]]]) -> tuple[list[list[tuple[str, int]]], str]:
+def _without_broken(
+    listings: list[list[tuple[str, int]]],
+) -> tuple[list[list[tuple[str, int]]], str]:
     """The listings without the files that cannot be read to their end, and a sentence that counts and names them."""
     kept = [[pair for pair in listing if not _is_broken(pair[0])] for listing in listings]
-    broken = [file for before, after in zip(listings, kept, strict=True) for file, _ in sorted({*before} - {*after})]
+    broken = [
+        file
+        for before, after in zip(listings, kept, strict=True)
+        for file, _ in sorted({*before} - {*after})
+    ]
     if any(not listing for listing in kept):
         raise DataError("no image can be read", where=broken[0], fix="this is no folder of images")
-    return kept, f"{len(broken)} images cannot be read and are left out: {_some(broken)}" if broken else ""
+    return (
+        kept,
+        f"{len(broken)} images cannot be read and are left out: {_some(broken)}" if broken else "",
+    )
 
 
 def _is_broken(file: str) -> bool:
@@ -161,8 +192,13 @@ def _first(folder: Path, skip_broken: bool) -> str:
 
 def _refuse_others(parts: list[Path]) -> None:
     """Raise DataError where files lie among the images that are none by their names."""
-    others = [file for part in parts for name in _classes(part) for file in _files(part / name)
-              if not file.lower().endswith(SUFFIXES)]  # fmt: skip
+    others = [
+        file
+        for part in parts
+        for name in _classes(part)
+        for file in _files(part / name)
+        if not file.lower().endswith(SUFFIXES)
+    ]
     if others:
         raise DataError(
             f"{len(others)} files among the images are none by their names: {_some(others)}",
@@ -178,12 +214,16 @@ def _some(files: list[str]) -> str:
 def _layout(root: Path) -> tuple[Path, Path, str]:
     """The folders of training and test images, and a note where there is a choice."""
     if not root.is_dir():
-        raise DataError("there is no such folder", where=str(root), fix=f"folder:PATH needs {LAYOUT}")
+        raise DataError(
+            "there is no such folder", where=str(root), fix=f"folder:PATH needs {LAYOUT}"
+        )
     there = [name for name in ("train", "val", "test") if (root / name).is_dir()]
     if "train" not in there or len(there) == 1:
         wanted = "train/" if "train" not in there else "val/ (or test/)"
         raise DataError(f"there is no {wanted} in the folder", where=str(root), fix=LAYOUT)
-    note = "val/ is the test set here; test/ is there too and is not read" if len(there) == 3 else ""
+    note = (
+        "val/ is the test set here; test/ is there too and is not read" if len(there) == 3 else ""
+    )
     return root / "train", root / there[1], note
 
 
@@ -192,7 +232,11 @@ def _classes(part: Path) -> list[str]:
     names = sorted(name for name in os.listdir(part) if not name.startswith("."))
     flat = [name for name in names if name.lower().endswith(SUFFIXES) and (part / name).is_file()]
     if flat:
-        raise DataError(f"{len(flat)} images lie in {part.name}/ itself, not in class folders", where=str(part), fix=LAYOUT)
+        raise DataError(
+            f"{len(flat)} images lie in {part.name}/ itself, not in class folders",
+            where=str(part),
+            fix=LAYOUT,
+        )
     classes = [name for name in names if (part / name).is_dir()]
     if not classes:
         raise DataError(f"there are no images in {part.name}/", where=str(part), fix=LAYOUT)

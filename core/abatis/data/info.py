@@ -82,7 +82,9 @@ class Split(Protocol):
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64, in that order."""
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+    def train_batches(
+        self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
+    ) -> Iterator[Batch]:
         """Augmented batches on the device, for pairs (global step, (B,) positions) that are consumed lazily.
 
         rows: which rows of a global batch of so many samples this process takes; the draws are those of the global batch.
@@ -117,7 +119,10 @@ def resolve_augment(asked: str, auto: str) -> str:
         return auto
     if asked not in AUGMENTS:
         known = ("auto", *AUGMENTS)
-        raise UsageError(f"augmentation {asked!r}: {did_you_mean(asked, known)}", fix=f"use one of {', '.join(known)}")
+        raise UsageError(
+            f"augmentation {asked!r}: {did_you_mean(asked, known)}",
+            fix=f"use one of {', '.join(known)}",
+        )
     return asked
 
 

@@ -50,7 +50,10 @@ def read_named(name: str, data_dir: Path) -> Arrays:
     if not file.is_file():
         return _published(name, data_dir)
     arrays, info = read_npz(file), NAMED[name]
-    if arrays.x_train.shape[1:3] != (info.channels, info.image_size) or arrays.num_classes > info.num_classes:
+    if (
+        arrays.x_train.shape[1:3] != (info.channels, info.image_size)
+        or arrays.num_classes > info.num_classes
+    ):
         channels, size = arrays.x_train.shape[1:3]
         raise DataError(
             f"these are not the images of {name}: {channels} channels, {size} pixels, {arrays.num_classes} classes",

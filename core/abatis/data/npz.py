@@ -39,13 +39,19 @@ def npz_info(name: str, arrays: Arrays, image_size: int | None, augment: str) ->
 
 def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.is_file():
-        raise DataError("there is no such .npz file", where=str(path), fix=f"save arrays {', '.join(KEYS)} there")
+        raise DataError(
+            "there is no such .npz file",
+            where=str(path),
+            fix=f"save arrays {', '.join(KEYS)} there",
+        )
     try:
         zipfile.ZipFile(path).close()  # numpy takes any other file for a pickle
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
             found = {name: file[name] for name in KEYS if name in names}
-    except Exception as error:  # zip, zlib, header and pickle errors of every type mean the same thing
+    except (
+        Exception
+    ) as error:  # zip, zlib, header and pickle errors of every type mean the same thing
         raise DataError(
             f"the file cannot be read ({type(error).__name__}: {error})",
             where=str(path),
@@ -66,5 +72,7 @@ def _images(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:
     if array.ndim == 3:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] != array.shape[2]:
-        raise DataError(f"{name} is {array.dtype} of shape {array.shape}", where=str(path), fix=FORM)
+        raise DataError(
+            f"{name} is {array.dtype} of shape {array.shape}", where=str(path), fix=FORM
+        )
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()

@@ -16,7 +16,9 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor
 
     The last, smaller batch is dropped where a full one exists.
     """
-    batches = list(torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size))
+    batches = list(
+        torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size)
+    )
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 

@@ -18,18 +18,32 @@ class PolicyView:
     def __init__(self, info: DataInfo) -> None:
         view, data = info.view, timm.data
         if info.augment == "none":
-            raise UsageError("--auto-augment and --erasing come behind a random crop", fix="drop --augment none")
+            raise UsageError(
+                "--auto-augment and --erasing come behind a random crop", fix="drop --augment none"
+            )
         try:
             self.crop, self.policy, _ = data.create_transform(
-                info.image_size, is_training=True, separate=True, scale=AREA, ratio=ASPECT,
-                hflip=0.5 if info.augment == "crop-flip" else 0.0, auto_augment=view.auto_augment or None, color_jitter=None,
-                interpolation=view.interpolation, mean=info.mean, std=info.std,
-            )  # fmt: skip
+                info.image_size,
+                is_training=True,
+                separate=True,
+                scale=AREA,
+                ratio=ASPECT,
+                hflip=0.5 if info.augment == "crop-flip" else 0.0,
+                auto_augment=view.auto_augment or None,
+                color_jitter=None,
+                interpolation=view.interpolation,
+                mean=info.mean,
+                std=info.std,
+            )
         except Exception as error:  # timm asserts, or looks words up in tables
-            raise UsageError(f"--auto-augment {view.auto_augment}: timm knows no such policy ({type(error).__name__}: {error})",
-                             fix="write it like rand-m9-mstd0.5-inc1, augmix-m3 or original") from error  # fmt: skip
+            raise UsageError(
+                f"--auto-augment {view.auto_augment}: timm knows no such policy ({type(error).__name__}: {error})",
+                fix="write it like rand-m9-mstd0.5-inc1, augmix-m3 or original",
+            ) from error
         self.erase = data.random_erasing.RandomErasing(view.erasing, mode="pixel", device="cpu")
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (info.mean, info.std))
+        self.mean, self.std = (
+            torch.tensor(values).view(3, 1, 1) for values in (info.mean, info.std)
+        )
 
     def __call__(self, whole: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.array(self.policy(self.crop(whole)))).permute(2, 0, 1)

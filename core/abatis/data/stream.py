@@ -32,7 +32,9 @@ class Source(Protocol):
 class StreamSplit:
     """A split that is read image by image, with ``workers`` processes (0: in this one)."""
 
-    def __init__(self, source: Source, device: torch.device, workers: int, index: Tensor | None = None) -> None:
+    def __init__(
+        self, source: Source, device: torch.device, workers: int, index: Tensor | None = None
+    ) -> None:
         self.index = torch.arange(len(source.labels)) if index is None else index
         self.labels = source.labels[self.index]
         self._source, self._device, self._workers = source, device, workers
@@ -44,15 +46,21 @@ class StreamSplit:
         """The split of some positions, (m,) int64."""
         return StreamSplit(self._source, self._device, self._workers, self.index[positions])
 
-    def train_batches(self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole) -> Iterator[Batch]:
+    def train_batches(
+        self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
+    ) -> Iterator[Batch]:
         """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions); an image draws for itself."""
         mine = ((step, positions[rows(len(positions))]) for step, positions in batches)
-        keys = ([(index, step) for index in self.index[positions].tolist()] for step, positions in mine)
+        keys = (
+            [(index, step) for index in self.index[positions].tolist()] for step, positions in mine
+        )
         return self._batches(keys, _Keyed(self._source, "augment", seed))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented."""
-        keys = ([(index, 0) for index in some.tolist()] for some in torch.split(self.index, batch_size))
+        keys = (
+            [(index, 0) for index in some.tolist()] for some in torch.split(self.index, batch_size)
+        )
         return self._batches(keys, _Keyed(self._source, "evaluate", 0))
 
     def _batches(self, keys: Iterable[list[Key]], dataset: _Keyed) -> Iterator[Batch]:
@@ -69,7 +77,9 @@ class StreamSplit:
                 raise stacked
             images, index = stacked
             y = moved(self._source.labels[index], self._device)
-            yield Batch(to_unit(images.to(self._device, non_blocking=True)), y, moved(index, self._device))
+            yield Batch(
+                to_unit(images.to(self._device, non_blocking=True)), y, moved(index, self._device)
+            )
 
 
 class _Keyed(Dataset[Sample | DataError]):
@@ -83,7 +93,9 @@ class _Keyed(Dataset[Sample | DataError]):
         try:
             with seeded(self.seed, f"{self.purpose}/{index}", step):
                 return self.source.image(index, self.purpose == "augment"), index
-        except DataError as error:  # raised in a worker it would come back as the text of a traceback
+        except (
+            DataError
+        ) as error:  # raised in a worker it would come back as the text of a traceback
             return error
 
 

@@ -49,14 +49,24 @@ def from_user(
     if any(pairs):
         raise UsageError("data mixes a pair of arrays and a Dataset", fix=FORM)
     if extra is not None:
-        raise UsageError("--extra.file goes with arrays, and the data are Datasets", fix="leave it out")
+        raise UsageError(
+            "--extra.file goes with arrays, and the data are Datasets", fix="leave it out"
+        )
     if augment not in ("auto", "none"):
-        raise UsageError(f"augmentation {augment!r}: a Dataset augments its own images", fix="leave the augmentation out")
+        raise UsageError(
+            f"augmentation {augment!r}: a Dataset augments its own images",
+            fix="leave the augmentation out",
+        )
     return _open_datasets(data[0], data[1], device, workers, limit)
 
 
 def _open_arrays(
-    train: Any, test: Any, device: torch.device, limit: int | None, augment: str, extra: ExtraConfig | None
+    train: Any,
+    test: Any,
+    device: torch.device,
+    limit: int | None,
+    augment: str,
+    extra: ExtraConfig | None,
 ) -> Data:
     x_train, x_test = _images(train[0], "x of train"), _images(test[0], "x of test")
     check_alike(x_train, x_test, "data")
@@ -117,10 +127,16 @@ def _check_range(x: Tensor, name: str) -> None:
     )
 
 
-def _open_datasets(train: Any, test: Any, device: torch.device, workers: int, limit: int | None) -> Data:
+def _open_datasets(
+    train: Any, test: Any, device: torch.device, workers: int, limit: int | None
+) -> Data:
     for part, name in ((train, "train"), (test, "test")):
-        if isinstance(part, IterableDataset) or not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
-            raise UsageError(f"{name} is a {type(part).__name__}, which cannot be indexed", fix=FORM)
+        if isinstance(part, IterableDataset) or not (
+            hasattr(part, "__getitem__") and hasattr(part, "__len__")
+        ):
+            raise UsageError(
+                f"{name} is a {type(part).__name__}, which cannot be indexed", fix=FORM
+            )
         if len(part) == 0:
             raise DataError("the Dataset is empty", where=name, fix="give at least one image")
     with seeded(0, "describe"):  # a Dataset may draw from the global generators
@@ -167,20 +183,32 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
     try:
         sample = dataset[index]
     except Exception as error:  # it is somebody else's code
-        raise DataError(f"the Dataset fails on {where}: {type(error).__name__}: {error}", where=raised_at(error)) from error
+        raise DataError(
+            f"the Dataset fails on {where}: {type(error).__name__}: {error}", where=raised_at(error)
+        ) from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
-        raise DataError(f"the Dataset yields {type(sample).__name__}, not (image, label)", where=where, fix=FORM)
+        raise DataError(
+            f"the Dataset yields {type(sample).__name__}, not (image, label)", where=where, fix=FORM
+        )
     image, label = sample
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.dim() != 3:
-        kind = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise DataError(f"the image is {kind}", where=where, fix="yield a float tensor (C, H, W) in [0, 1]")
+        kind = (
+            f"{image.dtype} of shape {tuple(image.shape)}"
+            if isinstance(image, Tensor)
+            else type(image).__name__
+        )
+        raise DataError(
+            f"the image is {kind}", where=where, fix="yield a float tensor (C, H, W) in [0, 1]"
+        )
     _check_range(image, where)
     try:
         number = operator.index(label)
     except TypeError:
         number = -1
     if number < 0:
-        raise DataError(f"the label is {label!r}", where=where, fix="yield labels that are integers >= 0")
+        raise DataError(
+            f"the label is {label!r}", where=where, fix="yield labels that are integers >= 0"
+        )
     return image.float(), number
 
 

@@ -5,4 +5,13 @@ from abatis.evaluate.judge import Split, Verdicts, clean_verdicts
 from abatis.evaluate.masking import Training
 from abatis.evaluate.pgd import margin, pgd_verdicts
 
-__all__ = ["Evaluation", "Split", "Training", "Verdicts", "clean_verdicts", "evaluate", "margin", "pgd_verdicts"]
+__all__ = [
+    "Evaluation",
+    "Split",
+    "Training",
+    "Verdicts",
+    "clean_verdicts",
+    "evaluate",
+    "margin",
+    "pgd_verdicts",
+]

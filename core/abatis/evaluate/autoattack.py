@@ -23,12 +23,28 @@ from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 
 Version = Literal["standard", "plus", "fast"]
-NAMES = {"apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "fab": "FAB", "square": "Square", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
-CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # that a loss needs: its denominator holds the third (and the fourth) logit
+NAMES = {
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "fab": "FAB",
+    "square": "Square",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+}
+CLASSES = {
+    "apgd-dlr": 3,
+    "apgd-t": 4,
+}  # that a loss needs: its denominator holds the third (and the fourth) logit
 BLACK_BOX = "square"
-BLACK_BOX_GAIN = 0.002  # share of all points a black-box attack may add before the gradients are suspect
+BLACK_BOX_GAIN = (
+    0.002  # share of all points a black-box attack may add before the gradients are suspect
+)
 KNOWN_BETTER = "probability distribution"  # the clean pass looked at all points, the package at one batch of them
-DEPRECATION = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # says nothing about the network
+DEPRECATION = (
+    DeprecationWarning,
+    PendingDeprecationWarning,
+    FutureWarning,
+)  # says nothing about the network
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,19 @@ def autoattack(
     family = family_of(version)
     keys = _package(judge, version, seed, device).attacks_to_run
     left_out = [key for key in keys if classes < CLASSES.get(key, 2)]
-    findings = [f"{family} ran without {key}: its loss is undefined for {classes} classes" for key in left_out]
+    findings = [
+        f"{family} ran without {key}: its loss is undefined for {classes} classes"
+        for key in left_out
+    ]
     versions = {"pyautoattack": version_of("pyautoattack"), "torch": str(torch.__version__)}
     chosen = [key for key in keys if key not in left_out]
-    overall = {"version": version, "attacks": chosen, "left_out": left_out, "seed": seed, "versions": versions}
+    overall = {
+        "version": version,
+        "attacks": chosen,
+        "left_out": left_out,
+        "seed": seed,
+        "versions": versions,
+    }
     settings: dict[str, Mapping[str, object]] = {family: overall}
     verdicts: list[Verdicts] = []
     robust = correct
@@ -72,7 +97,11 @@ def autoattack(
             findings += _black_box_gain(robust, verdict.robust)
         robust = verdict.robust
         verdicts.append(verdict)
-    return AutoAttacked(tuple(verdicts), settings, (*findings, *_warned([text for one in verdicts for text in one.warnings])))
+    return AutoAttacked(
+        tuple(verdicts),
+        settings,
+        (*findings, *_warned([text for one in verdicts for text in one.warnings])),
+    )
 
 
 def family_of(version: Version) -> str:
@@ -94,7 +123,9 @@ def _run(judge: Judge, name: str, foreign: Any, robust: Tensor, label: str) -> V
 
 def _package(judge: Judge, version: Version, seed: int, device: torch.device) -> Any:
     threat, own = judge.threat, "standard" if version == "fast" else version
-    foreign = pyautoattack.AutoAttack(judge.net, norm=threat.norm, eps=threat.eps, seed=seed, device=device, version=own)
+    foreign = pyautoattack.AutoAttack(
+        judge.net, norm=threat.norm, eps=threat.eps, seed=seed, device=device, version=own
+    )
     foreign.verbose = False
     if version == "fast":
         ask_in_bf16(foreign.square, judge.net)
@@ -115,7 +146,9 @@ def _one(foreign: Any, key: str, classes: int) -> Any:
 
 def _as_attack(foreign: Any) -> Attack:
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # counted for ever, for whichever model was seen before
+        checks.funcs.update(
+            dict.fromkeys(checks.funcs, 0)
+        )  # counted for ever, for whichever model was seen before
         x = batch.x.contiguous()  # the package takes views of it
         adversarial, predicted = foreign.run_standard_evaluation(x, batch.y, batch_size=len(batch))
         return adversarial, predicted != batch.y
@@ -125,23 +158,51 @@ def _as_attack(foreign: Any) -> Attack:
 
 def _settings(foreign: Any, key: str) -> dict[str, object]:
     """What the attack is about to use, read off the package's objects."""
-    apgd = {"step_size": 2 * foreign.epsilon, "step_schedule": "adaptive", "start": "random, at full radius"}
+    apgd = {
+        "step_size": 2 * foreign.epsilon,
+        "step_schedule": "adaptive",
+        "start": "random, at full radius",
+    }
     if key in ("apgd-ce", "apgd-dlr"):
         loss = "cross-entropy" if key == "apgd-ce" else "DLR"
-        return {"loss": loss, "steps": foreign.apgd.n_iter, "restarts": foreign.apgd.n_restarts, **apgd}
+        return {
+            "loss": loss,
+            "steps": foreign.apgd.n_iter,
+            "restarts": foreign.apgd.n_restarts,
+            **apgd,
+        }
     if key == "apgd-t":
         return {"loss": "targeted DLR", **_targeted(foreign.apgd_targeted), **apgd}
     if key == "fab-t":
-        return {"loss": "logit difference", **_targeted(foreign.fab), "restarts": 1, "start": "clean image"}
+        return {
+            "loss": "logit difference",
+            **_targeted(foreign.fab),
+            "restarts": 1,
+            "start": "clean image",
+        }
     if key == "fab":
         fab = foreign.fab
-        return {"loss": "logit difference", "steps": fab.n_iter, "restarts": fab.n_restarts, "start": "clean, then random"}
+        return {
+            "loss": "logit difference",
+            "steps": fab.n_iter,
+            "restarts": fab.n_restarts,
+            "start": "clean, then random",
+        }
     square = foreign.square
-    return {"loss": square.loss, "queries": square.n_queries, "restarts": square.n_restarts, "start": "random"}
+    return {
+        "loss": square.loss,
+        "queries": square.n_queries,
+        "restarts": square.n_restarts,
+        "start": "random",
+    }
 
 
 def _targeted(attack: Any) -> dict[str, object]:
-    return {"steps": attack.n_iter, "restarts": attack.n_restarts, "targets": attack.n_target_classes}
+    return {
+        "steps": attack.n_iter,
+        "restarts": attack.n_restarts,
+        "targets": attack.n_target_classes,
+    }
 
 
 def _black_box_gain(before: Tensor, after: Tensor) -> list[str]:
@@ -169,7 +230,11 @@ def _quiet() -> Iterator[list[str]]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             yield messages
-            messages += [str(warning.message) for warning in caught if not issubclass(warning.category, DEPRECATION)]
+            messages += [
+                str(warning.message)
+                for warning in caught
+                if not issubclass(warning.category, DEPRECATION)
+            ]
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -182,8 +247,11 @@ def _warned(messages: list[str]) -> list[str]:
     for message in messages:
         if KNOWN_BETTER in message:
             continue
-        kinds.setdefault(re.sub(r"\d+", "#", message), []).append(message.partition(" See flags_doc.md")[0])
+        kinds.setdefault(re.sub(r"\d+", "#", message), []).append(
+            message.partition(" See flags_doc.md")[0]
+        )
     return [
-        f"AutoAttack warns: {first}" + (f" (the first of {1 + len(more)} such warnings)" if more else "")
+        f"AutoAttack warns: {first}"
+        + (f" (the first of {1 + len(more)} such warnings)" if more else "")
         for first, *more in kinds.values()
     ]

@@ -24,7 +24,11 @@ class Curve:
 
 
 def accuracy_curve(
-    judge: Judge, correct: Tensor, eps: Sequence[float], seed: int, known: Mapping[float, Tensor] | None = None
+    judge: Judge,
+    correct: Tensor,
+    eps: Sequence[float],
+    seed: int,
+    known: Mapping[float, Tensor] | None = None,
 ) -> Curve:
     """What PGD-20 on the cross-entropy and on the margin leave standing together, at radii of the judge's own norm.
 
@@ -32,7 +36,10 @@ def accuracy_curve(
     Every radius is attacked for itself: nothing makes the curve fall but the network. Raises OutOfMemoryError.
     """
     found = {**(known or {}), 0.0: correct}
-    right = tuple(found[radius] if radius in found else _standing(judge, radius, correct, seed) for radius in eps)
+    right = tuple(
+        found[radius] if radius in found else _standing(judge, radius, correct, seed)
+        for radius in eps
+    )
     return Curve(judge.threat.norm, tuple(eps), tuple(share(flags) for flags in right), right)
 
 
@@ -41,5 +48,7 @@ def _standing(judge: Judge, radius: float, standing: Tensor, seed: int) -> Tenso
     there = Judge(judge.net, judge.split, threat, judge.batch_size, judge.progress)
     for objective in (cross_entropy, margin):
         attack = pgd(judge.net, threat, STEPS, seed, objective)
-        standing = there.attacked(f"PGD-{STEPS}", attack, standing, f"PGD-{STEPS} at {radius:.3g}").robust
+        standing = there.attacked(
+            f"PGD-{STEPS}", attack, standing, f"PGD-{STEPS} at {radius:.3g}"
+        ).robust
     return standing

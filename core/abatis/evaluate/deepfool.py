@@ -24,14 +24,24 @@ ORDERS: dict[str, tuple[float, float]] = {"L2": (2, 2), "Linf": (float("inf"), 1
 
 
 def deepfool(
-    forward: Forward, x: Tensor, norm: str, steps: int = 50, overshoot: float = 0.02, candidates: int = CANDIDATES
+    forward: Forward,
+    x: Tensor,
+    norm: str,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    candidates: int = CANDIDATES,
 ) -> Tensor:
     """The perturbation r (B, C, H, W) that leaves the predicted class, in "L2" or "Linf"; see :func:`leave`."""
     return leave(forward, x, norm, steps, overshoot, candidates)[0]
 
 
 def leave(
-    forward: Forward, x: Tensor, norm: str, steps: int = 50, overshoot: float = 0.02, candidates: int = CANDIDATES
+    forward: Forward,
+    x: Tensor,
+    norm: str,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    candidates: int = CANDIDATES,
 ) -> tuple[Tensor, Tensor]:
     """DeepFool's r, (B, C, H, W), and who left the predicted class or stands at a tie with it, (B,) bool.
 
@@ -71,10 +81,14 @@ def _step(forward: Forward, point: Tensor, own: Tensor, others: Tensor, norm: st
 def rivals(logits: Tensor, own: Tensor, candidates: int) -> Tensor:
     """The other classes by falling logit, with ``own`` at most ``candidates`` of them: (B, K), (B,) -> (B, L)."""
     others = logits.scatter(1, own[:, None], -torch.inf)
-    return others.argsort(dim=1, descending=True, stable=True)[:, : min(candidates, logits.shape[1]) - 1]
+    return others.argsort(dim=1, descending=True, stable=True)[
+        :, : min(candidates, logits.shape[1]) - 1
+    ]
 
 
-def linearised(forward: Forward, x: Tensor, own: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def linearised(
+    forward: Forward, x: Tensor, own: Tensor, others: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
     """For each column k of others, (B, L): z_own - z_k, (B,), and its gradient in x, (B, C, H, W). Raises UsageError."""
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():

@@ -25,8 +25,21 @@ from abatis.evaluate.pgd import pgd
 
 FORMAT = 2
 DIAGNOSED = 256  # points, the first ones, for the masking diagnostics, the margins and the curve
-FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)  # of the thorough ladder, in multiples of eps
-WITHOUT_PGD = Threat.parse("Linf:8/255")  # where the diagnostics look when the threat itself has no PGD
+FINE_GRID = (
+    0,
+    0.125,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    1.5,
+    2,
+    3,
+    4,
+)  # of the thorough ladder, in multiples of eps
+WITHOUT_PGD = Threat.parse(
+    "Linf:8/255"
+)  # where the diagnostics look when the threat itself has no PGD
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,11 @@ class Evaluation:
             "pgd20_acc": self.pgd20_acc,
             "margin_pgd20_acc": self.margin_pgd20_acc,
             "autoattack_acc": self.autoattack_acc,
-            **({} if self.autoattack_fast_acc is None else {"autoattack_fast_acc": self.autoattack_fast_acc}),
+            **(
+                {}
+                if self.autoattack_fast_acc is None
+                else {"autoattack_fast_acc": self.autoattack_fast_acc}
+            ),
             "robust_acc": self.robust_acc,
             "verdict": self.verdict,
             "findings": list(self.findings),
@@ -121,21 +138,35 @@ def evaluate(
     in bfloat16, for a number that is not pyautoattack's.
     The module and all global state are left as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
     """
-    memory = FinishedAttacks(state, question(module, split, threat, seed) if state is not None else {})
+    memory = FinishedAttacks(
+        state, question(module, split, threat, seed) if state is not None else {}
+    )
     with judging(module) as net:
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean()
         _check_outputs(clean.classes, num_classes)
         judge.tune()
-        climbed = climb(judge, clean, ladder, seed=seed, device=device, memory=memory, adaptive=adaptive or {},
-                        square_bf16=square_bf16)  # fmt: skip
+        climbed = climb(
+            judge,
+            clean,
+            ladder,
+            seed=seed,
+            device=device,
+            memory=memory,
+            adaptive=adaptive or {},
+            square_bf16=square_bf16,
+        )
         looked_at = threat if threat.norm != "L1" else WITHOUT_PGD
         few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
         known = climbed.held(DIAGNOSED) if looked_at is threat else {}
         diagnosis = diagnose(few, clean.first(DIAGNOSED), seed=seed, known=known, training=training)
         fine = ladder == "thorough" and threat.norm != "L1"
         curve = _fine_curve(judge, clean, climbed, seed) if fine else diagnosis.curve
-        margins = halving(lambda size: _margins(few, seed, size), batch_size) if clean.correct.any() else None
+        margins = (
+            halving(lambda size: _margins(few, seed, size), batch_size)
+            if clean.correct.any()
+            else None
+        )
     return _evaluation(ladder, threat, clean, climbed, diagnosis, margins, curve, looked_at)
 
 
@@ -160,7 +191,9 @@ def _margins(judge: Judge, seed: int, batch_size: int) -> Margins:
     """At the points and at what PGD-20 makes of them, right or wrong."""
     attack = pgd(judge.net, judge.threat, 20, seed)
     adversarial = torch.cat([attack(batch)[0] for batch in judge.split.eval_batches(batch_size)])
-    return measure_margins(judge.net, judge.split.eval_batches(batch_size), judge.threat.norm, adversarial)
+    return measure_margins(
+        judge.net, judge.split.eval_batches(batch_size), judge.threat.norm, adversarial
+    )
 
 
 def _evaluation(
@@ -182,7 +215,10 @@ def _evaluation(
         robust[: len(diagnosis.robust)] &= diagnosis.robust
     else:
         findings.append(f"the masking diagnostics looked at {looked_at}, where there is a PGD")
-    attacks = {name: {"norm": threat.norm, "eps": threat.text, **facts} for name, facts in climbed.settings.items()}
+    attacks = {
+        name: {"norm": threat.norm, "eps": threat.text, **facts}
+        for name, facts in climbed.settings.items()
+    }
     for name, verdict in verdicts.items():
         attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
     return Evaluation(
@@ -195,8 +231,15 @@ def _evaluation(
         autoattack_fast_acc=verdicts[FAST].accuracy if FAST in verdicts else None,
         robust_acc=share(robust),
         attacks=attacks,
-        adaptive_attack=", ".join(str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts) or None,
-        per_point={"clean": clean.correct, **{name: one.robust for name, one in verdicts.items()}, "robust": robust},
+        adaptive_attack=", ".join(
+            str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts
+        )
+        or None,
+        per_point={
+            "clean": clean.correct,
+            **{name: one.robust for name, one in verdicts.items()},
+            "robust": robust,
+        },
         per_class=per_class(clean.labels, clean.correct, robust, clean.classes),
         diagnosis=diagnosis,
         margins=margins,

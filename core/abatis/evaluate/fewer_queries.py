@@ -82,7 +82,11 @@ def skip_known(square: Any) -> None:
     """Let a Square object of the package ask only what it does not know, in Linf."""
     if square.norm == "Linf":
         tried = Tried(square.margin_and_loss, square.random_int, square.random_choice)
-        square.margin_and_loss, square.random_int, square.random_choice = tried.margins, tried.random_int, tried.random_choice
+        square.margin_and_loss, square.random_int, square.random_choice = (
+            tried.margins,
+            tried.random_int,
+            tried.random_choice,
+        )
 
 
 class Tried:
@@ -93,7 +97,10 @@ class Tried:
     """
 
     def __init__(
-        self, ask: Callable[..., tuple[Tensor, Tensor]], integer: Callable[..., Tensor], sign: Callable[..., Tensor]
+        self,
+        ask: Callable[..., tuple[Tensor, Tensor]],
+        integer: Callable[..., Tensor],
+        sign: Callable[..., Tensor],
     ) -> None:
         self.ask, self.integer, self.sign = ask, integer, sign
         self.drawn: list[float] = []
@@ -132,7 +139,11 @@ class Tried:
         self.query += 1
         standing = self.lowest > 0
         if not standing.all():  # the package asks no more about the others
-            self.best, self.lowest, self.since = self.best[standing], self.lowest[standing], self.since[standing]
+            self.best, self.lowest, self.since = (
+                self.best[standing],
+                self.lowest[standing],
+                self.since[standing],
+            )
         return found, found.clone()
 
     def _answers(self, x: Tensor, y: Tensor, last: int) -> Tensor:

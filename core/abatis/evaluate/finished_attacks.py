@@ -48,11 +48,19 @@ class FinishedAttacks:
         if self.path is None:
             return
         marks = "".join("1" if flag else "0" for flag in verdicts.robust.tolist())
-        kept = {"robust": marks, "facts": verdicts.facts, "warnings": verdicts.warnings, "stray": verdicts.stray}
+        kept = {
+            "robust": marks,
+            "facts": verdicts.facts,
+            "warnings": verdicts.warnings,
+            "stray": verdicts.stray,
+        }
         self._known[verdicts.name] = kept
         if distributed.rank() == 0:
             with disk(self.path):
-                write_text(self.path, json.dumps({"question": self.question, "attacks": self._known}) + "\n")
+                write_text(
+                    self.path,
+                    json.dumps({"question": self.question, "attacks": self._known}) + "\n",
+                )
 
     def _read(self, path: Path) -> dict[str, dict[str, Any]]:
         try:
@@ -70,7 +78,8 @@ def question(module: nn.Module, split: Split, threat: Threat, seed: int) -> dict
         "n": len(split),
         "threat": {key: value for key, value in asdict(threat).items() if key != "text"},
         "seed": seed,
-        "versions": {"torch": str(torch.__version__)} | {name: version(name) for name in ("abatis", "pyautoattack")},
+        "versions": {"torch": str(torch.__version__)}
+        | {name: version(name) for name in ("abatis", "pyautoattack")},
     }
 
 

@@ -35,7 +35,9 @@ def _full_float32() -> Iterator[None]:
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with cudnn.flags(enabled=cudnn.enabled, deterministic=cudnn.deterministic, allow_tf32=False):
+        with cudnn.flags(
+            enabled=cudnn.enabled, deterministic=cudnn.deterministic, allow_tf32=False
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
@@ -53,4 +55,6 @@ def halving(run: Callable[[int], Result], batch_size: int) -> Result:
                     where="evaluation",
                     fix="free the device's memory, or use another device",
                 ) from error
-        batch_size //= 2  # out here the error, and with it the tensors of the failed attempt, is gone
+        batch_size //= (
+            2  # out here the error, and with it the tensors of the failed attempt, is gone
+        )

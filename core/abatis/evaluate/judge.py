@@ -117,7 +117,14 @@ def clean_verdicts(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
 class Judge:
     """Asks one network about the points of one split under one threat; lives inside :func:`judging`."""
 
-    def __init__(self, net: Net, split: Split, threat: Threat, batch_size: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        net: Net,
+        split: Split,
+        threat: Threat,
+        batch_size: int,
+        progress: Progress | None = None,
+    ) -> None:
         self.net, self.split, self.threat = net, split, threat
         self.batch_size, self.progress = batch_size, progress
 
@@ -125,7 +132,11 @@ class Judge:
         """Look at the clean images. Raises DataError, UsageError or NotFiniteError where they cannot be judged."""
 
         def run(batch_size: int) -> Clean:
-            return _look(self.net, self.split.eval_batches(batch_size), lambda done: self._report("clean", done, total))
+            return _look(
+                self.net,
+                self.split.eval_batches(batch_size),
+                lambda done: self._report("clean", done, total),
+            )
 
         total = len(self.split)
         return halving(run, self.batch_size)
@@ -141,28 +152,41 @@ class Judge:
         def same(x: Tensor) -> bool:
             with torch.no_grad():
                 first, again, alone = self.net(x), self.net(x), self.net(x[:1])
-            return torch.equal(first, again) and bool((alone - first[:1]).abs().max() <= SAME * first.abs().max())
+            return torch.equal(first, again) and bool(
+                (alone - first[:1]).abs().max() <= SAME * first.abs().max()
+            )
 
         return self._shown(same)
 
     def _shown(self, run: Callable[[Tensor], Result]) -> Result:
-        return halving(lambda size: run(next(iter(self.split.eval_batches(size))).x), min(TUNED, self.batch_size))
+        return halving(
+            lambda size: run(next(iter(self.split.eval_batches(size))).x),
+            min(TUNED, self.batch_size),
+        )
 
-    def attacked(self, name: str, attack: Attack, robust: Tensor, label: str | None = None) -> Verdicts:
+    def attacked(
+        self, name: str, attack: Attack, robust: Tensor, label: str | None = None
+    ) -> Verdicts:
         """Run an attack on the points that are robust so far, (n,) bool, and believe only what is seen from outside.
 
         An image counts where it is inside ball and box and one plain forward gets it wrong. ``label`` names the attack
         in progress reports. Raises OutOfMemoryError.
         """
-        return halving(lambda size: self._pass(name, attack, robust, label or name, size), self.batch_size)
+        return halving(
+            lambda size: self._pass(name, attack, robust, label or name, size), self.batch_size
+        )
 
-    def _pass(self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int) -> Verdicts:
+    def _pass(
+        self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int
+    ) -> Verdicts:
         """This process attacks its share of the points; all processes leave with the same verdicts."""
         mine = robust & distributed.share_of(len(robust))
         still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
         for places, batch in _packed(self.split, mine, batch_size):
-            given = Batch(batch.x.clone(), batch.y.clone(), batch.index)  # what is judged stays out of the attack's hands
+            given = Batch(
+                batch.x.clone(), batch.y.clone(), batch.index
+            )  # what is judged stays out of the attack's hands
             with self.net.attack_mode():
                 adversarial, claimed = attack(given)
             inside = Ball(batch.x, self.threat).contains(adversarial)
@@ -172,7 +196,11 @@ class Judge:
             stray += int((~inside | (given.y != batch.y)).sum())
             done += len(batch)
             self._report(label, done, total)
-        still, rejected, stray = distributed.all_agree(still), distributed.total(rejected), distributed.total(stray)
+        still, rejected, stray = (
+            distributed.all_agree(still),
+            distributed.total(rejected),
+            distributed.total(stray),
+        )
         facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
         return Verdicts(name, still, facts, stray=stray)
 
@@ -202,7 +230,11 @@ def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | No
         if report is not None:
             report(done)
     if not done:
-        raise DataError("there are no images to judge", where="evaluation", fix="choose a split that is not empty")
+        raise DataError(
+            "there are no images to judge",
+            where="evaluation",
+            fix="choose a split that is not empty",
+        )
     return Clean(torch.cat(correct), torch.cat(labels), torch.cat(distribution), classes)
 
 

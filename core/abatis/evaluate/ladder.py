@@ -37,9 +37,21 @@ class Rung:
 
 QUICK = (Rung(PGD, "cross-entropy", 20),)
 STANDARD = (*QUICK, Rung(MARGIN_PGD, "margin", 20))
-THOROUGH = (*STANDARD, Rung("PGD-100 x 5", "cross-entropy", 100, 5), Rung("margin-PGD-100 x 5", "margin", 100, 5))
-PGD_RUNGS: dict[str, tuple[Rung, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": THOROUGH}
-VERSIONS: dict[str, tuple[Version, ...]] = {"quick": (), "standard": ("standard",), "thorough": ("standard", "plus")}
+THOROUGH = (
+    *STANDARD,
+    Rung("PGD-100 x 5", "cross-entropy", 100, 5),
+    Rung("margin-PGD-100 x 5", "margin", 100, 5),
+)
+PGD_RUNGS: dict[str, tuple[Rung, ...]] = {
+    "quick": QUICK,
+    "standard": STANDARD,
+    "thorough": THOROUGH,
+}
+VERSIONS: dict[str, tuple[Version, ...]] = {
+    "quick": (),
+    "standard": ("standard",),
+    "thorough": ("standard", "plus"),
+}
 
 
 @dataclass
@@ -52,8 +64,16 @@ class Climbed:
 
     def held(self, n: int) -> dict[Objective, Tensor]:
         """Which of the first n points, (n,) bool, PGD-20 left, by its loss, where every image that it made held."""
-        found = {OBJECTIVES[rung.loss]: self.verdicts[rung.name] for rung in STANDARD if rung.name in self.verdicts}
-        return {loss: one.robust[:n] for loss, one in found.items() if not (one.facts["rejected"] or one.stray)}
+        found = {
+            OBJECTIVES[rung.loss]: self.verdicts[rung.name]
+            for rung in STANDARD
+            if rung.name in self.verdicts
+        }
+        return {
+            loss: one.robust[:n]
+            for loss, one in found.items()
+            if not (one.facts["rejected"] or one.stray)
+        }
 
 
 def climb(
@@ -76,24 +96,40 @@ def climb(
     if threat.norm == "L1":
         if ladder == "quick":
             raise UsageError(
-                "the quick ladder has no attack under L1", fix="take the standard one: AutoAttack attacks there, too"
+                "the quick ladder has no attack under L1",
+                fix="take the standard one: AutoAttack attacks there, too",
             )
         result.findings.append("PGD was left out: there is none for L1 here")
     for rung in PGD_RUNGS[ladder] if threat.norm != "L1" else ():
-        attack = pgd(judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], range(rung.restarts))
-        result.verdicts[rung.name] = memory.once(rung.name, _run(judge, rung.name, attack, clean.correct))
+        attack = pgd(
+            judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], range(rung.restarts)
+        )
+        result.verdicts[rung.name] = memory.once(
+            rung.name, _run(judge, rung.name, attack, clean.correct)
+        )
         result.settings[rung.name] = {
-            "loss": rung.loss, "steps": rung.steps, "step_size": STEP_SHARE * threat.eps, "start": "uniform in the ball",
-            "restarts": rung.restarts, "counts": "any point of the path that fools", "seed": seed,
-        }  # fmt: skip
+            "loss": rung.loss,
+            "steps": rung.steps,
+            "step_size": STEP_SHARE * threat.eps,
+            "start": "uniform in the ball",
+            "restarts": rung.restarts,
+            "counts": "any point of the path that fools",
+            "seed": seed,
+        }
     for plugin, foreign in adaptive.items():
         name = f"adaptive ({plugin})"
         with blamed(plugin, "adaptive attack"):
-            result.verdicts[name] = memory.once(name, _run(judge, name, _adapted(judge, foreign, seed), clean.correct))
+            result.verdicts[name] = memory.once(
+                name, _run(judge, name, _adapted(judge, foreign, seed), clean.correct)
+            )
         result.settings[name] = {"provider": plugin, "seed": seed}
     for version in VERSIONS[ladder]:
         chosen: Version = "fast" if square_bf16 and version == "standard" else version
-        _add(result, autoattack(judge, clean.correct, clean.classes, seed, device, memory, chosen), chosen)
+        _add(
+            result,
+            autoattack(judge, clean.correct, clean.classes, seed, device, memory, chosen),
+            chosen,
+        )
     return result
 
 

@@ -35,7 +35,9 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
     return -margin(logits.log_softmax(1).exp(), y)
 
 
-def effective_margin(forward: Forward, x: Tensor, y: Tensor, norm: str, candidates: int = CANDIDATES) -> Tensor:
+def effective_margin(
+    forward: Forward, x: Tensor, y: Tensor, norm: str, candidates: int = CANDIDATES
+) -> Tensor:
     """min_{k != y} (z_y - z_k) / ||grad_x (z_y - z_k)||_dual (Liu and Chan, BMVC 2022): (B,), unchanged by the logits' scale.
 
     The signed distance to the linearised boundary. Of a wrong point it is the one to the boundary with the k farthest across.
@@ -50,8 +52,13 @@ def effective_margins(
     """:func:`effective_margin` in several norms, from the same slopes."""
     with torch.no_grad():
         others = rivals(forward(x), y, candidates)
-    lengths = [[distance(gap, w, norm) for norm in norms] for gap, w in linearised(forward, x, y, others)]
-    return {norm: torch.stack(column).amin(0) for norm, column in zip(norms, zip(*lengths, strict=True), strict=True)}
+    lengths = [
+        [distance(gap, w, norm) for norm in norms] for gap, w in linearised(forward, x, y, others)
+    ]
+    return {
+        norm: torch.stack(column).amin(0)
+        for norm, column in zip(norms, zip(*lengths, strict=True), strict=True)
+    }
 
 
 def input_margin(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
@@ -84,11 +91,21 @@ class Margins:
     def to_json(self) -> dict[str, object]:
         """Plain types. ``unreached`` counts the points without a finite margin, which the summaries leave out."""
         clean = self.measures["logit"]
-        found = self.measures if self.adversarial is None else {**self.measures, "adversarial": self.adversarial}
+        found = (
+            self.measures
+            if self.adversarial is None
+            else {**self.measures, "adversarial": self.adversarial}
+        )
         return {
             "points": len(clean),
-            "measures": {name: {"unit": _unit(name), **_summary(values)} for name, values in self.measures.items()},
-            **{f"rho_adv_{norm}": value if np.isfinite(value) else None for norm, value in self.rho_adv.items()},
+            "measures": {
+                name: {"unit": _unit(name), **_summary(values)}
+                for name, values in self.measures.items()
+            },
+            **{
+                f"rho_adv_{norm}": value if np.isfinite(value) else None
+                for norm, value in self.rho_adv.items()
+            },
             "histogram": {"measure": "logit", **_histogram(clean, self.adversarial)},
             "unreached": {name: int((~values.isfinite()).sum()) for name, values in found.items()},
         }
@@ -113,7 +130,9 @@ def _summary(values: Tensor) -> dict[str, object]:
 
 def _histogram(clean: Tensor, adversarial: Tensor | None) -> dict[str, object]:
     """Counts in bins of equal width over both."""
-    shown = {"clean": clean} if adversarial is None else {"clean": clean, "adversarial": adversarial}
+    shown = (
+        {"clean": clean} if adversarial is None else {"clean": clean, "adversarial": adversarial}
+    )
     finite = {name: values[values.isfinite()].numpy() for name, values in shown.items()}
     both = np.concatenate(list(finite.values()))
     low, high = (float(both.min()), float(both.max())) if len(both) else (0.0, 0.0)
@@ -126,7 +145,9 @@ def _histogram(clean: Tensor, adversarial: Tensor | None) -> dict[str, object]:
     }
 
 
-def measure_margins(net: Net, batches: Iterable[Batch], norm_of_threat: str, adversarial: Tensor | None = None) -> Margins:
+def measure_margins(
+    net: Net, batches: Iterable[Batch], norm_of_threat: str, adversarial: Tensor | None = None
+) -> Margins:
     """All margins of all points, in L2 and Linf, the threat's norm first where it is one of them; net inside :func:`judging`.
 
     adversarial: (n, C, H, W), adversarial images of the points in their order. Raises DataError where there are no points.
@@ -143,7 +164,11 @@ def measure_margins(net: Net, batches: Iterable[Batch], norm_of_threat: str, adv
         rows.append({name: values.cpu().double() for name, values in row.items()})
         done += len(batch)
     if not done:
-        raise DataError("there are no images to judge", where="evaluation, margins", fix="choose a split that is not empty")
+        raise DataError(
+            "there are no images to judge",
+            where="evaluation, margins",
+            fix="choose a split that is not empty",
+        )
     if adversarial is not None and len(adversarial) != done:
         raise ValueError(f"{len(adversarial)} adversarial images for {done} points")
     found = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -158,7 +183,9 @@ def _measure(net: Net, batch: Batch, norms: Sequence[str]) -> dict[str, Tensor]:
         logits = net(x)
     correct = right(logits, y)
     values = {"logit": logit_margin(logits, y), "probability": probability_margin(logits, y)}
-    values |= {f"effective_{norm}": found for norm, found in effective_margins(net, x, y, norms).items()}
+    values |= {
+        f"effective_{norm}": found for norm, found in effective_margins(net, x, y, norms).items()
+    }
     for norm in norms:
         r, reached = leave(net, x, norm)
         values[f"input_{norm}"] = _signed(r, reached, correct, norm)
@@ -169,4 +196,6 @@ def _measure(net: Net, batch: Batch, norms: Sequence[str]) -> dict[str, Tensor]:
 def per_class(labels: Tensor, clean: Tensor, robust: Tensor, classes: int) -> dict[str, list[int]]:
     """Points of every class, and those right as they are and under attack; (n,) int64, (n,) bool, (n,) bool."""
     chosen = {"n": labels, "clean": labels[clean], "robust": labels[robust]}
-    return {name: torch.bincount(those, minlength=classes).tolist() for name, those in chosen.items()}
+    return {
+        name: torch.bincount(those, minlength=classes).tolist() for name, those in chosen.items()
+    }

@@ -52,11 +52,18 @@ def pgd_verdicts(
         judge = Judge(net, split, threat, batch_size, progress)
         clean = judge.clean().correct
         judge.tune()
-        return clean, judge.attacked(f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean).robust
+        return clean, judge.attacked(
+            f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean
+        ).robust
 
 
 def pgd(
-    forward: Forward, threat: Threat, steps: int, seed: int, objective: Objective = cross_entropy, starts: range = range(1)
+    forward: Forward,
+    threat: Threat,
+    steps: int,
+    seed: int,
+    objective: Objective = cross_entropy,
+    starts: range = range(1),
 ) -> Attack:
     """PGD on an objective from uniform starts, keyed by number and the point's own index; a fooled point starts no more."""
 
@@ -78,7 +85,11 @@ def random_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Ten
     """A random point of every ball, (B, C, H, W), whatever the batch."""
     suffix = f"/{start}" if start else ""
     uniform = per_sample("uniform", seed, f"evaluate/uniform{suffix}", batch.index, batch.x)
-    normal = per_sample("normal", seed, f"evaluate/normal{suffix}", batch.index, batch.x) if threat.norm == "L2" else None
+    normal = (
+        per_sample("normal", seed, f"evaluate/normal{suffix}", batch.index, batch.x)
+        if threat.norm == "L2"
+        else None
+    )
     return Ball(batch.x, threat).uniform_start(uniform, normal)
 
 

@@ -11,7 +11,9 @@ from abatis.data import DataInfo
 from abatis.nets.digest import weights_digest
 
 
-def facts(model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: int) -> dict[str, Any]:
+def facts(
+    model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: int
+) -> dict[str, Any]:
     """What a record says besides its numbers; model: what was judged, as the user named it."""
     return {
         "model": model,

@@ -45,7 +45,9 @@ class Folding:
             for name, child in parent._modules.items()
             if id(child) in rests
         ]
-        self._kept: list[tuple[Tensor, Tensor]] = []  # weight and bias of every pair, in the same memory at every use
+        self._kept: list[
+            tuple[Tensor, Tensor]
+        ] = []  # weight and bias of every pair, in the same memory at every use
         self._active = False
 
     @contextmanager
@@ -58,8 +60,13 @@ class Folding:
             yield
             return
         places = list(self._places)
-        for pair, (weight, bias) in zip(self.pairs, self._made() if differentiable else self._constant(), strict=True):
-            places += [((pair.conv._parameters, "weight"), weight), ((pair.conv._parameters, "bias"), bias)]
+        for pair, (weight, bias) in zip(
+            self.pairs, self._made() if differentiable else self._constant(), strict=True
+        ):
+            places += [
+                ((pair.conv._parameters, "weight"), weight),
+                ((pair.conv._parameters, "bias"), bias),
+            ]
         own = [table[name] for (table, name), _ in places]
         for (table, name), value in places:
             table[name] = value
@@ -78,7 +85,10 @@ class Folding:
     def _constant(self) -> list[tuple[Tensor, Tensor]]:
         made = self._made()
         if self._kept and all(_alike(new, old) for new, old in zip(made, self._kept, strict=True)):
-            torch._foreach_copy_([part for both in self._kept for part in both], [part for both in made for part in both])
+            torch._foreach_copy_(
+                [part for both in self._kept for part in both],
+                [part for both in made for part in both],
+            )
         else:  # the first time, or the network has moved to another device or type
             self._kept = made
         return self._kept
@@ -92,11 +102,16 @@ def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
     bias = bias * scale if norm.bias is None else torch.addcmul(norm.bias, bias, scale)
     weight = conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
-    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight, bias
+    return weight.contiguous(
+        memory_format=torch.channels_last
+    ) if weight.dim() == 4 else weight, bias
 
 
 def _alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
-    return all(one.device == other.device and one.dtype == other.dtype for one, other in zip(new, old, strict=True))
+    return all(
+        one.device == other.device and one.dtype == other.dtype
+        for one, other in zip(new, old, strict=True)
+    )
 
 
 def find_folding(module: nn.Module, forward: Callable[[], object]) -> Folding:
@@ -120,18 +135,24 @@ class _Reading(TorchFunctionMode):
                 self.norms.setdefault(id(mean), []).append(part)
             elif weight is not None:
                 self.convs.setdefault(id(weight), []).append(part)
-        self.made: dict[int, tuple[Tensor, int]] = {}  # outputs, kept alive, and the weight that made them
+        self.made: dict[
+            int, tuple[Tensor, int]
+        ] = {}  # outputs, kept alive, and the weight that made them
         self.readers: dict[int, list[int]] = {}  # of every output: the running mean of a norm, or 0
         self.calls: list[int] = []  # of convolutions and norms, by the same identities
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):  # what only asks for a shape reads no values
+        if any(
+            isinstance(leaf, Tensor) for leaf in tree_leaves(out)
+        ):  # what only asks for a shape reads no values
             norm = _argument(args, kwargs, 1, "running_mean") if func is F.batch_norm else None
             for leaf in tree_leaves((args, kwargs)):
                 if id(leaf) in self.made:
-                    self.readers.setdefault(id(leaf), []).append(id(norm) if norm is not None else 0)
+                    self.readers.setdefault(id(leaf), []).append(
+                        id(norm) if norm is not None else 0
+                    )
             self.calls += [id(norm)] if norm is not None else []
         if func in CONVOLUTIONS:
             weight = _argument(args, kwargs, 1, "weight")
@@ -162,6 +183,8 @@ def _rest(norm: Any) -> nn.Module | None:
     """What a norm's module does behind the normalisation; None where that is not known."""
     if type(norm) in PLAIN_NORMS:
         return nn.Identity()
-    more = [getattr(norm, part, None) for part in ("drop", "act")]  # timm's norms with an activation
+    more = [
+        getattr(norm, part, None) for part in ("drop", "act")
+    ]  # timm's norms with an activation
     known = [part for part in more if isinstance(part, nn.Module)]
     return nn.Sequential(*known) if isinstance(norm, PLAIN_NORMS) and len(known) == 2 else None

@@ -129,7 +129,11 @@ class Net:
         """
         trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         own = self.precision, self._run, self._format
-        self.precision, self._run, self._format = self.attack_precision, self._run_attack, self._attack_format
+        self.precision, self._run, self._format = (
+            self.attack_precision,
+            self._run_attack,
+            self._attack_format,
+        )
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
@@ -175,7 +179,12 @@ class Net:
 
     def running_statistics(self) -> list[Tensor]:
         """Means and variances of all norms, for whoever averages them over processes."""
-        found = (getattr(module, name) for module in self._modules if isinstance(module, BATCH_STATISTICS) for name in RUNNING)
+        found = (
+            getattr(module, name)
+            for module in self._modules
+            if isinstance(module, BATCH_STATISTICS)
+            for name in RUNNING
+        )
         return [tensor for tensor in found if tensor is not None]
 
     @contextmanager
@@ -196,4 +205,6 @@ def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:
         other = forward()
     except RuntimeError:
         return False
-    return other.shape == plain.shape and bool((other - plain).abs().max() <= SAME * plain.abs().max())
+    return other.shape == plain.shape and bool(
+        (other - plain).abs().max() <= SAME * plain.abs().max()
+    )

@@ -23,8 +23,10 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
     try:
         return Exported(path, str(device))
     except (OSError, RuntimeError, ValueError, AssertionError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is no torch.export program that this torch reads: {brief(error)}",
-                         fix="export it again with this torch") from error  # fmt: skip
+        raise UsageError(
+            f"{path} is no torch.export program that this torch reads: {brief(error)}",
+            fix="export it again with this torch",
+        ) from error
 
 
 def need(*names: str) -> None:
@@ -33,7 +35,9 @@ def need(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UsageError(f"ONNX needs {name}, which is not installed", fix="pip install 'abatis[onnx]'") from error
+            raise UsageError(
+                f"ONNX needs {name}, which is not installed", fix="pip install 'abatis[onnx]'"
+            ) from error
 
 
 def session(path: Path) -> Callable[[Any], Any]:
@@ -44,7 +48,9 @@ def session(path: Path) -> Callable[[Any], Any]:
     try:
         opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise UsageError(f"ONNX Runtime refuses {path}: {brief(error)}", fix="export it again") from error
+        raise UsageError(
+            f"ONNX Runtime refuses {path}: {brief(error)}", fix="export it again"
+        ) from error
     name = opened.get_inputs()[0].name
     return lambda images: opened.run(None, {name: images})[0]
 

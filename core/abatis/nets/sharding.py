@@ -62,7 +62,9 @@ class Sharding:
 
     def shared(self, objective: nn.Module) -> tuple[Callable[[Any], Any], distributed.Exchanging]:
         """The objective of a micro-batch, where the gradients of its parameters are exchanged, and when they are."""
-        return (objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)), self._exchanging
+        return (
+            objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)
+        ), self._exchanging
 
     def _exchanging(self, now: bool) -> AbstractContextManager[None]:
         self.unit.set_requires_gradient_sync(now)
@@ -94,7 +96,11 @@ class Sharding:
         twin = copy.deepcopy(self._blank).to(self.device)
         for name, weight in self.module.named_parameters():
             owner, _, last = name.rpartition(".")
-            setattr(twin.get_submodule(owner), last, nn.Parameter(weight.detach().clone(), requires_grad=False))
+            setattr(
+                twin.get_submodule(owner),
+                last,
+                nn.Parameter(weight.detach().clone(), requires_grad=False),
+            )
         return twin
 
     def gathered(self, module: nn.Module) -> nn.Module:
@@ -104,19 +110,28 @@ class Sharding:
         network.load_state_dict(weights)
         return network
 
-    def save(self, folder: Path | None, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> None:
+    def save(
+        self, folder: Path | None, optimizer: torch.optim.Optimizer, twin: nn.Module | None
+    ) -> None:
         """Write the pieces of all processes into the first one's folder; raises OSError where one of them fails."""
         folder = distributed.first_says(folder) or Path()
         state = self._state(optimizer, twin)
         try:
             save(state, storage_writer=FileSystemWriter(folder))
         except CheckpointException as error:  # a BaseException
-            raise OSError(f"a piece of the checkpoint was not written: {first_reason(error)}") from error
+            raise OSError(
+                f"a piece of the checkpoint was not written: {first_reason(error)}"
+            ) from error
         if distributed.rank() == 0:
-            named = {info.relative_path for info in FileSystemReader(folder).read_metadata().storage_data.values()}
+            named = {
+                info.relative_path
+                for info in FileSystemReader(folder).read_metadata().storage_data.values()
+            }
             missing = [name for name in named if not (folder / name).is_file()]
             if missing:
-                raise OSError(f"{', '.join(missing)} of other processes are not there: all must write into one file system")
+                raise OSError(
+                    f"{', '.join(missing)} of other processes are not there: all must write into one file system"
+                )
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> None:
         """Take back what :meth:`save` wrote; only from a folder whose sha256 was verified, for its index is a pickle."""
@@ -125,19 +140,32 @@ class Sharding:
             load(state, storage_reader=FileSystemReader(folder))
         except CheckpointException as error:
             raise RuntimeError(first_reason(error)) from error
-        set_state_dict(self.module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(
+            self.module,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+        )
 
     def join(self, folder: Path, twin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Whole weights of a verified checkpoint, and those of its twin; this process alone reads them."""
         weights = copy.deepcopy(self._blank).state_dict()
         averaged = copy.deepcopy(self._blank).state_dict() if twin else {}
-        load({"model": weights, "twin": averaged}, storage_reader=FileSystemReader(folder), no_dist=True)
+        load(
+            {"model": weights, "twin": averaged},
+            storage_reader=FileSystemReader(folder),
+            no_dist=True,
+        )
         return weights, averaged
 
     def _state(self, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> dict[str, Any]:
         """The tensors themselves, in pieces: what is read is read into them."""
         weights, moments = get_state_dict(self.module, optimizer)
-        return {"model": weights, "optimizer": moments, "twin": {} if twin is None else twin.state_dict()}
+        return {
+            "model": weights,
+            "optimizer": moments,
+            "twin": {} if twin is None else twin.state_dict(),
+        }
 
 
 def first_reason(error: CheckpointException) -> str:
@@ -155,5 +183,9 @@ def blocks(module: nn.Module) -> list[nn.Module]:
         if any(True for _ in part.children()) and any(True for _ in part.parameters())
     ]
     inner = {id(part) for part in parts}
-    found = [part for part in parts if not any(id(other) in inner for other in part.modules() if other is not part)]
+    found = [
+        part
+        for part in parts
+        if not any(id(other) in inner for other in part.modules() if other is not part)
+    ]
     return list(dict.fromkeys(found))

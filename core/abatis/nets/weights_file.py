@@ -14,10 +14,16 @@ from torch import Tensor
 from abatis.errors import UsageError
 from abatis.system.files import write_bytes
 
-WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = "weights.safetensors", "weights-last.safetensors", "weights-averaged.safetensors"
+WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
+    "weights.safetensors",
+    "weights-last.safetensors",
+    "weights-averaged.safetensors",
+)
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+def write_weights(
+    path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
+) -> None:
     """A safetensors file, written whole or not at all. It holds no time and no path, so equal weights are equal bytes."""
     # cloned: the format refuses tensors that share memory, as tied weights do
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
@@ -42,5 +48,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError, ValueError) as error:
         raise UsageError(
-            f"cannot read weights: {error}", where=str(path), fix="give a .safetensors file or a run folder"
+            f"cannot read weights: {error}",
+            where=str(path),
+            fix="give a .safetensors file or a run folder",
         ) from error

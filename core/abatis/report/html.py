@@ -73,7 +73,11 @@ class Part:
     def read_lines(cls, path: Path) -> list[Part]:
         """The lines of a JSON-lines file that can be read; the last one may have been cut off."""
         parts = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        for line in (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if path.is_file()
+            else []
+        ):
             with suppress(ValueError):
                 parts.append(cls(json.loads(line)))
         return parts
@@ -82,7 +86,11 @@ class Part:
         return Part(self.value.get(key)) if isinstance(self.value, dict) else Part()
 
     def items(self) -> list[tuple[str, Part]]:
-        return [(str(key), Part(value)) for key, value in self.value.items()] if isinstance(self.value, dict) else []
+        return (
+            [(str(key), Part(value)) for key, value in self.value.items()]
+            if isinstance(self.value, dict)
+            else []
+        )
 
     def parts(self) -> list[Part]:
         return [Part(value) for value in self.value] if isinstance(self.value, list) else []
@@ -90,7 +98,11 @@ class Part:
     @property
     def number(self) -> float | None:
         """None where it is no finite number."""
-        usable = isinstance(self.value, int | float) and not isinstance(self.value, bool) and abs(self.value) < LARGEST
+        usable = (
+            isinstance(self.value, int | float)
+            and not isinstance(self.value, bool)
+            and abs(self.value) < LARGEST
+        )
         return float(self.value) if usable else None
 
     def numbers(self) -> list[float]:
@@ -206,13 +218,27 @@ def interval(part: Part, shown: Callable[[float], str], missing: str = "-") -> s
 def page(title: str, lead: Lead | None, sections: Sequence[Section]) -> str:
     """The whole page. Its policy allows no script, no address and no style but its own, which is named by its sha256."""
     style = _templates().get_template("style.jinja").render()
-    return _templates().get_template("page.jinja").render(
-        title=title, lead=lead, badge=lead and Badge(lead.verdict), sections=[part for part in sections if part.blocks],
-        style=Markup(style), digest=b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-    )  # fmt: skip
+    return (
+        _templates()
+        .get_template("page.jinja")
+        .render(
+            title=title,
+            lead=lead,
+            badge=lead and Badge(lead.verdict),
+            sections=[part for part in sections if part.blocks],
+            style=Markup(style),
+            digest=b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        )
+    )
 
 
 @cache
 def _templates() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -12,7 +12,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from abatis.config.plan_row import PlanRow
@@ -64,7 +71,9 @@ class Reporter:
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Who provides what, with versions and options."""
-        table = Table(title="plan", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = Table(
+            title="plan", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        )
         for heading in ("role", "provider", "version", "options"):
             table.add_column(heading, overflow="fold", no_wrap=heading != "options")
         for row in rows:
@@ -90,9 +99,12 @@ class Reporter:
     @contextmanager
     def _bars(self, title: str, total: int, done: int = 0) -> Iterator[None]:
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=18), MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[state]}"),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=18),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[state]}"),
+        )
         shown = self.console.is_terminal and not self.console.quiet
         with Progress(*columns, console=self.console, disable=not shown) as self._progress:
             self._task = self._progress.add_task(title, total=total, completed=done, state="")
@@ -107,15 +119,19 @@ class Reporter:
             self._began = now
         if made == FORECAST_AFTER and self._began is not None and self._steps > done:
             each = (now - self._began) / (made - 1)
-            self.note(f"forecast: {duration(each * (self._steps - done))} for {self._steps} steps of {each:.3g} s, "
-                      "without validation; Ctrl-C saves and stops")  # fmt: skip
+            self.note(
+                f"forecast: {duration(each * (self._steps - done))} for {self._steps} steps of {each:.3g} s, "
+                "without validation; Ctrl-C saves and stops"
+            )
         if self._progress is not None:
             state = f"loss {averages['loss']:.3f}"
             if "train_robust_acc" in averages:
                 state += f" robust {100 * averages['train_robust_acc']:.1f} %"
             if "train_clean_acc" in averages:
                 state += f" clean {100 * averages['train_clean_acc']:.1f} %"
-            self._progress.update(self._task, completed=done, state=state, description=f"epoch {epoch + 1}")
+            self._progress.update(
+                self._task, completed=done, state=state, description=f"epoch {epoch + 1}"
+            )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """After an epoch: one line."""
@@ -123,10 +139,14 @@ class Reporter:
         held_out = ""
         if "val_clean_acc" in row:
             held_out = f"; held out: clean {percent(row['val_clean_acc'])}, robust {percent(row['val_robust_acc'])}"
-        self.note(f"epoch {row['epoch']}/{self._epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
-                  f"{duration(row['seconds'])}")  # fmt: skip
+        self.note(
+            f"epoch {row['epoch']}/{self._epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
+            f"{duration(row['seconds'])}"
+        )
         if self._progress is not None:
-            self._progress.update(self._task, completed=row["step"], description=f"epoch {row['epoch']}")
+            self._progress.update(
+                self._task, completed=row["step"], description=f"epoch {row['epoch']}"
+            )
 
     @contextmanager
     def judging(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -166,7 +186,9 @@ class Reporter:
         if not tests:
             self.note("no point is right without an attack: there was no robustness to doubt")
         elif record["verdict"] == "PASS":
-            self.note(f"no sign of masking found by {tests} tests on the first {record['masking']['points']} points")
+            self.note(
+                f"no sign of masking found by {tests} tests on the first {record['masking']['points']} points"
+            )
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
 
@@ -183,4 +205,11 @@ def _shown(value: object) -> str:
 
 
 def _is_term(name: str) -> bool:
-    return name not in ("epoch", "step", "lr", "loss", "seconds", "peak_memory_mb") and not name.endswith("_acc")
+    return name not in (
+        "epoch",
+        "step",
+        "lr",
+        "loss",
+        "seconds",
+        "peak_memory_mb",
+    ) and not name.endswith("_acc")

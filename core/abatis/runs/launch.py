@@ -59,10 +59,20 @@ def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
 
     os.environ.setdefault("OMP_NUM_THREADS", _threads(config.nproc))
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see processes.joined
-    named = words if config.name else [*words, "--name", made_up_name(config)]  # all attempts share one folder
+    named = (
+        words if config.name else [*words, "--name", made_up_name(config)]
+    )  # all attempts share one folder
     with tempfile.TemporaryDirectory() as folder:
-        agent = LaunchConfig(1, 1, config.nproc, logs_specs=DefaultLogsSpecs(folder), run_id=Path(folder).name,
-                             rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=config.max_restarts)  # fmt: skip
+        agent = LaunchConfig(
+            1,
+            1,
+            config.nproc,
+            logs_specs=DefaultLogsSpecs(folder),
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=config.max_restarts,
+        )
         try:
             elastic_launch(agent, sys.executable)("-m", "abatis", "run", *named)
         except ChildFailedError as error:
@@ -70,7 +80,11 @@ def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
             return code if code > 0 else 128 - code
         except SignalException:  # by then all have ended, each in its own way
             told = (path.read_text(encoding="utf-8") for path in Path(folder).rglob("error.json"))
-            return Stopped.exit_code if any(f'"{Stopped.__name__}: ' in text for text in told) else INTERRUPTED
+            return (
+                Stopped.exit_code
+                if any(f'"{Stopped.__name__}: ' in text for text in told)
+                else INTERRUPTED
+            )
     return 0
 
 
@@ -83,10 +97,14 @@ def neighbours(count: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
 
 
-def _started(count: int, places: Mapping[str, str], words: Sequence[str]) -> subprocess.Popen[bytes]:
+def _started(
+    count: int, places: Mapping[str, str], words: Sequence[str]
+) -> subprocess.Popen[bytes]:
     """One worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through :func:`launch`."""
     environment = {"OMP_NUM_THREADS": _threads(count), **os.environ, **places}
-    return subprocess.Popen([sys.executable, "-m", "abatis", "run", *words], env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "abatis", "run", *words], env=environment, start_new_session=True
+    )
 
 
 def _threads(count: int) -> str:

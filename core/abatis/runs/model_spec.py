@@ -53,7 +53,9 @@ class ModelSpec:
 
     @property
     def _exported(self) -> bool:
-        return (self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)) and is_published(self._folder)
+        return (self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)) and is_published(
+            self._folder
+        )
 
     @property
     def _folder(self) -> Path:
@@ -63,15 +65,21 @@ class ModelSpec:
         """Raise DataError where output and label of one number are classes of different names."""
         own = self._class_names() if info.class_names else []
         if own and own != list(info.class_names):
-            raise DataError(f"the classes of {info.name} are not those of {self.spec}: {', '.join(info.class_names)}",
-                            fix=f"name the class folders as in the training: {', '.join(own)}")  # fmt: skip
+            raise DataError(
+                f"the classes of {info.name} are not those of {self.spec}: {', '.join(info.class_names)}",
+                fix=f"name the class folders as in the training: {', '.join(own)}",
+            )
 
     def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         """The network on images in [0, 1], in eval mode on its device, and what to know about it. Raises UsageError."""
         self._check_classes(info)
         module, notes = self._found(info, device)
         module = module.to(device).eval()
-        first_pass(module, torch.zeros(2, info.channels, info.image_size, info.image_size, device=device), self.spec)
+        first_pass(
+            module,
+            torch.zeros(2, info.channels, info.image_size, info.image_size, device=device),
+            self.spec,
+        )
         return module, notes
 
     def _found(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
@@ -82,7 +90,9 @@ class ModelSpec:
         if self.path.suffix == PROGRAMS:
             return load_program(self.path, device), []
         if self.path.suffix == ONNX:
-            return load_onnx(self.path), ["the logits are ONNX Runtime's, the gradients those of the weights beside the file"]
+            return load_onnx(self.path), [
+                "the logits are ONNX Runtime's, the gradients those of the weights beside the file"
+            ]
         if self.path.suffix in WEIGHT_FILES:
             return _from_file(self.path, self.backbone, info)
         if is_factory(self.spec):
@@ -101,23 +111,35 @@ def find_model(spec: str, backbone: str | None, allow_pickle: bool = False) -> M
         if not path.is_file():
             raise UsageError(f"no file {spec}", fix="check the path")
         if path.suffix == PROGRAMS and not allow_pickle:
-            raise UsageError(f"{spec} is a program, and can hold pickles",
-                             fix="--allow-pickle runs it, if you know where it is from")  # fmt: skip
+            raise UsageError(
+                f"{spec} is a program, and can hold pickles",
+                fix="--allow-pickle runs it, if you know where it is from",
+            )
         return ModelSpec(spec, None, None)
     if path.suffix in WEIGHT_FILES:
         if not path.is_file():
             raise UsageError(f"no weights file {spec}", fix="check the path")
         if path.suffix != ".safetensors" and not allow_pickle:
-            raise UsageError(f"{spec} is a pickle, which can hold a program",
-                             fix="give .safetensors; or --allow-pickle, which loads tensors and runs nothing")  # fmt: skip
+            raise UsageError(
+                f"{spec} is a pickle, which can hold a program",
+                fix="give .safetensors; or --allow-pickle, which loads tensors and runs nothing",
+            )
         if backbone is None:
-            raise UsageError(f"{spec} holds weights, not the network", fix="add --backbone NAME or --backbone FILE.py:FACTORY")
+            raise UsageError(
+                f"{spec} holds weights, not the network",
+                fix="add --backbone NAME or --backbone FILE.py:FACTORY",
+            )
         return ModelSpec(spec, backbone, None)
     if is_factory(spec) or timm.is_model(spec):
         return ModelSpec(spec, None, None)
-    known = [*(str(one) for one in Path().glob("runs/*") if one.is_dir()), *timm.list_models(pretrained=True)]
-    raise UsageError(f"no model '{spec}': {_nearest(spec, known)}",
-                     fix="name a run folder, a weights file (with --backbone), a timm model, or FILE.py:FACTORY")  # fmt: skip
+    known = [
+        *(str(one) for one in Path().glob("runs/*") if one.is_dir()),
+        *timm.list_models(pretrained=True),
+    ]
+    raise UsageError(
+        f"no model '{spec}': {_nearest(spec, known)}",
+        fix="name a run folder, a weights file (with --backbone), a timm model, or FILE.py:FACTORY",
+    )
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -131,12 +153,20 @@ def _run_of(folder: Path) -> RunConfig | None:
         return RunConfig.model_validate(read_toml(folder / "run.toml"))
     if is_published(folder):
         return None
-    raise UsageError(f"{folder} is no run folder: it holds no run.toml", fix="name a folder that defense-run or export wrote")
+    raise UsageError(
+        f"{folder} is no run folder: it holds no run.toml",
+        fix="name a folder that defense-run or export wrote",
+    )
 
 
 def _shape(info: DataInfo) -> dict[str, Any]:
-    return {"num_classes": info.num_classes, "channels": info.channels, "image_size": info.image_size,
-            "mean": info.mean, "std": info.std}  # fmt: skip
+    return {
+        "num_classes": info.num_classes,
+        "channels": info.channels,
+        "image_size": info.image_size,
+        "mean": info.mean,
+        "std": info.std,
+    }
 
 
 def _from_file(path: Path, backbone: str | None, info: DataInfo) -> tuple[nn.Module, list[str]]:
@@ -151,8 +181,10 @@ def _from_file(path: Path, backbone: str | None, info: DataInfo) -> tuple[nn.Mod
     try:
         target.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UsageError(f"{path} does not fit {backbone}: {str(error).splitlines()[-1].strip()}",
-                         fix="give the --backbone and --data that the weights were trained with") from error  # fmt: skip
+        raise UsageError(
+            f"{path} does not fit {backbone}: {str(error).splitlines()[-1].strip()}",
+            fix="give the --backbone and --data that the weights were trained with",
+        ) from error
     return module, notes
 
 
@@ -161,13 +193,20 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UsageError(f"cannot read weights: {str(error).splitlines()[0]}", where=str(path),
-                         fix="save a plain state_dict, or a .safetensors file") from error  # fmt: skip
+        raise UsageError(
+            f"cannot read weights: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="save a plain state_dict, or a .safetensors file",
+        ) from error
     for key in ("state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UsageError(f"{path} holds no state_dict", fix="save model.state_dict(), not the model")
+    if not isinstance(found, dict) or not all(
+        isinstance(value, Tensor) for value in found.values()
+    ):
+        raise UsageError(
+            f"{path} holds no state_dict", fix="save model.state_dict(), not the model"
+        )
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
 
@@ -176,6 +215,8 @@ def _pretrained(name: str, info: DataInfo) -> nn.Module:
     cfg = timm.models.get_pretrained_cfg(resolved)
     outputs = getattr(cfg, "num_classes", None)
     if outputs not in (None, info.num_classes):
-        raise UsageError(f"{name} gives {outputs} logits, the data have {info.num_classes} classes",
-                         fix="choose the data it was trained on, or give a weights file and --backbone")  # fmt: skip
+        raise UsageError(
+            f"{name} gives {outputs} logits, the data have {info.num_classes} classes",
+            fix="choose the data it was trained on, or give a weights file and --backbone",
+        )
     return build(name, **_shape(info), pretrained=True)

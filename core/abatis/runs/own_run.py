@@ -14,7 +14,10 @@ from abatis.evaluate.masking import Training
 from abatis.nets.weights_file import weights_file_of
 from abatis.runs.undefended_twin import undefended_twin
 
-TWIN_SHARE, TWIN_EPOCHS = 0.2, 5  # the twin trains for this share of the run's epochs, at most this many
+TWIN_SHARE, TWIN_EPOCHS = (
+    0.2,
+    5,
+)  # the twin trains for this share of the run's epochs, at most this many
 TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is no SGD
 DIAGNOSED = 256  # training images
 
@@ -24,9 +27,13 @@ def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
 
     def twin() -> nn.Module:
         return undefended_twin(
-            module, images.train, seed=config.seed, epochs=max(1, min(TWIN_EPOCHS, round(TWIN_SHARE * config.epochs))),
-            batch_size=config.batch_size, lr=config.optim.lr if config.optim.name == "sgd" else TWIN_RATE,
-        )  # fmt: skip
+            module,
+            images.train,
+            seed=config.seed,
+            epochs=max(1, min(TWIN_EPOCHS, round(TWIN_SHARE * config.epochs))),
+            batch_size=config.batch_size,
+            lr=config.optim.lr if config.optim.name == "sgd" else TWIN_RATE,
+        )
 
     some = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
     return Training(some, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
@@ -37,5 +44,7 @@ def selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:
     return {
         "weights": weights_file_of(folder).name,
         "selected_at_epoch": epoch,
-        "selected_on": "held-out robust accuracy" if images.val is not None else "nothing: no images were held out",
+        "selected_on": "held-out robust accuracy"
+        if images.val is not None
+        else "nothing: no images were held out",
     }

@@ -57,16 +57,34 @@ def prepare(
     reseed(config.seed, "initialisation")
     named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
     if model is None:
-        model = build(config.backbone, num_classes=info.num_classes, channels=info.channels, image_size=info.image_size,
-                      mean=info.mean, std=info.std, pretrained=config.pretrained)  # fmt: skip
+        model = build(
+            config.backbone,
+            num_classes=info.num_classes,
+            channels=info.channels,
+            image_size=info.image_size,
+            mean=info.mean,
+            std=info.std,
+            pretrained=config.pretrained,
+        )
         notes += _too_small(model, config.backbone, info)
     _check_trainable(model, named, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
     net, random = _net(config, model, device), Randomness(config.seed)
     steps_per_epoch = batches_per_epoch(len(images.train), config.batch_size) if images else 1
-    run = Run(net, info.num_classes, config.epochs, steps_per_epoch, config.threat_model, device, config.attack, random,
-              {type(options): options for options in config.options.values()}, images.places if images else 0, distributed.gathered)  # fmt: skip
+    run = Run(
+        net,
+        info.num_classes,
+        config.epochs,
+        steps_per_epoch,
+        config.threat_model,
+        device,
+        config.attack,
+        random,
+        {type(options): options for options in config.options.values()},
+        images.places if images else 0,
+        distributed.gathered,
+    )
     plan = make_plan(discovery.load_all(config.plugin), config.options, config.use, run, say)
     notes += _unseen(images) if images else []
     notes += [
@@ -111,7 +129,9 @@ def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Pla
 def _facts(config: RunConfig, info: DataInfo, model: nn.Module, named: str) -> tuple[PlanRow, ...]:
     """The plan's rows of the images and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    backbone = PlanRow("backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained})
+    backbone = PlanRow(
+        "backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained}
+    )
     return *data_rows(config, info), backbone
 
 
@@ -119,20 +139,36 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
     """Set up how forward passes are made; raises UsageError where they cannot be compiled."""
     if config.compile in ("step", "both") and plan.needs_double_backward:
         asking = ", ".join(name for name, _ in plan.regularizers)
-        raise UsageError(f"--compile {config.compile}: a compiled step cannot be differentiated twice, as {asking} needs it",
-                         fix="--compile attack")  # fmt: skip
+        raise UsageError(
+            f"--compile {config.compile}: a compiled step cannot be differentiated twice, as {asking} needs it",
+            fix="--compile attack",
+        )
     if config.shard != "none":
         check_sharding(config, plan, net.module)
     device = next(net.module.parameters()).device
     like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
     # a folded norm reads the weights of its convolution, which the passes of a loss have in pieces there
     with net.whole():
-        choices = net.tune(Randomness(config.seed).uniform("engine", like), config.fold and config.shard != "blocks")
-    net.compile(attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both"))
-    spread = {"shard": config.shard, "sync_bn": config.sync_bn} if config.shard != "none" or config.sync_bn else {}
+        choices = net.tune(
+            Randomness(config.seed).uniform("engine", like),
+            config.fold and config.shard != "blocks",
+        )
+    net.compile(
+        attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both")
+    )
+    spread = (
+        {"shard": config.shard, "sync_bn": config.sync_bn}
+        if config.shard != "none" or config.sync_bn
+        else {}
+    )
     precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
     choices |= {"activations": "computed again"} if config.grad_checkpointing else {}
-    return PlanRow("engine", "torch", torch.__version__, {**choices, **precision, "compile": config.compile, **spread})
+    return PlanRow(
+        "engine",
+        "torch",
+        torch.__version__,
+        {**choices, **precision, "compile": config.compile, **spread},
+    )
 
 
 def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
@@ -147,9 +183,14 @@ def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
 def _check_trainable(model: nn.Module, named: str, info: DataInfo) -> None:
     """Is there anything to learn, and anything that learns?"""
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"no parameter of {named} can be trained", fix="model.requires_grad_() for those that shall be")
+        raise UsageError(
+            f"no parameter of {named} can be trained",
+            fix="model.requires_grad_() for those that shall be",
+        )
     if info.num_classes < 2:
-        raise DataError("the data have one class", where=info.name, fix="give images of at least two classes")
+        raise DataError(
+            "the data have one class", where=info.name, fix="give images of at least two classes"
+        )
 
 
 def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig) -> None:
@@ -158,15 +199,19 @@ def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig
         device = next(net.module.parameters()).device
         x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
     else:
-        x = next(iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2))).x
+        x = next(
+            iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2))
+        ).x
     with net.whole():
         logits = first_pass(net.frozen, x, config.backbone)
     if images is None:
         return
     largest = max(int(split.labels.max()) for split in (images.train, images.test))
     if largest >= logits.shape[1]:
-        raise DataError(f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
-                        fix="labels count from 0; give the network a head with enough classes")  # fmt: skip
+        raise DataError(
+            f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
+            fix="labels count from 0; give the network a head with enough classes",
+        )
 
 
 def _unseen(images: Data) -> list[str]:
@@ -175,4 +220,6 @@ def _unseen(images: Data) -> list[str]:
     first = next((label for label in range(classes) if label not in seen), None)
     if first is None:
         return []
-    return [f"{classes - len(seen)} of {classes} classes have no training image, the first is {first}"]
+    return [
+        f"{classes - len(seen)} of {classes} classes have no training image, the first is {first}"
+    ]

@@ -33,11 +33,15 @@ def from_hub(spec: str) -> Path:
     name, _, revision = spec.removeprefix(HUB).partition("@")
     try:
         return Path(
-            huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, PUBLISHED_WEIGHTS])
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, allow_patterns=[CONFIG, PUBLISHED_WEIGHTS]
+            )
         )
     except Exception as error:  # no network, no such name, no right to it: the way out is the same
-        raise UsageError(f"{spec} could not be had from the hub: {brief(error)}",
-                         fix="check the name and the network; a private one needs HF_TOKEN") from error  # fmt: skip
+        raise UsageError(
+            f"{spec} could not be had from the hub: {brief(error)}",
+            fix="check the name and the network; a private one needs HF_TOKEN",
+        ) from error
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -47,7 +51,8 @@ def about(folder: Path) -> dict[str, Any]:
         return found
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
-            f"{folder / CONFIG} was not written by defense export", fix="name a run folder or such a folder"
+            f"{folder / CONFIG} was not written by defense export",
+            fix="name a run folder or such a folder",
         ) from error
 
 
@@ -63,19 +68,24 @@ def load_folder(folder: Path, model: nn.Module | None = None) -> nn.Module:
         model = _from_timm(folder, told)
     if weights_digest(model) != told["weights_sha256"]:
         raise UsageError(
-            f"{folder / PUBLISHED_WEIGHTS} holds other weights than {CONFIG} tells of", fix="export or download it again"
+            f"{folder / PUBLISHED_WEIGHTS} holds other weights than {CONFIG} tells of",
+            fix="export or download it again",
         )
     return model
 
 
 def _from_timm(folder: Path, told: dict[str, Any]) -> nn.Module:
     if not timm.is_model(told["architecture"]):
-        raise UsageError(f"{folder} holds the weights of {told['architecture']}, which timm does not know",
-                         fix="abatis.load(folder, model=your_module); defense eval takes its model.pt2")  # fmt: skip
+        raise UsageError(
+            f"{folder} holds the weights of {told['architecture']}, which timm does not know",
+            fix="abatis.load(folder, model=your_module); defense eval takes its model.pt2",
+        )
     try:
         backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:
-        raise UsageError(f"timm cannot load {folder}: {brief(error)}", fix="export or download it again") from error
+        raise UsageError(
+            f"timm cannot load {folder}: {brief(error)}", fix="export or download it again"
+        ) from error
     return Normalized(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
 
 
@@ -92,6 +102,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 def load_onnx(path: Path) -> nn.Module:
     """An ONNX file beside the folder's own weights, which give the gradients it has not; raises UsageError."""
     if not is_published(path.parent):
-        raise UsageError(f"{path} has no gradients, which attacks need, and {PUBLISHED_WEIGHTS} is not beside it",
-                         fix="name an .onnx that lies in a folder of defense export --to onnx")  # fmt: skip
+        raise UsageError(
+            f"{path} has no gradients, which attacks need, and {PUBLISHED_WEIGHTS} is not beside it",
+            fix="name an .onnx that lies in a folder of defense export --to onnx",
+        )
     return OnnxValues(path, load_folder(path.parent))

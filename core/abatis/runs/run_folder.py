@@ -30,16 +30,24 @@ def claimed(config: RunConfig) -> Iterator[Path]:
     """The folder of this run, made and locked; raises UsageError where it exists and is not to be resumed, or is in use."""
     folder = config.out / (config.name or made_up_name(config))
     if not folder.resolve().is_relative_to(config.out.resolve()):
-        raise UsageError(f"run folder {folder} leads out of {config.out}", fix="remove the link, or choose another --name")
+        raise UsageError(
+            f"run folder {folder} leads out of {config.out}",
+            fix="remove the link, or choose another --name",
+        )
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         there = [path for path in folder.iterdir() if path.name != LOCK]
         if there and not config.resumes:
-            raise UsageError(f"run folder {folder} exists", fix="go on with --resume, or choose another --name")
+            raise UsageError(
+                f"run folder {folder} exists", fix="go on with --resume, or choose another --name"
+            )
         links = [path.name for path in there if path.is_symlink()]
         if links:
-            raise UsageError(f"run folder {folder} holds links: {', '.join(links)}", fix="put the files themselves there")
+            raise UsageError(
+                f"run folder {folder} holds links: {', '.join(links)}",
+                fix="put the files themselves there",
+            )
         yield folder
 
 
@@ -74,16 +82,26 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
         backbone = str(table["backbone"])
         if backbone.startswith(PYTHON):
             raise UsageError(
-                f"the run trained a module of yours, {backbone[len(PYTHON) :]}", fix="abatis.load(folder, model=your_module)"
+                f"the run trained a module of yours, {backbone[len(PYTHON) :]}",
+                fix="abatis.load(folder, model=your_module)",
             )
         channels = int(facts["channels"])
-        model = build(backbone, num_classes=int(facts["num_classes"]), channels=channels,
-                      image_size=int(facts["image_size"]), mean=[0.0] * channels, std=[1.0] * channels,
-                      pretrained=bool(table["pretrained"]), download=False)  # fmt: skip
+        model = build(
+            backbone,
+            num_classes=int(facts["num_classes"]),
+            channels=channels,
+            image_size=int(facts["image_size"]),
+            mean=[0.0] * channels,
+            std=[1.0] * channels,
+            pretrained=bool(table["pretrained"]),
+            download=False,
+        )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UsageError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
+        raise UsageError(
+            f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return model
 
 
@@ -92,11 +110,17 @@ def start_from(model: nn.Module, path: Path) -> str:
     source = weights_file_of(path) if path.is_dir() else path
     tensors, _ = read_weights(source)
     own = model.state_dict()
-    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape == tensor.shape
+    }
     left = [name for name in own if name not in fitting]
     others = [name for name in left if name not in tensors]
     if others or not fitting or len(left) > 2:
-        raise UsageError(f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, such as {left[0]}",
-                         fix="give the --backbone that the weights were trained with")  # fmt: skip
+        raise UsageError(
+            f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, such as {left[0]}",
+            fix="give the --backbone that the weights were trained with",
+        )
     model.load_state_dict(fitting, strict=False)
     return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")

@@ -14,9 +14,15 @@ def made_up_name(config: RunConfig) -> str:
     parts = [*(config.options or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]
     numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9][0-9]{1,5}))?")
-    there = [path.name for path in config.out.glob(f"{base}*") if path.is_dir() and any(path.iterdir())]
+    there = [
+        path.name for path in config.out.glob(f"{base}*") if path.is_dir() and any(path.iterdir())
+    ]
     used = {int(match[1] or 1) for match in map(numbered.fullmatch, there) if match}
-    number = max(used) if config.resumes and used else next(free for free in count(1) if free not in used)
+    number = (
+        max(used)
+        if config.resumes and used
+        else next(free for free in count(1) if free not in used)
+    )
     return base if number == 1 else f"{base}-{number}"
 
 

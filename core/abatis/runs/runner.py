@@ -70,7 +70,10 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     ``config.data``. Raises a subclass of AbatisError; the global random generators are left as found.
     """
     if model is not None and not isinstance(model, nn.Module):
-        raise UsageError(f"model is no torch module, but {model!r:.80}", fix="an instance: model=Net(), not Net or a name")
+        raise UsageError(
+            f"model is no torch module, but {model!r:.80}",
+            fix="an instance: model=Net(), not Net or a name",
+        )
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
@@ -81,21 +84,29 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
 def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
     for value, option in ((model, "backbone"), (given, "data")):
         if value is None and getattr(config, option).startswith(PYTHON):
-            raise UsageError(f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON):]}",
-                             fix="pass it again: abatis.run(config, model=..., data=...)")  # fmt: skip
+            raise UsageError(
+                f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON) :]}",
+                fix="pass it again: abatis.run(config, model=..., data=...)",
+            )
     check(config.track)
     device, first = pick_device(config.device), distributed.rank() == 0
     reporter = Reporter(config.quiet or not first)
     if config.name is None and not config.dry_run and distributed.may_restart():
-        raise UsageError("a run that is started again by itself must know its folder", fix="give it a --name")
+        raise UsageError(
+            "a run that is started again by itself must know its folder", fix="give it a --name"
+        )
     if distributed.restarted():
         config = config.model_copy(update={"resume": True})
     if config.batch_size < distributed.world_size() * config.accumulate:
         what = f"batch size {config.batch_size} for {distributed.world_size()} processes with {config.accumulate} micro-batches each"
-        raise UsageError(f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes")
+        raise UsageError(
+            f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes"
+        )
     if config.dry_run:
         info = describe_data(config) if given is None else open_sources(config, given, device).info
-        prepared = prepare(config, info, device, model, None, reporter.note if config.trace else None)
+        prepared = prepare(
+            config, info, device, model, None, reporter.note if config.trace else None
+        )
         reporter.plan(prepared.plan.rows, prepared.notes, config)
         return Result(Path())
     with claimed(config) if first else nullcontext() as claim:
@@ -104,7 +115,12 @@ def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
 
 
 def _train_and_judge(
-    config: RunConfig, model: nn.Module | None, given: object, device: torch.device, folder: Path, reporter: Reporter
+    config: RunConfig,
+    model: nn.Module | None,
+    given: object,
+    device: torch.device,
+    folder: Path,
+    reporter: Reporter,
 ) -> Result:
     first = distributed.rank() == 0
     judged = _is_judged(config, folder)
@@ -113,10 +129,16 @@ def _train_and_judge(
         reporter.note(f"this run is finished: {folder}")
         return _result(folder)
     images = open_sources(config, given, device)
-    prepared = prepare(config, images.info, device, model, images, reporter.note if config.trace else None)
-    with tracking(config.track if first else (), folder, dict(flat(recipe(config.to_toml())))) as trackers:
+    prepared = prepare(
+        config, images.info, device, model, images, reporter.note if config.trace else None
+    )
+    with tracking(
+        config.track if first else (), folder, dict(flat(recipe(config.to_toml())))
+    ) as trackers:
         for name, tracker in trackers.items():
-            plan = prepared.plan.with_trainer(name, tracker, PlanRow("trainer", name, version(name), {}))
+            plan = prepared.plan.with_trainer(
+                name, tracker, PlanRow("trainer", name, version(name), {})
+            )
             prepared = replace(prepared, plan=plan)
         if first:
             set_aside(folder / CHECKPOINTS, start.rejected)
@@ -127,7 +149,11 @@ def _train_and_judge(
             record = _judge(config, prepared.plan, trainer, images, folder, device, reporter)
             reporter.evaluation(record)
             if first:
-                found = {f"test_{name}": record[name] for name in ACCURACIES if record.get(name) is not None}
+                found = {
+                    f"test_{name}": record[name]
+                    for name in ACCURACIES
+                    if record.get(name) is not None
+                }
                 trainer.tell({"epoch": trainer.epochs_ended, **found})
     if first:
         write_report(folder)
@@ -150,23 +176,41 @@ def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[floa
     return float(clean.double().mean()), float(robust.double().mean())
 
 
-def _describe(config: RunConfig, plan: Plan, folder: Path, device: torch.device, start: Start) -> None:
+def _describe(
+    config: RunConfig, plan: Plan, folder: Path, device: torch.device, start: Start
+) -> None:
     """What the run is and where it runs, into its folder."""
     write_run_toml(folder, config)
     record = environment(device, {row.provider: row.version for row in plan.rows if row.version})
-    record["files"] = {plugin.name: str(plugin.file) for plugin in discovery.load_all(config.plugin) if plugin.file}
+    record["files"] = {
+        plugin.name: str(plugin.file) for plugin in discovery.load_all(config.plugin) if plugin.file
+    }
     record["resumed"] = [*resumptions(folder), *(["; ".join(start.told())] if start.told() else [])]
     with disk(folder):
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
-        write_text(folder / "plan.json", json.dumps([asdict(row) for row in plan.rows], indent=2, default=str) + "\n")
+        write_text(
+            folder / "plan.json",
+            json.dumps([asdict(row) for row in plan.rows], indent=2, default=str) + "\n",
+        )
 
 
-def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, reporter: Reporter, start: Start) -> Trainer:
+def _trained(
+    config: RunConfig,
+    prepared: Prepared,
+    images: Data,
+    folder: Path,
+    reporter: Reporter,
+    start: Start,
+) -> Trainer:
     """Train to the end, from a checkpoint where the run resumes."""
     info = images.info
-    facts = {"backbone": config.backbone if ":" not in config.backbone else "factory", "num_classes": info.num_classes,
-             "channels": info.channels, "image_size": info.image_size,
-             **({"class_names": info.class_names} if info.class_names else {})}  # fmt: skip
+    facts = {
+        "backbone": config.backbone if ":" not in config.backbone else "factory",
+        "num_classes": info.num_classes,
+        "channels": info.channels,
+        "image_size": info.image_size,
+        **({"class_names": info.class_names} if info.class_names else {}),
+    }
     training = Training(
         config,
         prepared.net,
@@ -181,7 +225,11 @@ def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, 
     if start.loaded is not None:
         with fitting(start.loaded):
             trainer.restore(start.loaded)
-    lost = ["the best weights so far are lost: the best are chosen anew"] if trainer.epochs_ended and not trainer.best else []
+    lost = (
+        ["the best weights so far are lost: the best are chosen anew"]
+        if trainer.epochs_ended and not trainer.best
+        else []
+    )
     for text in [*start.told(), *lost]:
         reporter.note(text)
     with reporter.training(trainer.steps, trainer.done):
@@ -190,16 +238,31 @@ def _trained(config: RunConfig, prepared: Prepared, images: Data, folder: Path, 
 
 
 def _judge(
-    config: RunConfig, plan: Plan, trainer: Trainer, images: Data, folder: Path, device: torch.device, reporter: Reporter
+    config: RunConfig,
+    plan: Plan,
+    trainer: Trainer,
+    images: Data,
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Look at the test set, with the best weights."""
     model = load_weights(folder, trainer.judged).to(device)
     with stopped_at_once(folder), reporter.judging() as progress:
         verdict = evaluate(
-            model, images.test, config.threat_model, ladder=cast(Ladder, config.eval), seed=config.seed, batch_size=EVAL_BATCH,
-            device=device, num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
-            training=training_of(config, model, images), adaptive=plan.adaptive,
-        )  # fmt: skip
+            model,
+            images.test,
+            config.threat_model,
+            ladder=cast(Ladder, config.eval),
+            seed=config.seed,
+            batch_size=EVAL_BATCH,
+            device=device,
+            num_classes=images.info.num_classes,
+            progress=progress,
+            state=folder / STATE,
+            training=training_of(config, model, images),
+            adaptive=plan.adaptive,
+        )
     told = facts(str(folder), model, images.info, config.threat_model, config.seed)
     record = {**verdict.to_json(), **told, **selection(images, folder, int(trainer.best["epoch"]))}
     return write_record(folder, record) if distributed.rank() == 0 else record
@@ -208,7 +271,9 @@ def _judge(
 def _is_judged(config: RunConfig, folder: Path) -> bool:
     """Is there an evaluation that goes as far as this configuration asks for?"""
     ladder = read_record(folder).get("ladder")
-    return config.eval == "none" or (ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval))
+    return config.eval == "none" or (
+        ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval)
+    )
 
 
 def _result(folder: Path) -> Result:

@@ -15,7 +15,9 @@ from abatis.data.info import Split
 from abatis.train.optimizer import factor, make_optimizer, set_rate
 
 
-def undefended_twin(module: nn.Module, train: Split, *, seed: int, epochs: int, batch_size: int, lr: float) -> nn.Module:
+def undefended_twin(
+    module: nn.Module, train: Split, *, seed: int, epochs: int, batch_size: int, lr: float
+) -> nn.Module:
     """A copy of the network, in eval mode, that was initialised anew and trained with cross-entropy.
 
     What no ``reset_parameters`` of a submodule reaches starts as it is in ``module``, which is left alone, as are the global
@@ -28,7 +30,11 @@ def undefended_twin(module: nn.Module, train: Split, *, seed: int, epochs: int, 
                 reset()
         options = OptimConfig(lr=lr, momentum=0.9, schedule="one-cycle")
         optimizer = make_optimizer(options, twin)
-        batches = [one for epoch in range(epochs) for one in epoch_batches(len(train), batch_size, seed, epoch)]
+        batches = [
+            one
+            for epoch in range(epochs)
+            for one in epoch_batches(len(train), batch_size, seed, epoch)
+        ]
         for step, batch in enumerate(train.train_batches(enumerate(batches), seed)):
             set_rate(optimizer, lr * factor(options, step, len(batches)))
             optimizer.zero_grad()

@@ -14,7 +14,9 @@ from abatis.system import distributed
 def pick_device(name: str) -> torch.device:
     """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
     if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
         if found is not None and found.type == "cuda" and distributed.several():
             return torch.device("cuda", torch.cuda.current_device())  # each process has its own
         return found or torch.device("cpu")
@@ -23,7 +25,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"no device {name!r} here: {error}".splitlines()[0], fix="--device auto takes what there is"
+            f"no device {name!r} here: {error}".splitlines()[0],
+            fix="--device auto takes what there is",
         ) from error
     return device
 

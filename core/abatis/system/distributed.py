@@ -21,7 +21,9 @@ from abatis.errors import ProcessLost, UsageError
 from abatis.system import torch_messages
 
 Value = TypeVar("Value")
-SILENCE = timedelta(minutes=30)  # without an answer; the longest wait is for a process whose share of an attack takes longer
+SILENCE = timedelta(
+    minutes=30
+)  # without an answer; the longest wait is for a process whose share of an attack takes longer
 
 
 def rank() -> int:
@@ -99,7 +101,10 @@ def gathered(values: Tensor, of: int) -> Tensor:
     """The values of all processes in the order of the rows, (of, ...), from this one's rows of them."""
     if not several():
         return values
-    sizes = [of * (number + 1) // world_size() - of * number // world_size() for number in range(world_size())]
+    sizes = [
+        of * (number + 1) // world_size() - of * number // world_size()
+        for number in range(world_size())
+    ]
     padded = values.new_zeros(max(sizes), *values.shape[1:])
     padded[: len(values)] = values
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -136,7 +141,9 @@ def shared(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
     with warnings.catch_warnings():
         # newer versions of torch want forward_sync_buffers, which older ones lack and which cannot leave buffers alone at first
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        wrapped = DistributedDataParallel(
+            module, broadcast_buffers=False, find_unused_parameters=True
+        )
     return wrapped, lambda now: nullcontext() if now else wrapped.no_sync()
 
 
@@ -148,11 +155,16 @@ def joined() -> Iterator[None]:
         return
     if may_restart() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torch leaves the addresses of the ended processes in that store, and the new ones would now and then call those
-        raise UsageError("processes that are started again need a store of their own, not the agent's", where="torchrun",
-                         fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...")  # fmt: skip
+        raise UsageError(
+            "processes that are started again need a store of their own, not the agent's",
+            where="torchrun",
+            fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...",
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE
+    )
     try:
         with answering(lambda: "outside of training"):
             yield
@@ -170,8 +182,11 @@ def answering(state: Callable[[], str]) -> Iterator[None]:
         found = lost(error)
         if not found:
             raise
-        raise ProcessLost(f"another process of this run {found}", where=f"process {rank()}, {state()}",
-                          fix="see what that one says") from error  # fmt: skip
+        raise ProcessLost(
+            f"another process of this run {found}",
+            where=f"process {rank()}, {state()}",
+            fix="see what that one says",
+        ) from error
 
 
 def lost(error: BaseException) -> str:

@@ -15,7 +15,17 @@ import torch
 from abatis.system.device import device_name
 
 ENVIRONMENT = "environment.json"
-LIBRARIES = ("abatis", "torch", "torchvision", "timm", "pyautoattack", "pluggy", "pydantic", "numpy", "safetensors")
+LIBRARIES = (
+    "abatis",
+    "torch",
+    "torchvision",
+    "timm",
+    "pyautoattack",
+    "pluggy",
+    "pydantic",
+    "numpy",
+    "safetensors",
+)
 
 
 def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str, Any]:

@@ -43,8 +43,11 @@ def disk(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not torch_messages.cannot_write(error):
             raise
-        raise UsageError(f"cannot write: {error}", where=str(path),
-                         fix="free or unlock the disk, or choose another --out") from error  # fmt: skip
+        raise UsageError(
+            f"cannot write: {error}",
+            where=str(path),
+            fix="free or unlock the disk, or choose another --out",
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

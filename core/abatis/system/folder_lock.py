@@ -30,7 +30,9 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = _open(path)
     try:
         os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        os.write(
+            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        )
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it then sees that it is gone
@@ -51,7 +53,9 @@ def _open(path: Path) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(descriptor)  # its owner removed it between opening and locking: there is a new one, or none
+        os.close(
+            descriptor
+        )  # its owner removed it between opening and locking: there is a new one, or none
 
 
 def _held(path: Path, owner: str) -> UsageError:
@@ -61,5 +65,7 @@ def _held(path: Path, owner: str) -> UsageError:
     except (ValueError, LookupError, TypeError):
         who = "another process"
     return UsageError(
-        f"{who} is writing this run", where=str(path.parent), fix="wait for it or stop it, or choose another --name"
+        f"{who} is writing this run",
+        where=str(path.parent),
+        fix="wait for it or stop it, or choose another --name",
     )

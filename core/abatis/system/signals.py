@@ -49,7 +49,9 @@ def stopped_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Stopped(
-            "stopped during the evaluation; the attacks that were finished are kept", where=str(folder), fix=again
+            "stopped during the evaluation; the attacks that were finished are kept",
+            where=str(folder),
+            fix=again,
         ) from None
     finally:
         for number, handler in former.items():

@@ -27,4 +27,6 @@ def lost_process(error: BaseException) -> str:
 
 def cannot_write(error: BaseException) -> bool:
     """Did torch fail to write a file? Its writers raise a RuntimeError for a disk that refuses."""
-    return isinstance(error, RuntimeError) and ("write" in str(error) or "enforce fail" in str(error))
+    return isinstance(error, RuntimeError) and (
+        "write" in str(error) or "enforce fail" in str(error)
+    )

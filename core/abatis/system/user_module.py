@@ -29,7 +29,11 @@ def place_in(path: Path, error: BaseException) -> str:
     """``PATH:LINE``, the line of the file that an exception passed last or that is no Python; PATH where it passed none."""
     if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
         return f"{path}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 

@@ -21,7 +21,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
     contract = sys.modules.get("abatis.testing.contract.standard")
     if contract is None:
         return
-    classes = {cls: None for item in items if (cls := getattr(item, "cls", None)) and issubclass(cls, contract.PluginContract)}
+    classes = {
+        cls: None
+        for item in items
+        if (cls := getattr(item, "cls", None)) and issubclass(cls, contract.PluginContract)
+    }
     for cls in classes:
         for name, (what, why) in reasons(cls, contract.STANDARD).items():
             lines[f"{cls.__name__}.{name} {what}: {why}"] = None
@@ -29,7 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Print the reasons, in every mode but with no summary."""
     lines = config.stash.get(EXEMPT, {})
     if lines:
@@ -39,4 +45,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _of(items: Sequence[pytest.Item], cls: type, name: str) -> Iterator[pytest.Item]:
-    return (item for item in items if getattr(item, "cls", None) is cls and getattr(item, "originalname", item.name) == name)
+    return (
+        item
+        for item in items
+        if getattr(item, "cls", None) is cls and getattr(item, "originalname", item.name) == name
+    )

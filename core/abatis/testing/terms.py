@@ -46,7 +46,9 @@ def loss_terms(
     ``{"a": {"beta": 5}, "b": {...}}`` for several. info: (B,) each, as an attacker would report. epoch counts from 0.
     Regularizers that need a network are refused by the network's absence: use :func:`penalty_terms`.
     """
-    plan = plan_of(*names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options)
+    plan = plan_of(
+        *names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options
+    )
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
     ctx = _context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
     ctx.__dict__.update(logits_clean=logits_clean, logits_adv=logits_adv)
@@ -94,10 +96,18 @@ def plan_of(
     configs = _configs(loaded, options or {})
     device = next((parameter.device for parameter in net.module.parameters()), torch.device("cpu"))
     run = Run(
-        net, num_classes, epochs=1, steps_per_epoch=1, threat=Threat.parse(threat), device=device,
-        attack=attack or AttackConfig(), random=random or Randomness(0),
-        options={type(config): config for config in configs.values()}, train_size=TRAIN_SIZE, gatherer=distributed.gathered,
-    )  # fmt: skip
+        net,
+        num_classes,
+        epochs=1,
+        steps_per_epoch=1,
+        threat=Threat.parse(threat),
+        device=device,
+        attack=attack or AttackConfig(),
+        random=random or Randomness(0),
+        options={type(config): config for config in configs.values()},
+        train_size=TRAIN_SIZE,
+        gatherer=distributed.gathered,
+    )
     return make_plan(loaded, configs, use or {}, run)
 
 
@@ -117,15 +127,32 @@ class _NoNetwork(nn.Module):
     """Stands where a network would be; a forward says what to use instead."""
 
     def forward(self, x: Tensor) -> Tensor:
-        raise UsageError("loss_terms has logits only, and this plugin asks for a forward pass", fix="use penalty_terms")
+        raise UsageError(
+            "loss_terms has logits only, and this plugin asks for a forward pass",
+            fix="use penalty_terms",
+        )
 
 
 def _context(
-    net: Net, x: Tensor, x_adv: Tensor, y: Tensor, info: Mapping[str, Tensor] | None, progress: float, epoch: int
+    net: Net,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    info: Mapping[str, Tensor] | None,
+    progress: float,
+    epoch: int,
 ) -> StepContext:
     batch = Batch(x, y, torch.arange(len(y), device=y.device))
     return StepContext(
-        batch, x_adv, info or {}, net, step=0, epoch=epoch, progress=progress, global_size=len(y), summer=distributed.summed
+        batch,
+        x_adv,
+        info or {},
+        net,
+        step=0,
+        epoch=epoch,
+        progress=progress,
+        global_size=len(y),
+        summer=distributed.summed,
     )
 
 
@@ -140,11 +167,18 @@ def _configs(loaded: Sequence[Plugin], options: Mapping[str, Any]) -> dict[str, 
     """Options by plugin: as tables by name, or flat where there is one plugin."""
     tables = {discovery.normal(key): value for key, value in options.items()}
     names = {plugin.name for plugin in loaded}
-    if not tables.keys() <= names or not all(isinstance(value, Mapping | PluginConfig) for value in tables.values()):
+    if not tables.keys() <= names or not all(
+        isinstance(value, Mapping | PluginConfig) for value in tables.values()
+    ):
         if len(loaded) != 1:
-            raise UsageError(f"options for several plugins are tables by name: {', '.join(sorted(names))}",
-                             fix='options={"name": {"option": 1}}')  # fmt: skip
+            raise UsageError(
+                f"options for several plugins are tables by name: {', '.join(sorted(names))}",
+                fix='options={"name": {"option": 1}}',
+            )
         tables = {loaded[0].name: dict(options)}
     return {
-        plugin.name: discovery.options_of(plugin, cast("Mapping[str, Any]", tables.get(plugin.name, {}))) for plugin in loaded
+        plugin.name: discovery.options_of(
+            plugin, cast("Mapping[str, Any]", tables.get(plugin.name, {}))
+        )
+        for plugin in loaded
     }

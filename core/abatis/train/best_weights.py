@@ -12,18 +12,30 @@ from abatis.nets.weights_file import write_weights
 from abatis.system.files import disk, sha256_of
 from abatis.train.checkpoint import read_checkpoint
 
-WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = "weights.safetensors", "weights-last.safetensors", "weights-averaged.safetensors"
+WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
+    "weights.safetensors",
+    "weights-last.safetensors",
+    "weights-averaged.safetensors",
+)
 
 Join = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 
 
 def best_digests(folder: Path) -> dict[str, str]:
     """The sha256 of each file that holds the best weights, or those averaged along with them."""
-    return {name: sha256_of(folder / name) for name in (WEIGHTS, WEIGHTS_AVERAGED) if (folder / name).is_file()}
+    return {
+        name: sha256_of(folder / name)
+        for name in (WEIGHTS, WEIGHTS_AVERAGED)
+        if (folder / name).is_file()
+    }
 
 
 def restore_best(
-    folder: Path, before: Mapping[str, str], checkpoint: Path, facts: Mapping[str, Any], join: Join | None = None
+    folder: Path,
+    before: Mapping[str, str],
+    checkpoint: Path,
+    facts: Mapping[str, Any],
+    join: Join | None = None,
 ) -> bool:
     """Are the files those that were best_digests ``before``? If not, make them again from the checkpoint of their epoch.
 
@@ -38,7 +50,10 @@ def restore_best(
     weights: Mapping[str, Tensor]
     averaged: Mapping[str, Tensor]
     if join is None:
-        weights, averaged = found.weights, found.state["trainers"].get("averaging", {}).get("averaged", {})
+        weights, averaged = (
+            found.weights,
+            found.state["trainers"].get("averaging", {}).get("averaged", {}),
+        )
     else:
         weights, averaged = join(checkpoint)
     with disk(folder):

@@ -29,8 +29,12 @@ KEEP = 3  # the newest ones
 ROOM = 2  # times the last checkpoint must be free on the disk: the new one, before an old one goes
 GRACE, MOST_OF_IT = 30, 0.6  # seconds from SIGTERM to SIGKILL under torchrun and most schedulers
 MANIFEST, STATE = "manifest.json", "state.pt"
-PIECES = ".metadata"  # the index of torch.distributed.checkpoint, beside its pieces: instead of WEIGHTS
-NAME = re.compile(r"step-([0-9]{1,18})(\.old)?")  # .old: finished, and about to be replaced by another of the same step
+PIECES = (
+    ".metadata"  # the index of torch.distributed.checkpoint, beside its pieces: instead of WEIGHTS
+)
+NAME = re.compile(
+    r"step-([0-9]{1,18})(\.old)?"
+)  # .old: finished, and about to be replaced by another of the same step
 
 
 Weights = Mapping[str, Tensor] | Callable[[Path], None]
@@ -93,7 +97,9 @@ def place_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _write(partial: Path, step: int, weights: Weights, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def _write(
+    partial: Path, step: int, weights: Weights, state: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
     if callable(weights):
         weights(partial)
     else:
@@ -102,9 +108,15 @@ def _write(partial: Path, step: int, weights: Weights, state: Mapping[str, Any],
         torch.save(dict(state), file)
         file.flush()
         flush(file.fileno())
-    files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(partial.iterdir())}
+    files = {
+        path.name: {"sha256": sha256_of(path), "size": path.stat().st_size}
+        for path in sorted(partial.iterdir())
+    }
     manifest = {"format": FORMAT, "step": step, **about, "files": files}
-    write_text(partial / MANIFEST, json.dumps({**manifest, "manifest_sha256": digest(manifest)}, indent=2) + "\n")
+    write_text(
+        partial / MANIFEST,
+        json.dumps({**manifest, "manifest_sha256": digest(manifest)}, indent=2) + "\n",
+    )
     flush_folder(partial)
 
 
@@ -113,15 +125,21 @@ def too_slow(seconds: float) -> str:
     grace = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE))
     if seconds <= MOST_OF_IT * grace:
         return ""
-    return (f"warning: writing a checkpoint took {seconds:.3g} s of the {grace:g} s that are given after SIGTERM; "
-            "give more time, or set --checkpoint-every")  # fmt: skip
+    return (
+        f"warning: writing a checkpoint took {seconds:.3g} s of the {grace:g} s that are given after SIGTERM; "
+        "give more time, or set --checkpoint-every"
+    )
 
 
 def _check_room(folder: Path) -> None:
     """Raise OSError where the disk would not hold another one like the last."""
-    needed = ROOM * sum(file.stat().st_size for last in _finished(folder)[-1:] for file in last.iterdir())
+    needed = ROOM * sum(
+        file.stat().st_size for last in _finished(folder)[-1:] for file in last.iterdir()
+    )
     if (free := shutil.disk_usage(folder).free) < needed:
-        raise OSError(f"the disk is nearly full: {free >> 20} MiB are free, the next checkpoint wants {needed >> 20} MiB")
+        raise OSError(
+            f"the disk is nearly full: {free >> 20} MiB are free, the next checkpoint wants {needed >> 20} MiB"
+        )
 
 
 def _prune(folder: Path, newest: Path, best: int) -> None:
@@ -142,8 +160,11 @@ def load_checkpoint(folder: Path) -> Loaded | None:
         rejected.append(f"{path.name}: {found}")
     if not rejected:
         return None
-    none_valid = CheckpointError(f"no valid checkpoint: {'; '.join(rejected)}", where=str(folder),
-                            fix="put a valid checkpoint back, or begin anew from step 0 with --restart")  # fmt: skip
+    none_valid = CheckpointError(
+        f"no valid checkpoint: {'; '.join(rejected)}",
+        where=str(folder),
+        fix="put a valid checkpoint back, or begin anew from step 0 with --restart",
+    )
     none_valid.rejected = tuple(rejected)
     raise none_valid
 
@@ -176,7 +197,9 @@ def _complaint(path: Path) -> str:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']}, this version reads {FORMAT}"
-        if manifest.pop("manifest_sha256") != digest(manifest) or manifest["step"] != int(path.stem[5:]):
+        if manifest.pop("manifest_sha256") != digest(manifest) or manifest["step"] != int(
+            path.stem[5:]
+        ):
             return f"{MANIFEST} does not match its own sha256 or its folder"
         for name, entry in manifest["files"].items():
             file = path / name
@@ -185,12 +208,20 @@ def _complaint(path: Path) -> str:
             if file.stat().st_size != entry["size"] or sha256_of(file) != entry["sha256"]:
                 return f"{name} does not match its sha256"
         files = manifest["files"].keys()
-        return "" if STATE in files and (WEIGHTS in files or PIECES in files) else "files are missing in the manifest"
+        return (
+            ""
+            if STATE in files and (WEIGHTS in files or PIECES in files)
+            else "files are missing in the manifest"
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"no readable manifest ({type(error).__name__})"
 
 
 def _finished(folder: Path) -> list[Path]:
     """Folders of finished checkpoints, oldest first; of two for one step, the one that was replaced first."""
-    found = [(int(match[1]), match[2] is None, path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), match[2] is None, path)
+        for path in folder.glob("step-*")
+        if (match := NAME.fullmatch(path.name))
+    ]
     return [path for _, _, path in sorted(found) if path.is_dir()]

@@ -29,4 +29,8 @@ class DeferredChecks:
             return None
         steps = dict(zip(self.first, torch.stack(list(self.first.values())).tolist(), strict=True))
         first = min(steps.values())
-        return None if first == NEVER else (first, [name for name, step in steps.items() if step == first])
+        return (
+            None
+            if first == NEVER
+            else (first, [name for name, step in steps.items() if step == first])
+        )

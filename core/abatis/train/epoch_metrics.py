@@ -41,7 +41,10 @@ class EpochMetrics:
 
     def state_dict(self) -> dict[str, Any]:
         """This process's sums, on the CPU, and the samples of all."""
-        return {"sums": {name: value.detach().cpu() for name, value in self.sums.items()}, "samples": self.samples}
+        return {
+            "sums": {name: value.detach().cpu() for name, value in self.sums.items()},
+            "samples": self.samples,
+        }
 
     @classmethod
     def restored(cls, states: Sequence[Mapping[str, Any]], device: torch.device) -> EpochMetrics:
@@ -50,5 +53,7 @@ class EpochMetrics:
         if len(states) == distributed.world_size():
             sums = states[rank]["sums"]
         else:
-            sums = {name: sum(state["sums"][name] for state in states) * (rank == 0) for name in sums}
+            sums = {
+                name: sum(state["sums"][name] for state in states) * (rank == 0) for name in sums
+            }
         return cls({name: value.to(device) for name, value in sums.items()}, states[0]["samples"])

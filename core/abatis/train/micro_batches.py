@@ -58,12 +58,22 @@ class MicroBatches:
     gathered: what the calls of ``ctx.gather`` return, in order; None where one micro-batch is the whole batch.
     """
 
-    def __init__(self, engine: Engine, batch: Batch, number: int, epoch: int, progress: float, share: RowShare) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        batch: Batch,
+        number: int,
+        epoch: int,
+        progress: float,
+        share: RowShare,
+    ) -> None:
         self.engine, self.batch, self.share = engine, batch, share
         self.number, self.epoch, self.progress = number, epoch, progress
         self.cuts = _cuts(len(batch), engine.accumulate)
         self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
-        self.inside: list[Tensor] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
+        self.inside: list[
+            Tensor
+        ] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
         self.attacked = [self._attack(rows) for rows in self.cuts]
 
     def __iter__(self) -> Iterator[StepContext]:
@@ -75,9 +85,13 @@ class MicroBatches:
         """A fresh context of all rows of this process, for trainer hooks."""
         batch, attacked = self.batch, self._joined
         self._move(slice(0, len(batch)))
-        return self._context(batch, attacked, lambda values: distributed.gathered(values, self.share.of))
+        return self._context(
+            batch, attacked, lambda values: distributed.gathered(values, self.share.of)
+        )
 
-    def _context(self, batch: Batch, attacked: Attacked, gatherer: Callable[[Tensor], Tensor]) -> StepContext:
+    def _context(
+        self, batch: Batch, attacked: Attacked, gatherer: Callable[[Tensor], Tensor]
+    ) -> StepContext:
         return StepContext(
             batch,
             attacked.x,

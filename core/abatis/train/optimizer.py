@@ -12,7 +12,6 @@ from torch import nn
 from abatis.config.run_config import OptimConfig
 from abatis.errors import UsageError
 from abatis.nets.backbones import inner
-from abatis.system.timm_import import timm
 
 PEAK = 0.3  # where one-cycle reaches its peak
 WARM_START = 0.01  # its first factor
@@ -29,7 +28,9 @@ def factor(config: OptimConfig, step: int, steps: int) -> float:
     progress = (step - warm) / (steps - warm)
     if config.schedule == "piecewise":
         # compared in steps: 0.6 * 100 epochs must drop exactly when 60 epochs are done
-        return float(config.gamma ** sum(step >= round(milestone * steps) for milestone in config.milestones))
+        return float(
+            config.gamma ** sum(step >= round(milestone * steps) for milestone in config.milestones)
+        )
     if config.schedule == "cosine":
         return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
     if config.schedule == "one-cycle":
@@ -38,7 +39,9 @@ def factor(config: OptimConfig, step: int, steps: int) -> float:
     return 1.0
 
 
-def make_optimizer(config: OptimConfig, module: nn.Module, fused: bool = False) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: OptimConfig, module: nn.Module, fused: bool = False
+) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that take part in training, in the groups that weight decay and layers ask for.
 
     fused: one kernel for the update, which a flag on the device can leave out (``optimizer.found_inf``).
@@ -46,24 +49,37 @@ def make_optimizer(config: OptimConfig, module: nn.Module, fused: bool = False) 
     """
     groups = _groups(config, module)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
-    return torch.optim.AdamW(groups, config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
+        return torch.optim.SGD(
+            groups,
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
+    return torch.optim.AdamW(
+        groups, config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
+    )
 
 
 def _groups(config: OptimConfig, module: nn.Module) -> list[dict[str, Any]]:
     """One group as in the field's published code for small nets; else timm's, by the rules of the net itself."""
     if config.decay_all:
-        return [{"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}]
+        return [
+            {"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}
+        ]
     net = inner(module)
     exempt: set[str] = getattr(net, "no_weight_decay", set)()
-    timm  # makes timm importable where torch and torchvision differ
     groups = importlib.import_module("timm.optim")
     if config.layer_decay == 1:
-        found: list[dict[str, Any]] = groups.param_groups_weight_decay(net, config.weight_decay, no_weight_decay_list=exempt)
+        found: list[dict[str, Any]] = groups.param_groups_weight_decay(
+            net, config.weight_decay, no_weight_decay_list=exempt
+        )
         return found
     if not hasattr(net, "group_matcher"):
-        raise UsageError(f"--optim.layer-decay: {type(net).__name__} does not say what its layers are",
-                         fix="leave it out, or take a timm net made for it")  # fmt: skip
+        raise UsageError(
+            f"--optim.layer-decay: {type(net).__name__} does not say what its layers are",
+            fix="leave it out, or take a timm net made for it",
+        )
     by_layer: list[dict[str, Any]] = groups.param_groups_layer_decay(
         net, config.weight_decay, no_weight_decay_list=exempt, layer_decay=config.layer_decay
     )

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from abatis.api.batch import Batch
-from abatis.api.context import AdaptiveAttack, Attacker, Loss, Network, Regularizer, Run, StepContext, TrainerHooks
+from abatis.api.context import (
+    AdaptiveAttack,
+    Attacker,
+    Loss,
+    Network,
+    Regularizer,
+    Run,
+    StepContext,
+    TrainerHooks,
+)
 from abatis.api.hooks import hookimpl
 from abatis.api.options import PluginConfig
 from abatis.api.term import Term, Terms
@@ -69,7 +78,9 @@ class Plan:
                 fix="leave out what mixes or smooths them (--mix.*, or a plugin), or train with other plugins",
             )
 
-    def with_trainer(self, name: str, hooks: TrainerHooks, row: PlanRow, first: bool = False) -> Plan:
+    def with_trainer(
+        self, name: str, hooks: TrainerHooks, row: PlanRow, first: bool = False
+    ) -> Plan:
         """The plan with one more trainer hook, behind the others or before them."""
         trainers = ((name, hooks), *self.trainers) if first else (*self.trainers, (name, hooks))
         return replace(self, trainers=trainers, rows=(*self.rows, row))
@@ -96,25 +107,38 @@ class Plan:
         return terms
 
     @contextmanager
-    def watched(self, plugin: str, role: str, net: Network, batch: Batch | None = None, **tensors: Tensor) -> Iterator[bool]:
+    def watched(
+        self, plugin: str, role: str, net: Network, batch: Batch | None = None, **tensors: Tensor
+    ) -> Iterator[bool]:
         """Around one call into a plugin: what it raises names it, and its first call must leave things as found."""
         if batch is not None:
             tensors |= {"images": batch.x, "labels": batch.y, "index": batch.index}
-        with blamed(plugin, role, self.versions), self.conduct.watched(plugin, role, net, **tensors) as first:
+        with (
+            blamed(plugin, role, self.versions),
+            self.conduct.watched(plugin, role, net, **tensors) as first,
+        ):
             yield first
 
 
 def checked(terms: Terms, ctx: StepContext, plugin: str) -> Terms:
     """The same terms; raises PluginError where one has no legal shape or type."""
     if not isinstance(terms, Mapping) or not terms:
-        raise PluginError(f"plugin '{plugin}' returned {type(terms).__name__} instead of named terms",
-                          fix='return {"name": Term(value)}')  # fmt: skip
+        raise PluginError(
+            f"plugin '{plugin}' returned {type(terms).__name__} instead of named terms",
+            fix='return {"name": Term(value)}',
+        )
     size = len(ctx.batch)
     for name, term in terms.items():
         value = getattr(term, "value", None)
-        if not isinstance(term, Term) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise PluginError(f"plugin '{plugin}', term '{name}': not a Term with a floating-point tensor",
-                              fix='return {"name": Term(value)}')  # fmt: skip
+        if (
+            not isinstance(term, Term)
+            or not isinstance(value, torch.Tensor)
+            or not value.is_floating_point()
+        ):
+            raise PluginError(
+                f"plugin '{plugin}', term '{name}': not a Term with a floating-point tensor",
+                fix='return {"name": Term(value)}',
+            )
         if value.shape not in ((size,), ()):
             raise PluginError(
                 f"plugin '{plugin}', term '{name}': its value has the shape {tuple(value.shape)}",
@@ -122,7 +146,10 @@ def checked(terms: Terms, ctx: StepContext, plugin: str) -> Terms:
                 fix=f"return one value a sample, ({size},), or a scalar, (), where samples have no value of their own",
             )
         if not math.isfinite(term.weight):
-            raise PluginError(f"plugin '{plugin}', term '{name}': its weight is {term.weight}", fix="weights are finite")
+            raise PluginError(
+                f"plugin '{plugin}', term '{name}': its weight is {term.weight}",
+                fix="weights are finite",
+            )
     return terms
 
 
@@ -130,14 +157,22 @@ def check_attached(terms: Terms, plugin: str) -> None:
     """Raise PluginError where terms have values and weights, but no gradient reaches the network."""
     if any(term.value.requires_grad for term in terms.values()) or not torch.is_grad_enabled():
         return
-    counting = [name for name, term in terms.items() if term.weight and bool((term.value != 0).any())]
+    counting = [
+        name for name, term in terms.items() if term.weight and bool((term.value != 0).any())
+    ]
     if counting:  # a term of zeros alone may be one that begins later
-        raise PluginError(f"plugin '{plugin}': its terms do not depend on the network: {', '.join(counting)}",
-                          fix="do not detach the logits, and compute the terms with gradients enabled")  # fmt: skip
+        raise PluginError(
+            f"plugin '{plugin}': its terms do not depend on the network: {', '.join(counting)}",
+            fix="do not detach the logits, and compute the terms with gradients enabled",
+        )
 
 
 def make_plan(
-    loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], use: Mapping[str, str], run: Run, say: Say | None = None
+    loaded: Sequence[Plugin],
+    options: Mapping[str, PluginConfig],
+    use: Mapping[str, str],
+    run: Run,
+    say: Say | None = None,
 ) -> Plan:
     """Ask every hook once, and say so where that is asked for; raises PluginConflict, UsageError or PluginError."""
     active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
@@ -145,12 +180,19 @@ def make_plan(
     wanted = _wanted(use, loaded)
     loss_name, loss = _sole_provider(manager, "loss", wanted.get("loss"), run, dropped=set())
     losers = {name for name in _implementers(manager, "loss") if name != loss_name}
-    attacker_name, attacker = _sole_provider(manager, "attacker", wanted.get("attacker"), run, dropped=losers)
-    wrappers = [impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper]
+    attacker_name, attacker = _sole_provider(
+        manager, "attacker", wanted.get("attacker"), run, dropped=losers
+    )
+    wrappers = [
+        impl.plugin_name for impl in manager.hook.defense_loss.get_hookimpls() if impl.wrapper
+    ]
     loss = _wrapped(manager, wrappers, loss or cross_entropy, run)
     if attacker is None:
         attacker = {"none": NoAttacker, "apgd": APGDAttacker}.get(attacker_name, PGDAttacker)(run)
-    regularizers, trainers = _collected(manager, "regularizer", run), _collected(manager, "trainer", run)
+    regularizers, trainers = (
+        _collected(manager, "regularizer", run),
+        _collected(manager, "trainer", run),
+    )
     roles = {
         "attacker": [attacker_name],
         "loss": [loss_name],
@@ -176,7 +218,9 @@ def make_plan(
     )
 
 
-def _manager(active: Sequence[Plugin], loaded: Sequence[Plugin], say: Say | None) -> pluggy.PluginManager:
+def _manager(
+    active: Sequence[Plugin], loaded: Sequence[Plugin], say: Say | None
+) -> pluggy.PluginManager:
     manager = make_manager((plugin.name, plugin.module) for plugin in active)
     if say is not None:
         follow(manager, loaded, say)
@@ -188,7 +232,9 @@ def _wanted(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]:
     for role, provider in use.items():
         known = {*BUILTIN[role], *(plugin.name for plugin in loaded)}
         if normal(provider) not in known:
-            raise UsageError(f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}")
+            raise UsageError(
+                f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}"
+            )
     return {role: normal(provider) for role, provider in use.items()}
 
 
@@ -203,13 +249,22 @@ def _ask(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
     with blamed(name, f"defense_{role} hook"):
         answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
-    answer = next(iter(answer), None) if isinstance(answer, list) else answer  # a list where several may answer
+    answer = (
+        next(iter(answer), None) if isinstance(answer, list) else answer
+    )  # a list where several may answer
     fits = isinstance(answer, TrainerHooks) if role == "trainer" else callable(answer)
     if answer is not None and not fits:
         code = getattr(manager.get_plugin(name), f"defense_{role}").__code__
-        wanted = "a subclass of TrainerHooks" if role == "trainer" else "a function, or an object with __call__"
-        raise PluginError(f"plugin '{name}': defense_{role} returned {answer!r}",
-                          where=f"{code.co_filename}:{code.co_firstlineno}", fix=f"return {wanted}")  # fmt: skip
+        wanted = (
+            "a subclass of TrainerHooks"
+            if role == "trainer"
+            else "a function, or an object with __call__"
+        )
+        raise PluginError(
+            f"plugin '{name}': defense_{role} returned {answer!r}",
+            where=f"{code.co_filename}:{code.co_firstlineno}",
+            fix=f"return {wanted}",
+        )
     return answer
 
 
@@ -224,12 +279,17 @@ def _sole_provider(
         names = [name for name in names if name == wanted]
     else:
         names = [name for name in names if name not in dropped]
-    answers = {name: answer for name in names if (answer := _ask(manager, role, name, run)) is not None}
+    answers = {
+        name: answer for name in names if (answer := _ask(manager, role, name, run)) is not None
+    }
     if wanted is not None and not answers:
         raise UsageError(f"--use {role}={wanted}: plugin '{wanted}' provides no {role} in this run")
     if len(answers) > 1:
         ways = " or ".join(f"--use {role}={name}" for name in answers)
-        raise PluginConflict(f"{len(answers)} plugins provide the {role}: {', '.join(answers)}", fix=f"choose one: {ways}")
+        raise PluginConflict(
+            f"{len(answers)} plugins provide the {role}: {', '.join(answers)}",
+            fix=f"choose one: {ways}",
+        )
     return next(iter(answers.items()), (BUILTIN[role][0], None))
 
 
@@ -249,11 +309,15 @@ def _wrapped(manager: pluggy.PluginManager, wrappers: Sequence[str], loss: Loss,
     others = [plugin for name, plugin in manager.list_name_plugin() if name not in wrappers]
     manager.register(Chosen(), name="the chosen loss")
     with blamed(named, "defense_loss wrapper"):
-        result: Loss | None = manager.subset_hook_caller("defense_loss", remove_plugins=others)(run=run)
+        result: Loss | None = manager.subset_hook_caller("defense_loss", remove_plugins=others)(
+            run=run
+        )
     manager.unregister(name="the chosen loss")
     if result is None or not callable(result):
-        raise PluginError(f"the loss wrapper of {named} returned no loss",
-                          fix="inner = yield, then return a callable that takes the context")  # fmt: skip
+        raise PluginError(
+            f"the loss wrapper of {named} returned no loss",
+            fix="inner = yield, then return a callable that takes the context",
+        )
     return result
 
 
@@ -263,7 +327,10 @@ def _collected(manager: pluggy.PluginManager, role: str, run: Run) -> list[tuple
 
 
 def _rows(
-    roles: Mapping[str, Sequence[str]], loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], run: Run
+    roles: Mapping[str, Sequence[str]],
+    loaded: Sequence[Plugin],
+    options: Mapping[str, PluginConfig],
+    run: Run,
 ) -> Iterator[PlanRow]:
     """Who provides what, and the selected plugins that provide nothing, with the reason."""
     versions = {plugin.name: plugin.version for plugin in loaded}
@@ -277,5 +344,9 @@ def _rows(
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:
         if plugin.name not in used:
-            why = "switched off by its options" if options[plugin.name].is_neutral else "provides nothing in this run"
+            why = (
+                "switched off by its options"
+                if options[plugin.name].is_neutral
+                else "provides nothing in this run"
+            )
             yield PlanRow("unused", plugin.name, plugin.version, {"why": why})

@@ -32,19 +32,25 @@ class SideEffectChecks:
         changed = [what for what in before if after.get(what) != before[what]]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise PluginError(f"plugin '{plugin}' changed {', '.join(changed[:3])}{more} in its {role}",
-                              fix="leave all as found: work on copies, use torch.autograd.grad, restore modes")  # fmt: skip
+            raise PluginError(
+                f"plugin '{plugin}' changed {', '.join(changed[:3])}{more} in its {role}",
+                fix="leave all as found: work on copies, use torch.autograd.grad, restore modes",
+            )
         self._known.add((plugin, role))
 
 
 def _condition(net: Network, tensors: dict[str, Tensor], role: str) -> dict[str, object]:
     """Everything in question, in values that can be compared; torch counts the writes on a tensor."""
-    found: dict[str, object] = {f"the {name}": (tensor._version, tensor.requires_grad) for name, tensor in tensors.items()}
+    found: dict[str, object] = {
+        f"the {name}": (tensor._version, tensor.requires_grad) for name, tensor in tensors.items()
+    }
     for name, module in net.module.named_modules():
         found[f"the mode of {name or 'the network'}"] = module.training
     for name, weight in net.module.named_parameters():
         found[f"requires_grad of {name}"] = weight.requires_grad
-        found[f"the gradient of {name}"] = None if weight.grad is None else (id(weight.grad), weight.grad._version)
+        found[f"the gradient of {name}"] = (
+            None if weight.grad is None else (id(weight.grad), weight.grad._version)
+        )
         if role in ("attacker", "loss", "regularizer"):
             found[f"the values of {name}"] = weight._version
     return found

@@ -67,12 +67,18 @@ class Step:
         net, plan = engine.net, engine.plan
         share = distributed.shared if net.sharding is None else net.sharding.shared
         self.module, self.exchanging = share(StepModule(net, plan))
-        self.parameters = [parameter for parameter in net.module.parameters() if parameter.requires_grad]
-        self.gathers: int | None = None  # calls of ctx.gather in a micro-batch; counted in the first step
+        self.parameters = [
+            parameter for parameter in net.module.parameters() if parameter.requires_grad
+        ]
+        self.gathers: int | None = (
+            None  # calls of ctx.gather in a micro-batch; counted in the first step
+        )
         # what must hold is then not read in the step, which makes no update once it is broken
         self.watch = DeferredChecks() if engine.deferred else None
 
-    def __call__(self, batch: Batch, number: int, epoch: int, progress: float, share: RowShare | None = None) -> StepResult:
+    def __call__(
+        self, batch: Batch, number: int, epoch: int, progress: float, share: RowShare | None = None
+    ) -> StepResult:
         """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase.
 
         share: where ``batch`` is one process's part of the global batch.
@@ -118,14 +124,20 @@ class Step:
     def _before_loss(self, micros: MicroBatches) -> None:
         def objective() -> Tensor:
             with self.net.buffers_restored():
-                shares = [total(self.plan.terms(ctx)) * (len(ctx.batch) / ctx.global_size) for ctx in micros]
+                shares = [
+                    total(self.plan.terms(ctx)) * (len(ctx.batch) / ctx.global_size)
+                    for ctx in micros
+                ]
             return torch.stack(shares).sum()
 
         for name, hooks in self.plan.trainers:
             ctx = micros.whole()
             with self.plan.watched(name, "before_loss", self.net, ctx.batch):
                 hooks.before_loss(ctx, objective)
-        moved = any(type(hooks).before_loss is not TrainerHooks.before_loss for _, hooks in self.plan.trainers)
+        moved = any(
+            type(hooks).before_loss is not TrainerHooks.before_loss
+            for _, hooks in self.plan.trainers
+        )
         if micros.gathered and moved:  # the weights have changed, and what is gathered with them
             micros.gathered = []
             self.gathers = micros.gather(self.gathers)
@@ -142,12 +154,16 @@ class Step:
                     what = f"the terms {', '.join(terms)} do not depend on the network"
                     raise PluginError(what, fix="do not detach the logits")
                 with blamed(self.plan.loss_name, "backward pass", self.plan.versions):
-                    (value * (share * distributed.world_size())).backward()  # the exchange takes the mean over the processes
+                    (
+                        value * (share * distributed.world_size())
+                    ).backward()  # the exchange takes the mean over the processes
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
             add_to(sums, {name: mean.detach() * share for name, mean in means.items()})
             add_to(right, _right(ctx))
         whole = sums.pop("total")
-        return StepResult(whole, sums, right.get("logits_adv"), right.get("logits_clean"), micros.share.of)
+        return StepResult(
+            whole, sums, right.get("logits_adv"), right.get("logits_clean"), micros.share.of
+        )
 
     def check(self) -> None:
         """Raise what a step had to raise whose reading was deferred. One synchronisation."""
@@ -157,20 +173,30 @@ class Step:
         step, names = broken
         since = "no update was made since"
         if INSIDE in names:
-            raise PluginError(f"attacker '{self.plan.attacker_name}' left the ball or [0, 1]", where=f"step {step}; {since}",
-                              fix=STAY_INSIDE)  # fmt: skip
+            raise PluginError(
+                f"attacker '{self.plan.attacker_name}' left the ball or [0, 1]",
+                where=f"step {step}; {since}",
+                fix=STAY_INSIDE,
+            )
         raise NotFiniteError.at(step, f"{' and '.join(names)} not finite", since)
 
     def _guard(self, result: StepResult, micros: MicroBatches) -> None:
         """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
-        norm = torch.nn.utils.get_total_norm([part.grad for part in self.parameters if part.grad is not None])
+        norm = torch.nn.utils.get_total_norm(
+            [part.grad for part in self.parameters if part.grad is not None]
+        )
         if self.net.sharding is not None:
             norm = self.net.sharding.undivided(norm)
         if self.engine.clip_grad:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.engine.clip_grad, norm)
         if self.watch is not None:
-            conditions = {f"term '{name}'": torch.isfinite(value) for name, value in result.terms.items()}
-            conditions |= {"the gradient": torch.isfinite(norm), INSIDE: torch.cat(micros.inside).all()}
+            conditions = {
+                f"term '{name}'": torch.isfinite(value) for name, value in result.terms.items()
+            }
+            conditions |= {
+                "the gradient": torch.isfinite(norm),
+                INSIDE: torch.cat(micros.inside).all(),
+            }
             held = distributed.all_agree(torch.stack(list(conditions.values())))
             known = dict(zip(conditions, held.unbind(), strict=True))
             self.optimizer.found_inf = self.watch.see(micros.number, known)  # type: ignore[attr-defined]
@@ -179,18 +205,31 @@ class Step:
 
     def _not_finite(self, result: StepResult, micros: MicroBatches) -> NoReturn:
         """Find the term to blame; all processes find the same, so that none waits for one that has left."""
-        terms = dict(zip(result.terms, (float(mean) for mean in distributed.summed(list(result.terms.values()))), strict=True))
-        odd = next((f"term '{name}' is {mean}" for name, mean in terms.items() if not math.isfinite(mean)), None)
+        terms = dict(
+            zip(
+                result.terms,
+                (float(mean) for mean in distributed.summed(list(result.terms.values()))),
+                strict=True,
+            )
+        )
+        odd = next(
+            (f"term '{name}' is {mean}" for name, mean in terms.items() if not math.isfinite(mean)),
+            None,
+        )
         what = f"the loss is not finite: {odd}" if odd else self._odd_gradient(micros)
         raise NotFiniteError.at(micros.number, what, "the update was not made", terms)
 
     def _odd_gradient(self, micros: MicroBatches) -> str:
         with self.net.whole():
-            parameters = [parameter for parameter in self.net.module.parameters() if parameter.requires_grad]
+            parameters = [
+                parameter for parameter in self.net.module.parameters() if parameter.requires_grad
+            ]
             for name, term in (named for ctx in micros for named in self.plan.terms(ctx).items()):
                 if not term.value.requires_grad:
                     continue
-                parts = torch.autograd.grad(term.value.mean(), parameters, retain_graph=True, allow_unused=True)
+                parts = torch.autograd.grad(
+                    term.value.mean(), parameters, retain_graph=True, allow_unused=True
+                )
                 norm = torch.nn.utils.get_total_norm([part for part in parts if part is not None])
                 if not bool(distributed.all_agree(torch.isfinite(norm))):
                     return f"the gradient of term '{name}' is not finite, its value is"

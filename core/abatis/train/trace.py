@@ -23,8 +23,16 @@ def follow(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) ->
     def before(hook: str, asked: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
         """pluggy wants one."""
 
-    def after(outcome: pluggy.Result[Any], hook: str, asked: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
-        whom = ", ".join(f"{impl.plugin_name} (wrapper)" if impl.wrapper else impl.plugin_name for impl in reversed(asked))
+    def after(
+        outcome: pluggy.Result[Any],
+        hook: str,
+        asked: Sequence[pluggy.HookImpl],
+        arguments: Mapping[str, Any],
+    ) -> None:
+        whom = ", ".join(
+            f"{impl.plugin_name} (wrapper)" if impl.wrapper else impl.plugin_name
+            for impl in reversed(asked)
+        )
         if outcome.exception is not None:
             answer = f"{type(outcome.exception).__name__}: {outcome.exception}"
         else:

@@ -78,11 +78,20 @@ class Trainer:
         self.net, self.plan = training.net, training.plan
         config, net, plan, data = training.config, training.net, training.plan, training.data
         self.about = about_run(config, next(net.module.parameters()).device)
-        self.averaging = next((hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None)
+        self.averaging = next(
+            (hooks for _, hooks in plan.trainers if isinstance(hooks, WeightAveraging)), None
+        )
         if config.skip_nonfinite and net.sharding is not None:
-            raise UsageError("--skip-nonfinite takes back what a step did, and was never tried on pieces", fix="--shard none")
+            raise UsageError(
+                "--skip-nonfinite takes back what a step did, and was never tried on pieces",
+                fix="--shard none",
+            )
         # on a GPU a host that reads in every step would be waited for; what defers that was never tried on pieces
-        deferred = next(net.module.parameters()).is_cuda and net.sharding is None and not config.skip_nonfinite
+        deferred = (
+            next(net.module.parameters()).is_cuda
+            and net.sharding is None
+            and not config.skip_nonfinite
+        )
         self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
         engine = Engine(
             net,
@@ -137,7 +146,9 @@ class Trainer:
                     if self.done % LOG_EVERY == 0 or self.done <= 3:
                         listener.step(self.done, self.epochs_ended, self._averages())
                     every = self.config.checkpoint_every
-                    stopping = distributed.any_says(stop.asked)  # all leave the loop after the same step
+                    stopping = distributed.any_says(
+                        stop.asked
+                    )  # all leave the loop after the same step
                     if stopping or (every and self.done % every == 0):
                         self.seconds += time.perf_counter() - began
                         began = time.perf_counter()
@@ -148,7 +159,9 @@ class Trainer:
                 row = self._end_epoch(time.perf_counter() - began)
                 listener.epoch(row)
                 self._warn(listener)
-                if distributed.any_says(stop.asked):  # during the validation, whose checkpoint is best_digests
+                if distributed.any_says(
+                    stop.asked
+                ):  # during the validation, whose checkpoint is best_digests
                     raise self._stopped()
             self._write(WEIGHTS_LAST, self.net.module)
 
@@ -172,10 +185,21 @@ class Trainer:
             return
         config, (epoch, number) = self.config, divmod(error.step, self.steps_per_epoch)
         batch = epoch_batches(len(self.data.train), config.batch_size, config.seed, epoch)[number]
-        terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
-        about = {"what": error.what, "step": error.step, "epoch": epoch, "seed": config.seed, "terms": terms}
+        terms = {
+            name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()
+        }
+        about = {
+            "what": error.what,
+            "step": error.step,
+            "epoch": epoch,
+            "seed": config.seed,
+            "terms": terms,
+        }
         with disk(self.folder):
-            write_text(self.folder / NOT_FINITE, json.dumps({**about, "batch": batch.tolist()}, indent=2) + "\n")
+            write_text(
+                self.folder / NOT_FINITE,
+                json.dumps({**about, "batch": batch.tolist()}, indent=2) + "\n",
+            )
         error.where = f"{error.where}; {self.folder / NOT_FINITE} has the batch"
 
     def _warn(self, listener: Listener) -> None:
@@ -197,7 +221,9 @@ class Trainer:
             fix=AGAIN,
         )
 
-    def _epoch_steps(self, skipped: Callable[[NotFiniteError], None]) -> Iterator[StepResult | None]:
+    def _epoch_steps(
+        self, skipped: Callable[[NotFiniteError], None]
+    ) -> Iterator[StepResult | None]:
         """The steps of the current epoch that are not done yet; None for one that was left out."""
         epoch, seed = self.epochs_ended, self.config.seed
         first = self.done - epoch * self.steps_per_epoch
@@ -206,10 +232,15 @@ class Trainer:
         for batch in self.data.train.train_batches(numbered, seed, distributed.rows_of):
             of = len(batches[0])
             rows = distributed.rows_of(of)
-            set_rate(self.optimizer, self.config.optim.lr * factor(self.config.optim, self.done, self.steps))
+            set_rate(
+                self.optimizer,
+                self.config.optim.lr * factor(self.config.optim, self.done, self.steps),
+            )
             result = None
             with self.skipping.allowed(skipped):
-                result = self.one_step(batch, self.done, epoch, self.done / self.steps, RowShare(rows.start, of))
+                result = self.one_step(
+                    batch, self.done, epoch, self.done / self.steps, RowShare(rows.start, of)
+                )
             self.done += 1
             yield result
 
@@ -224,7 +255,12 @@ class Trainer:
         self.seconds += seconds
         self.epochs_ended += 1
         rate = self.config.optim.lr * factor(self.config.optim, max(self.done - 1, 0), self.steps)
-        row: dict[str, Any] = {"epoch": self.epochs_ended, "step": self.done, "lr": rate, **self._averages()}
+        row: dict[str, Any] = {
+            "epoch": self.epochs_ended,
+            "step": self.done,
+            "lr": rate,
+            **self._averages(),
+        }
         self.meter = EpochMetrics()
         row |= self._validate()
         row["seconds"] = round(self.seconds, 3)
@@ -233,7 +269,10 @@ class Trainer:
         stop_early = bool(self.config.early_stop) and since_best >= self.config.early_stop
         self.finished = self.epochs_ended >= self.config.epochs or stop_early
         if distributed.rank() == 0:
-            with disk(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with (
+                disk(self.folder),
+                (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file,
+            ):
                 file.write(json.dumps(row) + "\n")
             self.tell(row)
         self.save()
@@ -252,8 +291,16 @@ class Trainer:
             clean, robust = self.training.validate(self.judged)
             now = {"val_clean_acc": clean, "val_robust_acc": robust}
         rank = (now.get("val_robust_acc", 0.0), now.get("val_clean_acc", 0.0))
-        if not self.best or not now or rank > (self.best["val_robust_acc"], self.best["val_clean_acc"]):
-            self.best = {"epoch": self.epochs_ended, "val_robust_acc": rank[0], "val_clean_acc": rank[1]}
+        if (
+            not self.best
+            or not now
+            or rank > (self.best["val_robust_acc"], self.best["val_clean_acc"])
+        ):
+            self.best = {
+                "epoch": self.epochs_ended,
+                "val_robust_acc": rank[0],
+                "val_clean_acc": rank[1],
+            }
             self._write(WEIGHTS, self.net.module)
             if self.averaging is not None:
                 self._write(WEIGHTS_AVERAGED, self.averaging.averaged)
@@ -285,13 +332,24 @@ class Trainer:
         parts = distributed.each({"statistics": statistics, "meter": self.meter.state_dict()})
         began = time.perf_counter()
         if distributed.rank() == 0:
-            weights = self.net.module.state_dict() if self.net.sharding is None else self._save_pieces
-            save_checkpoint(self.folder / CHECKPOINTS, self.done, weights, self._state(parts), self.about, self._best_step)
+            weights = (
+                self.net.module.state_dict() if self.net.sharding is None else self._save_pieces
+            )
+            save_checkpoint(
+                self.folder / CHECKPOINTS,
+                self.done,
+                weights,
+                self._state(parts),
+                self.about,
+                self._best_step,
+            )
         elif self.net.sharding is not None:
             with disk(self.folder):
                 self._save_pieces(None)
         self.save_seconds = time.perf_counter() - began
-        distributed.first_says(None)  # a process that left before it is best_digests would take the writer along
+        distributed.first_says(
+            None
+        )  # a process that left before it is best_digests would take the writer along
 
     def _save_pieces(self, folder: Path | None) -> None:
         assert self.net.sharding is not None
@@ -307,7 +365,9 @@ class Trainer:
             "seconds": self.seconds,
             "parts": parts,
             "skipped_in_a_row": self.skipping.in_a_row,
-            "optimizer": self.optimizer.state_dict() if self.net.sharding is None else {},  # lies with the pieces
+            "optimizer": self.optimizer.state_dict()
+            if self.net.sharding is None
+            else {},  # lies with the pieces
             "trainers": {name: hooks.state_dict() for name, hooks in self.plan.trainers},
         }
 
@@ -323,7 +383,11 @@ class Trainer:
             hooks.load_state_dict(state["trainers"].get(name, {}))
         self.done, self.epochs_ended = loaded.step, state["epochs_ended"]
         self.skipping.in_a_row = state["skipped_in_a_row"]
-        self.best, self.best_files, self.seconds = state["best"], state["best_files"], state["seconds"]
+        self.best, self.best_files, self.seconds = (
+            state["best"],
+            state["best_files"],
+            state["seconds"],
+        )
         self._restore_statistics([part["statistics"] for part in state["parts"]])
         device = next(self.net.module.parameters()).device
         self.meter = EpochMetrics.restored([part["meter"] for part in state["parts"]], device)
@@ -340,7 +404,11 @@ class Trainer:
             self.averaging.copy_buffers()
 
     def _mended(self, checkpoint: Path) -> bool:
-        join = None if self.net.sharding is None else partial(self.net.sharding.join, twin=self._twin is not None)
+        join = (
+            None
+            if self.net.sharding is None
+            else partial(self.net.sharding.join, twin=self._twin is not None)
+        )
         return restore_best(self.folder, self.best_files, checkpoint, self.training.facts, join)
 
     def _mend_best(self) -> None:
@@ -349,8 +417,11 @@ class Trainer:
         if distributed.first_says(distributed.rank() > 0 or self._mended(checkpoint)):
             return
         if self.finished:
-            raise CheckpointError("the best weights are damaged, and the checkpoint of their epoch is gone",
-                                  where=str(self.folder), fix="put them back, or begin anew under another --name")  # fmt: skip
+            raise CheckpointError(
+                "the best weights are damaged, and the checkpoint of their epoch is gone",
+                where=str(self.folder),
+                fix="put them back, or begin anew under another --name",
+            )
         self.best, self.best_files = {}, {}
 
     def _trim_metrics(self) -> None:

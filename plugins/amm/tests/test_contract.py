@@ -8,5 +8,10 @@ class TestAmm(PluginContract):
 class TestAmmOfEverySample(PluginContract):
     plugin = "amm"
     options = {
-        "weight": 1, "aggregation": "avg", "shrinkage": "invprop", "norm": "Linf", "relative": True, "use_failed": True
-    }  # fmt: skip
+        "weight": 1,
+        "aggregation": "avg",
+        "shrinkage": "invprop",
+        "norm": "Linf",
+        "relative": True,
+        "use_failed": True,
+    }

@@ -16,7 +16,9 @@ EXACT = 1e-15  # epsilon of the norm, where a test wants the textbook's formula
 
 def linear(weight, bias):
     layer = nn.Linear(len(weight[0]), len(weight), dtype=torch.float64)
-    layer.weight.data, layer.bias.data = (torch.as_tensor(values, dtype=torch.float64) for values in (weight, bias))
+    layer.weight.data, layer.bias.data = (
+        torch.as_tensor(values, dtype=torch.float64) for values in (weight, bias)
+    )
     return nn.Sequential(nn.Flatten(), layer)
 
 
@@ -28,7 +30,9 @@ def multilayer(arrays, names, activation):
 
 
 def official(arrays):
-    return multilayer(arrays, [(f"param_fc{i}.weight", f"param_fc{i}.bias") for i in (1, 2, 3)], nn.ReLU)
+    return multilayer(
+        arrays, [(f"param_fc{i}.weight", f"param_fc{i}.bias") for i in (1, 2, 3)], nn.ReLU
+    )
 
 
 def perturb(model, x, toward=None, graph=False, **options):
@@ -44,7 +48,9 @@ def test_by_hand_in_both_norms():
     model, x = linear([[3, 4], [0, 0]], [0, 0]), images([[1, 1]])
     for norm, expected in (("L2", [-0.84, -1.12]), ("Linf", [-1.0, -1.0])):
         r, arrived = perturb(model, x, norm=norm, epsilon=EXACT)
-        assert r.flatten().tolist() == pytest.approx([1.02 * value for value in expected], rel=1e-12)
+        assert r.flatten().tolist() == pytest.approx(
+            [1.02 * value for value in expected], rel=1e-12
+        )
         assert arrived.tolist() == [True]
 
 
@@ -52,7 +58,9 @@ def test_the_nearest_boundary_is_not_that_of_the_second_logit():
     """At 0: class 1 lacks 1 with slope 1, class 2 lacks 2 with slope 4. Two candidates see only class 1."""
     model, x = linear([[0, 0], [1, 0], [0, 4]], [2, 1, 0]), images([[0, 0]])
     assert perturb(model, x, epsilon=EXACT)[0].flatten().tolist() == pytest.approx([0, 0.51])
-    assert perturb(model, x, epsilon=EXACT, candidates=2)[0].flatten().tolist() == pytest.approx([1.02, 0])
+    assert perturb(model, x, epsilon=EXACT, candidates=2)[0].flatten().tolist() == pytest.approx(
+        [1.02, 0]
+    )
 
 
 def test_towards_a_class():
@@ -66,15 +74,28 @@ def test_towards_a_class():
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize(
     ("norm", "epsilon", "key"),
-    [("L2", 1e-5, "amm_r_eps1e-05"), ("L2", 5e-6, "amm_r_eps5e-06"), ("L2", EXACT, "df_l2_r"), ("Linf", EXACT, "df_linf_r")],
+    [
+        ("L2", 1e-5, "amm_r_eps1e-05"),
+        ("L2", 5e-6, "amm_r_eps5e-06"),
+        ("L2", EXACT, "df_l2_r"),
+        ("Linf", EXACT, "df_linf_r"),
+    ],
 )
 def test_on_a_linear_model_it_is_the_released_code_and_the_exact_margin(norm, epsilon, key, graph):
     arrays = golden("amm_deepfool_linear")
-    r, arrived = perturb(linear(arrays["W"], arrays["b"]), torch.tensor(arrays["x"]), graph=graph, norm=norm, epsilon=epsilon)
+    r, arrived = perturb(
+        linear(arrays["W"], arrays["b"]),
+        torch.tensor(arrays["x"]),
+        graph=graph,
+        norm=norm,
+        epsilon=epsilon,
+    )
     assert arrived.all()
     assert (r.flatten(1) - torch.tensor(arrays[key])).abs().max() <= 1e-13
     exact = torch.tensor(arrays["exact_linf" if norm == "Linf" else "exact_l2"])
-    assert torch.allclose(size(r, norm) / 1.02, exact, rtol=0, atol=1e-12 if epsilon == EXACT else 1e-5)
+    assert torch.allclose(
+        size(r, norm) / 1.02, exact, rtol=0, atol=1e-12 if epsilon == EXACT else 1e-5
+    )
 
 
 @pytest.mark.parametrize(("norm", "key"), [("L2", "df_l2"), ("Linf", "df_linf")])
@@ -96,10 +117,14 @@ def test_on_a_relu_network_it_is_the_released_code(graph):
     model, x, y = official(arrays), torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
     for name, toward in (("pos", None), ("neg", y)):
         rows = torch.tensor(arrays[f"{name}_index"])
-        r, arrived = perturb(model, x[rows], None if toward is None else y[rows], graph, epsilon=5e-6)
+        r, arrived = perturb(
+            model, x[rows], None if toward is None else y[rows], graph, epsilon=5e-6
+        )
         assert (r - torch.tensor(arrays[f"{name}_r_train"])).abs().max() <= 1e-12
         assert torch.equal(~arrived, torch.tensor(arrays[f"{name}_not_done"]))
-    assert size(perturb(model, x, epsilon=5e-6)[0], "L2").mean().item() == pytest.approx(0.160004387, abs=1e-9)
+    assert size(perturb(model, x, epsilon=5e-6)[0], "L2").mean().item() == pytest.approx(
+        0.160004387, abs=1e-9
+    )
     rows = torch.tensor(arrays["pos_index"])
     r, _ = perturb(model, x[rows], graph=graph, epsilon=5e-6, candidates=3, iterations=1)
     assert (r - torch.tensor(arrays["pos_r_top3_iter1"])).abs().max() <= 1e-12
@@ -112,7 +137,9 @@ def test_finished_rows_are_not_computed_again():
     rows = torch.tensor(arrays["pos_index"])
     x, net = torch.tensor(arrays["x"])[rows], Net(model)
     logits = model(x).detach()
-    model.register_forward_hook(lambda module, given, result: seen.append((len(given[0]), given[0].requires_grad)))
+    model.register_forward_hook(
+        lambda module, given, result: seen.append((len(given[0]), given[0].requires_grad))
+    )
     DeepFool(net, AmmConfig(epsilon=5e-6))(x, logits, None, True)
     waiting = torch.tensor(arrays["pos_trace_not_done_before"]).sum(1).tolist()
     assert [rows for rows, differentiated in seen if differentiated] == waiting == [30, 8]
@@ -129,7 +156,9 @@ def plain(model, x, through_previous, steps=3, epsilon=1e-5):
     point, start = x, int(model(x).argmax())
     for _ in range(steps):
         leaf = point.detach().requires_grad_()
-        gradients = [torch.autograd.grad(logit, leaf, create_graph=True)[0] for logit in model(leaf)[0]]
+        gradients = [
+            torch.autograd.grad(logit, leaf, create_graph=True)[0] for logit in model(leaf)[0]
+        ]
         logits = model(point)[0]
         if int(logits.argmax()) != start:
             break
@@ -149,13 +178,18 @@ def plain(model, x, through_previous, steps=3, epsilon=1e-5):
 def test_gradients_on_a_network_with_curvature(through_previous):
     """Second derivatives tell a cut path from a kept one; some samples need two or three steps."""
     model = curved()
-    x = torch.rand(8, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 4 - 2
+    x = (
+        torch.rand(8, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 4
+        - 2
+    )
     r, _ = perturb(model, x, graph=True, iterations=3, backprop_previous=through_previous)
     for row in range(8):
         expected = plain(model, x[row : row + 1], through_previous) - x[row : row + 1]
         assert torch.allclose(r[row], expected[0], rtol=0, atol=1e-13)
         for ours, theirs in zip(
-            torch.autograd.grad(r[row].square().sum(), model.parameters(), retain_graph=True, allow_unused=True),
+            torch.autograd.grad(
+                r[row].square().sum(), model.parameters(), retain_graph=True, allow_unused=True
+            ),
             torch.autograd.grad(expected.square().sum(), model.parameters(), allow_unused=True),
             strict=True,
         ):

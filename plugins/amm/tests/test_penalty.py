@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from tests.golden import golden
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis import Batch
@@ -54,10 +54,14 @@ def test_equals_the_released_code(case):
     terms = penalty_terms("amm", model, x, x, y, {"epsilon": 5e-6, **RELEASED[case]})
     for name, term in terms.items():
         expected = float(arrays[f"reg_{case}_{name[4:7]}"])
-        assert (term.weight * term.value.mean()).item() == pytest.approx(expected, rel=1e-12, abs=1e-14)
+        assert (term.weight * term.value.mean()).item() == pytest.approx(
+            expected, rel=1e-12, abs=1e-14
+        )
     assert ("amm/negative" in terms) is ("posonly" not in case)
     names = [f"fc{layer}.{part}" for layer in (1, 2, 3) for part in ("weight", "bias")]
-    for name, gradient in zip(names, torch.autograd.grad(total(terms), list(model.parameters())), strict=True):
+    for name, gradient in zip(
+        names, torch.autograd.grad(total(terms), list(model.parameters())), strict=True
+    ):
         assert (gradient - torch.tensor(arrays[f"grad_{case}_{name}"])).abs().max() <= 1e-12
 
 
@@ -72,9 +76,20 @@ def test_min_selects_the_samples_of_the_released_code(name):
 def line(positions, y, slope=5.0, **options):
     """The terms on a row of points between two classes: z = (slope a, 0), so the margin is |a|."""
     layer = nn.Linear(1, 2, dtype=torch.float64)
-    layer.weight.data, layer.bias.data = torch.tensor([[slope], [0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    layer.weight.data, layer.bias.data = (
+        torch.tensor([[slope], [0]], dtype=torch.float64),
+        torch.zeros(2, dtype=torch.float64),
+    )
     x = torch.tensor(positions, dtype=torch.float64)[:, None, None, None]
-    options = {"weight": 3, "c": 2, "d": 1, "aggregation": "avg", "overshoot": 0, "epsilon": 1e-15, **options}
+    options = {
+        "weight": 3,
+        "c": 2,
+        "d": 1,
+        "aggregation": "avg",
+        "overshoot": 0,
+        "epsilon": 1e-15,
+        **options,
+    }
     terms = penalty_terms("amm", nn.Sequential(nn.Flatten(), layer), x, x, torch.tensor(y), options)
     return {name: term.value.tolist() for name, term in terms.items()}
 
@@ -89,8 +104,13 @@ def test_by_hand():
 def test_failed_samples_are_left_out():
     """Epsilon adds to the slope of 5 on one side and takes from it on the other: there the step ends short of the boundary."""
     short = {"epsilon": 1e-3, "iterations": 1}
-    assert [value > 0 for value in line([-0.5, 0.5], [1, 0], **short)["amm/positive"]] == [False, True]
-    assert [value > 0 for value in line([-0.5, 0.5], [1, 0], **short, use_failed=True)["amm/positive"]] == [True, True]
+    assert [value > 0 for value in line([-0.5, 0.5], [1, 0], **short)["amm/positive"]] == [
+        False,
+        True,
+    ]
+    assert [
+        value > 0 for value in line([-0.5, 0.5], [1, 0], **short, use_failed=True)["amm/positive"]
+    ] == [True, True]
 
 
 def test_relative_margins_are_those_of_deep_defense():
@@ -102,11 +122,19 @@ def test_relative_margins_are_those_of_deep_defense():
 
 @pytest.mark.parametrize(
     ("shrinkage", "pushed", "pulled"),
-    [("exp", math.exp(-1), math.exp(0.25)), ("invprop", 0.5, 4 / 3), ("lin", -1.0, 0.25), ("margin", 1.5, 2.5)],
+    [
+        ("exp", math.exp(-1), math.exp(0.25)),
+        ("invprop", 0.5, 4 / 3),
+        ("lin", -1.0, 0.25),
+        ("margin", 1.5, 2.5),
+    ],
 )
 def test_shrinkage_by_hand(shrinkage, pushed, pulled):
     """m = 0.5, c = 2, d = 0.5; in units of lambda."""
-    config, m = AmmConfig(weight=4, c=2, d=0.5, shrinkage=shrinkage), torch.tensor([0.5], dtype=torch.float64)
+    config, m = (
+        AmmConfig(weight=4, c=2, d=0.5, shrinkage=shrinkage),
+        torch.tensor([0.5], dtype=torch.float64),
+    )
     assert push(m, config).item() == pytest.approx(pushed)
     assert pull(m, config).item() == pytest.approx(pulled)
 
@@ -138,7 +166,11 @@ def test_selection_by_hand():
     labels = torch.tensor([0, 0, 1, 2, 3, 1, 2])
     for top, expected in ((1, [5]), (2, [1, 5]), (5, [1, 5, 6]), (7, [1, 5, 6])):
         assert worst(key, labels, 4, top).nonzero().flatten().tolist() == expected
-    assert worst(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([0, 0, 1]), 2, 1).tolist() == [True, True, False]
+    assert worst(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([0, 0, 1]), 2, 1).tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert not worst(torch.full((3,), float("inf")), torch.tensor([0, 0, 1]), 2, 3).any()
 
 
@@ -146,11 +178,39 @@ def test_of_wrong_samples_the_farthest_stand_for_their_class():
     """Two classes: the nearest of the correct, the farthest of the wrong; a share of 0.1 is still one sample."""
     positions, y = [0.5, 0.25, -0.75, 1.5, 0.9, -0.3], [0, 0, 1, 1, 1, 0]
     every = line(positions, y, aggregation="min", overshoot=0.02, top_fraction=1)
-    assert [bool(value) for value in every["amm/positive"]] == [False, True, True, False, False, False]
-    assert [bool(value) for value in every["amm/negative"]] == [False, False, False, True, False, True]
+    assert [bool(value) for value in every["amm/positive"]] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [bool(value) for value in every["amm/negative"]] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     one = line(positions, y, aggregation="min", overshoot=0.02, top_fraction=0.1)
-    assert [bool(value) for value in one["amm/positive"]] == [False, True, False, False, False, False]
-    assert [bool(value) for value in one["amm/negative"]] == [False, False, False, True, False, False]
+    assert [bool(value) for value in one["amm/positive"]] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert [bool(value) for value in one["amm/negative"]] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def half_right(module, size=12):
@@ -158,18 +218,27 @@ def half_right(module, size=12):
     batch = tiny_batch(size, 10)
     even = torch.arange(size) % 2 == 0
     return Batch(
-        batch.x, torch.where(even, module(batch.x).argmax(1), (module(batch.x).argmax(1) + batch.y + 1) % 10), batch.index
+        batch.x,
+        torch.where(
+            even, module(batch.x).argmax(1), (module(batch.x).argmax(1) + batch.y + 1) % 10
+        ),
+        batch.index,
     )
 
 
-@pytest.mark.parametrize("options", [{"top_fraction": 0.4}, {"aggregation": "avg"}, {"norm": "Linf", "top_fraction": 0.4}])
+@pytest.mark.parametrize(
+    "options",
+    [{"top_fraction": 0.4}, {"aggregation": "avg"}, {"norm": "Linf", "top_fraction": 0.4}],
+)
 @pytest.mark.parametrize("parts", [2, 3, 12])
 def test_micro_batches_make_the_update_of_the_whole_batch(options, parts):
     found = []
     for accumulate in (1, parts):
         module = plain_network()
         batch = half_right(module)
-        step = make_step(module, "amm", accumulate=accumulate, lr=0.01, options={"weight": 1, **options})
+        step = make_step(
+            module, "amm", accumulate=accumulate, lr=0.01, options={"weight": 1, **options}
+        )
         results = [step(batch, number, 0, 0.0) for number in range(2)]
         found.append((weights(module), results[-1].terms))
     assert torch.allclose(found[0][0], found[1][0], rtol=0, atol=1e-12)
@@ -188,17 +257,35 @@ def test_the_images_are_the_clean_ones_and_the_statistics_those_of_eval_mode():
         values.append(total(penalty_terms("amm", module, batch.x, x_adv, batch.y)).item())
         assert module.training is training
     assert values[0] == values[1] == values[2] > 0
-    assert all(torch.equal(buffer, before) for buffer, before in zip(module.buffers(), buffers, strict=True))
+    assert all(
+        torch.equal(buffer, before)
+        for buffer, before in zip(module.buffers(), buffers, strict=True)
+    )
 
 
 @pytest.mark.parametrize("shrinkage", ["exp", "invprop", "lin", "margin"])
-@pytest.mark.parametrize("options", [{}, {"aggregation": "avg", "norm": "Linf"}, {"aggregation": "avg", "relative": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"aggregation": "avg", "norm": "Linf"}, {"aggregation": "avg", "relative": True}],
+)
 def test_huge_logits_in_float32_give_finite_values_and_gradients(shrinkage, options):
     module = plain_network().float()
     with torch.no_grad():
         module[-1].weight.mul_(1e4)
     batch = half_right(module.double())
     module.float()
-    value = total(penalty_terms("amm", module, batch.x.float(), batch.x.float(), batch.y, {"shrinkage": shrinkage, **options}))
+    value = total(
+        penalty_terms(
+            "amm",
+            module,
+            batch.x.float(),
+            batch.x.float(),
+            batch.y,
+            {"shrinkage": shrinkage, **options},
+        )
+    )
     assert value.isfinite()
-    assert all(part.isfinite().all() for part in torch.autograd.grad(value, list(module.parameters()), allow_unused=True))
+    assert all(
+        part.isfinite().all()
+        for part in torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
+    )

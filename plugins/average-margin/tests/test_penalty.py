@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.golden import golden, margin_network
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis import Net, UsageError
@@ -32,7 +32,11 @@ def penalty(arrays, network, **options):
 def largest_difference(arrays, prefix, network, value):
     gradients = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
     return max(
-        float(((0 if gradient is None else gradient) - torch.tensor(arrays[f"{prefix}{name}"])).abs().max())
+        float(
+            ((0 if gradient is None else gradient) - torch.tensor(arrays[f"{prefix}{name}"]))
+            .abs()
+            .max()
+        )
         for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True)
     )
 
@@ -47,7 +51,9 @@ def matrix(rows) -> nn.Linear:
 def test_the_ramp_equals_the_reference_values(reference):
     """Value and, beside the cross-entropy, every parameter's gradient."""
     arrays, network = reference
-    terms = penalty(arrays, network, weight=float(arrays["mu"]), tau=float(arrays["tau"]), orthogonality=0)
+    terms = penalty(
+        arrays, network, weight=float(arrays["mu"]), tau=float(arrays["tau"]), orthogonality=0
+    )
     ce = F.cross_entropy(network(torch.tensor(arrays["x"])), torch.tensor(arrays["y"]))
     assert terms.keys() == {RAMP}
     assert terms[RAMP].value.mean().item() == pytest.approx(float(arrays["value_ramp"]), rel=1e-10)
@@ -70,7 +76,13 @@ def test_the_ramp_by_hand():
     logits = torch.stack([margins, torch.zeros(4), torch.full((4,), -9.0)], 1).requires_grad_()
     other = torch.zeros_like(logits)
     options = {"weight": 2, "tau": 5, "orthogonality": 0}
-    terms = loss_terms("average-margin", logits_clean=other, logits_adv=logits, y=torch.zeros(4).long(), options=options)
+    terms = loss_terms(
+        "average-margin",
+        logits_clean=other,
+        logits_adv=logits,
+        y=torch.zeros(4).long(),
+        options=options,
+    )
     assert terms[RAMP].value.tolist() == [5, 4.5, 3, 0]
     assert terms[RAMP].weight == 2
     (gradient,) = torch.autograd.grad(terms[RAMP].value.sum(), logits)
@@ -114,13 +126,20 @@ def test_a_network_without_such_a_layer_is_refused():
     with pytest.raises(UsageError, match="orthogonality penalty") as caught:
         penalty_terms("average-margin", network, x, x, torch.tensor([0, 1]))
     assert len(str(caught.value).splitlines()) <= 4
-    without = penalty_terms("average-margin", network, x, x, torch.tensor([0, 1]), {"orthogonality": 0})
+    without = penalty_terms(
+        "average-margin", network, x, x, torch.tensor([0, 1]), {"orthogonality": 0}
+    )
     assert without.keys() == {RAMP}
 
 
-@pytest.mark.parametrize(("options", "unused"), [
-    ({"weight": 0}, False), ({"orthogonality": 0}, False), ({"weight": 0, "orthogonality": 0}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({"weight": 0}, False),
+        ({"orthogonality": 0}, False),
+        ({"weight": 0, "orthogonality": 0}, True),
+    ],
+)
 def test_it_is_switched_off_only_where_both_weights_are_0(options, unused):
     plan = plan_of("average-margin", net=Net(plain_network()), num_classes=10, options=options)
     assert (not plan.regularizers) is unused
@@ -129,7 +148,13 @@ def test_it_is_switched_off_only_where_both_weights_are_0(options, unused):
 def test_finite_at_huge_logits():
     logits = torch.tensor([[1e4, -1e4, 0], [-1e4, 1e4, 0]], requires_grad=True)
     options = {"orthogonality": 0}
-    terms = loss_terms("average-margin", logits_clean=logits, logits_adv=logits, y=torch.zeros(2).long(), options=options)
+    terms = loss_terms(
+        "average-margin",
+        logits_clean=logits,
+        logits_adv=logits,
+        y=torch.zeros(2).long(),
+        options=options,
+    )
     assert terms[RAMP].value.tolist() == [0, 5]
     assert torch.autograd.grad(total(terms), logits)[0].isfinite().all()
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from tests.golden import golden
 from tests.helpers import plugin
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis import Batch, Net, Randomness, StepContext, Term, TrainerHooks
@@ -28,7 +28,11 @@ class ConvolutionNormLinear(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.bn, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(144, 5)
+        self.conv, self.bn, self.fc = (
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Linear(144, 5),
+        )
         self.double()
 
     def forward(self, x):
@@ -42,19 +46,29 @@ class Spy(TrainerHooks):
         self.perturbed = copy.deepcopy(ctx.net.module.state_dict())
 
     def after_update(self, ctx):
-        self.gradients = {name: parameter.grad.clone() for name, parameter in ctx.net.module.named_parameters()}
+        self.gradients = {
+            name: parameter.grad.clone() for name, parameter in ctx.net.module.named_parameters()
+        }
 
 
 def test_equals_the_released_code():
     """Three steps of SGD with momentum and weight decay: weights that the loss sees, gradients, loss, and the state behind."""
     arrays, module, spy = golden("sovr_awp_at"), ConvolutionNormLinear(), Spy()
-    module.load_state_dict({name: torch.tensor(arrays[f"init_{name}"]) for name in module.state_dict()})
+    module.load_state_dict(
+        {name: torch.tensor(arrays[f"init_{name}"]) for name in module.state_dict()}
+    )
     plan = plan_of(
-        "awp", plugin("spy", trainer=lambda run: spy), net=Net(module), num_classes=5, use=NO_ATTACK,
+        "awp",
+        plugin("spy", trainer=lambda run: spy),
+        net=Net(module),
+        num_classes=5,
+        use=NO_ATTACK,
         options={"awp": {"gamma": float(arrays["gamma"])}},
-    )  # fmt: skip
+    )
     settings = {name: float(arrays[name]) for name in ("lr", "momentum", "weight_decay")}
-    step = step_of(Net(module), plan, torch.optim.SGD(module.parameters(), **settings), THREAT, Randomness(0))
+    step = step_of(
+        Net(module), plan, torch.optim.SGD(module.parameters(), **settings), THREAT, Randomness(0)
+    )
     for number in range(3):
         x, y = (torch.tensor(arrays[f"step{number}_{name}"]) for name in ("x_adv", "y"))
         before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
@@ -62,11 +76,15 @@ def test_equals_the_released_code():
         assert result.total.item() == pytest.approx(float(arrays[f"step{number}_loss"]), rel=1e-12)
         seen = {"perturbed": spy.perturbed, "grad": spy.gradients, "after": module.state_dict()}
         scaled = ("conv.weight", "fc.weight")
-        seen["diff"] = {name: (spy.perturbed[name] - before[name]) / float(arrays["gamma"]) for name in scaled}
+        seen["diff"] = {
+            name: (spy.perturbed[name] - before[name]) / float(arrays["gamma"]) for name in scaled
+        }
         for what, state in seen.items():
             for name, value in state.items():
                 expected = torch.tensor(arrays[f"step{number}_{what}_{name}"])
-                assert torch.allclose(value, expected, rtol=0, atol=1e-12), f"step {number}: {what} of {name}"
+                assert torch.allclose(value, expected, rtol=0, atol=1e-12), (
+                    f"step {number}: {what} of {name}"
+                )
 
 
 def context(epoch=0):
@@ -79,7 +97,9 @@ def test_by_hand():
     layer.weight.data = torch.tensor([[3.0, 4.0]])
     expected = layer.bias.item(), frozen.weight.tolist()
     hooks = WeightPerturbation(AwpConfig(gamma=0.5), nn.ModuleList([layer, frozen]))
-    hooks.before_loss(context(), lambda: 7 * layer.weight[0, 1] + layer.bias.sum() + frozen.weight.sum())
+    hooks.before_loss(
+        context(), lambda: 7 * layer.weight[0, 1] + layer.bias.sum() + frozen.weight.sum()
+    )
     assert layer.weight.tolist() == [[3.0, 6.5]]
     layer.weight.data += 1  # the update
     hooks.after_update(context())
@@ -114,12 +134,16 @@ def test_without_an_update_the_weights_come_back():
 def run_steps(names, *, accumulate=1, module=None, steps=2, options=None, use=None, spy=None):
     module = module or plain_network()
     extra = [plugin("spy", trainer=lambda run: spy)] if spy else []
-    step = make_step(module, *names, *extra, accumulate=accumulate, lr=0.05, options=options, use=use)
+    step = make_step(
+        module, *names, *extra, accumulate=accumulate, lr=0.05, options=options, use=use
+    )
     results = [step(tiny_batch(8, 10), number, 0, 0.0) for number in range(steps)]
     return weights(module), results[-1].total.item()
 
 
-@pytest.mark.parametrize("names", [("awp",), ("awp", "mart"), ("awp", "emr"), ("awp", "emr", "mart")])
+@pytest.mark.parametrize(
+    "names", [("awp",), ("awp", "mart"), ("awp", "emr"), ("awp", "emr", "mart")]
+)
 @pytest.mark.parametrize("parts", [2, 3])
 def test_micro_batches_make_the_update_of_the_whole_batch(names, parts):
     found, total = run_steps(names, accumulate=parts)
@@ -149,7 +173,8 @@ def test_the_objective_holds_every_term():
 
 def test_the_loss_is_higher_at_the_perturbed_weights():
     without, with_awp = (
-        run_steps(names, steps=1, options={"awp": {"gamma": 0.1}} if names else None)[1] for names in ((), ("awp",))
+        run_steps(names, steps=1, options={"awp": {"gamma": 0.1}} if names else None)[1]
+        for names in ((), ("awp",))
     )
     assert with_awp > without
 
@@ -183,9 +208,18 @@ def test_a_step_that_was_broken_off_is_undone_by_the_next():
     found = []
     for breaks in (False, True):
         module = plain_network()
-        step = make_step(module, "awp", plugin("fragile", loss=loss), use=NO_ATTACK, options={"awp": {"gamma": 0.1}})
+        step = make_step(
+            module,
+            "awp",
+            plugin("fragile", loss=loss),
+            use=NO_ATTACK,
+            options={"awp": {"gamma": 0.1}},
+        )
         if breaks:
-            broken[:] = [True, False]  # the objective's forward is fine, that at the perturbed weights is not
+            broken[:] = [
+                True,
+                False,
+            ]  # the objective's forward is fine, that at the perturbed weights is not
             with pytest.raises(NotFiniteError):
                 step(tiny_batch(8, 10), 0, 0, 0.0)
             step.optimizer.zero_grad()
@@ -197,9 +231,13 @@ def test_a_step_that_was_broken_off_is_undone_by_the_next():
 
 def test_averaged_weights_are_averages_of_the_restored_ones():
     module = plain_network()
-    plan = plan_of("awp", net=Net(module), num_classes=10, use=NO_ATTACK, options={"awp": {"gamma": 0.1}})
+    plan = plan_of(
+        "awp", net=Net(module), num_classes=10, use=NO_ATTACK, options={"awp": {"gamma": 0.1}}
+    )
     averaging = WeightAveraging(module, 0.0)
-    plan = plan.with_trainer("averaging", averaging, PlanRow("trainer", "averaging", "built-in", {}))
+    plan = plan.with_trainer(
+        "averaging", averaging, PlanRow("trainer", "averaging", "built-in", {})
+    )
     step_of(Net(module), plan, torch.optim.SGD(module.parameters(), lr=0.1), THREAT, Randomness(0))(
         tiny_batch(8, 10), 0, 0, 0.0
     )

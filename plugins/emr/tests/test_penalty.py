@@ -41,12 +41,16 @@ def test_by_hand_on_a_linear_model():
 @pytest.mark.parametrize(("temperature", "expected"), [(1e9, 5.0), (1e-9, 9.0)])
 def test_temperature_goes_from_the_mean_logit_to_the_largest(temperature, expected):
     model = linear_model([[1.0, 2.0], [3.0, 0.0]])
-    x = torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64)  # logits 1 and 3: class 1 wins, its weight has the square 9
+    x = torch.tensor(
+        [[[[1.0, 0.0]]]], dtype=torch.float64
+    )  # logits 1 and 3: class 1 wins, its weight has the square 9
     terms = penalty_terms("emr", model, x, x, torch.tensor([0]), {"temperature": temperature})
     assert terms["emr/grad_sq"].value.item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("epoch", "weight"), [(0, 3.0), (58, 3.0), (59, 0.3), (88, 0.3), (89, 0.03), (99, 0.03)])
+@pytest.mark.parametrize(
+    ("epoch", "weight"), [(0, 3.0), (58, 3.0), (59, 0.3), (88, 0.3), (89, 0.03), (99, 0.03)]
+)
 def test_the_weight_decays_at_the_start_of_epochs_60_and_90_counted_from_1(epoch, weight):
     model = linear_model([[1.0, 0.0], [0.0, 1.0]])
     x = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
@@ -59,7 +63,9 @@ def test_the_class_weights_are_constants_of_the_gradient():
     model = linear_model([[1.0, 2.0], [3.0, 0.0]])
     weight = model[1].weight.detach()
     x = torch.tensor([[[[0.3, 0.8]]]], dtype=torch.float64)
-    penalty = total(penalty_terms("emr", model, x, x, torch.tensor([0]), {"weight": 1, "temperature": 1}))
+    penalty = total(
+        penalty_terms("emr", model, x, x, torch.tensor([0]), {"weight": 1, "temperature": 1})
+    )
     (gradient,) = torch.autograd.grad(penalty, model[1].weight)
     q = model(x).detach().softmax(1)[0]
     assert torch.allclose(gradient, 2 * torch.outer(q, weight.T @ q), rtol=1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 
 from abatis import Ball, Net, PluginConflict, Randomness, Threat, UsageError, load
 from abatis.testing import THREAT, plan_of, tiny_batch
@@ -34,7 +34,8 @@ def test_fgsm_rs_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("options", "noise", "alpha"), [({}, 2, 1), ({"noise": 3, "alpha": 0.5}, 3, 0.5), ({"noise": 0}, 0, 1)]
+    ("options", "noise", "alpha"),
+    [({}, 2, 1), ({"noise": 3, "alpha": 0.5}, 3, 0.5), ({"noise": 0}, 0, 1)],
 )
 def test_n_fgsm_by_hand(options, noise, alpha):
     """Noise of 2 eps and a step of eps, clipped to [0, 1] and nothing else. Without noise: FGSM."""
@@ -55,7 +56,8 @@ def test_the_step_takes_n_fgsm_beyond_the_ball_as_far_as_it_says():
 
 
 @pytest.mark.parametrize(
-    ("options", "alpha"), [({}, 1.25), ({"variant": "n-fgsm"}, 1), ({"variant": "n-fgsm", "alpha": 1.5}, 1.5)]
+    ("options", "alpha"),
+    [({}, 1.25), ({"variant": "n-fgsm"}, 1), ({"variant": "n-fgsm", "alpha": 1.5}, 1.5)],
 )
 def test_each_variant_has_its_own_step(options, alpha):
     assert load("fast").config_class(**options).alpha == alpha
@@ -95,7 +97,9 @@ def test_micro_batches_make_the_update_of_the_whole_batch(variant):
     found = []
     for accumulate in (1, 3):
         module = plain_network()
-        step = make_step(module, "fast", options={"variant": variant, "guard": 0}, accumulate=accumulate)
+        step = make_step(
+            module, "fast", options={"variant": variant, "guard": 0}, accumulate=accumulate
+        )
         for number in range(2):
             step(tiny_batch(8, 10), number, 0, 0.0)
         found.append(weights(module))

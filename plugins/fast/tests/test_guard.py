@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.helpers import tiny
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 import abatis
@@ -33,7 +33,11 @@ class Pit(nn.Module):
 
 def pit_step(**options):
     module = Pit()
-    batch = Batch(torch.full((8, 3, 8, 8), 0.5, dtype=torch.float64), torch.zeros(8, dtype=torch.int64), torch.arange(8))
+    batch = Batch(
+        torch.full((8, 3, 8, 8), 0.5, dtype=torch.float64),
+        torch.zeros(8, dtype=torch.int64),
+        torch.arange(8),
+    )
     step = make_step(module, "fast", options=options, lr=1e-6)
     return step, batch, module
 
@@ -54,7 +58,9 @@ def test_stops_with_a_diagnosis_before_the_update():
     with pytest.raises(CatastrophicOverfitting) as caught:
         step(batch, 3, 0, 0.0)
     message = str(caught.value)
-    assert "100% of a training batch is right under the single-step attack, 0% under PGD-10" in message
+    assert (
+        "100% of a training batch is right under the single-step attack, 0% under PGD-10" in message
+    )
     assert "step 3, epoch 1" in message
     assert "--fast.guard 0" in message
     assert len(message.splitlines()) <= 4
@@ -62,7 +68,9 @@ def test_stops_with_a_diagnosis_before_the_update():
     assert torch.equal(weights(module), before)
 
 
-@pytest.mark.parametrize(("every", "patience", "stopped_at"), [(1, 1, 0), (1, 3, 2), (2, 3, 4), (5, 2, 5)])
+@pytest.mark.parametrize(
+    ("every", "patience", "stopped_at"), [(1, 1, 0), (1, 3, 2), (2, 3, 4), (5, 2, 5)]
+)
 def test_counts_failed_checks_in_a_row(every, patience, stopped_at):
     step, batch, _ = pit_step(guard_every=every, patience=patience)
     for number in range(stopped_at):
@@ -76,7 +84,9 @@ def test_a_check_that_passes_forgives_and_a_checkpoint_remembers():
     ((_, guard),) = step.plan.trainers
     step(batch, 0, 0, 0.0)
     assert guard.state_dict() == {"failed": 1}
-    step(labelled(batch, [1] * 8), 1, 0, 0.0)  # with the label of the bottom both attacks climb out: no lead
+    step(
+        labelled(batch, [1] * 8), 1, 0, 0.0
+    )  # with the label of the bottom both attacks climb out: no lead
     assert guard.state_dict() == {"failed": 0}
     guard.load_state_dict({"failed": 1})
     with pytest.raises(CatastrophicOverfitting):
@@ -114,8 +124,12 @@ def test_the_guard_changes_nothing_but_the_time():
         for number in range(3):
             step(tiny_batch(8, 10), number, 0, 0.0)
         assert all(part.training for part in module.modules())
-        assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
-        found.append(torch.cat([value.flatten().double() for value in module.state_dict().values()]))
+        assert all(
+            parameter.requires_grad and parameter.grad is None for parameter in module.parameters()
+        )
+        found.append(
+            torch.cat([value.flatten().double() for value in module.state_dict().values()])
+        )
     assert torch.equal(*found)
 
 
@@ -128,6 +142,14 @@ def test_an_ordinary_network_is_left_alone():
 @pytest.mark.slow
 def test_stops_a_real_run_that_overfits(tmp_path):
     """Digits in a ball of half the range of the pixels: after some 240 steps FGSM-RS leaves 4 in 10 right, and PGD none."""
-    config = tiny(tmp_path, plugin=["fast"], fast={"guard_every": 20}, limit=None, threat="Linf:0.5", batch_size=64, epochs=30)
+    config = tiny(
+        tmp_path,
+        plugin=["fast"],
+        fast={"guard_every": 20},
+        limit=None,
+        threat="Linf:0.5",
+        batch_size=64,
+        epochs=30,
+    )
     with pytest.raises(CatastrophicOverfitting, match="catastrophic overfitting"):
         abatis.run(config)

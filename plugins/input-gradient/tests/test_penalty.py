@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.golden import golden, linear_model, margin_network
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 
 from abatis import Batch, Net, StepContext
 from abatis.testing import penalty_terms, plan_of, tiny_batch, tiny_network, total
@@ -21,10 +21,16 @@ def test_equals_the_reference_values():
     x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
     penalty = total(penalty_terms("input-gradient", network, x, x, y, {"weight": 1}))
     gradients = torch.autograd.grad(penalty, list(network.parameters()))
-    assert penalty.item() == pytest.approx(float(arrays["inputgrad_tf_l2loss_of_mean_ce"]), rel=1e-10)
+    assert penalty.item() == pytest.approx(
+        float(arrays["inputgrad_tf_l2loss_of_mean_ce"]), rel=1e-10
+    )
     for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
         assert (gradient - torch.tensor(arrays[f"grad_inputgrad_{name}"])).abs().max() <= 1e-10
-    mean = penalty_terms("input-gradient", network, x, x, y, {"reduction": "mean"})[TERM].value.mean().item()
+    mean = (
+        penalty_terms("input-gradient", network, x, x, y, {"reduction": "mean"})[TERM]
+        .value.mean()
+        .item()
+    )
     assert mean == pytest.approx(float(arrays["inputgrad_mean_sq_norm_per_sample"]), rel=1e-10)
 
 
@@ -44,7 +50,9 @@ def test_where_it_is_taken():
     model, y = linear_model([[1, 2], [-1, 0]]), torch.tensor([0])
     clean, adversarial = torch.tensor([[[[50.0, 0.0]]]]).double(), torch.zeros(1, 1, 1, 2).double()
     found = {
-        at: penalty_terms("input-gradient", model, clean, adversarial, y, {"at": at})[TERM].value.item()
+        at: penalty_terms("input-gradient", model, clean, adversarial, y, {"at": at})[
+            TERM
+        ].value.item()
         for at in ("clean", "adv")
     }
     assert found["clean"] == pytest.approx(0, abs=1e-20)
@@ -56,14 +64,21 @@ def test_mixed_labels_are_the_target_where_the_batch_has_them():
     net, x = Net(linear_model([[1, 2], [3, 0]])), torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     plan = plan_of("input-gradient", net=net, num_classes=2)
     batch = Batch(x, torch.tensor([0]), torch.arange(1), y_soft=torch.tensor([[0.5, 0.5]]).double())
-    assert plan.regularizers[0][1](StepContext(batch, x, {}, net, 0, 0, 0.0, 1))["grad_sq"].value.item() == 0
+    assert (
+        plan.regularizers[0][1](StepContext(batch, x, {}, net, 0, 0, 0.0, 1))[
+            "grad_sq"
+        ].value.item()
+        == 0
+    )
 
 
 def test_eval_statistics_are_used_and_left_alone():
     module, batch = tiny_network(10), tiny_batch(8, 10)
     module(batch.x)  # moves the running statistics away from 0 and 1
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    value = penalty_terms("input-gradient", module, batch.x, batch.x, batch.y, {"reduction": "mean"})[TERM].value
+    value = penalty_terms(
+        "input-gradient", module, batch.x, batch.x, batch.y, {"reduction": "mean"}
+    )[TERM].value
     assert module.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     x = batch.x.clone().requires_grad_()

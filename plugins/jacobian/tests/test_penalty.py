@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.golden import golden, linear_model, margin_network
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 from abatis import Batch, Net, StepContext
@@ -19,7 +19,9 @@ def penalty_and_context(model, x, **options):
     net, y = Net(model), torch.zeros(len(x), dtype=torch.int64)
     classes = model(x[:1]).shape[1]
     plan = plan_of("jacobian", net=net, num_classes=classes, options=options)
-    return plan.regularizers[0][1], StepContext(Batch(x, y, torch.arange(len(x))), x, {}, net, 0, 0, 0.0, len(x))
+    return plan.regularizers[0][1], StepContext(
+        Batch(x, y, torch.arange(len(x))), x, {}, net, 0, 0, 0.0, len(x)
+    )
 
 
 def test_exact_equals_the_reference_values():
@@ -40,9 +42,17 @@ def test_exact_equals_the_reference_values():
 def test_exact_by_hand_on_a_linear_model():
     """|| W ||_F^2 = 1 + 4 + 9 for every sample, at any input and label."""
     x = torch.rand(3, 1, 1, 2, dtype=torch.float64)
-    terms = penalty_terms("jacobian", linear_model([[1, 2], [3, 0]]), x, x, torch.tensor([0, 1, 0]), {
-        "projections": 0, "weight": 5,
-    })  # fmt: skip
+    terms = penalty_terms(
+        "jacobian",
+        linear_model([[1, 2], [3, 0]]),
+        x,
+        x,
+        torch.tensor([0, 1, 0]),
+        {
+            "projections": 0,
+            "weight": 5,
+        },
+    )
     assert terms[TERM].value.tolist() == pytest.approx([14, 14, 14])
     assert terms[TERM].weight == 2.5
 
@@ -50,7 +60,9 @@ def test_exact_by_hand_on_a_linear_model():
 @pytest.mark.parametrize("projections", [1, 3])
 def test_any_projection_is_exact_where_the_rows_are_orthogonal_and_equally_long(projections):
     x = torch.rand(4, 1, 1, 3, dtype=torch.float64)
-    penalty, ctx = penalty_and_context(linear_model([[0, 3, 0], [3, 0, 0]]), x, projections=projections)
+    penalty, ctx = penalty_and_context(
+        linear_model([[0, 3, 0], [3, 0, 0]]), x, projections=projections
+    )
     assert penalty(ctx)["frobenius_sq"].value.tolist() == pytest.approx([18] * 4)
 
 
@@ -76,7 +88,9 @@ def test_more_projections_vary_less():
     x = torch.rand(500, 1, 1, 2, dtype=torch.float64)
     variances = []
     for projections in (1, 4):
-        penalty, ctx = penalty_and_context(linear_model([[1, 2], [3, 0]]), x, projections=projections)
+        penalty, ctx = penalty_and_context(
+            linear_model([[1, 2], [3, 0]]), x, projections=projections
+        )
         variances.append(penalty(ctx)["frobenius_sq"].value.var().item())
     assert variances[1] == pytest.approx(variances[0] / 4, rel=0.2)
 
@@ -100,7 +114,9 @@ def test_where_it_is_taken():
     model = nn.Sequential(nn.Flatten(), nn.ReLU(), linear_model([[1, 2], [3, 0]])[1])
     clean, adversarial = torch.ones(1, 1, 1, 2).double(), -torch.ones(1, 1, 1, 2).double()
     for at, expected in (("clean", 14), ("adv", 0)):
-        terms = penalty_terms("jacobian", model, clean, adversarial, torch.tensor([0]), {"projections": 0, "at": at})
+        terms = penalty_terms(
+            "jacobian", model, clean, adversarial, torch.tensor([0]), {"projections": 0, "at": at}
+        )
         assert terms[TERM].value.item() == pytest.approx(expected)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from tests.golden import check_attack, check_network
 from tests.helpers import plugin
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 
 from abatis import PluginConflict, Term, load
 from abatis.testing import loss_terms, tiny_batch, total
@@ -28,27 +28,43 @@ CASES = [(name, case) for name, arrays in GOLDEN.items() for case in range(len(a
 
 def terms_of(clean, adversarial, y, *base, epoch=AFTER, tables=None, **options):
     return loss_terms(
-        "mail", *base, logits_clean=clean, logits_adv=adversarial, y=y, options={"mail": options, **(tables or {})}, epoch=epoch
+        "mail",
+        *base,
+        logits_clean=clean,
+        logits_adv=adversarial,
+        y=y,
+        options={"mail": options, **(tables or {})},
+        epoch=epoch,
     )
 
 
 def released(name, clean, adversarial, y):
     options, base, weighted = BASES[name]
     tables = {base: {"beta": 5}} if base else None
-    return terms_of(clean, adversarial, y, *([base] if base else []), tables=tables, **options), weighted
+    return terms_of(
+        clean, adversarial, y, *([base] if base else []), tables=tables, **options
+    ), weighted
 
 
 def random_logits(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).mul(3).requires_grad_()
+    return (
+        torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        .mul(3)
+        .requires_grad_()
+    )
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_equals_the_released_code(name, case):
     """MAIL-AT, MAIL-TRADES and MAIL-MART. Of MAIL-AT the clean logits get no gradient at all."""
     arrays = GOLDEN[name]
-    clean, adversarial = (torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv"))
+    clean, adversarial = (
+        torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv")
+    )
     terms, _ = released(name, clean, adversarial, torch.tensor(arrays["labels"][case]))
-    to_clean, to_adversarial = torch.autograd.grad(total(terms), (clean, adversarial), allow_unused=True)
+    to_clean, to_adversarial = torch.autograd.grad(
+        total(terms), (clean, adversarial), allow_unused=True
+    )
     assert total(terms).item() == pytest.approx(arrays["loss"][case], rel=1e-10)
     assert np.abs(to_adversarial.numpy() - arrays["grad_logits_adv"][case]).max() <= 1e-10
     assert (to_clean is not None) == bool(arrays["nat_has_grad"])
@@ -60,12 +76,16 @@ def test_equals_the_released_code(name, case):
 def test_weights_equal_the_released_ones(name, case):
     """Weighted over plain value of the one term that may be weighted; every other term is the plain one."""
     arrays = GOLDEN[name]
-    clean, adversarial, y = (torch.tensor(arrays[key][case]) for key in ("logits_nat", "logits_adv", "labels"))
+    clean, adversarial, y = (
+        torch.tensor(arrays[key][case]) for key in ("logits_nat", "logits_adv", "labels")
+    )
     terms, weighted = released(name, clean, adversarial, y)
     options, base, _ = BASES[name]
     plain = terms_of(clean, adversarial, y, *([base] if base else []), epoch=0, **options)
     expected = plain[weighted].value.numpy() * arrays["mid_norm_weight"][case]
-    assert np.abs(terms[weighted].value.numpy() - expected).max() <= 1e-10 * max(1, np.abs(expected).max())
+    assert np.abs(terms[weighted].value.numpy() - expected).max() <= 1e-10 * max(
+        1, np.abs(expected).max()
+    )
     for key in plain.keys() - {weighted}:
         assert torch.equal(terms[key].value, plain[key].value)
 
@@ -73,15 +93,21 @@ def test_weights_equal_the_released_ones(name, case):
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_float32_stays_close_to_the_released_code(name, case):
     arrays = GOLDEN[name]
-    clean, adversarial = (torch.tensor(arrays[key][case], dtype=torch.float32) for key in ("logits_nat", "logits_adv"))
+    clean, adversarial = (
+        torch.tensor(arrays[key][case], dtype=torch.float32) for key in ("logits_nat", "logits_adv")
+    )
     terms, _ = released(name, clean, adversarial, torch.tensor(arrays["labels"][case]))
     assert total(terms).item() == pytest.approx(arrays["loss_f32"][case], rel=2e-5)
 
 
-@pytest.mark.parametrize(("margin", "value"), [("adv", 0.1 - 0.7), ("nat", 0.5 - 0.3), ("dif", 0.5 - 0.1)])
+@pytest.mark.parametrize(
+    ("margin", "value"), [("adv", 0.1 - 0.7), ("nat", 0.5 - 0.3), ("dif", 0.5 - 0.1)]
+)
 def test_three_margins_by_hand(margin, value):
     """Three classes, clean p = (0.5, 0.3, 0.2), adversarial p' = (0.1, 0.2, 0.7), label 0."""
-    clean, adversarial = (torch.tensor([p], dtype=torch.float64).log() for p in ((0.5, 0.3, 0.2), (0.1, 0.2, 0.7)))
+    clean, adversarial = (
+        torch.tensor([p], dtype=torch.float64).log() for p in ((0.5, 0.3, 0.2), (0.1, 0.2, 0.7))
+    )
     terms = terms_of(clean, adversarial, torch.tensor([0]), margin=margin, slope=4, bias=0.25)
     weight = 3 / (1 + math.exp(4 * (value - 0.25)))
     assert terms["ce"].value.item() == pytest.approx(weight * math.log(10), rel=1e-12)
@@ -95,13 +121,18 @@ def test_any_number_of_classes(num_classes):
     logits[1, 1] = 1
     terms = terms_of(logits, logits, torch.tensor([0, 1]), slope=1, bias=0)
     margin = (math.e - 1) / (math.e + num_classes - 1)
-    expected = [1.5 * math.log(num_classes), 3 / (1 + math.exp(margin)) * (math.log(math.e + num_classes - 1) - 1)]
+    expected = [
+        1.5 * math.log(num_classes),
+        3 / (1 + math.exp(margin)) * (math.log(math.e + num_classes - 1) - 1),
+    ]
     assert terms["ce"].value.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_weights_are_constants_of_the_gradient():
     adversarial, y = random_logits(6, 10), torch.arange(6)
-    terms = terms_of(random_logits(6, 10, seed=1), adversarial, y, normalization="mean", margin="dif")
+    terms = terms_of(
+        random_logits(6, 10, seed=1), adversarial, y, normalization="mean", margin="dif"
+    )
     plain = F.cross_entropy(adversarial, y, reduction="none")
     constants = (terms["ce"].value / plain).detach()
     (gradient,) = torch.autograd.grad(terms["ce"].value.sum(), adversarial, retain_graph=True)
@@ -127,7 +158,15 @@ def test_finite_in_float32_for_any_slope_and_logits(normalization, slope):
     logits = torch.zeros(4, 10)
     logits[:, 0] = torch.tensor([1e4, 20.0, 10.0, 1.0])
     logits.requires_grad_()
-    value = total(terms_of(logits, logits, torch.zeros(4, dtype=torch.int64), slope=slope, normalization=normalization))
+    value = total(
+        terms_of(
+            logits,
+            logits,
+            torch.zeros(4, dtype=torch.int64),
+            slope=slope,
+            normalization=normalization,
+        )
+    )
     assert value.isfinite()
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
 
@@ -146,7 +185,11 @@ def test_all_weights_are_1_in_the_first_76_epochs(normalization):
 
 def test_weights_and_marks_of_the_terms_stay():
     terms = terms_of(
-        random_logits(4, 10), random_logits(4, 10, seed=1), torch.arange(4), "trades", tables={"trades": {"beta": 7}}
+        random_logits(4, 10),
+        random_logits(4, 10, seed=1),
+        torch.arange(4),
+        "trades",
+        tables={"trades": {"beta": 7}},
     )
     assert (terms["kl"].weight, terms["kl"].reweight) == (7, True)
     assert (terms["ce"].weight, terms["ce"].reweight) == (1, False)
@@ -154,7 +197,9 @@ def test_weights_and_marks_of_the_terms_stay():
 
 def test_a_loss_without_a_term_to_weight_is_a_conflict():
     """From the first step on, not when the burn-in ends."""
-    fixed = plugin("fixed", loss=lambda run: lambda ctx: {"norm": Term(ctx.logits_adv.square().sum(1))})
+    fixed = plugin(
+        "fixed", loss=lambda run: lambda ctx: {"norm": Term(ctx.logits_adv.square().sum(1))}
+    )
     logits = random_logits(4, 10)
     with pytest.raises(PluginConflict, match="nothing to weight") as caught:
         loss_terms("mail", fixed, logits_clean=logits, logits_adv=logits, y=torch.arange(4))
@@ -171,12 +216,22 @@ def test_the_attack_of_mail_at_equals_the_released_one():
     check_attack("mail_at_model")
 
 
-@pytest.mark.parametrize("names", [("mail",), ("mail", "trades"), ("mail", "mart"), ("emr", "mail")])
+@pytest.mark.parametrize(
+    "names", [("mail",), ("mail", "trades"), ("mail", "mart"), ("emr", "mail")]
+)
 @pytest.mark.parametrize("normalization", ["mean", "constant"])
 def test_micro_batches_make_the_update_of_the_whole_batch(names, normalization):
     """Over the end of the burn-in as well, where the weights begin to couple the samples."""
     found = []
-    options = {"mail": {"normalization": normalization, "burn_in": 1, "margin": "dif", "slope": 3, "bias": 0}}
+    options = {
+        "mail": {
+            "normalization": normalization,
+            "burn_in": 1,
+            "margin": "dif",
+            "slope": 3,
+            "bias": 0,
+        }
+    }
     for accumulate in (1, 3):
         module = plain_network()
         step = make_step(module, *names, options=options, accumulate=accumulate)

@@ -19,9 +19,13 @@ def terms_of(clean, adversarial, y, **options):
     return loss_terms("mart", logits_clean=clean, logits_adv=adversarial, y=y, options=options)
 
 
-@pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
+@pytest.mark.parametrize(
+    "case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case])
+)
 def test_equals_the_released_code(case):
-    check_logits(GOLDEN, case, lambda clean, adversarial, y: terms_of(clean, adversarial, y, beta=6))
+    check_logits(
+        GOLDEN, case, lambda clean, adversarial, y: terms_of(clean, adversarial, y, beta=6)
+    )
 
 
 def test_by_hand():
@@ -50,7 +54,9 @@ def test_gradients_stay_finite_where_the_released_code_gives_nan():
 
 
 def test_the_gradient_flows_into_the_clean_target_and_its_weight():
-    clean = torch.randn(4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    clean = torch.randn(
+        4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     adversarial = clean.detach().roll(1, 1)
     (gradient,) = torch.autograd.grad(total(terms_of(clean, adversarial, torch.arange(4))), clean)
     assert gradient.abs().min() > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers import final_bytes, tiny
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
 import abatis
@@ -24,7 +24,11 @@ THEOREM = np.load(Path(__file__).with_name("sovr_theorem.npz"))
 
 def terms_of(logits, y, clean=None, **options):
     return loss_terms(
-        "sovr", logits_clean=torch.zeros_like(logits) if clean is None else clean, logits_adv=logits, y=y, options=options
+        "sovr",
+        logits_clean=torch.zeros_like(logits) if clean is None else clean,
+        logits_adv=logits,
+        y=y,
+        options=options,
     )
 
 
@@ -47,13 +51,21 @@ def test_equals_the_reference_values(case):
     assert np.abs((ce + weight * ovr).detach().numpy() - LOSS[f"{case}_per_sample"]).max() <= 1e-10
 
 
-@pytest.mark.parametrize(("key", "num_classes", "fraction"), [
-    ("ovr", 10, 1.0), ("ce_K2", 2, 0.5), ("ce_K10", 10, 0.5), ("ce_K100", 100, 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "num_classes", "fraction"),
+    [
+        ("ovr", 10, 1.0),
+        ("ce_K2", 2, 0.5),
+        ("ce_K10", 10, 0.5),
+        ("ce_K100", 100, 0.5),
+    ],
+)
 def test_gradient_flow_follows_the_closed_form_margins(key, num_classes, fraction):
     """dz/dt = -grad from z = 0, by Runge-Kutta of order 4 in log(1 + t), to 1e-6. Half of one sample is none: CE."""
     y, net = torch.tensor([0]), Net(nn.Identity())
-    loss = plan_of("sovr", net=net, num_classes=num_classes, options={"fraction": fraction, "weight": 1}).loss
+    loss = plan_of(
+        "sovr", net=net, num_classes=num_classes, options={"fraction": fraction, "weight": 1}
+    ).loss
     batch = Batch(torch.zeros(1, 1, 1, 1), y, torch.arange(1))
 
     def slope(log_time, logits):
@@ -93,7 +105,10 @@ def test_by_hand():
     assert terms["ovr"].reweight
 
 
-@pytest.mark.parametrize(("size", "fraction", "count"), [(128, 0.4, 51), (100, 0.29, 29), (13, 0.4, 5), (2, 0.4, 0), (7, 1, 7)])
+@pytest.mark.parametrize(
+    ("size", "fraction", "count"),
+    [(128, 0.4, 51), (100, 0.29, 29), (13, 0.4, 5), (2, 0.4, 0), (7, 1, 7)],
+)
 def test_the_floor_of_the_share_with_the_smallest_margins_is_switched(size, fraction, count):
     logits, y = random_logits(size, 10), torch.arange(size) % 10
     switched = terms_of(logits, y, fraction=fraction)["ovr"].value != 0
@@ -129,11 +144,19 @@ def test_the_logistic_losses_keep_small_values():
 
 
 def test_with_beta_the_switched_loss_is_clean_and_a_kl_joins_it():
-    clean, adversarial, y = random_logits(8, 10, seed=1), random_logits(8, 10, seed=2), torch.arange(8)
+    clean, adversarial, y = (
+        random_logits(8, 10, seed=1),
+        random_logits(8, 10, seed=2),
+        torch.arange(8),
+    )
     terms = terms_of(adversarial, y, clean=clean, fraction=0.5, beta=6)
     switched = terms["ovr"].value != 0
-    assert torch.equal(switched, terms_of(adversarial, y, fraction=0.5)["ovr"].value != 0)  # chosen at the adversarial images
-    assert torch.allclose(terms["ce"].value[~switched], F.cross_entropy(clean, y, reduction="none")[~switched])
+    assert torch.equal(
+        switched, terms_of(adversarial, y, fraction=0.5)["ovr"].value != 0
+    )  # chosen at the adversarial images
+    assert torch.allclose(
+        terms["ce"].value[~switched], F.cross_entropy(clean, y, reduction="none")[~switched]
+    )
     assert torch.allclose(terms["ovr"].value[switched], one_versus_rest(clean, y)[switched])
     p, p_adv = clean.softmax(1), adversarial.softmax(1)
     assert torch.allclose(terms["kl"].value, (p * (p / p_adv).log()).sum(1))
@@ -142,7 +165,11 @@ def test_with_beta_the_switched_loss_is_clean_and_a_kl_joins_it():
 
 
 def test_the_margins_may_be_those_of_the_clean_images():
-    clean, adversarial, y = random_logits(8, 10, seed=1), random_logits(8, 10, seed=2), torch.arange(8)
+    clean, adversarial, y = (
+        random_logits(8, 10, seed=1),
+        random_logits(8, 10, seed=2),
+        torch.arange(8),
+    )
     for beta in (0, 6):
         terms = terms_of(adversarial, y, clean=clean, fraction=0.5, select_on="nat", beta=beta)
         expected = terms_of(clean, y, fraction=0.5)["ovr"].value != 0
@@ -150,10 +177,14 @@ def test_the_margins_may_be_those_of_the_clean_images():
 
 
 @pytest.mark.parametrize(
-    ("options", "needed"), [({}, False), ({"beta": 1}, True), ({"select_on": "nat"}, True), ({"bias_init": True}, False)]
+    ("options", "needed"),
+    [({}, False), ({"beta": 1}, True), ({"select_on": "nat"}, True), ({"bias_init": True}, False)],
 )
 def test_clean_images_are_needed_for_the_kl_and_for_clean_margins_only(options, needed):
-    assert plan_of("sovr", net=Net(plain_network()), num_classes=10, options=options).clean_first is needed
+    assert (
+        plan_of("sovr", net=Net(plain_network()), num_classes=10, options=options).clean_first
+        is needed
+    )
 
 
 @pytest.mark.parametrize("names", [("sovr",), ("emr", "sovr")])
@@ -179,7 +210,9 @@ def test_fraction_0_is_the_cross_entropy_and_weight_0_is_not():
     logits, y = random_logits(10, 10), torch.arange(10)
     mean = F.cross_entropy(logits, y).item()
     assert total(terms_of(logits, y, fraction=0)).item() == mean
-    assert total(terms_of(logits, y, fraction=0.05)).item() == pytest.approx(mean)  # floor(0.5) is none either
+    assert total(terms_of(logits, y, fraction=0.05)).item() == pytest.approx(
+        mean
+    )  # floor(0.5) is none either
     assert total(terms_of(logits, y, fraction=1, weight=0)).item() == 0
 
 
@@ -191,7 +224,9 @@ def test_the_last_bias_starts_at_one_against_the_others():
     assert torch.equal(module[0].bias, first)
 
 
-@pytest.mark.parametrize("head", [nn.Linear(4, 10, bias=False), nn.Linear(4, 9), nn.Conv2d(4, 10, 1)])
+@pytest.mark.parametrize(
+    "head", [nn.Linear(4, 10, bias=False), nn.Linear(4, 9), nn.Conv2d(4, 10, 1)]
+)
 def test_a_network_without_such_a_bias_is_refused(head):
     net = Net(nn.Sequential(nn.Linear(2, 4), head))
     with pytest.raises(UsageError, match="last Linear layer with a bias and 10 outputs") as caught:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.golden import TinyNetwork, check_logits, golden
-from tests.test_step import make_step, plain_network, weights
+from tests.train.test_step import make_step, plain_network, weights
 
 from abatis import Batch, Net, PluginConflict, StepContext
 from abatis.testing import loss_terms, plan_of, tiny_batch, total
@@ -22,11 +22,19 @@ def terms_of(clean, adversarial, y, **options):
     return loss_terms("trades", logits_clean=clean, logits_adv=adversarial, y=y, options=options)
 
 
-@pytest.mark.parametrize("case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case]))
+@pytest.mark.parametrize(
+    "case", range(len(GOLDEN["loss"])), ids=lambda case: str(GOLDEN["case_name"][case])
+)
 def test_equals_the_released_code(case):
-    terms = check_logits(GOLDEN, case, lambda clean, adversarial, y: terms_of(clean, adversarial, y, beta=6))
-    assert terms["ce"].value.mean().item() == pytest.approx(GOLDEN["mid_loss_natural"][case], rel=1e-10)
-    assert terms["kl"].value.mean().item() == pytest.approx(GOLDEN["mid_loss_robust"][case], rel=1e-10)
+    terms = check_logits(
+        GOLDEN, case, lambda clean, adversarial, y: terms_of(clean, adversarial, y, beta=6)
+    )
+    assert terms["ce"].value.mean().item() == pytest.approx(
+        GOLDEN["mid_loss_natural"][case], rel=1e-10
+    )
+    assert terms["kl"].value.mean().item() == pytest.approx(
+        GOLDEN["mid_loss_robust"][case], rel=1e-10
+    )
 
 
 def test_by_hand():
@@ -35,7 +43,9 @@ def test_by_hand():
     adversarial = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
     terms = terms_of(clean, adversarial, torch.tensor([0]), beta=2)
     assert terms["ce"].value.item() == pytest.approx(math.log(4 / 3), rel=1e-12)
-    assert terms["kl"].value.item() == pytest.approx(0.75 * math.log(3) - 0.25 * math.log(3), rel=1e-12)
+    assert terms["kl"].value.item() == pytest.approx(
+        0.75 * math.log(3) - 0.25 * math.log(3), rel=1e-12
+    )
     assert (terms["ce"].weight, terms["kl"].weight) == (1, 2)
     assert not terms["ce"].reweight
     assert terms["kl"].reweight
@@ -43,7 +53,12 @@ def test_by_hand():
 
 def test_mixed_labels_reach_the_clean_cross_entropy():
     """Logits (log 3, 0) and the label distribution (1/2, 1/2): the mean of log 4/3 and log 4."""
-    batch = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.arange(1), y_soft=torch.tensor([[0.5, 0.5]]))
+    batch = Batch(
+        torch.zeros(1, 1, 1, 1),
+        torch.tensor([0]),
+        torch.arange(1),
+        y_soft=torch.tensor([[0.5, 0.5]]),
+    )
     ctx = StepContext(batch, batch.x, {}, Net(torch.nn.Identity()), 0, 0, 0.0, 1)
     ctx.__dict__["logits_clean"] = torch.tensor([[math.log(3.0), 0.0]])
     loss = plan_of("trades", net=Net(torch.nn.Identity()), num_classes=2).loss
@@ -67,7 +82,9 @@ def test_finite_where_the_released_code_gives_nan(size):
 def test_the_gradient_flows_into_both_arguments_of_the_kl():
     """By hand: d KL / d z'_k = p'_k - p_k, and d KL / d z_k = p_k (log(p_k / p'_k) - KL)."""
     draw = torch.Generator().manual_seed(0)
-    clean, adversarial = (torch.randn(1, 5, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(2))
+    clean, adversarial = (
+        torch.randn(1, 5, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(2)
+    )
     kl = terms_of(clean, adversarial, torch.tensor([0]))["kl"].value
     to_clean, to_adversarial = torch.autograd.grad(kl.sum(), (clean, adversarial))
     p, q = clean.detach().softmax(1), adversarial.detach().softmax(1)
@@ -86,7 +103,13 @@ def test_on_a_network_with_batch_norm(kind):
     x, x_adv, y = (torch.tensor(arrays[prefix + key]) for key in ("x_nat", "x_adv", "labels"))
     ctx = StepContext(Batch(x, y, torch.arange(8)), x_adv, {}, net, 0, 0, 0.0, 8, plan.clean_first)
     loss = total(plan.terms(ctx))
-    gradients = dict(zip(dict(network.named_parameters()), torch.autograd.grad(loss, network.parameters()), strict=True))
+    gradients = dict(
+        zip(
+            dict(network.named_parameters()),
+            torch.autograd.grad(loss, network.parameters()),
+            strict=True,
+        )
+    )
     assert loss.item() == pytest.approx(float(arrays[prefix + "loss"]), rel=1e-10)
     assert network.largest_difference(arrays, prefix + "grad_", gradients) <= 1e-10
     assert int(network.bn1.num_batches_tracked) == 2

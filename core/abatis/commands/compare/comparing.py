@@ -27,7 +27,9 @@ def compare_finished(asked: Asked) -> int:
         refuse_failed(runs)
     order = list(dict.fromkeys(run.method for run in runs))
     out = options.out or default_out(str(runs[0].record.get("data", "data")))
-    report(runs, [], order, find_baseline(options.baseline, order), [], out, Console(highlight=False))
+    report(
+        runs, [], order, find_baseline(options.baseline, order), [], out, Console(highlight=False)
+    )
     return 0
 
 
@@ -35,7 +37,11 @@ def find_baseline(name: str | None, order: Sequence[str]) -> str:
     """The method the others are compared with; raises UsageError."""
     if name is None:
         return PLAIN if PLAIN in order else order[0]
-    known = [name] if name in order else [method for method in order if plugins_of(method) == plugins_of(name)]
+    known = (
+        [name]
+        if name in order
+        else [method for method in order if plugins_of(method) == plugins_of(name)]
+    )
     if not known:
         raise UsageError(f"the baseline '{name}' is not compared: {did_you_mean(name, order)}")
     return known[0]
@@ -55,5 +61,7 @@ def report(
     compared["notes"] = [*notes(compared, runs, RunConfig.model_fields), *told]
     endings = ",".join(path.suffix[1:] for path in write(compared, out))
     show(compared, console)
-    console.print(f"written: {out / 'compare'}.{{{endings}}}", markup=False, soft_wrap=not console.is_terminal)
+    console.print(
+        f"written: {out / 'compare'}.{{{endings}}}", markup=False, soft_wrap=not console.is_terminal
+    )
     return compared

@@ -15,7 +15,12 @@ from abatis.errors import UsageError
 from abatis.report.eval_record import read_record
 from abatis.train.resume import FREE
 
-ALIKE = {"data": "--data", "n": "--subset", "threat": "--threat", "ladder": "--ladder"}  # and the option that asks for it
+ALIKE = {
+    "data": "--data",
+    "n": "--subset",
+    "threat": "--threat",
+    "ladder": "--ladder",
+}  # and the option that asks for it
 SAME = FREE | {"device"}  # not the epochs: a longer training is another budget
 
 
@@ -59,7 +64,9 @@ def read_run(folder: Path, method: str = "") -> Judged:
     path = home / "run.toml"
     settings = dict(flat(read_toml(path))) if path.exists() else {}
     last = _last_row(home / "metrics.jsonl")
-    return Judged(method, folder, home, record, settings, last.get("seconds"), last.get("peak_memory_mb"))
+    return Judged(
+        method, folder, home, record, settings, last.get("seconds"), last.get("peak_memory_mb")
+    )
 
 
 def _last_row(path: Path) -> Mapping[str, Any]:
@@ -77,17 +84,24 @@ def read_runs(folders: Sequence[Path]) -> list[Judged]:
 
     A method has the name of its plugins; where two would have the same one, that of its first folder.
     """
-    runs = [read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    runs = [
+        read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()
+    ]
     keys = [_key(run) for run in runs]
     first: dict[str, Judged] = {}
     trained: dict[tuple[str, int | None], Path] = {}
     for key, run in zip(keys, runs, strict=True):
         first.setdefault(key, run)
         if (twin := trained.setdefault((key, run.seed), run.folder)) != run.folder:
-            raise UsageError(f"{twin} and {run.folder} are the same run twice: same options, same seed", fix="name one of them")
+            raise UsageError(
+                f"{twin} and {run.folder} are the same run twice: same options, same seed",
+                fix="name one of them",
+            )
     names = {key: _named(run) for key, run in first.items()}
     crowded = {name for name in names.values() if [*names.values()].count(name) > 1}
-    unique = {key: first[key].folder.name if name in crowded else name for key, name in names.items()}
+    unique = {
+        key: first[key].folder.name if name in crowded else name for key, name in names.items()
+    }
     if len({*unique.values()}) < len(unique):  # folders of the same name, too
         unique = {key: str(run.folder) for key, run in first.items()}
     return [replace(run, method=unique[key]) for key, run in zip(keys, runs, strict=True)]
@@ -97,14 +111,19 @@ def _key(run: Judged) -> str:
     """Everything that makes a training what it is, without its seed."""
     if not run.settings:
         return str(run.folder.resolve())
-    return json.dumps({key: value for key, value in run.settings.items() if key not in SAME | {"seed"}}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in run.settings.items() if key not in SAME | {"seed"}},
+        sort_keys=True,
+    )
 
 
 def _named(run: Judged) -> str:
     if not run.settings:
         return run.folder.name
     clean = run.settings.get("use.attacker") == "none"
-    return "+".join(name_of(plugin) for plugin in run.settings.get("plugin", ())) or ("standard" if clean else PLAIN)
+    return "+".join(name_of(plugin) for plugin in run.settings.get("plugin", ())) or (
+        "standard" if clean else PLAIN
+    )
 
 
 def check_alike(runs: Sequence[Judged]) -> None:
@@ -121,14 +140,31 @@ def check_alike(runs: Sequence[Judged]) -> None:
     if not differing:
         return
     # an old record may not know what it was judged with: then it is the one to be judged again
-    model = next((run for run in (*own, *other) if all(run.record.get(key) is not None for key in differing)), runs[0])
+    model = next(
+        (
+            run
+            for run in (*own, *other)
+            if all(run.record.get(key) is not None for key in differing)
+        ),
+        runs[0],
+    )
     wanted = {key: model.record.get(key) for key in differing}
-    flags = " ".join(f"{ALIKE.get(key, '--seed')} {value}" for key, value in wanted.items() if value is not None)
-    odd = [run for run in runs if any(run.record.get(key) != value and (key in ALIKE or run in other)
-                                      for key, value in wanted.items())]  # fmt: skip
+    flags = " ".join(
+        f"{ALIKE.get(key, '--seed')} {value}" for key, value in wanted.items() if value is not None
+    )
+    odd = [
+        run
+        for run in runs
+        if any(
+            run.record.get(key) != value and (key in ALIKE or run in other)
+            for key, value in wanted.items()
+        )
+    ]
     others = f", and so for {', '.join(str(run.home) for run in odd[1:])}" if odd[1:] else ""
-    raise UsageError(f"not judged alike: {'; '.join(_values(runs, key) for key in differing)}",
-                     fix=f"defense eval {odd[0].home} {flags}{others}; then compare the folders it writes")  # fmt: skip
+    raise UsageError(
+        f"not judged alike: {'; '.join(_values(runs, key) for key in differing)}",
+        fix=f"defense eval {odd[0].home} {flags}{others}; then compare the folders it writes",
+    )
 
 
 def _values(runs: Sequence[Judged], key: str) -> str:
@@ -137,7 +173,8 @@ def _values(runs: Sequence[Judged], key: str) -> str:
     for run in runs:
         found.setdefault(run.record.get(key), []).append(str(run.folder))
     return f"{key} " + ", ".join(
-        f"{'unknown' if value is None else value} ({', '.join(folders)})" for value, folders in found.items()
+        f"{'unknown' if value is None else value} ({', '.join(folders)})"
+        for value, folders in found.items()
     )
 
 
@@ -145,5 +182,7 @@ def refuse_failed(runs: Sequence[Judged]) -> None:
     """Raise UsageError where the masking diagnostics failed a run: its robust accuracy cannot be trusted."""
     named = ", ".join(str(run.folder) for run in runs if run.record.get("verdict") == "FAIL")
     if named:
-        raise UsageError(f"verdict FAIL, so the robust accuracy cannot be trusted: {named}",
-                         fix="leave them out, or show them with --allow-fail")  # fmt: skip
+        raise UsageError(
+            f"verdict FAIL, so the robust accuracy cannot be trusted: {named}",
+            fix="leave them out, or show them with --allow-fail",
+        )

@@ -40,25 +40,38 @@ class Method:
     sources: str
 
 
-def asked_methods(names: Iterable[str], seeds: int, words: Sequence[str], out: Path | None, prog: str) -> list[Method]:
+def asked_methods(
+    names: Iterable[str], seeds: int, words: Sequence[str], out: Path | None, prog: str
+) -> list[Method]:
     """Every method once, in the order given; raises UsageError for an unknown one, or an option that compare sets itself."""
     together = {plugins_of(name): None for text in names for name in text.split(",") if name}
     if not together:
-        raise UsageError("--methods names no method", fix=f"{prog} --methods {PLAIN} NAME; defense registry list shows them")
+        raise UsageError(
+            "--methods names no method",
+            fix=f"{prog} --methods {PLAIN} NAME; defense registry list shows them",
+        )
     everyone = canonical(plugin for plugins in together for plugin in plugins)
     # --resume: every run goes on where it was, and words are never empty, which would ask for help
-    asked = parse_run([*words, "--resume", *(word for plugin in everyone for word in ("--plugin", plugin))], prog)
+    asked = parse_run(
+        [*words, "--resume", *(word for plugin in everyone for word in ("--plugin", plugin))], prog
+    )
     if asked.plugin != everyone or asked.name is not None:
-        raise UsageError("compare chooses the plugins of its runs, and their names",
-                         fix="leave --plugin and --name out; --methods says what to train")  # fmt: skip
+        raise UsageError(
+            "compare chooses the plugins of its runs, and their names",
+            fix="leave --plugin and --name out; --methods says what to train",
+        )
     if asked.eval == "none":
-        raise UsageError("--eval none leaves nothing to compare", fix="--eval quick is the shortest evaluation")
+        raise UsageError(
+            "--eval none leaves nothing to compare", fix="--eval quick is the shortest evaluation"
+        )
     return [_method(plugins, asked, seeds, out or default_out(asked.data)) for plugins in together]
 
 
 def plugins_of(name: str) -> tuple[str, ...]:
     """The plugins of ``a+b``; none for ``at``."""
-    return tuple(plugin for plugin in canonical(part.strip() for part in name.split("+")) if plugin != PLAIN)
+    return tuple(
+        plugin for plugin in canonical(part.strip() for part in name.split("+")) if plugin != PLAIN
+    )
 
 
 def default_out(data: str) -> Path:
@@ -68,24 +81,32 @@ def default_out(data: str) -> Path:
 
 def _method(plugins: tuple[str, ...], asked: RunConfig, seeds: int, out: Path) -> Method:
     name = "+".join(map(name_of, plugins)) or PLAIN
-    given = {field: getattr(asked, field) for field in asked.model_fields_set - {"plugin", "options"}}
+    given = {
+        field: getattr(asked, field) for field in asked.model_fields_set - {"plugin", "options"}
+    }
     options, sources = {}, []
     for plugin in plugins:
         recipe, recommended, left = _recommended(plugin, plugins, asked)
         explicit = asked.options[name_of(plugin)].model_dump(exclude_unset=True)
         options[name_of(plugin)] = {**recommended, **explicit}
         over = f", {', '.join(sorted(explicit))} as given" if explicit else ""
-        sources.append(f"{name_of(plugin)} from {f'recipe {recipe}' if recipe else 'its defaults'}{over}{left}")
+        sources.append(
+            f"{name_of(plugin)} from {f'recipe {recipe}' if recipe else 'its defaults'}{over}{left}"
+        )
     # "_" for "+", which a run's name may not hold; no plugin's name has one
     raw = {**given, "plugin": plugins, "options": options, "out": out}
     configs = (
         RunConfig.model_validate({**raw, "seed": seed, "name": f"{name.replace('+', '_')}-s{seed}"})
         for seed in range(asked.seed, asked.seed + seeds)
     )
-    return Method(name, tuple(configs), "; ".join(sources) or "no plugin, built-in adversarial training")
+    return Method(
+        name, tuple(configs), "; ".join(sources) or "no plugin, built-in adversarial training"
+    )
 
 
-def _recommended(plugin: str, together: Sequence[str], asked: RunConfig) -> tuple[str, dict[str, Any], str]:
+def _recommended(
+    plugin: str, together: Sequence[str], asked: RunConfig
+) -> tuple[str, dict[str, Any], str]:
     """Name of the recipe, its options of this plugin, and a remark on what of it is not taken; empty where none fits."""
     fitting: list[tuple[tuple[int, bool, str], dict[str, Any]]] = []
     for name in together:
@@ -95,9 +116,19 @@ def _recommended(plugin: str, together: Sequence[str], asked: RunConfig) -> tupl
             named = path.stem.startswith(f"{asked.data}-") and not path.stem.endswith("-released")
             fits = named and table.get("data") == asked.data and set(used) <= set(together)
             if fits and plugin.replace("-", "_") in table:
-                fitting.append(((-len(used), table.get("backbone") != asked.backbone, recipe), table))
+                fitting.append(
+                    ((-len(used), table.get("backbone") != asked.backbone, recipe), table)
+                )
     if not fitting:
         return "", {}, ""
     (_, _, recipe), table = min(fitting, key=lambda found: found[0])
-    left = [f"{role}={provider}" for role, provider in table.get("use", {}).items() if asked.use.get(role) != provider]
-    return recipe, underscored(table[plugin.replace("-", "_")]), f" (without its use {', '.join(left)})" if left else ""
+    left = [
+        f"{role}={provider}"
+        for role, provider in table.get("use", {}).items()
+        if asked.use.get(role) != provider
+    ]
+    return (
+        recipe,
+        underscored(table[plugin.replace("-", "_")]),
+        f" (without its use {', '.join(left)})" if left else "",
+    )

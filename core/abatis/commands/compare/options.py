@@ -37,7 +37,9 @@ def parse(words: Sequence[str], prog: str) -> Asked:
         seeds = 1 if asked.seeds is None else asked.seeds
         if seeds < 1:
             raise UsageError(f"--seeds {seeds}: there is nothing to train")
-        return Asked(asked, methods=tuple(asked_methods(asked.methods, seeds, others, asked.out, prog)))
+        return Asked(
+            asked, methods=tuple(asked_methods(asked.methods, seeds, others, asked.out, prog))
+        )
     if not others:
         raise UsageError("nothing to compare", fix=f"{prog} RUN RUN, or {prog} --methods NAME NAME")
     if asked.seeds is not None:
@@ -48,15 +50,40 @@ def parse(words: Sequence[str], prog: str) -> Asked:
 def _parser(prog: str) -> Parser:
     """For all words but RUN, and but the options of defense-run."""
     usage = f"{prog} RUN [RUN ...] [--OPTION VALUE ...]\n       {prog} --methods NAME [NAME ...] [--OPTION VALUE ...]"
-    parser = Parser(prog=prog, usage=usage, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--methods", metavar="NAME", nargs="+", default=[], help=f"methods to train: {PLAIN}, a plugin, or a+b")
-    parser.add_argument("--seeds", metavar="N", type=int, help="runs a method, of seeds 0 to N-1 (default: 1)")
-    parser.add_argument(
-        "--baseline", metavar="NAME", help=f"what the others are compared with (default: {PLAIN}, else the first)"
+    parser = Parser(
+        prog=prog,
+        usage=usage,
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where runs and tables go (default: comparisons/DATA)")
-    parser.add_argument("--allow-fail", action="store_true", help="show runs whose verdict is FAIL; they get no rank")
+    parser.add_argument(
+        "--methods",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help=f"methods to train: {PLAIN}, a plugin, or a+b",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, help="runs a method, of seeds 0 to N-1 (default: 1)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help=f"what the others are compared with (default: {PLAIN}, else the first)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where runs and tables go (default: comparisons/DATA)",
+    )
+    parser.add_argument(
+        "--allow-fail",
+        action="store_true",
+        help="show runs whose verdict is FAIL; they get no rank",
+    )
     return parser
 
 
@@ -67,5 +94,7 @@ def _check_spelling(others: Sequence[str], parser: Parser, trains: bool) -> None
     for flag in (word.partition("=")[0] for word in others if word.startswith("-")):
         nearest = difflib.get_close_matches(flag, [*core, *own], n=1)
         if not trains or (nearest and nearest[0] not in core and "." not in flag):
-            raise UsageError(f"unknown option {flag}: {did_you_mean(flag, own)}",
-                             fix=f"{parser.prog} --help lists all options; those of defense-run need --methods")  # fmt: skip
+            raise UsageError(
+                f"unknown option {flag}: {did_you_mean(flag, own)}",
+                fix=f"{parser.prog} --help lists all options; those of defense-run need --methods",
+            )

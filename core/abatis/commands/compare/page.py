@@ -17,7 +17,12 @@ SAYS = {
     "-": "not diagnosed in all of its runs",
 }
 MEASURES = 3  # columns less needed than these stand in a table of their own
-ACCURACIES = {"clean_acc": "clean", "pgd20_acc": "PGD-20", "autoattack_acc": "AutoAttack", "robust_acc": "robust"}
+ACCURACIES = {
+    "clean_acc": "clean",
+    "pgd20_acc": "PGD-20",
+    "autoattack_acc": "AutoAttack",
+    "robust_acc": "robust",
+}
 
 Compared = Mapping[str, Any]
 
@@ -25,7 +30,11 @@ Compared = Mapping[str, Any]
 def page_of(compared: Compared) -> str:
     """The whole page."""
     first = [column for column in columns(compared) if column.needed < MEASURES]
-    others = [column for column in columns(compared) if column.needed >= MEASURES or column.heading == "method"]
+    others = [
+        column
+        for column in columns(compared)
+        if column.needed >= MEASURES or column.heading == "method"
+    ]
     sections = [
         Section("Ranking", [_table(compared, first), Items(legend(compared))]),
         Section("All measures", [_table(compared, others)]),
@@ -57,20 +66,36 @@ def _lead(compared: Compared) -> Lead | None:
     facts = [f"{HEADLINES[compared['headline']]}; mean of {seeds} run{'s' if seeds > 1 else ''}"]
     if found["sd"] is not None:
         facts.append(f"standard deviation over seeds {percent(found['sd'])}")
-    facts.append(f"{judged['n']} test images of {judged['data']}, threat {judged['threat']}, {judged['ladder']} ladder")
-    says = [SAYS[best["verdict"]], *([] if best["adaptive_attack"] else ["no adaptive attack supplied"])]
+    facts.append(
+        f"{judged['n']} test images of {judged['data']}, threat {judged['threat']}, {judged['ladder']} ladder"
+    )
+    says = [
+        SAYS[best["verdict"]],
+        *([] if best["adaptive_attack"] else ["no adaptive attack supplied"]),
+    ]
     ranks = sum(row["rank"] is not None for row in compared["rows"])
-    return Lead(f"best of {ranks}: {best['method']}", percent(found["mean"]), facts, best["verdict"], says)
+    return Lead(
+        f"best of {ranks}: {best['method']}", percent(found["mean"]), facts, best["verdict"], says
+    )
 
 
 def _plots(compared: Compared) -> list[Block]:
     """Clean and robust accuracy, a point a method."""
     plots: list[Block] = []
     headline = compared["headline"]
-    for key, title in (("clean_acc", "clean accuracy"), (headline, HEADLINES[headline].partition(",")[0])):
-        rows = [(_label(row), row[key]["mean"], row[key]["sd"] or nan) for row in compared["rows"] if row[key]]
+    for key, title in (
+        ("clean_acc", "clean accuracy"),
+        (headline, HEADLINES[headline].partition(",")[0]),
+    ):
+        rows = [
+            (_label(row), row[key]["mean"], row[key]["sd"] or nan)
+            for row in compared["rows"]
+            if row[key]
+        ]
         svg = points_with_error(rows, x_label=title, title=f"{title} by method", percent=True)
-        plots.append(Figure(svg, f"{title}: mean, and one standard deviation over seeds to each side"))
+        plots.append(
+            Figure(svg, f"{title}: mean, and one standard deviation over seeds to each side")
+        )
     return plots
 
 
@@ -83,7 +108,9 @@ def _runs(compared: Compared) -> list[Block]:
     rows = []
     for row in compared["rows"]:
         for place, (seed, folder) in enumerate(zip(row["seeds"], row["runs"], strict=True)):
-            numbers = [percent(row[key]["values"][place] if row[key] else None) for key in ACCURACIES]
+            numbers = [
+                percent(row[key]["values"][place] if row[key] else None) for key in ACCURACIES
+            ]
             rows.append([row["method"], "-" if seed is None else str(seed), *numbers, folder])
     headings = ["method", "seed", *ACCURACIES.values(), "folder"]
     return [Table(headings, rows, numeric=frozenset(range(1, len(headings) - 1)))] if rows else []

@@ -16,9 +16,20 @@ HEADLINES = {
     "pgd20_acc": "PGD-20 accuracy",
 }
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 
 Compared = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -45,7 +56,11 @@ def columns(compared: Compared, digits: int = 2) -> list[Column]:
         Column("AutoAttack %", 4, lambda row: _spread(row["autoattack_acc"], digits, 100)),
         Column("robust %", 1, lambda row: _spread(row[compared["headline"]], digits, 100)),
         Column("verdict", 0, lambda row: row["verdict"] if row["runs"] else "failed", left=True),
-        Column(f"vs {compared['baseline']} [95 %]", 2, lambda row: _difference(row, compared["baseline"], digits)),
+        Column(
+            f"vs {compared['baseline']} [95 %]",
+            2,
+            lambda row: _difference(row, compared["baseline"], digits),
+        ),
         Column("logit margin", 7, lambda row: _spread(row["logit_margin"], 2)),
         Column("L2 margin", 8, lambda row: _spread(row["input_margin_L2"], 3)),
         Column("train s", 9, lambda row: _spread(row["seconds"], 1)),
@@ -76,7 +91,9 @@ def _difference(row: Row, baseline: str, digits: int) -> str:
 
 def legend(compared: Compared) -> list[str]:
     """What the table's numbers are, and what must be said about them: whole sentences."""
-    judged = {key: "unknown" if value is None else value for key, value in compared["judged"].items()}
+    judged = {
+        key: "unknown" if value is None else value for key, value in compared["judged"].items()
+    }
     said = [
         f"Judged on {judged['data']}, test set: {judged['n']} images, threat {judged['threat']}, {judged['ladder']} ladder; "
         "mean ± standard deviation over seeds.",
@@ -95,10 +112,16 @@ def legend(compared: Compared) -> list[str]:
 def markdown(compared: Compared) -> str:
     """A heading, the table, and a list of remarks."""
     shown = columns(compared)
-    lines = [[column.heading for column in shown], ["---" if column.left else "---:" for column in shown], *_cells(compared)]
+    lines = [
+        [column.heading for column in shown],
+        ["---" if column.left else "---:" for column in shown],
+        *_cells(compared),
+    ]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     remarks = [f"- {text}" for text in legend(compared)]
-    return "\n".join([f"# Comparison on {compared['judged']['data']}", "", *table, "", *remarks, ""])
+    return "\n".join(
+        [f"# Comparison on {compared['judged']['data']}", "", *table, "", *remarks, ""]
+    )
 
 
 def latex(compared: Compared) -> str:
@@ -108,7 +131,10 @@ def latex(compared: Compared) -> str:
     lines = [" & ".join(_escaped(cell) for cell in line) + r" \\" for line in table]
     kinds = "".join("l" if column.left else "r" for column in shown)
     remarks = [f"% {text}" for text in (r"needs \usepackage{booktabs}", *legend(compared))]
-    top, bottom = (rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"), (r"\bottomrule", r"\end{tabular}")
+    top, bottom = (
+        (rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"),
+        (r"\bottomrule", r"\end{tabular}"),
+    )
     return "\n".join([*remarks, *top, lines[0], r"\midrule", *lines[1:], *bottom, ""])
 
 
@@ -125,20 +151,35 @@ def show(compared: Compared, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    texts = {column: [column.heading, *(column.text(row) for row in compared["rows"])] for column in columns(compared, 1)}
-    texts = {column: cells for column, cells in texts.items() if not column.needed or {*cells[1:]} != {"-"}}
+    texts = {
+        column: [column.heading, *(column.text(row) for row in compared["rows"])]
+        for column in columns(compared, 1)
+    }
+    texts = {
+        column: cells
+        for column, cells in texts.items()
+        if not column.needed or {*cells[1:]} != {"-"}
+    }
     widths = {column: max(map(len, cells)) + GAP for column, cells in texts.items()}
     kept: list[Column] = []
     for column in sorted(texts, key=lambda column: column.needed):
-        if not column.needed or sum(widths[one] for one in kept) + widths[column] <= console.width + GAP:
+        if (
+            not column.needed
+            or sum(widths[one] for one in kept) + widths[column] <= console.width + GAP
+        ):
             kept.append(column)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     shown = [column for column in texts if column in kept]
     for column in shown:
-        table.add_column(escape(column.heading), justify="left" if column.left else "right", overflow="fold")
+        table.add_column(
+            escape(column.heading), justify="left" if column.left else "right", overflow="fold"
+        )
     for cells in zip(*(texts[column][1:] for column in shown), strict=True):
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
     left = [column.heading for column in texts if column not in kept]
-    for text in [*legend(compared), *([f"Not shown here for want of room: {', '.join(left)}."] if left else [])]:
+    for text in [
+        *legend(compared),
+        *([f"Not shown here for want of room: {', '.join(left)}."] if left else []),
+    ]:
         console.print(escape(text), soft_wrap=not console.is_terminal)

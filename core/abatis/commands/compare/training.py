@@ -28,7 +28,9 @@ def compare_methods(asked: Asked) -> int:
     baseline = find_baseline(options.baseline, order)
     config = methods[0].configs[0]
     console = Console(quiet=config.quiet, highlight=False)
-    runs, failed = train(methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal))
+    runs, failed = train(
+        methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal)
+    )
     if config.dry_run:
         return FAILED_RUN if failed else 0
     if runs:
@@ -41,7 +43,9 @@ def compare_methods(asked: Asked) -> int:
     return FAILED_VERDICT if masked and not options.allow_fail else 0
 
 
-def train(methods: Sequence[Method], tell: Callable[[str], None]) -> tuple[list[Judged], list[Failed]]:
+def train(
+    methods: Sequence[Method], tell: Callable[[str], None]
+) -> tuple[list[Judged], list[Failed]]:
     """Train and judge what is missing; raises UsageError where a folder holds another run, Stopped after Ctrl-C."""
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
@@ -52,7 +56,9 @@ def train(methods: Sequence[Method], tell: Callable[[str], None]) -> tuple[list[
     for place, (name, config) in enumerate(todo, start=1):
         folder = _folder(config)
         done = _is_done(config)
-        tell(f"run {place} of {len(todo)}: {name}, seed {config.seed}: {'finished' if done else 'training'}, {folder}")
+        tell(
+            f"run {place} of {len(todo)}: {name}, seed {config.seed}: {'finished' if done else 'training'}, {folder}"
+        )
         why = "" if done else _trained(config)
         if why:
             tell(f"failed: {why}")
@@ -67,7 +73,9 @@ def _trained(config: RunConfig) -> str:
     try:
         run(config)
     except Stopped as error:
-        raise Stopped(error.what, where=error.where, fix="the same command goes on from here") from error
+        raise Stopped(
+            error.what, where=error.where, fix="the same command goes on from here"
+        ) from error
     except Exception as error:  # the comparison goes on without this run, whatever broke it
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
@@ -85,5 +93,7 @@ def _is_done(config: RunConfig) -> bool:
     if not ((folder / RECORD).exists() and (folder / "run.toml").exists()):
         return False
     record = read_run(folder).record
-    measured = record.get("ladder") or ("quick" if record.get("autoattack_acc") is None else "standard")
+    measured = record.get("ladder") or (
+        "quick" if record.get("autoattack_acc") is None else "standard"
+    )
     return LADDERS.index(measured) >= LADDERS.index(config.eval)

@@ -35,7 +35,10 @@ def judge(asked: argparse.Namespace, line: str) -> str:
 
 def _judge(asked: argparse.Namespace, line: str) -> str:
     reporter = Reporter(asked.quiet or distributed.rank() > 0)
-    subject, device = find_model(asked.model, asked.backbone, asked.allow_pickle), pick_device(asked.device)
+    subject, device = (
+        find_model(asked.model, asked.backbone, asked.allow_pickle),
+        pick_device(asked.device),
+    )
     images = _data(asked, subject, device)
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _folder(asked, subject, images.info.name, str(threat))
@@ -48,10 +51,24 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}
     with disk(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
-    with stopped_at_once(folder, "the same command goes on from here"), reporter.judging() as progress:
-        found = evaluate(module, split, threat, ladder=asked.ladder, seed=seed, batch_size=asked.batch_size, device=device,
-                         num_classes=images.info.num_classes, progress=progress, state=folder / STATE,
-                         square_bf16=asked.square_bf16, **known)  # fmt: skip
+    with (
+        stopped_at_once(folder, "the same command goes on from here"),
+        reporter.judging() as progress,
+    ):
+        found = evaluate(
+            module,
+            split,
+            threat,
+            ladder=asked.ladder,
+            seed=seed,
+            batch_size=asked.batch_size,
+            device=device,
+            num_classes=images.info.num_classes,
+            progress=progress,
+            state=folder / STATE,
+            square_bf16=asked.square_bf16,
+            **known,
+        )
     if distributed.rank() == 0:
         told = {**facts(asked.model, module, images.info, threat, seed), "command": line}
         record = write_record(folder, {**found.to_json(), **told, **_selection(subject)})
@@ -66,12 +83,33 @@ def _data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     run = subject.run
     view = view_of(run.backbone if run is not None else subject.backbone or subject.spec)
     if run is not None and _same_data(asked, subject):
-        return open_data(run.data, data_dir=run.data_dir, limit=run.limit, image_size=run.image_size, augment=run.augment,
-                         device=device, workers=run.workers, skip_broken=run.skip_broken, view=view)  # fmt: skip
+        return open_data(
+            run.data,
+            data_dir=run.data_dir,
+            limit=run.limit,
+            image_size=run.image_size,
+            augment=run.augment,
+            device=device,
+            workers=run.workers,
+            skip_broken=run.skip_broken,
+            view=view,
+        )
     if asked.data is None:
-        raise UsageError(f"which data shall {asked.model} be judged on?", fix="add --data cifar10, npz:PATH, folder:PATH, ...")
-    return open_data(asked.data, data_dir=asked.data_dir, limit=None, image_size=asked.image_size, augment="none",
-                     device=device, workers=0, skip_broken=asked.skip_broken, view=view)  # fmt: skip
+        raise UsageError(
+            f"which data shall {asked.model} be judged on?",
+            fix="add --data cifar10, npz:PATH, folder:PATH, ...",
+        )
+    return open_data(
+        asked.data,
+        data_dir=asked.data_dir,
+        limit=None,
+        image_size=asked.image_size,
+        augment="none",
+        device=device,
+        workers=0,
+        skip_broken=asked.skip_broken,
+        view=view,
+    )
 
 
 def _same_data(asked: argparse.Namespace, subject: ModelSpec) -> bool:
@@ -82,10 +120,22 @@ def _same_data(asked: argparse.Namespace, subject: ModelSpec) -> bool:
 def _folder(asked: argparse.Namespace, subject: ModelSpec, data: str, threat: str) -> Path:
     """The run folder for the run's own question, else one that names the question."""
     run = subject.run
-    if run is not None and _same_data(asked, subject) and threat == run.threat and asked.subset is None:
+    if (
+        run is not None
+        and _same_data(asked, subject)
+        and threat == run.threat
+        and asked.subset is None
+    ):
         return subject.path
-    parts = [subject.path.name or subject.spec, Path(data).stem, threat, *([f"first{asked.subset}"] if asked.subset else [])]
-    return Path("evals") / "-".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-") for part in parts)
+    parts = [
+        subject.path.name or subject.spec,
+        Path(data).stem,
+        threat,
+        *([f"first{asked.subset}"] if asked.subset else []),
+    ]
+    return Path("evals") / "-".join(
+        re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-") for part in parts
+    )
 
 
 def _of_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> dict[str, Any]:
@@ -102,4 +152,6 @@ def _selection(subject: ModelSpec) -> dict[str, Any]:
     """How the weights of a run were chosen, as its own evaluation said."""
 
     before = read_record(subject.path) if subject.run is not None else {}
-    return {key: before[key] for key in ("weights", "selected_at_epoch", "selected_on") if key in before}
+    return {
+        key: before[key] for key in ("weights", "selected_at_epoch", "selected_on") if key in before
+    }

@@ -15,9 +15,12 @@ from abatis.nets.digest import weights_digest
 from abatis.runs.run_folder import bare, recipe
 
 NUMBERS = {
-    "clean_acc": "clean images", "pgd20_acc": "PGD-20", "margin_pgd20_acc": "PGD-20 on the margin",
-    "autoattack_acc": "AutoAttack", "robust_acc": "all attacks and diagnostics together",
-}  # fmt: skip
+    "clean_acc": "clean images",
+    "pgd20_acc": "PGD-20",
+    "margin_pgd20_acc": "PGD-20 on the margin",
+    "autoattack_acc": "AutoAttack",
+    "robust_acc": "all attacks and diagnostics together",
+}
 HEAD = """---
 library_name: {library}
 pipeline_tag: image-classification
@@ -53,10 +56,15 @@ model = abatis.load("DIR", model=module)  # module: a new {architecture}, which 
 
 def card(source: Source, also: Mapping[str, str]) -> str:
     """README.md in Markdown; also: the files beside the usual ones and what they are."""
-    files = {"model.safetensors": "the weights", "config.json": "architecture, normalisation, the numbers", **also}
+    files = {
+        "model.safetensors": "the weights",
+        "config.json": "architecture, normalisation, the numbers",
+        **also,
+    }
     sections = {
         "How robust it is": "\n".join(_numbers(source.record, str(source.table["threat"]))),
-        "How it was trained": "\n".join(_plan(source.plan)) + "\n\nAs options of `defense-run --config FILE`:\n\n"
+        "How it was trained": "\n".join(_plan(source.plan))
+        + "\n\nAs options of `defense-run --config FILE`:\n\n"
         f"```toml\n{tomli_w.dumps(recipe(source.table))}```",
         "Data": " ".join(_data(source)),
         "How to load it": "\n\n".join((INTERFACE, _loading(source))),
@@ -86,19 +94,25 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     if record.get("verdict") == "FAIL":
         yield "\n**The accuracies under attack cannot be trusted.**"
     adaptive = record.get("adaptive_attack")
-    yield "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
+    yield (
+        "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
+    )
 
 
 def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| role | provider | version | options |\n|---|---|---|---|"
     for row in rows:
-        options = ", ".join(f"{key} {bare(value)}" for key, value in row["options"].items()).replace("|", "\\|")
+        options = ", ".join(
+            f"{key} {bare(value)}" for key, value in row["options"].items()
+        ).replace("|", "\\|")
         yield f"| {row['role']} | {bare(row['provider'])} | {row['version']} | {options} |"
 
 
 def _data(source: Source) -> Iterator[str]:
     table, record = source.table, source.record
-    yield f"Trained on `{bare(table['data'])}`" + (f", the first {table['limit']} images." if table.get("limit") else ".")
+    yield f"Trained on `{bare(table['data'])}`" + (
+        f", the first {table['limit']} images." if table.get("limit") else "."
+    )
     if note := record.get("note"):
         yield f"{note[0].upper()}{note[1:]}."
     if table["pretrained"]:

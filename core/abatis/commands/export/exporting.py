@@ -31,17 +31,26 @@ def _safetensors(asked: argparse.Namespace, source: Source) -> list[str]:
 
 def _hub(asked: argparse.Namespace, source: Source) -> list[str]:
     files = write_folder(source, asked.out)
-    return [f"written: weights, configuration and model card in {asked.out}", send(asked.out, files, asked.repo)]
+    return [
+        f"written: weights, configuration and model card in {asked.out}",
+        send(asked.out, files, asked.repo),
+    ]
 
 
 def _onnx(asked: argparse.Namespace, source: Source) -> list[str]:
     difference = write_onnx(source.module, source.test_images()[0], asked.out)
     write_folder(source, asked.out, {ONNX: "the same network for ONNX Runtime, any batch size"})
-    return [f"written: {asked.out / ONNX} and what --to safetensors writes", _equal("ONNX Runtime's logits", difference)]
+    return [
+        f"written: {asked.out / ONNX} and what --to safetensors writes",
+        _equal("ONNX Runtime's logits", difference),
+    ]
 
 
 def _torch_export(asked: argparse.Namespace, source: Source) -> list[str]:
-    also = {PROGRAM: "the same network as a torch.export program, any batch size", LOADER: f"loads {PROGRAM} with torch alone"}
+    also = {
+        PROGRAM: "the same network as a torch.export program, any batch size",
+        LOADER: f"loads {PROGRAM} with torch alone",
+    }
     difference = write_program(source.module, *source.test_images(), asked.out)
     write_folder(source, asked.out, also)
     told = _equal("its logits and input gradients", difference)
@@ -53,9 +62,20 @@ def _equal(what: str, difference: float) -> str:
 
 
 def _robustbench(asked: argparse.Namespace, source: Source) -> list[str]:
-    entry = Entry(asked.name, asked.dataset, asked.paper_title, asked.authors, asked.venue, asked.link, asked.additional_data)
+    entry = Entry(
+        asked.name,
+        asked.dataset,
+        asked.paper_title,
+        asked.authors,
+        asked.venue,
+        asked.link,
+        asked.additional_data,
+    )
     exported = export(source, asked.out, entry)
-    return [f"written: {exported.info}, and the network beside it", *(f"note: {note}" for note in exported.notes)]
+    return [
+        f"written: {exported.info}, and the network beside it",
+        *(f"note: {note}" for note in exported.notes),
+    ]
 
 
 WRITERS: dict[str, Callable[[argparse.Namespace, Source], list[str]]] = {

@@ -35,7 +35,10 @@ def write_folder(source: Source, out: Path, also: dict[str, str] | None = None) 
         "data": bare(table["data"]),
         "threat": table["threat"],
         "weights_sha256": weights_digest(source.module),
-        **{key: source.record.get(key) for key in ("robust_acc", "autoattack_acc", "clean_acc", "n", "verdict")},
+        **{
+            key: source.record.get(key)
+            for key in ("robust_acc", "autoattack_acc", "clean_acc", "n", "verdict")
+        },
     }
     if names := source.facts.get("class_names"):
         about["class_names"] = names
@@ -55,11 +58,28 @@ def _write_timm(source: Source, module: Normalized, out: Path, about: dict[str, 
     channels, size = int(facts["channels"]), int(facts["image_size"])
     name, pretrained = source.architecture, bool(source.table["pretrained"])
     shape = size_options(name, timm.models.get_pretrained_cfg(name), size, pretrained)
-    statistics = {"mean": module.normalize.mean.flatten().tolist(), "std": module.normalize.std.flatten().tolist()}
+    statistics = {
+        "mean": module.normalize.mean.flatten().tolist(),
+        "std": module.normalize.std.flatten().tolist(),
+    }
     view = view_of(str(source.table["backbone"])).at(size)
-    cropped = view.crop if str(source.table["data"]).startswith("folder:") else 1.0  # other images come at their size
-    seen = {"input_size": (channels, size, size), "interpolation": view.interpolation, "crop_pct": cropped, **statistics}
+    cropped = (
+        view.crop if str(source.table["data"]).startswith("folder:") else 1.0
+    )  # other images come at their size
+    seen = {
+        "input_size": (channels, size, size),
+        "interpolation": view.interpolation,
+        "crop_pct": cropped,
+        **statistics,
+    }
     timm.models.save_for_hf(
-        module.backbone, out, safe_serialization=True, model_args={"in_chans": channels, **shape},
-        model_config={"pretrained_cfg": seen, "abatis": about, "label_names": about.get("class_names")},
-    )  # fmt: skip
+        module.backbone,
+        out,
+        safe_serialization=True,
+        model_args={"in_chans": channels, **shape},
+        model_config={
+            "pretrained_cfg": seen,
+            "abatis": about,
+            "label_names": about.get("class_names"),
+        },
+    )

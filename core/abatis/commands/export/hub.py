@@ -24,9 +24,16 @@ def send(folder: Path, files: Sequence[Path], repo: str) -> str:
     try:
         api = huggingface_hub.HfApi(token=token, library_name="abatis")
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[file.name for file in files],
-                          commit_message="Weights, configuration and model card")  # fmt: skip
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[file.name for file in files],
+            commit_message="Weights, configuration and model card",
+        )
     except Exception as error:  # no network, no right to the name: the folder is there all the same
-        raise UsageError(f"the folder is written, but could not be sent to {repo}: {brief(error).replace(token, '...')}",
-                         where=str(folder), fix=f"hf upload {repo} {folder}") from error  # fmt: skip
+        raise UsageError(
+            f"the folder is written, but could not be sent to {repo}: {brief(error).replace(token, '...')}",
+            where=str(folder),
+            fix=f"hf upload {repo} {folder}",
+        ) from error
     return f"sent to {repo}: abatis.load('hf-hub:{repo}')"

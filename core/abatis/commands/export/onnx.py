@@ -28,11 +28,20 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, about itself
-            program = torch.onnx.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), dynamo=True,
-                                        input_names=["images"], output_names=["logits"], verbose=False)  # fmt: skip
+            program = torch.onnx.export(
+                module,
+                (x,),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
     except Exception as error:  # whatever the exporter meets in a network of the user's own
-        raise UsageError(f"torch.onnx refuses this network: {brief(error)}",
-                         fix="its forward must not branch on tensors or fix the batch size") from error  # fmt: skip
+        raise UsageError(
+            f"torch.onnx refuses this network: {brief(error)}",
+            fix="its forward must not branch on tensors or fix the batch size",
+        ) from error
     assert program is not None  # what dynamo=True returns
     path = out / ONNX
     with disk(path):
@@ -41,9 +50,13 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
     parts = [x[part] for part in checked_batches(len(x))]
     with torch.no_grad():
         pairs = [(module(part), torch.from_numpy(run(part.contiguous().numpy()))) for part in parts]
-    worst: float = max(((ours - theirs).abs().amax() / ours.abs().amax()).item() for ours, theirs in pairs)
+    worst: float = max(
+        ((ours - theirs).abs().amax() / ours.abs().amax()).item() for ours, theirs in pairs
+    )
     if not worst <= TOLERANCE:
         path.unlink()
-        raise UsageError(f"ONNX Runtime's logits differ by {worst:.1e} of the largest, more than {TOLERANCE:.0e}",
-                         fix="random or stateful layers cannot be exported")  # fmt: skip
+        raise UsageError(
+            f"ONNX Runtime's logits differ by {worst:.1e} of the largest, more than {TOLERANCE:.0e}",
+            fix="random or stateful layers cannot be exported",
+        )
     return worst

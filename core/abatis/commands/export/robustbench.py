@@ -18,7 +18,11 @@ from abatis.config.run_config import RUN_NAME
 from abatis.errors import UsageError
 from abatis.system.files import disk, write_text
 
-LEADERBOARDS = {"cifar10": ("Linf:8/255", "L2:0.5"), "cifar100": ("Linf:8/255",), "imagenet": ("Linf:4/255",)}
+LEADERBOARDS = {
+    "cifar10": ("Linf:8/255", "L2:0.5"),
+    "cifar100": ("Linf:8/255",),
+    "imagenet": ("Linf:4/255",),
+}
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 
 
@@ -52,8 +56,10 @@ def export(source: Source, out: Path, entry: Entry | None = None) -> Exported:
     entry = entry or Entry()
     folder, record = source.folder, source.record
     if record.get("autoattack_acc") is None:
-        raise UsageError(f"{folder} has no AutoAttack number, which RobustBench requires",
-                         fix=f"defense eval {folder}")  # fmt: skip
+        raise UsageError(
+            f"{folder} has no AutoAttack number, which RobustBench requires",
+            fix=f"defense eval {folder}",
+        )
     threat = Threat.parse(record["threat"])
     name = _safe(entry.name or source.name, "name")
     dataset = _safe(entry.dataset or Path(str(record["data"]).rpartition(":")[2]).stem, "dataset")

@@ -31,16 +31,36 @@ TRY = "--data digits --backbone cnn --epochs 1 --limit 200 --threat Linf:0.1"
 
 def make(words: Sequence[str], prog: str) -> int:
     """``defense new plugin NAME [--kind KIND] [--out DIR]``; returns 0."""
-    parser = Parser(prog=prog, description="Make something new from a template.", allow_abbrev=False)
+    parser = Parser(
+        prog=prog, description="Make something new from a template.", allow_abbrev=False
+    )
     made = parser.add_subparsers(dest="what", required=True, parser_class=Parser)
     rows = "\n".join(f"  {kind:<12} {about}" for kind, about in KINDS.items())
     plugin = made.add_parser(
-        "plugin", help="a plugin, with tests, README and CI", epilog=f"kinds:\n{rows}", allow_abbrev=False,
+        "plugin",
+        help="a plugin, with tests, README and CI",
+        epilog=f"kinds:\n{rows}",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    plugin.add_argument("name", metavar="NAME", help="the plugin's name, such as my-idea; the distribution is abatis-NAME")
-    plugin.add_argument("--kind", choices=KINDS, default="regularizer", help="what it provides (default: regularizer)")
-    plugin.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="where the folder NAME is made (default: here)")
+    )
+    plugin.add_argument(
+        "name",
+        metavar="NAME",
+        help="the plugin's name, such as my-idea; the distribution is abatis-NAME",
+    )
+    plugin.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="regularizer",
+        help="what it provides (default: regularizer)",
+    )
+    plugin.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path(),
+        help="where the folder NAME is made (default: here)",
+    )
     asked: argparse.Namespace = parser.parse_args(list(words))
     name = discovery.normal(asked.name)
     folder = new_plugin(name, asked.kind, asked.out)
@@ -59,13 +79,21 @@ def new_plugin(name: str, kind: str, out: Path) -> Path:
         folder.mkdir(parents=True)
         for source in sorted((TEMPLATES / kind).rglob("*")):
             if source.is_file() and not LEFT_BEHIND & set(source.parts):
-                target = folder / renamed(source.relative_to(TEMPLATES / kind).as_posix(), kind, name)
+                target = folder / renamed(
+                    source.relative_to(TEMPLATES / kind).as_posix(), kind, name
+                )
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(renamed(source.read_text(encoding="utf-8"), kind, name), encoding="utf-8")
+                target.write_text(
+                    renamed(source.read_text(encoding="utf-8"), kind, name), encoding="utf-8"
+                )
     except FileExistsError:
-        raise UsageError(f"{folder} is there already", fix="choose another name, or another --out") from None
+        raise UsageError(
+            f"{folder} is there already", fix="choose another name, or another --out"
+        ) from None
     except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}", fix="choose another --out") from error
+        raise UsageError(
+            f"cannot write {folder}: {error.strerror}", fix="choose another --out"
+        ) from error
     return folder
 
 
@@ -89,13 +117,18 @@ def _class(name: str) -> str:
 def _check(name: str) -> None:
     """Raise UsageError where a plugin cannot have a name, or another one has it."""
     if wrong := discovery.why_no_name(name, reserved_names()):
-        raise UsageError(f"no plugin can be named '{name}': {wrong}", fix="choose another name, like my-idea")
+        raise UsageError(
+            f"no plugin can be named '{name}': {wrong}", fix="choose another name, like my-idea"
+        )
     if name in discovery.installed():
         raise UsageError(
-            f"the installed {discovery.installed()[name].distribution} is named '{name}'", fix="choose another name"
+            f"the installed {discovery.installed()[name].distribution} is named '{name}'",
+            fix="choose another name",
         )
     if name in methods():
         raise UsageError(f"the registry has a method named '{name}'", fix="choose another name")
     if _class(name) in (*abatis.__all__, "Tensor"):
-        raise UsageError(f"no plugin can be named '{name}': its class {_class(name)} would hide the one of that name",
-                         fix="choose another name, like my-idea")  # fmt: skip
+        raise UsageError(
+            f"no plugin can be named '{name}': its class {_class(name)} would hide the one of that name",
+            fix="choose another name, like my-idea",
+        )

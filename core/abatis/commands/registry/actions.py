@@ -46,21 +46,33 @@ def _parser(prog: str) -> Parser:
     listed = actions.add_parser("list", help="all methods, and whether they are installed")
     listed.add_argument("--installed", action="store_true", help="only what is installed")
     listed.add_argument("--hook", choices=get_args(Role), help="only methods that provide this")
-    shown = actions.add_parser("show", help="one method: paper, equation, options, claim, evidence, recipes")
+    shown = actions.add_parser(
+        "show", help="one method: paper, equation, options, claim, evidence, recipes"
+    )
     shown.add_argument("name")
     for action in (listed, shown):
         action.add_argument("--json", action="store_true", help="for programs")
     actions.add_parser("check", help="do the entries agree with plugins, files and records?")
-    added = actions.add_parser("add", help="make the entry of a third-party plugin, ready for a pull request")
-    added.add_argument("folder", help="the plugin's folder, with its pyproject.toml; its module is imported")
-    added.add_argument("--write", action="store_true", help="append it to the checkout's registry.toml")
+    added = actions.add_parser(
+        "add", help="make the entry of a third-party plugin, ready for a pull request"
+    )
+    added.add_argument(
+        "folder", help="the plugin's folder, with its pyproject.toml; its module is imported"
+    )
+    added.add_argument(
+        "--write", action="store_true", help="append it to the checkout's registry.toml"
+    )
     actions.add_parser("schema", help="the JSON Schema of registry.toml, for editors")
     return parser
 
 
 def _list(asked: argparse.Namespace) -> None:
-    rows = [row for row in listing() if (row["installed"] or not asked.installed)
-            and (asked.hook is None or asked.hook in row.get("hooks", []))]  # fmt: skip
+    rows = [
+        row
+        for row in listing()
+        if (row["installed"] or not asked.installed)
+        and (asked.hook is None or asked.hook in row.get("hooks", []))
+    ]
     if asked.json:
         print(json.dumps(rows, indent=2))
         return
@@ -73,7 +85,9 @@ def _list(asked: argparse.Namespace) -> None:
         table.add_column(heading, no_wrap=heading in ("name", "installed", "origin"))
     for row in rows:
         provides = ", ".join(row.get("hooks", ["unknown"]))
-        table.add_row(row["name"], row["installed"] or "no", origin(row), provides, escape(row["title"]))
+        table.add_row(
+            row["name"], row["installed"] or "no", origin(row), provides, escape(row["title"])
+        )
     Console(highlight=False).print(table)
 
 
@@ -81,7 +95,10 @@ def _show(name: str, as_json: bool) -> None:
     by_name = {row["name"]: row for row in listing()}
     name = discovery.normal(name)
     if name not in by_name:
-        raise UsageError(f"unknown method '{name}': {did_you_mean(name, by_name)}", fix="defense registry list shows them all")
+        raise UsageError(
+            f"unknown method '{name}': {did_you_mean(name, by_name)}",
+            fix="defense registry list shows them all",
+        )
     if as_json:
         print(json.dumps(by_name[name], indent=2))
         return
@@ -97,8 +114,15 @@ def _show(name: str, as_json: bool) -> None:
 
 def card(row: dict[str, Any]) -> list[tuple[str, str]]:
     """What a row of the listing says to a reader, line by line."""
-    whose = {"community": "community: not reviewed here", "unregistered": "installed, not in the registry"}
-    lines = [("name", row["name"]), ("title", row["title"]), ("origin", whose.get(origin(row), origin(row)))]
+    whose = {
+        "community": "community: not reviewed here",
+        "unregistered": "installed, not in the registry",
+    }
+    lines = [
+        ("name", row["name"]),
+        ("title", row["title"]),
+        ("origin", whose.get(origin(row), origin(row))),
+    ]
     for key, value in row.items():
         if key not in (*HIDDEN, "name", "title") and (value is not None or key in MISSING):
             lines.append((key.replace("_", " "), _text(row["name"], key, value)))

@@ -37,7 +37,11 @@ def add(folder: Path, write: bool = False) -> str:
     read(whole, f"{path}, with {folder} added")
     if write:
         if not (path.parent / "pyproject.toml").is_file():
-            raise UsageError("--write needs a checkout of abatis", where=str(path), fix="leave it out: the entry is printed")
+            raise UsageError(
+                "--write needs a checkout of abatis",
+                where=str(path),
+                fix="leave it out: the entry is printed",
+            )
         path.write_text(whole, encoding="utf-8")
     return text.lstrip("\n")
 
@@ -45,37 +49,58 @@ def add(folder: Path, write: bool = False) -> str:
 def _entries(folder: Path) -> Iterator[dict[str, Any]]:
     file = folder / "pyproject.toml"
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", fix="name the folder of a plugin, which holds its pyproject.toml")
+        raise UsageError(
+            f"{folder} is no folder",
+            fix="name the folder of a plugin, which holds its pyproject.toml",
+        )
     try:
         about = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no plugin: {type(error).__name__}: {error}", where=str(file), fix="name a plugin's folder"
+            f"no plugin: {type(error).__name__}: {error}",
+            where=str(file),
+            fix="name a plugin's folder",
         ) from error
     project, told = about.get("project", {}), about.get("tool", {}).get("abatis", {})
     points = project.get("entry-points", {}).get(hooks.ENTRY_POINT_GROUP, {})
     if not points:
-        raise UsageError(f"no entry point in the group {hooks.ENTRY_POINT_GROUP}", where=str(file),
-                         fix="docs/writing-a-plugin.md shows one")  # fmt: skip
+        raise UsageError(
+            f"no entry point in the group {hooks.ENTRY_POINT_GROUP}",
+            where=str(file),
+            fix="docs/writing-a-plugin.md shows one",
+        )
     if missing := [key for key in TOLD if key not in told and key != "evidence"]:
-        raise UsageError(f"the table [tool.abatis] lacks {', '.join(missing)}", where=str(file),
-                         fix="add them: one sentence each, for people who choose a method")  # fmt: skip
+        raise UsageError(
+            f"the table [tool.abatis] lacks {', '.join(missing)}",
+            where=str(file),
+            fix="add them: one sentence each, for people who choose a method",
+        )
     for name, target in points.items():
         plugin = _load(folder, discovery.normal(name), target)
         yield _entry(plugin, project, told, str(file))
 
 
-def _entry(plugin: discovery.Plugin, project: Mapping[str, Any], told: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _entry(
+    plugin: discovery.Plugin, project: Mapping[str, Any], told: Mapping[str, Any], where: str
+) -> dict[str, Any]:
     urls = {key.lower(): url for key, url in project.get("urls", {}).items()}
     try:
-        method = Method.model_validate({
-            "name": plugin.name, "community": True, "distribution": project.get("name"),
-            "homepage": urls.get("homepage") or next(iter(urls.values()), None),
-            "hooks": provided(plugin.module), "options": defaults(plugin.config_class),
-            "evidence": "None in this repository.", **{key: told[key] for key in TOLD if key in told},
-        })  # fmt: skip
+        method = Method.model_validate(
+            {
+                "name": plugin.name,
+                "community": True,
+                "distribution": project.get("name"),
+                "homepage": urls.get("homepage") or next(iter(urls.values()), None),
+                "hooks": provided(plugin.module),
+                "options": defaults(plugin.config_class),
+                "evidence": "None in this repository.",
+                **{key: told[key] for key in TOLD if key in told},
+            }
+        )
     except ValidationError as error:
-        raise UsageError(discovery.explain(error, Method), where=where, fix="mend the table [tool.abatis]") from error
+        raise UsageError(
+            discovery.explain(error, Method), where=where, fix="mend the table [tool.abatis]"
+        ) from error
     return method.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -89,8 +114,11 @@ def _load(folder: Path, name: str, target: str) -> discovery.Plugin:
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginError(f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}", where=str(folder),
-                          fix="mend it; PluginContract tests the rest") from error  # fmt: skip
+        raise PluginError(
+            f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
+            where=str(folder),
+            fix="mend it; PluginContract tests the rest",
+        ) from error
 
 
 @contextmanager

@@ -21,7 +21,11 @@ def problems() -> tuple[list[str], list[str]]:
     """What disagrees, and what could not be looked at; raises UsageError where the registry cannot be read."""
     known, root = methods(), registry_file().parent
     checkout = (root / "plugins").is_dir()
-    found = [f"{method.name}: {line}" for method in known.values() for line in _with_others(method, known)]
+    found = [
+        f"{method.name}: {line}"
+        for method in known.values()
+        for line in _with_others(method, known)
+    ]
     notes = [] if checkout else ["no checkout here: folders and records were not looked at"]
     for method in known.values():
         if method.name in discovery.installed():
@@ -30,7 +34,10 @@ def problems() -> tuple[list[str], list[str]]:
             text = f"{method.name}: not installed, so hooks and options were not looked at"
             (found if checkout and not method.community else notes).append(text)
         if checkout:
-            found += [f"{method.name}: {line}" for line in (*_with_folder(method, root), *_with_records(method, root))]
+            found += [
+                f"{method.name}: {line}"
+                for line in (*_with_folder(method, root), *_with_records(method, root))
+            ]
     if checkout:
         found += _unentered(known, root)
     return found, notes
@@ -43,7 +50,10 @@ def provided(module: object) -> list[Role]:
 
 def defaults(config_class: type[PluginConfig]) -> dict[str, str]:
     """Every option and its default, as the command line takes them."""
-    return {discovery.normal(name): _written(value) for name, value in config_class().model_dump(mode="json").items()}
+    return {
+        discovery.normal(name): _written(value)
+        for name, value in config_class().model_dump(mode="json").items()
+    }
 
 
 def _written(value: Any) -> str:
@@ -97,7 +107,10 @@ def _with_records(method: Method, root: Path) -> Iterator[str]:
     verdicts = []
     for name, wanted in method.records.items():
         try:
-            rows = {row["method"]: row for row in json.loads((root / name).read_text(encoding="utf-8"))["rows"]}
+            rows = {
+                row["method"]: row
+                for row in json.loads((root / name).read_text(encoding="utf-8"))["rows"]
+            }
         except (OSError, ValueError, LookupError, TypeError) as error:
             yield f"record {name} cannot be read: {type(error).__name__}: {error}"
             continue

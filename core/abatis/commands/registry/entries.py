@@ -27,24 +27,34 @@ class Method(Options):
 
     name: str = Field(description="the plugin's name")
     title: str = Field(description="the method's full name")
-    community: bool = Field(False, description="made and kept elsewhere; nobody here has reviewed it")
+    community: bool = Field(
+        False, description="made and kept elsewhere; nobody here has reviewed it"
+    )
     homepage: str | None = Field(None, description="where a community plugin lives")
     paper: str = Field(description="authors, venue, year, identifier")
     equation: str = Field(description="what it adds to or changes in a step, as coded")
     hooks: tuple[Role, ...] = Field(description="what it provides: loss, regularizer, ...")
     distribution: str = Field(description="what to install")
-    options: dict[str, str] = Field(description="each option and its default, as the command line takes it")
+    options: dict[str, str] = Field(
+        description="each option and its default, as the command line takes it"
+    )
     tested_with: tuple[str, ...] = Field((), description="plugins it is tested together with")
     claim: str = Field(description="what the paper says it does")
     evidence: str = Field(description="what our own committed records show")
-    records: dict[str, tuple[str, ...]] = Field({}, description="files of the checkout behind the evidence, and their rows")
-    verdict: Verdict | None = Field(None, description="the worst masking verdict in these rows; absent where none has one")
+    records: dict[str, tuple[str, ...]] = Field(
+        {}, description="files of the checkout behind the evidence, and their rows"
+    )
+    verdict: Verdict | None = Field(
+        None, description="the worst masking verdict in these rows; absent where none has one"
+    )
     allow_fail: bool = Field(False, description="list the method although that verdict is FAIL")
 
     @model_validator(mode="after")
     def _trusted(self) -> Method:
         if self.verdict == "FAIL" and not self.allow_fail:
-            raise ValueError(f"{self.name}: its evidence has the masking verdict FAIL; leave it out, or set allow_fail = true")
+            raise ValueError(
+                f"{self.name}: its evidence has the masking verdict FAIL; leave it out, or set allow_fail = true"
+            )
         return self
 
 
@@ -79,11 +89,17 @@ def read(text: str, where: str) -> dict[str, Method]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the registry is broken: {path}: {first['msg']}", where=where, fix=MEND) from error
+        raise UsageError(
+            f"the registry is broken: {path}: {first['msg']}", where=where, fix=MEND
+        ) from error
     except UsageError as error:
-        raise UsageError(f"the registry is broken: {error.what}", where=where, fix=error.fix) from error
+        raise UsageError(
+            f"the registry is broken: {error.what}", where=where, fix=error.fix
+        ) from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"the registry is broken: {type(error).__name__}: {error}", where=where, fix=MEND) from error
+        raise UsageError(
+            f"the registry is broken: {type(error).__name__}: {error}", where=where, fix=MEND
+        ) from error
     return {method.name: method for method in found.method}
 
 
@@ -93,7 +109,9 @@ def methods() -> dict[str, Method]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND) from error
+        raise UsageError(
+            f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND
+        ) from error
     return read(text, str(path))
 
 
@@ -104,19 +122,39 @@ def listing() -> list[dict[str, Any]]:
     for name, method in known.items():
         version = found[name].version if name in found else None
         recipes = list(recipes_of(name)) if name in found else []
-        rows.append({**method.model_dump(mode="json"), "recipes": recipes, "registered": True, "installed": version})
+        rows.append(
+            {
+                **method.model_dump(mode="json"),
+                "recipes": recipes,
+                "registered": True,
+                "installed": version,
+            }
+        )
     for name, plugin in found.items():
         if name not in known:
-            rows.append({"name": name, "title": plugin.summary, "distribution": plugin.distribution,
-                         "registered": False, "installed": plugin.version})  # fmt: skip
+            rows.append(
+                {
+                    "name": name,
+                    "title": plugin.summary,
+                    "distribution": plugin.distribution,
+                    "registered": False,
+                    "installed": plugin.version,
+                }
+            )
     return rows
 
 
 def origin(row: dict[str, Any]) -> str:
     """Whose a row of the listing is: ours, the community's, or of nobody who entered it."""
-    return ("community" if row["community"] else "first-party") if row["registered"] else "unregistered"
+    return (
+        ("community" if row["community"] else "first-party")
+        if row["registered"]
+        else "unregistered"
+    )
 
 
 def flag(name: str, option: str, default: str) -> str:
     """An option and its default as the command line takes them."""
-    return {"true": f"--{name}.{option}", "false": f"--no-{name}.{option}"}.get(default, f"--{name}.{option} {default}")
+    return {"true": f"--{name}.{option}", "false": f"--no-{name}.{option}"}.get(
+        default, f"--{name}.{option} {default}"
+    )

@@ -15,7 +15,13 @@ from torch import Tensor
 from abatis.api.randomness import seeded
 from abatis.evaluate.curves import STEPS, Curve, accuracy_curve
 from abatis.evaluate.judge import Clean, Judge
-from abatis.evaluate.masking.attacks import Bench, White, gradient_attack_tests, other_attack_tests, white_box
+from abatis.evaluate.masking.attacks import (
+    Bench,
+    White,
+    gradient_attack_tests,
+    other_attack_tests,
+    white_box,
+)
 from abatis.evaluate.masking.gradients import gradient_tests, unreachable
 from abatis.evaluate.masking.outputs import mode_test, output_tests
 from abatis.evaluate.masking.radii import grid, radius_tests
@@ -42,11 +48,19 @@ class Diagnosis:
     def __str__(self) -> str:
         spoke = [test.id for test in self.tests if test.status in ("warn", "fail")]
         made = sum(test.status != "not applicable" for test in self.tests)
-        return f"signs of masking: {', '.join(spoke)}" if spoke else f"no sign of masking found by {made} tests"
+        return (
+            f"signs of masking: {', '.join(spoke)}"
+            if spoke
+            else f"no sign of masking found by {made} tests"
+        )
 
     def findings(self) -> list[str]:
         """One sentence for each test that warned or failed."""
-        return [f"{test.id} {test.status}: {test.says}" for test in self.tests if test.status in ("warn", "fail")]
+        return [
+            f"{test.id} {test.status}: {test.says}"
+            for test in self.tests
+            if test.status in ("warn", "fail")
+        ]
 
 
 def diagnose(
@@ -64,16 +78,23 @@ def diagnose(
     as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
     """
     with seeded(seed, "masking"):
-        if not clean.correct.any():  # nothing is claimed that could be masked, and a large network takes its time
+        if (
+            not clean.correct.any()
+        ):  # nothing is claimed that could be masked, and a large network takes its time
             why = "no point is right without an attack"
             none = tuple(told(test, "not applicable", why) for test in GATES)
-            return Diagnosis("PASS", none, clean.correct, accuracy_curve(judge, clean.correct, [0.0], seed))
+            return Diagnosis(
+                "PASS", none, clean.correct, accuracy_curve(judge, clean.correct, [0.0], seed)
+            )
         bench = Bench(judge, clean.correct, seed)
         tests = output_tests(judge, bool(clean.distribution.all()))
         reason = unreachable(judge)
         if reason is None:
             white = white_box(bench, known or {})
-            standing, curve = white.standing, _by_gradients(bench, white, clean.classes, training, tests)
+            standing, curve = (
+                white.standing,
+                _by_gradients(bench, white, clean.classes, training, tests),
+            )
         else:
             tests.append(told("D1", "fail", f"no gradient reaches the images ({reason})"))
             standing, curve = clean.correct, accuracy_curve(judge, clean.correct, [0.0], seed)
@@ -90,12 +111,16 @@ def _worst(tests: Sequence[Test]) -> Literal["PASS", "WARN", "FAIL"]:
     return "FAIL" if "fail" in found else "WARN" if "warn" in found else "PASS"
 
 
-def _by_gradients(bench: Bench, white: White, num_classes: int, training: Training | None, tests: list[Test]) -> Curve:
+def _by_gradients(
+    bench: Bench, white: White, num_classes: int, training: Training | None, tests: list[Test]
+) -> Curve:
     """Add everything that needs gradients."""
     judge, seed = bench.judge, bench.seed
     tests += gradient_tests(judge, seed)
     tests += gradient_attack_tests(bench, white)
-    curve = accuracy_curve(judge, bench.correct, grid(judge), seed, {judge.threat.eps: white.standing})
+    curve = accuracy_curve(
+        judge, bench.correct, grid(judge), seed, {judge.threat.eps: white.standing}
+    )
     tests += radius_tests(judge, curve, num_classes)
     tests.append(mode_test(judge, bench.correct, white.entropy.robust, STEPS, seed))
     if training is not None:

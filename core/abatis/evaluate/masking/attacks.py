@@ -55,12 +55,19 @@ class Bench:
         for attack in attacks:
             left = self.run(name, attack, left).robust
         count, of = int((standing & ~left).sum()), int(self.correct.sum())
-        return rated(test, count, of, f"{name} broke {count} of {of} points that PGD-{STEPS} did not")
+        return rated(
+            test, count, of, f"{name} broke {count} of {of} points that PGD-{STEPS} did not"
+        )
 
     def budget_test(self) -> Test:
         """D24, over everything that ran here."""
-        return rated("D24", self.stray, self.made, f"{self.stray} of {self.made} adversarial images lie outside the ball or "
-                     "[0, 1], are not numbers, or came with another label")  # fmt: skip
+        return rated(
+            "D24",
+            self.stray,
+            self.made,
+            f"{self.stray} of {self.made} adversarial images lie outside the ball or "
+            "[0, 1], are not numbers, or came with another label",
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ def white_box(bench: Bench, known: Mapping[Objective, Tensor]) -> White:
         if objective in known:
             facts = {"attacked": int(points.sum()), "rejected": 0}
             return bench.counted(Verdicts(name, points & known[objective], facts), points)
-        return bench.run(name, pgd(bench.judge.net, bench.judge.threat, STEPS, bench.seed, objective), points)
+        return bench.run(
+            name, pgd(bench.judge.net, bench.judge.threat, STEPS, bench.seed, objective), points
+        )
 
     entropy = left(f"PGD-{STEPS}", cross_entropy, bench.correct)
     return White(entropy, left(f"margin PGD-{STEPS}", margin, entropy.robust))
@@ -92,7 +101,9 @@ def gradient_attack_tests(bench: Bench, white: White) -> list[Test]:
     """D9 and D13 to D18, D21: the attacks that need gradients."""
     net, threat, seed = bench.judge.net, bench.judge.threat, bench.seed
     others = range(1, RESTARTS)  # what is left withstands the first start
-    restarted = [pgd(net, threat, STEPS, seed, objective, others) for objective in (cross_entropy, margin)]
+    restarted = [
+        pgd(net, threat, STEPS, seed, objective, others) for objective in (cross_entropy, margin)
+    ]
     return [
         bench.exclusive("D9", "a single step", [single_step(net, threat)], white.standing),
         *_longer(bench, white),
@@ -111,29 +122,57 @@ def _longer(bench: Bench, white: White) -> list[Test]:
     of, gone = int(bench.correct.sum()), int((white.standing & ~left).sum())
     by_margin = pgd(judge.net, judge.threat, MORE_STEPS, bench.seed, margin)
     gone += int((left & ~bench.run(f"margin PGD-{MORE_STEPS}", by_margin, left).robust).sum())
-    tests = [rated("D13", gone, of, f"{MORE_STEPS} steps broke {gone} of {of} points that {STEPS} did not")]
+    tests = [
+        rated(
+            "D13", gone, of, f"{MORE_STEPS} steps broke {gone} of {of} points that {STEPS} did not"
+        )
+    ]
     if not judge.threat.eps:
-        return [*tests, *(told(test, "not applicable", "the radius is 0") for test in ("D15", "D16"))]
-    never, rising = (distributed.total(sum(flags[which] for flags in trace.values())) for which in (0, 1))
-    ran = distributed.total(len(trace)) or of  # the points that fell before are no example of an attack that went on
+        return [
+            *tests,
+            *(told(test, "not applicable", "the radius is 0") for test in ("D15", "D16")),
+        ]
+    never, rising = (
+        distributed.total(sum(flags[which] for flags in trace.values())) for which in (0, 1)
+    )
+    ran = (
+        distributed.total(len(trace)) or of
+    )  # the points that fell before are no example of an attack that went on
     return [
         *tests,
-        rated("D15", never, of, f"the loss of {never} of {of} points never rose in {MORE_STEPS} steps"),
-        rated("D16", rising, ran, f"the loss of {rising} of {ran} points was still rising after {MORE_STEPS} steps"),
+        rated(
+            "D15", never, of, f"the loss of {never} of {of} points never rose in {MORE_STEPS} steps"
+        ),
+        rated(
+            "D16",
+            rising,
+            ran,
+            f"the loss of {rising} of {ran} points was still rising after {MORE_STEPS} steps",
+        ),
     ]
 
 
 def _claims(white: White) -> Test:
     """D17. Our PGD takes any iterate that fools, so none is lost; what remains is a claim that does not hold from outside."""
-    lost, made = (white.entropy.facts[key] + white.margin.facts[key] for key in ("rejected", "attacked"))
+    lost, made = (
+        white.entropy.facts[key] + white.margin.facts[key] for key in ("rejected", "attacked")
+    )
     return rated(
-        "D17", lost, made, f"{lost} of {made} PGD-{STEPS} runs claimed a success that did not hold when looked at again"
+        "D17",
+        lost,
+        made,
+        f"{lost} of {made} PGD-{STEPS} runs claimed a success that did not hold when looked at again",
     )
 
 
 def _losses(bench: Bench, white: White) -> Test:
     gap, of = int((white.entropy.robust & ~white.standing).sum()), int(bench.correct.sum())
-    return rated("D18", gap, of, f"{gap} of {of} points withstand PGD-{STEPS} on the cross-entropy and not on the margin")
+    return rated(
+        "D18",
+        gap,
+        of,
+        f"{gap} of {of} points withstand PGD-{STEPS} on the cross-entropy and not on the margin",
+    )
 
 
 def _scale(bench: Bench, white: White) -> Test:
@@ -145,16 +184,26 @@ def _scale(bench: Bench, white: White) -> Test:
     attack = pgd(bench.judge.net, bench.judge.threat, STEPS, bench.seed, scaled)
     after = int(bench.run(f"scaled PGD-{STEPS}", attack, bench.correct).robust.sum())
     before, of = int(white.entropy.robust.sum()), int(bench.correct.sum())
-    return rated("D21", max(before - after, 0), of, f"{before} of {of} points withstand PGD-{STEPS} on the cross-entropy, "
-                 f"{after} with logits scaled to a standard deviation of 1")  # fmt: skip
+    return rated(
+        "D21",
+        max(before - after, 0),
+        of,
+        f"{before} of {of} points withstand PGD-{STEPS} on the cross-entropy, "
+        f"{after} with logits scaled to a standard deviation of 1",
+    )
 
 
 def other_attack_tests(bench: Bench, standing: Tensor) -> list[Test]:
     """D10 and D12, on the points that gradients left, (n,) bool."""
     net, threat = bench.judge.net, bench.judge.threat
-    noise = bench.exclusive("D12", f"{2 * DRAWS} random draws", [random_noise(net, threat, bench.seed)], standing)
+    noise = bench.exclusive(
+        "D12", f"{2 * DRAWS} random draws", [random_noise(net, threat, bench.seed)], standing
+    )
     sides = next(iter(bench.judge.split.eval_batches(1))).x.shape[2:]
     if threat.norm == "L2" and min(sides) < SMALLEST:
-        return [told("D10", "not applicable", f"Square needs {SMALLEST} pixels a side in L2"), noise]
+        return [
+            told("D10", "not applicable", f"Square needs {SMALLEST} pixels a side in L2"),
+            noise,
+        ]
     attack = square(net, threat, QUERIES, bench.seed, bench.judge.steady)
     return [bench.exclusive("D10", f"Square with {QUERIES} queries", [attack], standing), noise]

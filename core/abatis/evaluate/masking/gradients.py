@@ -48,19 +48,38 @@ def gradient_tests(judge: Judge, seed: int) -> list[Test]:
 
     D2 and D3 look at the margin's gradients: those of the cross-entropy underflow in an honest network that is very sure.
     """
-    parts = halving(lambda size: [_look(judge, batch, seed) for batch in judge.split.eval_batches(size)], judge.batch_size)
+    parts = halving(
+        lambda size: [_look(judge, batch, seed) for batch in judge.split.eval_batches(size)],
+        judge.batch_size,
+    )
     zero, zero_entropy, tiny, odd, ratio = (
-        torch.cat([getattr(part, name) for part in parts]).cpu() for name in _Looked.__dataclass_fields__
+        torch.cat([getattr(part, name) for part in parts]).cpu()
+        for name in _Looked.__dataclass_fields__
     )
     n, flat = len(zero), int(zero.sum())
     return [
         told("D1", "pass", "the gradient of the logits reaches the images"),
-        rated("D2", flat, n, f"the margin's gradient is exactly zero at {flat} of {n} points, the cross-entropy's at "
-              f"{int(zero_entropy.sum())} (which D18 judges)"),
-        rated("D3", int(tiny.sum()), n, f"no entry of the margin's gradient reaches {TINY:g} at {int(tiny.sum())} points"),
-        rated("D4", int(odd.sum()), n, f"logits or gradients are NaN or infinite at {int(odd.sum())} of {n} points"),
+        rated(
+            "D2",
+            flat,
+            n,
+            f"the margin's gradient is exactly zero at {flat} of {n} points, the cross-entropy's at "
+            f"{int(zero_entropy.sum())} (which D18 judges)",
+        ),
+        rated(
+            "D3",
+            int(tiny.sum()),
+            n,
+            f"no entry of the margin's gradient reaches {TINY:g} at {int(tiny.sum())} points",
+        ),
+        rated(
+            "D4",
+            int(odd.sum()),
+            n,
+            f"logits or gradients are NaN or infinite at {int(odd.sum())} of {n} points",
+        ),
         _difference(ratio),
-    ]  # fmt: skip
+    ]
 
 
 def _look(judge: Judge, batch: Batch, seed: int) -> _Looked:
@@ -74,7 +93,9 @@ def _look(judge: Judge, batch: Batch, seed: int) -> _Looked:
             if objective is margin:
                 found = {"odd": odd, "zero": largest == 0, "tiny": largest < TINY}
             flags |= {name: flag | flags.get(name, flag) for name, flag in found.items()}
-    return _Looked(ratio=_ratio(judge, batch, gradient), **flags)  # the last gradient: the margin's at the images
+    return _Looked(
+        ratio=_ratio(judge, batch, gradient), **flags
+    )  # the last gradient: the margin's at the images
 
 
 def _ratio(judge: Judge, batch: Batch, gradient: Tensor) -> Tensor:
@@ -90,6 +111,13 @@ def _difference(ratio: Tensor) -> Test:
     if not len(ratio):
         return told("D5", "not applicable", "no point has a gradient that is finite and not zero")
     median = float(ratio.median())
-    status: Status = "pass" if NEAR[0] <= median <= NEAR[1] else "warn" if FAR[0] <= median <= FAR[1] else "fail"
-    return told("D5", status, f"along its gradient the margin changes by {median:.3g} times what the gradient promises, in the "
-                f"median of {len(ratio)} points", median)  # fmt: skip
+    status: Status = (
+        "pass" if NEAR[0] <= median <= NEAR[1] else "warn" if FAR[0] <= median <= FAR[1] else "fail"
+    )
+    return told(
+        "D5",
+        status,
+        f"along its gradient the margin changes by {median:.3g} times what the gradient promises, in the "
+        f"median of {len(ratio)} points",
+        median,
+    )

@@ -29,7 +29,11 @@ def output_tests(judge: Judge, distribution: bool) -> list[Test]:
         logits = [_all_logits(judge) for _ in range(2)]
     changed = weights_digest(judge.net.module) != before
     says = f"two forwards took {calls['n']} gradients and {'changed' if changed else 'left'} the parameters and buffers"
-    looks = "look like probabilities: attacks need logits" if distribution else "do not look like probabilities"
+    looks = (
+        "look like probabilities: attacks need logits"
+        if distribution
+        else "do not look like probabilities"
+    )
     return [
         _agreement(*logits),
         told("D7", "warn" if distribution else "pass", f"the outputs {looks}"),
@@ -39,7 +43,10 @@ def output_tests(judge: Judge, distribution: bool) -> list[Test]:
 
 def _all_logits(judge: Judge) -> Tensor:
     batches = judge.split.eval_batches
-    return halving(lambda size: torch.cat([logits_of(judge.net, batch.x) for batch in batches(size)]), judge.batch_size)
+    return halving(
+        lambda size: torch.cat([logits_of(judge.net, batch.x) for batch in batches(size)]),
+        judge.batch_size,
+    )
 
 
 def _agreement(first: Tensor, second: Tensor) -> Test:
@@ -49,7 +56,9 @@ def _agreement(first: Tensor, second: Tensor) -> Test:
     says = f"two forwards of the same images differ by at most {apart:.2g} in their logits of length 1 and in {flips} labels"
     if flips:
         says += ': the network is randomised, attack it with version="rand" and the mean over at least 20 draws'
-    return judged("D6", "fail" if flips else "warn" if apart > ALIKE else "pass", flips, n, says, apart)
+    return judged(
+        "D6", "fail" if flips else "warn" if apart > ALIKE else "pass", flips, n, says, apart
+    )
 
 
 @contextmanager
@@ -83,7 +92,9 @@ def mode_test(judge: Judge, correct: Tensor, robust: Tensor, steps: int, seed: i
         return told("D22", "not applicable", "the network has no batch norm")
 
     def run(batch_size: int) -> Tensor:
-        return torch.cat([_stands(judge, batch, steps, seed) for batch in judge.split.eval_batches(batch_size)])
+        return torch.cat(
+            [_stands(judge, batch, steps, seed) for batch in judge.split.eval_batches(batch_size)]
+        )
 
     try:
         with judge.net.attack_mode(batch_statistics=True):
@@ -91,15 +102,22 @@ def mode_test(judge: Judge, correct: Tensor, robust: Tensor, steps: int, seed: i
     except ValueError as error:  # torch refuses the statistics of a single value
         return told("D22", "not applicable", f"no statistics of these batches: {error}")
     with_batch, without, of = int(standing.sum()), int(robust.sum()), int(correct.sum())
-    return rated("D22", max(with_batch - without, 0), of, f"with the statistics of the batch {with_batch} of {of} points "
-                 f"withstand PGD-{steps}, with the network's own {without}")  # fmt: skip
+    return rated(
+        "D22",
+        max(with_batch - without, 0),
+        of,
+        f"with the statistics of the batch {with_batch} of {of} points "
+        f"withstand PGD-{steps}, with the network's own {without}",
+    )
 
 
 def _stands(judge: Judge, batch: Batch, steps: int, seed: int) -> Tensor:
     """Which points no iterate of PGD fools, (B,) bool."""
     ball, start = Ball(batch.x, judge.threat), random_start(batch, judge.threat, seed)
     standing = torch.ones_like(batch.y, dtype=torch.bool)
-    iterates = path(judge.net, batch, judge.threat, cross_entropy, start, steps, STEP_SHARE * judge.threat.eps)
+    iterates = path(
+        judge.net, batch, judge.threat, cross_entropy, start, steps, STEP_SHARE * judge.threat.eps
+    )
     for point, logits, _ in iterates:
         standing &= right(logits, batch.y) | ~ball.contains(point)
     return standing

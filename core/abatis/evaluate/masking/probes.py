@@ -19,12 +19,21 @@ from abatis.evaluate.pgd import STEP_SHARE, Objective, ascent, cross_entropy, ra
 
 DRAWS = 100  # uniform ones, and as many corners
 AT_ONCE = 5  # draws of noise held in memory
-UNFINISHED, LAST = 0.05, 10  # share of its whole rise that the loss still rose by, over so many values
+UNFINISHED, LAST = (
+    0.05,
+    10,
+)  # share of its whole rise that the loss still rose by, over so many values
 Look = tuple[Tensor, Tensor]  # images (B, C, H, W) and their logits (B, K)
 
 
 def path(
-    forward: Forward, batch: Batch, threat: Threat, objective: Objective, start: Tensor, steps: int, step: float
+    forward: Forward,
+    batch: Batch,
+    threat: Threat,
+    objective: Objective,
+    start: Tensor,
+    steps: int,
+    step: float,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every iterate of projected ascent, none of which ends it: images (B, C, H, W), logits (B, K), objective (B,)."""
     ball, point = Ball(batch.x, threat), start
@@ -56,7 +65,9 @@ def single_step(forward: Forward, threat: Threat) -> Attack:
     return attack
 
 
-def traced(forward: Forward, threat: Threat, steps: int, seed: int, trace: dict[int, tuple[bool, bool]]) -> Attack:
+def traced(
+    forward: Forward, threat: Threat, steps: int, seed: int, trace: dict[int, tuple[bool, bool]]
+) -> Attack:
     """PGD on the cross-entropy that tells of each point, by its index: did the loss never rise, was it still rising at the end?
 
     "Still rising": the highest loss so far, scaled to [0, 1], moved by more than 0.05 over its last 10 values (indicators of
@@ -68,27 +79,38 @@ def traced(forward: Forward, threat: Threat, steps: int, seed: int, trace: dict[
 
         def looks() -> Iterator[Look]:
             start = random_start(batch, threat, seed)
-            for point, logits, loss in path(forward, batch, threat, cross_entropy, start, steps, STEP_SHARE * threat.eps):
+            for point, logits, loss in path(
+                forward, batch, threat, cross_entropy, start, steps, STEP_SHARE * threat.eps
+            ):
                 losses.append(loss)
                 yield point, logits
 
         found, fooled = first_fooling(batch, looks())
         highest = torch.stack(losses, 1).cummax(1).values  # (B, steps + 1)
-        rise, late = highest[:, -1] - highest[:, 0], highest[:, -1] - highest[:, -LAST:][:, 0]  # (B,)
-        flags = zip((rise <= 0).tolist(), (~fooled & (late > UNFINISHED * rise)).tolist(), strict=True)
+        rise, late = (
+            highest[:, -1] - highest[:, 0],
+            highest[:, -1] - highest[:, -LAST:][:, 0],
+        )  # (B,)
+        flags = zip(
+            (rise <= 0).tolist(), (~fooled & (late > UNFINISHED * rise)).tolist(), strict=True
+        )
         trace.update(zip(batch.index.tolist(), flags, strict=True))
         return found, fooled
 
     return attack
 
 
-def transferred(forward: Forward, twin: Forward, threat: Threat, steps: int, seed: int, objective: Objective) -> Attack:
+def transferred(
+    forward: Forward, twin: Forward, threat: Threat, steps: int, seed: int, objective: Objective
+) -> Attack:
     """PGD on another network; the one that is judged looks at every iterate."""
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         start = random_start(batch, threat, seed)
         iterates = path(twin, batch, threat, objective, start, steps, STEP_SHARE * threat.eps)
-        return first_fooling(batch, ((point, logits_of(forward, point)) for point, _, _ in iterates))
+        return first_fooling(
+            batch, ((point, logits_of(forward, point)) for point, _, _ in iterates)
+        )
 
     return attack
 
@@ -97,7 +119,9 @@ def random_noise(forward: Forward, threat: Threat, seed: int) -> Attack:
     """Uniform points of the ball and, as many, its corners (Linf) or points of its surface (L2), keyed by the point's index."""
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        return first_fooling(batch, ((point, logits_of(forward, point)) for point in _noise(batch, threat, seed)))
+        return first_fooling(
+            batch, ((point, logits_of(forward, point)) for point in _noise(batch, threat, seed))
+        )
 
     return attack
 
@@ -105,7 +129,9 @@ def random_noise(forward: Forward, threat: Threat, seed: int) -> Attack:
 def _noise(batch: Batch, threat: Threat, seed: int) -> Iterator[Tensor]:
     ball, like = Ball(batch.x, threat), batch.x[:, None].expand(-1, AT_ONCE, -1, -1, -1)
     for first in range(0, DRAWS, AT_ONCE):
-        uniform = per_sample("uniform", seed, f"masking/uniform/{first}", batch.index, like)  # (B, AT_ONCE, C, H, W)
+        uniform = per_sample(
+            "uniform", seed, f"masking/uniform/{first}", batch.index, like
+        )  # (B, AT_ONCE, C, H, W)
         normal = per_sample("normal", seed, f"masking/normal/{first}", batch.index, like)
         for draw in range(AT_ONCE):
             yield ball.uniform_start(uniform[:, draw], normal[:, draw])
@@ -122,7 +148,14 @@ def square(forward: Forward, threat: Threat, queries: int, seed: int, steady: bo
         return forward(x).clone()  # the authors write on the logits
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        foreign = SquareAttack(copied, norm=threat.norm, n_queries=queries, eps=threat.eps, seed=seed, device=batch.x.device)
+        foreign = SquareAttack(
+            copied,
+            norm=threat.norm,
+            n_queries=queries,
+            eps=threat.eps,
+            seed=seed,
+            device=batch.x.device,
+        )
         if steady:
             skip_known(foreign)
         with torch.no_grad():

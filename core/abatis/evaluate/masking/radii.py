@@ -14,13 +14,20 @@ HUGE = (0.5, 1)  # multiples of the radius that holds the whole box
 
 def _whole(judge: Judge) -> float:
     """The radius at which the ball holds all images in [0, 1]."""
-    return 1.0 if judge.threat.norm == "Linf" else math.sqrt(next(iter(judge.split.eval_batches(1))).x.numel())
+    return (
+        1.0
+        if judge.threat.norm == "Linf"
+        else math.sqrt(next(iter(judge.split.eval_batches(1))).x.numel())
+    )
 
 
 def grid(judge: Judge) -> list[float]:
     """Where to measure, from 0 on; no radius goes beyond the whole box."""
     whole = _whole(judge)
-    return sorted({min(factor * judge.threat.eps, whole) for factor in GRID} | {factor * whole for factor in HUGE})
+    return sorted(
+        {min(factor * judge.threat.eps, whole) for factor in GRID}
+        | {factor * whole for factor in HUGE}
+    )
 
 
 def radius_tests(judge: Judge, curve: Curve, num_classes: int) -> list[Test]:
@@ -32,7 +39,18 @@ def radius_tests(judge: Judge, curve: Curve, num_classes: int) -> list[Test]:
     left = [counts[factor * whole] for factor in HUGE]
     chance = 1 / num_classes
     return [
-        rated("D19", rise, n, f"from one radius to a larger one the accuracy rises by at most {rise} of {n} points"),
-        rated("D20", max(left), n, f"{' and '.join(map(str, left))} of {n} points are right at the radii "
-              f"{' and '.join(f'{factor * whole:.3g}' for factor in HUGE)}; chance is {chance:.2g}", (chance / 2, chance)),
-    ]  # fmt: skip
+        rated(
+            "D19",
+            rise,
+            n,
+            f"from one radius to a larger one the accuracy rises by at most {rise} of {n} points",
+        ),
+        rated(
+            "D20",
+            max(left),
+            n,
+            f"{' and '.join(map(str, left))} of {n} points are right at the radii "
+            f"{' and '.join(f'{factor * whole:.3g}' for factor in HUGE)}; chance is {chance:.2g}",
+            (chance / 2, chance),
+        ),
+    ]

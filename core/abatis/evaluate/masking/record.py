@@ -79,7 +79,9 @@ def told(test: str, status: Status, says: str, value: float | None = None) -> Te
     return _test(test, status, value, None, None, says)
 
 
-def rated(test: str, count: int, of: int, says: str, limits: tuple[float, float] | None = None) -> Test:
+def rated(
+    test: str, count: int, of: int, says: str, limits: tuple[float, float] | None = None
+) -> Test:
     """The outcome of ``count`` out of ``of`` points, by the test's gates or by ``limits``.
 
     A share speaks only where it stands for more than FEW points; a gate of "any" speaks at the first.
@@ -87,7 +89,9 @@ def rated(test: str, count: int, of: int, says: str, limits: tuple[float, float]
     warn, fail = limits or (GATES[test].warn, GATES[test].fail)
     if not of:
         return told(test, "not applicable", "no point is right without an attack")
-    status: Status = "fail" if _beyond(count, of, fail) else "warn" if _beyond(count, of, warn) else "pass"
+    status: Status = (
+        "fail" if _beyond(count, of, fail) else "warn" if _beyond(count, of, warn) else "pass"
+    )
     return _test(test, status, count / of, count, of, says)
 
 
@@ -96,10 +100,23 @@ def judged(test: str, status: Status, count: int, of: int, says: str, value: flo
     return _test(test, status, value, count, of, says)
 
 
-def _test(test: str, status: Status, value: float | None, count: int | None, of: int | None, says: str) -> Test:
+def _test(
+    test: str, status: Status, value: float | None, count: int | None, of: int | None, says: str
+) -> Test:
     gate = GATES[test]
     interval = None if count is None or of is None else wilson(count, of)
-    return Test(test, gate.name, status, value, count, of, interval, _shown(gate.warn), _shown(gate.fail), says)
+    return Test(
+        test,
+        gate.name,
+        status,
+        value,
+        count,
+        of,
+        interval,
+        _shown(gate.warn),
+        _shown(gate.fail),
+        says,
+    )
 
 
 def _beyond(count: int, of: int, limit: float | str | None) -> bool:

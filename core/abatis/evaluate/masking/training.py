@@ -41,7 +41,10 @@ def _transfer(bench: Bench, standing: Tensor, training: Training) -> Test:
         return bench.exclusive("D11", name, [], standing)
     module = training.twin if isinstance(training.twin, nn.Module) else training.twin()
     with judging(module) as twin:
-        attacks = [transferred(judge.net, twin, judge.threat, STEPS, bench.seed, loss) for loss in (cross_entropy, margin)]
+        attacks = [
+            transferred(judge.net, twin, judge.threat, STEPS, bench.seed, loss)
+            for loss in (cross_entropy, margin)
+        ]
         return bench.exclusive("D11", name, attacks, standing)
 
 
@@ -50,8 +53,21 @@ def _single_step(judge: Judge, training: Training, seed: int) -> Test:
         return told("D23", "not applicable", "the training had no attack to overfit to")
     there = Judge(judge.net, training.images, training.threat, judge.batch_size, judge.progress)
     clean, net, threat = there.clean().correct, judge.net, training.threat
-    single = int(there.attacked("masking: training, a single step", single_step(net, threat), clean).robust.sum())
-    several = int(there.attacked(f"masking: training, PGD-{SEVERAL}", pgd(net, threat, SEVERAL, seed), clean).robust.sum())
+    single = int(
+        there.attacked(
+            "masking: training, a single step", single_step(net, threat), clean
+        ).robust.sum()
+    )
+    several = int(
+        there.attacked(
+            f"masking: training, PGD-{SEVERAL}", pgd(net, threat, SEVERAL, seed), clean
+        ).robust.sum()
+    )
     n = len(clean)
-    return rated("D23", max(single - several, 0), n, f"of {n} training images {single} are right after a single step and "
-                 f"{several} after PGD-{SEVERAL}")  # fmt: skip
+    return rated(
+        "D23",
+        max(single - several, 0),
+        n,
+        f"of {n} training images {single} are right after a single step and "
+        f"{several} after PGD-{SEVERAL}",
+    )

@@ -20,7 +20,17 @@ from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.net import BATCH_STATISTICS, Net
 from abatis.system.user_module import raised_at
 
-__all__ = ["Normalize", "Normalized", "build", "checkpointed", "first_pass", "inner", "last_feature_map", "resolve", "view_of"]
+__all__ = [
+    "Normalize",
+    "Normalized",
+    "build",
+    "checkpointed",
+    "first_pass",
+    "inner",
+    "last_feature_map",
+    "resolve",
+    "view_of",
+]
 
 
 class Normalize(nn.Module):
@@ -70,15 +80,29 @@ def build(
     resolved = resolve(name, image_size)
     if is_factory(resolved):
         if pretrained:
-            raise UsageError(f"--pretrained says nothing to {name}", fix="drop it; that function may load weights")
+            raise UsageError(
+                f"--pretrained says nothing to {name}",
+                fix="drop it; that function may load weights",
+            )
         return load_factory(resolved, num_classes)
     if not len(mean) == len(std) == channels or min(std) <= 0:
-        raise UsageError(f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
-                         fix="give one mean and one positive std for each channel")  # fmt: skip
-    backbone, cfg = create(resolved, num_classes=num_classes, channels=channels, image_size=image_size,
-                           pretrained=pretrained, download=download)  # fmt: skip
+        raise UsageError(
+            f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
+            fix="give one mean and one positive std for each channel",
+        )
+    backbone, cfg = create(
+        resolved,
+        num_classes=num_classes,
+        channels=channels,
+        image_size=image_size,
+        pretrained=pretrained,
+        download=download,
+    )
     if pretrained:
-        mean, std = pretrained_statistics(cfg.mean, channels), pretrained_statistics(cfg.std, channels)
+        mean, std = (
+            pretrained_statistics(cfg.mean, channels),
+            pretrained_statistics(cfg.std, channels),
+        )
     return Normalized(backbone, mean, std)
 
 
@@ -91,13 +115,17 @@ def checkpointed(module: nn.Module, on: bool) -> None:
     """Compute activations again in backward passes, or keep them; raises UsageError where a net cannot do without them."""
     net = inner(module)
     if any(isinstance(part, BATCH_STATISTICS) for part in net.modules()):
-        raise UsageError("--grad-checkpointing: batch norms would take the statistics of each batch twice",
-                         fix="leave it out and use --accumulate, or take a net without batch norm")  # fmt: skip
+        raise UsageError(
+            "--grad-checkpointing: batch norms would take the statistics of each batch twice",
+            fix="leave it out and use --accumulate, or take a net without batch norm",
+        )
     try:
         net.set_grad_checkpointing(on)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
-        raise UsageError(f"--grad-checkpointing: {type(net).__name__} has no such switch",
-                         fix="leave it out and use --accumulate, or take a timm net that has one") from error  # fmt: skip
+        raise UsageError(
+            f"--grad-checkpointing: {type(net).__name__} has no such switch",
+            fix="leave it out and use --accumulate, or take a timm net that has one",
+        ) from error
 
 
 def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[int, int] | None:
@@ -109,17 +137,25 @@ def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[
     maps: list[tuple[int, int]] = []
 
     def note(conv: nn.Conv2d, inputs: tuple[Any, ...], output: Tensor) -> None:
-        covers_all = conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size  # a pooling with weights
+        covers_all = (
+            conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size
+        )  # a pooling with weights
         if conv.kernel_size > conv.stride and not covers_all:
             maps.append((output.shape[2], output.shape[3]))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    handles = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     like = next(model.parameters(), torch.empty(0))
     try:
         with Net(model).frozen_mode(), torch.no_grad():
             model(like.new_zeros(1, channels, image_size, image_size))
     except Exception as error:
-        what = f"the backbone refuses images of {channels}x{image_size}x{image_size}: {brief(error)}"
+        what = (
+            f"the backbone refuses images of {channels}x{image_size}x{image_size}: {brief(error)}"
+        )
         raise UsageError(what, fix="take another backbone, or larger images") from error
     finally:
         for handle in handles:
@@ -137,9 +173,11 @@ def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise UsageError(f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
-                         where=raised_at(error),
-                         fix="choose a network for such images, or another --image-size") from error  # fmt: skip
+        raise UsageError(
+            f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            fix="choose a network for such images, or another --image-size",
+        ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"backbone {backbone} returns {given}, not one row of logits an image")

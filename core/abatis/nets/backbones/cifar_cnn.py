@@ -18,7 +18,10 @@ def cnn_trunk(in_chans: int) -> nn.Sequential:
     channels = in_chans
     for number, (width, stride) in enumerate(LAYERS):
         layers[f"conv{number}" if number else "stem"] = conv3x3(channels, width, stride)
-        layers[f"norm{number}"], layers[f"relu{number}"] = nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        layers[f"norm{number}"], layers[f"relu{number}"] = (
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
         channels = width
     return nn.Sequential(layers)
 

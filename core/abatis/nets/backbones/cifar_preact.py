@@ -53,7 +53,9 @@ def wide_resnet(name: str, depth: int, factor: int, pretrained: bool, **options:
     return cifar_net(name, pretrained, trunk, width=64 * factor, **options)
 
 
-default_cfgs = cifar_cfgs("cifar_wrn28_10", "cifar_wrn34_10", "cifar_wrn70_16", "cifar_preactresnet18")
+default_cfgs = cifar_cfgs(
+    "cifar_wrn28_10", "cifar_wrn34_10", "cifar_wrn70_16", "cifar_preactresnet18"
+)
 
 
 @register

@@ -27,7 +27,9 @@ class BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.path(x)
@@ -55,10 +57,18 @@ default_cfgs = cifar_cfgs("cifar_resnet18", "cifar_resnet8")
 @register
 def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     """ResNet-18."""
-    return cifar_net("cifar_resnet18", pretrained, partial(resnet_trunk, [64, 128, 256, 512], 2), width=512, **options)
+    return cifar_net(
+        "cifar_resnet18",
+        pretrained,
+        partial(resnet_trunk, [64, 128, 256, 512], 2),
+        width=512,
+        **options,
+    )
 
 
 @register
 def cifar_resnet8(pretrained: bool = False, **options: Any) -> PooledNet:
     """ResNet-8, for tests and small machines."""
-    return cifar_net("cifar_resnet8", pretrained, partial(resnet_trunk, [16, 32, 64], 1), width=64, **options)
+    return cifar_net(
+        "cifar_resnet8", pretrained, partial(resnet_trunk, [16, 32, 64], 1), width=64, **options
+    )

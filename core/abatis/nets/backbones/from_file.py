@@ -21,27 +21,39 @@ def load_factory(spec: str, num_classes: int) -> nn.Module:
     file, _, function = spec.rpartition(":")
     path = Path(file).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"no file {path} for backbone {spec}", fix="write FILE.py:FACTORY with a path that exists")
+        raise UsageError(
+            f"no file {path} for backbone {spec}",
+            fix="write FILE.py:FACTORY with a path that exists",
+        )
     try:
         module = run_file(path, f"abatis_backbone_{path.stem}", path.read_bytes())
     except Exception as error:
         raise _failed(path, "import", error) from error
     factory = getattr(module, function, None)
     if not callable(factory):
-        known = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
+        known = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isfunction(value) or inspect.isclass(value)
+        ]
         raise UsageError(f"no function '{function}' in {path}: {did_you_mean(function, known)}")
     try:
         net = factory(num_classes=num_classes) if _takes_num_classes(factory) else factory()
     except Exception as error:
         raise _failed(path, function, error) from error
     if not isinstance(net, nn.Module):
-        raise UsageError(f"{spec} returns a {type(net).__name__}", fix="return a torch.nn.Module on images in [0, 1]")
+        raise UsageError(
+            f"{spec} returns a {type(net).__name__}",
+            fix="return a torch.nn.Module on images in [0, 1]",
+        )
     return net
 
 
 def _takes_num_classes(factory: Any) -> bool:
     parameters = inspect.signature(factory).parameters.values()
-    return any(one.name == "num_classes" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return any(
+        one.name == "num_classes" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters
+    )
 
 
 def _failed(path: Path, function: str, error: Exception) -> UsageError:

@@ -15,9 +15,15 @@ from abatis.nets.backbones.names import SHORT_NAMES, SMALL_IMAGE, resolve
 from abatis.system.timm_import import timm
 
 PLAIN_TRANSFORMERS = {
-    "beit", "cait", "convit", "deit", "eva",
-    "vision_transformer", "vision_transformer_relpos", "vision_transformer_sam",
-}  # fmt: skip
+    "beit",
+    "cait",
+    "convit",
+    "deit",
+    "eva",
+    "vision_transformer",
+    "vision_transformer_relpos",
+    "vision_transformer_sam",
+}
 WINDOWED_TRANSFORMERS = {"swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr"}
 
 
@@ -25,7 +31,9 @@ def create(
     name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool, download: bool
 ) -> tuple[nn.Module, Any]:
     """The net and its ``pretrained_cfg``; raises UsageError where timm cannot make it or has no weights for it."""
-    cfg = timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()  # a few old names have none
+    cfg = (
+        timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    )  # a few old names have none
     if pretrained and not cfg.has_weights:
         raise UsageError(
             f"{name} has no pretrained weights",
@@ -34,14 +42,20 @@ def create(
     sizes = size_options(name, cfg, image_size, pretrained)
     try:
         net: nn.Module = timm.create_model(
-            name, pretrained=pretrained and download, num_classes=num_classes, in_chans=channels, **sizes
+            name,
+            pretrained=pretrained and download,
+            num_classes=num_classes,
+            in_chans=channels,
+            **sizes,
         )
     except Exception as error:
         cause = brief(error)
         if pretrained and download:
             raise _no_weights(name, cfg, cause) from error
         wanted = f"{num_classes} classes and images of {channels}x{image_size}x{image_size}"
-        raise UsageError(f"{name} cannot be built for {wanted}: {cause}", fix="take another backbone") from error
+        raise UsageError(
+            f"{name} cannot be built for {wanted}: {cause}", fix="take another backbone"
+        ) from error
     return net, cfg
 
 
@@ -69,7 +83,9 @@ def size_options(name: str, cfg: Any, image_size: int, pretrained: bool) -> dict
     if not (cfg.fixed_input_size or family in PLAIN_TRANSFORMERS | WINDOWED_TRANSFORMERS):
         return {}
     patch = None if pretrained or image_size > SMALL_IMAGE else small_patch(family, image_size)
-    return {"img_size": image_size} if patch is None else {"img_size": image_size, "patch_size": patch}
+    return (
+        {"img_size": image_size} if patch is None else {"img_size": image_size, "patch_size": patch}
+    )
 
 
 def small_patch(family: str, image_size: int) -> int | None:
@@ -78,7 +94,9 @@ def small_patch(family: str, image_size: int) -> int | None:
         return 2  # three halvings follow
     if family in PLAIN_TRANSFORMERS:
         divisors = [side for side in range(1, image_size + 1) if image_size % side == 0]
-        return min(divisors, key=lambda side: abs(side - image_size / 8))  # 64 patches, or about as many
+        return min(
+            divisors, key=lambda side: abs(side - image_size / 8)
+        )  # 64 patches, or about as many
     return None
 
 
@@ -93,7 +111,9 @@ def brief(error: Exception) -> str:
 
 
 def _no_weights(name: str, cfg: Any, cause: str) -> UsageError:
-    on_hub = f"{cfg.hf_hub_id}/{cfg.hf_hub_filename or 'model.safetensors'}" if cfg.hf_hub_id else None
+    on_hub = (
+        f"{cfg.hf_hub_id}/{cfg.hf_hub_filename or 'model.safetensors'}" if cfg.hf_hub_id else None
+    )
     expected = cfg.file or on_hub or cfg.url
     return UsageError(
         f"no pretrained weights for {name}: {cause}",
@@ -109,5 +129,7 @@ def with_sync_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
             f"--sync-bn: torch's SyncBatchNorm works on GPUs, and this run is on {device}",
             fix="leave it out: each process then normalises by its own images",
         )
-    converted: nn.Module = timm.layers.convert_sync_batchnorm(module)  # torch's own drops timm's activations
+    converted: nn.Module = timm.layers.convert_sync_batchnorm(
+        module
+    )  # torch's own drops timm's activations
     return converted

@@ -17,7 +17,9 @@ SHORT_NAMES = {
     "cnn": "cifar_cnn",
     "resnet8": "cifar_resnet8",
 }
-SMALL_IMAGE = 64  # pixels a side, up to which nets made for CIFAR fit better than nets made for ImageNet
+SMALL_IMAGE = (
+    64  # pixels a side, up to which nets made for CIFAR fit better than nets made for ImageNet
+)
 
 
 def is_factory(name: str) -> bool:
@@ -51,4 +53,6 @@ def _check_tag(name: str) -> None:
     except RuntimeError as error:
         architecture, _, tag = name.partition(".")
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-        raise UsageError(f"backbone {architecture} has no weights '{tag}': {did_you_mean(tag, tags)}") from error
+        raise UsageError(
+            f"backbone {architecture} has no weights '{tag}': {did_you_mean(tag, tags)}"
+        ) from error

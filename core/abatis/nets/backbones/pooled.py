@@ -36,7 +36,9 @@ class PooledNet(nn.Module):
             raise ValueError(f"global_pool={global_pool!r}: these nets know the mean only")
         self.num_classes = num_classes
         like = next(self.features.parameters())
-        self.fc = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+        self.fc = (
+            nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+        )
 
     def get_classifier(self) -> nn.Module:
         """The head."""
@@ -65,9 +67,13 @@ def conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
 def cifar_cfgs(*names: str) -> Any:
     """The ``default_cfgs`` of a module that registers these names."""
     cfg = {
-        "num_classes": 10, "input_size": (3, 32, 32), "mean": MEAN, "std": STD,
-        "first_conv": "features.stem", "classifier": "fc",
-    }  # fmt: skip
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "mean": MEAN,
+        "std": STD,
+        "first_conv": "features.stem",
+        "classifier": "fc",
+    }
     return timm.models.generate_default_cfgs(dict.fromkeys(names, cfg))
 
 
@@ -79,5 +85,7 @@ def register(entrypoint: Entrypoint) -> Entrypoint:
 
 def cifar_net(name: str, pretrained: bool, trunk: Trunk, width: int, **options: Any) -> PooledNet:
     """What an entrypoint returns; raises RuntimeError where pretrained weights are asked for, there are none."""
-    net: PooledNet = timm.models.build_model_with_cfg(PooledNet, name, pretrained, trunk=trunk, width=width, **options)
+    net: PooledNet = timm.models.build_model_with_cfg(
+        PooledNet, name, pretrained, trunk=trunk, width=width, **options
+    )
     return net

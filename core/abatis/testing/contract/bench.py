@@ -37,14 +37,25 @@ OptionsFor = Callable[[nn.Module, int], Mapping[str, Any]]
 def tiny_network(num_classes: int) -> nn.Module:
     """Convolution, batch norm, ReLU, linear: float64, the same weights every time."""
     with seeded(0, "tiny network"):
-        layers = [nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, num_classes)]
+        layers = [
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(36, num_classes),
+        ]
         return nn.Sequential(*layers).double()
 
 
 def smooth_network(num_classes: int) -> nn.Module:
     """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding. float64."""
     with seeded(0, "smooth network"):
-        layers = [nn.Conv2d(3, 4, 3, stride=2), nn.Softplus(), nn.Flatten(), nn.Linear(36, num_classes)]
+        layers = [
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.Softplus(),
+            nn.Flatten(),
+            nn.Linear(36, num_classes),
+        ]
         return nn.Sequential(*layers).double()
 
 
@@ -52,7 +63,12 @@ def tiny_vit(num_classes: int) -> nn.Module:
     """A vision transformer of one block on patches of 4x4 pixels: float64, the same weights every time."""
     with seeded(0, "tiny vit"):
         vit: nn.Module = timm.models.VisionTransformer(
-            img_size=PIXELS, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=num_classes
+            img_size=PIXELS,
+            patch_size=4,
+            embed_dim=8,
+            depth=1,
+            num_heads=2,
+            num_classes=num_classes,
         )
         return vit.double()
 
@@ -79,23 +95,41 @@ def last_layer(module: nn.Module) -> nn.Linear:
 class Bench:
     """One plugin with its options, or none, put to work on a network."""
 
-    def __init__(self, name: str | None, options_for: OptionsFor = lambda module, num_classes: {}) -> None:
-        self.plugin: Plugin | None = None if name is None else discovery.load(name, reserved=reserved_names())
+    def __init__(
+        self, name: str | None, options_for: OptionsFor = lambda module, num_classes: {}
+    ) -> None:
+        self.plugin: Plugin | None = (
+            None if name is None else discovery.load(name, reserved=reserved_names())
+        )
         self.options_for = options_for
 
     def config(self, module: nn.Module, changes: Mapping[str, Any] | None = None) -> PluginConfig:
         """The validated options for a network."""
         assert self.plugin is not None
         return discovery.options_of(
-            self.plugin, {**self.options_for(module, last_layer(module).out_features), **(changes or {})}
+            self.plugin,
+            {**self.options_for(module, last_layer(module).out_features), **(changes or {})},
         )
 
-    def plan(self, net: Net, changes: Mapping[str, Any] | None = None, random: Randomness | None = None) -> Plan:
+    def plan(
+        self, net: Net, changes: Mapping[str, Any] | None = None, random: Randomness | None = None
+    ) -> Plan:
         """The plan of the plugin alone."""
         loaded = [] if self.plugin is None else [self.plugin]
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
-        run = Run(net, last_layer(net.module).out_features, 10, 10, THREAT, torch.device("cpu"), AttackConfig(steps=2),
-                  random or Randomness(0), {type(config): config for config in configs.values()}, 100, _gathered)  # fmt: skip
+        run = Run(
+            net,
+            last_layer(net.module).out_features,
+            10,
+            10,
+            THREAT,
+            torch.device("cpu"),
+            AttackConfig(steps=2),
+            random or Randomness(0),
+            {type(config): config for config in configs.values()},
+            100,
+            _gathered,
+        )
         return make_plan(loaded, configs, {}, run)
 
     def context(self, plan: Plan, net: Net, batch: Batch) -> StepContext:
@@ -107,15 +141,34 @@ class Bench:
             batch = changed
         with net.attack_mode(), plan.watched(plan.attacker_name, "attacker", net, batch):
             attacked = plan.attacker(net, batch)
-        check_attacked(attacked, batch, THREAT, plan.attacker_name, getattr(plan.attacker, "reach", 1.0))
-        return StepContext(batch, attacked.x, attacked.info, net, 0, 0, 0.0, len(batch), plan.clean_first, summer=_summed)
+        check_attacked(
+            attacked, batch, THREAT, plan.attacker_name, getattr(plan.attacker, "reach", 1.0)
+        )
+        return StepContext(
+            batch,
+            attacked.x,
+            attacked.info,
+            net,
+            0,
+            0,
+            0.0,
+            len(batch),
+            plan.clean_first,
+            summer=_summed,
+        )
 
     def terms(self, net: Net, batch: Batch) -> dict[str, Term]:
         """The terms of one step from a fresh plan."""
         plan = self.plan(net)
         return plan.terms(self.context(plan, net, batch))
 
-    def step(self, module: nn.Module, changes: Mapping[str, Any] | None = None, lr: float = 0.02, accumulate: int = 1) -> Step:
+    def step(
+        self,
+        module: nn.Module,
+        changes: Mapping[str, Any] | None = None,
+        lr: float = 0.02,
+        accumulate: int = 1,
+    ) -> Step:
         """A step on a network, with plain gradient descent."""
         net, random = Net(module), Randomness(0)
         optimizer = torch.optim.SGD(module.parameters(), lr=lr)

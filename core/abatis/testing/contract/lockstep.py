@@ -57,9 +57,15 @@ class Lockstep:
     @contextmanager
     def _replaced(self) -> Iterator[None]:
         with patch.multiple(
-            "abatis.system.distributed", rank=lambda: self.rank, world_size=lambda: self.count, several=lambda: True,
-            gathered=self._gathered, summed=self._summed, all_agree=self._all_agree, shared=_unwrapped,
-        ):  # fmt: skip
+            "abatis.system.distributed",
+            rank=lambda: self.rank,
+            world_size=lambda: self.count,
+            several=lambda: True,
+            gathered=self._gathered,
+            summed=self._summed,
+            all_agree=self._all_agree,
+            shared=_unwrapped,
+        ):
             yield
 
     def _exchange(self, kind: str, values: Tensor) -> list[Tensor]:
@@ -75,7 +81,11 @@ class Lockstep:
 
     def _summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         own = torch.cat([tensor.flatten() for tensor in tensors])
-        parts = torch.stack(self._exchange("sum", own)).sum(0).split([tensor.numel() for tensor in tensors])
+        parts = (
+            torch.stack(self._exchange("sum", own))
+            .sum(0)
+            .split([tensor.numel() for tensor in tensors])
+        )
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     def _all_agree(self, flags: Tensor) -> Tensor:

@@ -68,20 +68,28 @@ class PluginContract:
     def test_is_found_and_loads(self) -> None:
         loaded = discovery.load(self.plugin)
         if not discovery.is_file(self.plugin):
-            assert loaded.name in discovery.installed(), f"no entry point named {self.plugin} in the group abatis.plugins"
+            assert loaded.name in discovery.installed(), (
+                f"no entry point named {self.plugin} in the group abatis.plugins"
+            )
 
     def test_options_are_frozen_and_closed(self) -> None:
         config = self._config()
         for name in type(config).model_fields:
             changed = _allowed(setattr, config, name, getattr(config, name))
-            assert not changed, f"option {name} can be changed after it was checked: keep frozen=True in model_config"
+            assert not changed, (
+                f"option {name} can be changed after it was checked: keep frozen=True in model_config"
+            )
         taken = _allowed(type(config).model_validate, {**config.model_dump(), "no_such_option": 1})
         assert not taken, 'unknown options are accepted: keep extra="forbid" in model_config'
 
     def test_options_are_described_and_bounded(self) -> None:
         for name, field in type(self._config()).model_fields.items():
-            assert (field.description or "").partition("[")[0].strip(), f"option {name} has no description"
-            assert not numbers_without_bound(field), f"option {name} holds a number without a bound: Field(..., ge=0)"
+            assert (field.description or "").partition("[")[0].strip(), (
+                f"option {name} has no description"
+            )
+            assert not numbers_without_bound(field), (
+                f"option {name} holds a number without a bound: Field(..., ge=0)"
+            )
 
     def test_options_survive_json(self) -> None:
         config = self._config()
@@ -99,7 +107,10 @@ class PluginContract:
             if isinstance(value, bool):
                 words.append(flag if value else flag.replace("--", "--no-", 1))
             elif value is not None:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+                words += [
+                    flag,
+                    ",".join(map(str, value)) if isinstance(value, list) else str(value),
+                ]
         given = parse_run(words).options[loaded.name]
         assert given == config, f"the command line made {given!r} of {config!r}"
 
@@ -108,21 +119,29 @@ class PluginContract:
             for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
                 module = make(num_classes)
                 with _named(f"{make.__name__}, K={num_classes}, B={size}"):
-                    terms = self.bench.terms(Net(module.eval() if size == 1 else module), tiny_batch(size, num_classes))
+                    terms = self.bench.terms(
+                        Net(module.eval() if size == 1 else module), tiny_batch(size, num_classes)
+                    )
                     assert total(terms).requires_grad, "the total does not depend on the network"
 
     def test_values_and_gradients_are_finite_at_extreme_logits(self) -> None:
         for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
             for scale in (0.0, 1.0, 1e4):
-                module = tiny_network(num_classes).eval() if size == 1 else tiny_network(num_classes)
+                module = (
+                    tiny_network(num_classes).eval() if size == 1 else tiny_network(num_classes)
+                )
                 with torch.no_grad():
                     last_layer(module).weight.mul_(scale)
-                    last_layer(module).bias.mul_(min(scale, 1))  # at 0 all logits and their gradients are equal
+                    last_layer(module).bias.mul_(
+                        min(scale, 1)
+                    )  # at 0 all logits and their gradients are equal
                 value = total(self.bench.terms(Net(module), tiny_batch(size, num_classes)))
                 gradients = torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
                 case = f"K={num_classes}, B={size}, logits times {scale:g}"
                 assert bool(torch.isfinite(value)), f"the total is {value.item()} at {case}"
-                finite = all(bool(torch.isfinite(part).all()) for part in gradients if part is not None)
+                finite = all(
+                    bool(torch.isfinite(part).all()) for part in gradients if part is not None
+                )
                 assert finite, f"a gradient is not finite at {case}"
 
     def test_leaves_everything_as_found(self) -> None:
@@ -136,7 +155,9 @@ class PluginContract:
             hooks.epoch_end(0)
         after = _state(module, batch)
         for key, value in before.items():
-            same = torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key]
+            same = (
+                torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key]
+            )
             assert same, f"the plugin changed {key}"
 
     def test_the_order_of_the_batch_does_not_matter(self) -> None:
@@ -152,12 +173,18 @@ class PluginContract:
         )
 
     def test_the_same_seed_gives_the_same_total(self) -> None:
-        totals = [total(self.bench.terms(Net(tiny_network(10)), tiny_batch(8, 10))).item() for _ in range(2)]
+        totals = [
+            total(self.bench.terms(Net(tiny_network(10)), tiny_batch(8, 10))).item()
+            for _ in range(2)
+        ]
         assert totals[0] == totals[1], f"{totals[0]} and {totals[1]} from the same seed"
 
     def test_processes_and_micro_batches_make_the_update_of_one(self) -> None:
         alone, micro = self._two_steps(), self._two_steps(accumulate=2)
-        for found, what in ((micro, "two micro-batches make"), *((each, "two processes make") for each in self._played())):
+        for found, what in (
+            (micro, "two micro-batches make"),
+            *((each, "two processes make") for each in self._played()),
+        ):
             worst = float((found - alone).abs().max())
             assert worst <= 1e-10, (
                 f"{what} another update than one process (weights differ by {worst:.3g}): what couples samples goes through "
@@ -174,13 +201,21 @@ class PluginContract:
         step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(module))
         with seeded(0, "contract"):
             for number in range(2):
-                step(tiny_batch(SAMPLES, 10).rows(rows), number, 0, number / 2, RowShare(rows.start, SAMPLES))
+                step(
+                    tiny_batch(SAMPLES, 10).rows(rows),
+                    number,
+                    0,
+                    number / 2,
+                    RowShare(rows.start, SAMPLES),
+                )
         return flat(module)
 
     def test_switched_off_equals_absent(self) -> None:
         config = self._config()
         if not config.neutral:
-            assert "weight" not in type(config).model_fields, 'a weight of 0 is to switch it off: neutral = {"weight": 0}'
+            assert "weight" not in type(config).model_fields, (
+                'a weight of 0 is to switch it off: neutral = {"weight": 0}'
+            )
             return
         net = Net(tiny_network(10))
         plan = self.bench.plan(net, config.neutral)
@@ -192,7 +227,9 @@ class PluginContract:
             with seeded(0, "contract"):
                 bench.step(module, changes)(tiny_batch(8, 10), 0, 0, 0.0)
             weights.append(flat(module))
-        assert torch.equal(*weights), f"with {dict(config.neutral)} the update is not that of a run without the plugin"
+        assert torch.equal(*weights), (
+            f"with {dict(config.neutral)} the update is not that of a run without the plugin"
+        )
 
     def test_goes_on_from_its_state(self) -> None:
         straight, resumed = tiny_network(10), tiny_network(10)
@@ -221,10 +258,14 @@ class PluginContract:
         step, batch = self.bench.step(tiny_network(10)), digits_batch(16)
         with seeded(0, "contract"):
             totals = [float(step(batch, number, 0, number / 20).total) for number in range(20)]
-        assert totals[-1] < totals[0], f"the total went from {totals[0]:.6g} to {totals[-1]:.6g} in 20 steps"
+        assert totals[-1] < totals[0], (
+            f"the total went from {totals[0]:.6g} to {totals[-1]:.6g} in 20 steps"
+        )
 
 
-STANDARD = {name: function for name, function in vars(PluginContract).items() if name.startswith("test_")}
+STANDARD = {
+    name: function for name, function in vars(PluginContract).items() if name.startswith("test_")
+}
 
 
 def _allowed(act: Callable[..., object], *arguments: object) -> bool:
@@ -258,9 +299,18 @@ def _state(module: nn.Module, batch: Batch) -> dict[str, Any]:
         state[f"the mode of {name or 'the network'}"] = part.training
     for name, parameter in module.named_parameters():
         state[f"requires_grad of {name}"] = parameter.requires_grad
-        state[f"the gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
+        state[f"the gradient of {name}"] = (
+            None if parameter.grad is None else parameter.grad.clone()
+        )
     images = {"the images": batch.x, "the labels": batch.y, "the index": batch.index}
     state |= {name: tensor.clone() for name, tensor in images.items()}
     state |= {f"requires_grad of {name}": tensor.requires_grad for name, tensor in images.items()}
-    drawn = {"torch": torch.get_rng_state(), "numpy": repr(np.random.get_state()), "Python": random.getstate()}
-    return state | {f"the global generator of {name}; draw from run.random": value for name, value in drawn.items()}
+    drawn = {
+        "torch": torch.get_rng_state(),
+        "numpy": repr(np.random.get_state()),
+        "Python": random.getstate(),
+    }
+    return state | {
+        f"the global generator of {name}; draw from run.random": value
+        for name, value in drawn.items()
+    }

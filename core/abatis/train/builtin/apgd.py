@@ -90,7 +90,10 @@ class Search:
         better = losses > self._best  # (B,)
         self.best = torch.where(column(better, x), x.detach(), self.best)
         self._best_gradient = torch.where(column(better, x), self.gradient, self._best_gradient)
-        self._best, self._rises = torch.where(better, losses, self._best), self._rises + (losses > self._last)
+        self._best, self._rises = (
+            torch.where(better, losses, self._best),
+            self._rises + (losses > self._last),
+        )
         self._last, self._steps = losses, self._steps + 1
 
     def halved(self, x: Tensor) -> Tensor:

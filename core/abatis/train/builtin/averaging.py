@@ -30,7 +30,9 @@ class WeightAveraging(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, weight in zip(self.averaged.parameters(), self.source.parameters(), strict=True):
+        for average, weight in zip(
+            self.averaged.parameters(), self.source.parameters(), strict=True
+        ):
             average.lerp_(weight, 1 - decay)
         self.copy_buffers()
 
@@ -41,7 +43,10 @@ class WeightAveraging(TrainerHooks):
             kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "averaged": self.averaged.state_dict() if self.twin is None else {}}
+        return {
+            "updates": self.updates,
+            "averaged": self.averaged.state_dict() if self.twin is None else {},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]

@@ -10,4 +10,8 @@ from abatis.api.term import Term, Terms
 
 def cross_entropy(ctx: StepContext) -> Terms:
     """Cross-entropy at the adversarial images, against the soft labels where the batch carries them."""
-    return {"ce": Term(F.cross_entropy(ctx.logits_adv, ctx.batch.target, reduction="none"), reweight=True)}  # (B,)
+    return {
+        "ce": Term(
+            F.cross_entropy(ctx.logits_adv, ctx.batch.target, reduction="none"), reweight=True
+        )
+    }  # (B,)

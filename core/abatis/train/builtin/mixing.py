@@ -19,15 +19,25 @@ class Mixing(TrainerHooks):
         self.pairs = max(config.mixup, config.cutmix) > 0
         self.run = run
         self.mix = timm.data.Mixup(
-            config.mixup, config.cutmix, prob=config.probability if self.pairs else 0.0, switch_prob=config.switch,
-            label_smoothing=config.smoothing, num_classes=run.num_classes,
-        )  # fmt: skip
+            config.mixup,
+            config.cutmix,
+            prob=config.probability if self.pairs else 0.0,
+            switch_prob=config.switch,
+            label_smoothing=config.smoothing,
+            num_classes=run.num_classes,
+        )
 
     def transform_batch(self, batch: Batch) -> Batch:
         """The rows of the mixed global batch; raises UsageError where its images cannot be paired."""
-        x, y = self.run.gather(batch.x), self.run.gather(batch.y)  # a partner may be another process's image
+        x, y = (
+            self.run.gather(batch.x),
+            self.run.gather(batch.y),
+        )  # a partner may be another process's image
         if len(y) % 2:
-            raise UsageError(f"mixup and cutmix pair the images of a batch, and there are {len(y)}", fix="an even --batch-size")
+            raise UsageError(
+                f"mixup and cutmix pair the images of a batch, and there are {len(y)}",
+                fix="an even --batch-size",
+            )
         random = self.run.random
         with seeded(random.seed, "mix", random.step):
             x, soft = self.mix(x.clone(), y)  # (N, C, H, W), (N, K); it writes on what it is given

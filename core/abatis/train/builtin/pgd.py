@@ -26,7 +26,11 @@ def random_start(run: Run, ball: Ball) -> Tensor:
     """
     if run.attack.start == "none":
         return ball.x
-    normal = run.random.normal("attack/normal", ball.x) if run.attack.start == "normal" or ball.norm == "L2" else None
+    normal = (
+        run.random.normal("attack/normal", ball.x)
+        if run.attack.start == "normal" or ball.norm == "L2"
+        else None
+    )
     if run.attack.start == "normal":
         assert normal is not None
         return ball.x + NORMAL_START * normal
@@ -34,7 +38,13 @@ def random_start(run: Run, ball: Ball) -> Tensor:
 
 
 def maximise(
-    forward: Forward, ball: Ball, start: Tensor, y: Tensor, objective: Objective, steps: int, step_size: float
+    forward: Forward,
+    ball: Ball,
+    start: Tensor,
+    y: Tensor,
+    objective: Objective,
+    steps: int,
+    step_size: float,
 ) -> Attacked:
     """``steps`` projected steps up ``objective(forward(x))`` from ``start`` (B, C, H, W); the result lies in ball and box.
 
@@ -65,7 +75,9 @@ class PGDAttacker:
             return F.cross_entropy(logits, batch.target, reduction="none")  # (B,)
 
         start = random_start(self.run, ball)
-        return maximise(forward, ball, start, batch.y, cross_entropy, attack.steps, self.run.step_size)
+        return maximise(
+            forward, ball, start, batch.y, cross_entropy, attack.steps, self.run.step_size
+        )
 
 
 class NoAttacker:

@@ -28,7 +28,10 @@ class Tracker(TrainerHooks):
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Hand on the numbers that belong to ``values["epoch"]``."""
-        self.write({name: float(value) for name, value in values.items() if name != "epoch"}, int(values["epoch"]))
+        self.write(
+            {name: float(value) for name, value in values.items() if name != "epoch"},
+            int(values["epoch"]),
+        )
         self.told = int(values["epoch"])
 
     def write(self, values: Mapping[str, float], epoch: int) -> None:
@@ -43,7 +46,10 @@ class Tracker(TrainerHooks):
         return {"record": self.record, "told": self.told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.record, self.told = state.get("record", ""), state.get("told", 0)  # may be asked for since the checkpoint
+        self.record, self.told = (
+            state.get("record", ""),
+            state.get("told", 0),
+        )  # may be asked for since the checkpoint
 
 
 def check(names: Sequence[str]) -> None:
@@ -52,11 +58,15 @@ def check(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UsageError(f"--track {name}: {name} is not installed", fix=f"pip install 'abatis[{name}]'") from error
+            raise UsageError(
+                f"--track {name}: {name} is not installed", fix=f"pip install 'abatis[{name}]'"
+            ) from error
 
 
 @contextmanager
-def tracking(names: Sequence[str], folder: Path, options: Mapping[str, Any]) -> Iterator[dict[str, Tracker]]:
+def tracking(
+    names: Sequence[str], folder: Path, options: Mapping[str, Any]
+) -> Iterator[dict[str, Tracker]]:
     """The trackers of a run by name, closed when it is left."""
     modules = {name: importlib.import_module(f"abatis.train.trackers.to_{name}") for name in names}
     trackers = {name: module.Recorder(folder, options) for name, module in modules.items()}

@@ -28,7 +28,9 @@ class Recorder(Tracker):
     def write(self, values: Mapping[str, float], epoch: int) -> None:
         client = self.client = self.client or self._open()
         now = int(1000 * time.time())
-        client.log_batch(self.record, metrics=[Metric(name, value, now, epoch) for name, value in values.items()])
+        client.log_batch(
+            self.record, metrics=[Metric(name, value, now, epoch) for name, value in values.items()]
+        )
 
     def close(self, finished: bool) -> None:
         if self.client is not None:
@@ -42,7 +44,11 @@ class Recorder(Tracker):
             client.update_run(self.record, "RUNNING")
             return client
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        place = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, (out / "mlflow").as_uri())
+        place = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(EXPERIMENT, (out / "mlflow").as_uri())
+        )
         self.record = client.create_run(place, run_name=self.folder.name).info.run_id
         params = [Param(name, str(value)) for name, value in self.options.items()]
         for first in range(0, len(params), AT_ONCE):

@@ -18,7 +18,10 @@ class Recorder(Tracker):
         if self.writer is None:
             # what an earlier process wrote of epochs that are run again does not count
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.told + 1)
-            self.writer.add_text("options", "\n".join(f"    {name} = {value}" for name, value in self.options.items()))
+            self.writer.add_text(
+                "options",
+                "\n".join(f"    {name} = {value}" for name, value in self.options.items()),
+            )
         for name, value in values.items():
             self.writer.add_scalar(name, value, epoch)
         self.writer.flush()

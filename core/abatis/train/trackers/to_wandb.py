@@ -28,12 +28,26 @@ class Recorder(Tracker):
         if self.run is None:
             self.record = self.record or secrets.token_hex(4)
             self.run = wandb.init(
-                project=PROJECT, name=self.folder.name, id=self.record, resume="allow", mode="offline", dir=self.folder,
-                config=dict(self.options), reinit="create_new", settings=wandb.Settings(
-                    silent=True, console="off", host="-", disable_git=True, disable_code=True, save_code=False,
-                    x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+                project=PROJECT,
+                name=self.folder.name,
+                id=self.record,
+                resume="allow",
+                mode="offline",
+                dir=self.folder,
+                config=dict(self.options),
+                reinit="create_new",
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    host="-",
+                    disable_git=True,
+                    disable_code=True,
+                    save_code=False,
+                    x_disable_meta=True,
+                    x_disable_stats=True,
+                    x_disable_machine_info=True,
                 ),
-            )  # fmt: skip
+            )
             self.run.define_metric("*", step_metric="epoch")
         self.run.log({"epoch": epoch, **values})
 

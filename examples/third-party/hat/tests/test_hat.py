@@ -13,8 +13,17 @@ import abatis
 from abatis import RunConfig, UsageError
 from abatis.testing import PluginContract, penalty_terms
 
-TINY = {"backbone": "cnn", "data": "digits", "limit": 60, "batch_size": 32, "epochs": 1, "threat": "Linf:0.1",
-        "attack": {"steps": 1}, "eval": "none", "quiet": True}  # fmt: skip
+TINY = {
+    "backbone": "cnn",
+    "data": "digits",
+    "limit": 60,
+    "batch_size": 32,
+    "epochs": 1,
+    "threat": "Linf:0.1",
+    "attack": {"steps": 1},
+    "eval": "none",
+    "quiet": True,
+}
 
 
 class TestHat(PluginContract):
@@ -25,7 +34,10 @@ class TestHat(PluginContract):
         self.folder = tmp_path
 
     def options_for(self, module, num_classes):
-        file = self.folder / f"{num_classes}-{sum(weight.numel() for weight in module.parameters())}.safetensors"
+        file = (
+            self.folder
+            / f"{num_classes}-{sum(weight.numel() for weight in module.parameters())}.safetensors"
+        )
         if not file.exists():  # asked again in the middle of a training, it is the same network
             save_file(module.state_dict(), file)
         return {"standard": str(file)}
@@ -54,17 +66,24 @@ def test_scale_1_is_the_attacked_image(tmp_path):
     save_file(sums(-1.0).state_dict(), tmp_path / "standard.safetensors")
     x, x_adv = torch.rand(3, 1, 1, 2).double(), torch.rand(3, 1, 1, 2).double()
     options = {"scale": 1, "standard": tmp_path / "standard.safetensors"}
-    found = penalty_terms("hat", sums(1.0), x, x_adv, torch.zeros(3).long(), options=options)["hat/helper"].value
+    found = penalty_terms("hat", sums(1.0), x, x_adv, torch.zeros(3).long(), options=options)[
+        "hat/helper"
+    ].value
     assert found.tolist() == pytest.approx((x_adv.sum((1, 2, 3)).exp() + 1).log().tolist())
 
 
 def test_trains_beside_the_network_of_a_run_folder(tmp_path):
     standard = abatis.run(RunConfig(**TINY, out=tmp_path, use={"attacker": "none"})).folder
-    found = abatis.run(RunConfig(**TINY, out=tmp_path, plugin=["hat", "trades"], hat={"standard": str(standard)}))
+    found = abatis.run(
+        RunConfig(**TINY, out=tmp_path, plugin=["hat", "trades"], hat={"standard": str(standard)})
+    )
     assert "hat/helper" in (found.folder / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("options", "words"), [({}, "trained without attack"), ({"standard": "none.safetensors"}, "none")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({}, "trained without attack"), ({"standard": "none.safetensors"}, "none")],
+)
 def test_says_what_is_missing(tmp_path, options, words):
     with pytest.raises(UsageError, match=words):
         abatis.run(RunConfig(**TINY, out=tmp_path, plugin=["hat"], hat=options))

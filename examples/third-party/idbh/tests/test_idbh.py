@@ -23,7 +23,9 @@ class TestCutmix(PluginContract):
 
 
 def transformed(x, y, **options):
-    plan = plan_of("idbh", net=Net(tiny_network(3)), num_classes=3, options=options, random=Randomness(0))
+    plan = plan_of(
+        "idbh", net=Net(tiny_network(3)), num_classes=3, options=options, random=Randomness(0)
+    )
     ((_, hooks),) = plan.trainers
     return hooks.transform_batch(Batch(x, y, torch.arange(len(x))))
 
@@ -51,7 +53,12 @@ def test_colour_by_hand():
 
 def test_rectangles_by_hand():
     """Half the sides of 4 by 4 pixels around pixel (2, 0): rows 1 and 2, and of columns -1 and 0 the second."""
-    found = rectangles(torch.zeros(1, 1, 4, 4), torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([[0.5, 0.1]]))
+    found = rectangles(
+        torch.zeros(1, 1, 4, 4),
+        torch.tensor([0.5]),
+        torch.tensor([0.5]),
+        torch.tensor([[0.5, 0.1]]),
+    )
     assert found.nonzero()[:, 1:].tolist() == [[1, 0], [2, 0]]
 
 
@@ -65,14 +72,20 @@ def test_cutmix_labels_by_the_share_of_the_pixels():
     """Images that are 0, 0.5 and 1 all over: what their pixels are made of is what their labels say."""
     x = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 8, 8).double().contiguous()
     found = transformed(x, torch.arange(3), **OFF, cutmix=1)
-    shares = torch.stack([(found.x[:, 0] == value).double().mean((1, 2)) for value in (0, 0.5, 1)], 1)
+    shares = torch.stack(
+        [(found.x[:, 0] == value).double().mean((1, 2)) for value in (0, 0.5, 1)], 1
+    )
     assert torch.allclose(found.y_soft, shares)
     assert ((found.y_soft > 0).sum(1) == 2).any()
     assert torch.equal(found.y, found.y_soft.argmax(1))
 
 
 def test_without_cutmix_labels_stay_hard_and_erasing_leaves_a_hole():
-    found = transformed(torch.ones(4, 3, 8, 8).double(), torch.zeros(4).long(), **{**OFF, "erase": 1, "erase_area": 0.5})
+    found = transformed(
+        torch.ones(4, 3, 8, 8).double(),
+        torch.zeros(4).long(),
+        **{**OFF, "erase": 1, "erase_area": 0.5},
+    )
     assert found.y_soft is None
     holes = (found.x[:, 0] == 0).double().mean((1, 2))
     assert (holes > 0).all()
@@ -80,7 +93,18 @@ def test_without_cutmix_labels_stay_hard_and_erasing_leaves_a_hole():
 
 
 def test_trains_on_digits(tmp_path):
-    config = RunConfig(plugin=["idbh"], idbh={"shift": 2, "cutmix": 0.5}, backbone="cnn", data="digits", limit=60,
-                       batch_size=32, epochs=1, threat="Linf:0.1", attack={"steps": 1}, eval="none", quiet=True,
-                       out=tmp_path)  # fmt: skip
+    config = RunConfig(
+        plugin=["idbh"],
+        idbh={"shift": 2, "cutmix": 0.5},
+        backbone="cnn",
+        data="digits",
+        limit=60,
+        batch_size=32,
+        epochs=1,
+        threat="Linf:0.1",
+        attack={"steps": 1},
+        eval="none",
+        quiet=True,
+        out=tmp_path,
+    )
     assert (abatis.run(config).folder / "weights-last.safetensors").exists()

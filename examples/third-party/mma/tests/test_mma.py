@@ -17,9 +17,19 @@ from abatis.cli import run as defense_run
 from abatis.testing import AttackConfig, PluginContract, loss_terms, plan_of
 from abatis.train.checkpoint import CHECKPOINTS, load_checkpoint
 
-TINY = {"plugin": ["mma"], "backbone": "cnn", "data": "digits", "limit": 300, "batch_size": 20, "epochs": 2,
-        "threat": "Linf:0.1", "attack": {"steps": 2}, "optim": {"name": "adamw", "lr": 0.003}, "eval": "none",
-        "quiet": True}  # fmt: skip
+TINY = {
+    "plugin": ["mma"],
+    "backbone": "cnn",
+    "data": "digits",
+    "limit": 300,
+    "batch_size": 20,
+    "epochs": 2,
+    "threat": "Linf:0.1",
+    "attack": {"steps": 2},
+    "optim": {"name": "adamw", "lr": 0.003},
+    "eval": "none",
+    "quiet": True,
+}
 
 
 class TestMma(PluginContract):
@@ -37,7 +47,14 @@ def line():
 
 def attacked(x, y, net, bisections=30, max_eps=0.4):
     options = {"max_eps": max_eps, "min_eps": 0.05, "bisections": bisections}
-    plan = plan_of("mma", net=net, num_classes=2, options=options, threat="Linf:0.1", attack=AttackConfig(steps=3))
+    plan = plan_of(
+        "mma",
+        net=net,
+        num_classes=2,
+        options=options,
+        threat="Linf:0.1",
+        attack=AttackConfig(steps=3),
+    )
     x = torch.tensor(x, dtype=torch.float64).view(-1, 1, 1, 1)
     with net.attack_mode():
         return plan, plan.attacker(net, Batch(x, torch.tensor(y), torch.arange(len(x))))
@@ -68,10 +85,16 @@ def test_the_next_attack_starts_from_the_margin_before():
     ((_, margins),) = plan.trainers
     margins.eps[:2] = torch.tensor([0.2, 0.1])
     with net.attack_mode():
-        batch = Batch(torch.tensor([0.6, 0.8], dtype=torch.float64).view(-1, 1, 1, 1), torch.zeros(2).long(), torch.arange(2))
+        batch = Batch(
+            torch.tensor([0.6, 0.8], dtype=torch.float64).view(-1, 1, 1, 1),
+            torch.zeros(2).long(),
+            torch.arange(2),
+        )
         again = plan.attacker(net, batch)
     assert found.info["eps"].tolist() == pytest.approx([(0.05 + 0.42) / 2, (0.05 + 0.42) / 2])
-    assert again.info["eps"].tolist() == pytest.approx([0.2 / 2, (0.1 + 0.42) / 2])  # 0.2 is outside, 0.1 inside
+    assert again.info["eps"].tolist() == pytest.approx(
+        [0.2 / 2, (0.1 + 0.42) / 2]
+    )  # 0.2 is outside, 0.1 inside
 
 
 def test_the_loss_by_hand():
@@ -110,9 +133,35 @@ def test_margins_survive_a_resume(tmp_path):
 @pytest.mark.slow
 def test_the_margins_of_two_processes_are_in_one_checkpoint(tmp_path):
     """That they are those of one process is part of the contract; here the processes are real."""
-    words = ["--plugin", "mma", "--backbone", "cnn", "--data", "digits", "--limit", "300", "--batch-size", "20",
-             "--epochs", "2", "--threat", "Linf:0.1", "--attack.steps", "2", "--eval", "none", "--name", "two", "--nproc", "2",
-             "--optim.name", "adamw", "--optim.lr", "0.003", "--quiet"]  # fmt: skip
+    words = [
+        "--plugin",
+        "mma",
+        "--backbone",
+        "cnn",
+        "--data",
+        "digits",
+        "--limit",
+        "300",
+        "--batch-size",
+        "20",
+        "--epochs",
+        "2",
+        "--threat",
+        "Linf:0.1",
+        "--attack.steps",
+        "2",
+        "--eval",
+        "none",
+        "--name",
+        "two",
+        "--nproc",
+        "2",
+        "--optim.name",
+        "adamw",
+        "--optim.lr",
+        "0.003",
+        "--quiet",
+    ]
     assert defense_run([*words, "--out", str(tmp_path)]) == 0
     _, margins = state(tmp_path / "two")
     _, alone = state(abatis.run(RunConfig(**TINY, name="one", out=tmp_path)).folder)

@@ -15,21 +15,52 @@ class AmmConfig(PluginConfig):
     neutral = {"weight": 0}
 
     weight: float = Field(32.0, ge=0, description="lambda, the weight of the penalty")
-    c: float = Field(2.0, gt=0, description="how fast the penalty of a correct sample falls with its margin")
-    d: float = Field(1.0, gt=0, description="how fast the penalty of a wrong sample grows with its distance to the true class")
-    shrinkage: Literal["exp", "invprop", "lin", "margin"] = Field("exp", description="function of the margin")
-    aggregation: Literal["avg", "min"] = Field("min", description="every sample, or the worst of each class")
-    top_fraction: float = Field(0.2, gt=0, le=1, description="share of the batch that counts as its worst, for min")
+    c: float = Field(
+        2.0, gt=0, description="how fast the penalty of a correct sample falls with its margin"
+    )
+    d: float = Field(
+        1.0,
+        gt=0,
+        description="how fast the penalty of a wrong sample grows with its distance to the true class",
+    )
+    shrinkage: Literal["exp", "invprop", "lin", "margin"] = Field(
+        "exp", description="function of the margin"
+    )
+    aggregation: Literal["avg", "min"] = Field(
+        "min", description="every sample, or the worst of each class"
+    )
+    top_fraction: float = Field(
+        0.2, gt=0, le=1, description="share of the batch that counts as its worst, for min"
+    )
     iterations: int = Field(5, ge=1, le=1000, description="steps of DeepFool")
-    candidates: int = Field(10, ge=2, description="classes DeepFool looks at: those with the largest logits")
-    overshoot: float = Field(0.02, ge=0, le=1, description="how far each step of DeepFool goes beyond the linearised boundary")
-    clip: float = Field(50.0, gt=0, description="largest penalty of a sample, weight included, for exp and invprop")
-    epsilon: float = Field(1e-5, gt=0, le=1e-2, description="added to each component of a gradient inside its norm")
-    norm: Literal["L2", "Linf"] = Field("L2", description="norm the margin is measured in; the authors have L2 only")
-    relative: bool = Field(False, description="divide the margin by the norm of the image, as in Deep Defense")
+    candidates: int = Field(
+        10, ge=2, description="classes DeepFool looks at: those with the largest logits"
+    )
+    overshoot: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="how far each step of DeepFool goes beyond the linearised boundary",
+    )
+    clip: float = Field(
+        50.0, gt=0, description="largest penalty of a sample, weight included, for exp and invprop"
+    )
+    epsilon: float = Field(
+        1e-5, gt=0, le=1e-2, description="added to each component of a gradient inside its norm"
+    )
+    norm: Literal["L2", "Linf"] = Field(
+        "L2", description="norm the margin is measured in; the authors have L2 only"
+    )
+    relative: bool = Field(
+        False, description="divide the margin by the norm of the image, as in Deep Defense"
+    )
     positive_only: bool = Field(False, description="leave the wrong samples out")
-    use_failed: bool = Field(False, description="keep samples whose perturbation did not arrive within the iterations")
-    backprop_previous: bool = Field(True, description="differentiate a step of DeepFool through the steps before it")
+    use_failed: bool = Field(
+        False, description="keep samples whose perturbation did not arrive within the iterations"
+    )
+    backprop_previous: bool = Field(
+        True, description="differentiate a step of DeepFool through the steps before it"
+    )
 
     @property
     def needs_double_backward(self) -> bool:

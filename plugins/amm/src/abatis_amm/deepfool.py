@@ -37,19 +37,30 @@ class DeepFool:
     def __init__(self, net: Net, config: AmmConfig) -> None:
         self.net, self.config = net, config
 
-    def __call__(self, x: Tensor, logits: Tensor, toward: Tensor | None, graph: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, logits: Tensor, toward: Tensor | None, graph: bool
+    ) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W); logits: (B, K) at x; toward: (B,) classes to reach, None for any but the predicted one.
 
         Returns the perturbations (B, C, H, W), differentiable in the parameters with ``graph``, and who arrived (B,).
         """
-        r, rows = torch.zeros_like(x), torch.arange(len(x), device=x.device)  # rows: who has not arrived
-        ranked = logits.argsort(dim=1, descending=True, stable=True)[:, : self.config.candidates]  # (B, L), for the whole run
+        r, rows = (
+            torch.zeros_like(x),
+            torch.arange(len(x), device=x.device),
+        )  # rows: who has not arrived
+        ranked = logits.argsort(dim=1, descending=True, stable=True)[
+            :, : self.config.candidates
+        ]  # (B, L), for the whole run
         for _ in range(self.config.iterations):
             if not len(rows):
                 break
-            step = self._step(x[rows] + r[rows], ranked[rows], None if toward is None else toward[rows], graph)
+            step = self._step(
+                x[rows] + r[rows], ranked[rows], None if toward is None else toward[rows], graph
+            )
             r = r.index_add(0, rows, step)
-            with torch.no_grad():  # the graph is needed of those who go on, so it is built for them alone
+            with (
+                torch.no_grad()
+            ):  # the graph is needed of those who go on, so it is built for them alone
                 now = self.net.frozen(x[rows] + r[rows]).argmax(1)
             rows = rows[now == ranked[rows, 0] if toward is None else now != toward[rows]]
         return r, torch.ones_like(ranked[:, 0], dtype=torch.bool).index_fill(0, rows, False)
@@ -63,10 +74,14 @@ class DeepFool:
         gap = pick(logits, other) - pick(logits, own)  # (A,)
         (w,) = torch.autograd.grad(gap.sum(), leaf, create_graph=graph)  # (A, C, H, W)
         if point.requires_grad and self.config.backprop_previous:
-            gap = gap + (w.detach() * (point - leaf.detach())).flatten(1).sum(1)  # adds 0, and d gap / d point
+            gap = gap + (w.detach() * (point - leaf.detach())).flatten(1).sum(
+                1
+            )  # adds 0, and d gap / d point
         norm = self._dual(w)  # (A,)
         length = (1 + self.config.overshoot) * gap.abs() / norm  # (A,)
-        direction = w / norm[:, None, None, None] if self.config.norm == "L2" else w.sign()  # (A, C, H, W)
+        direction = (
+            w / norm[:, None, None, None] if self.config.norm == "L2" else w.sign()
+        )  # (A, C, H, W)
         step = length[:, None, None, None] * direction
         return step if graph else step.detach()
 
@@ -83,7 +98,9 @@ class DeepFool:
 
     def _dual(self, w: Tensor) -> Tensor:
         """Dual norm of every sample's gradient: (A, C, H, W) -> (A,)."""
-        norm: Tensor = torch.linalg.vector_norm(w.flatten(1) + self.config.epsilon, ord=NORMS[self.config.norm][1], dim=1)
+        norm: Tensor = torch.linalg.vector_norm(
+            w.flatten(1) + self.config.epsilon, ord=NORMS[self.config.norm][1], dim=1
+        )
         return norm
 
 

@@ -37,18 +37,26 @@ class AdversarialMarginPenalty:
         with torch.no_grad():
             logits = ctx.net.frozen(ctx.batch.x)  # (B, K)
         correct = logits.argmax(1) == ctx.batch.y  # (B,)
-        groups = {"positive": correct} if self.config.positive_only else {"positive": correct, "negative": ~correct}
+        groups = (
+            {"positive": correct}
+            if self.config.positive_only
+            else {"positive": correct, "negative": ~correct}
+        )
         if self.config.aggregation == "min":
             groups = self._worst(ctx, logits, groups)
         terms = {}
         for name, members in groups.items():
             rows, margins = self._margins(ctx, logits, name, members, graph=True)
-            penalties = push(margins, self.config) if name == "positive" else pull(margins, self.config)  # (R,)
+            penalties = (
+                push(margins, self.config) if name == "positive" else pull(margins, self.config)
+            )  # (R,)
             value = torch.zeros_like(logits[:, 0]).index_add(0, rows, penalties)  # (B,)
             terms[name] = Term(value, weight=self.config.weight)
         return terms
 
-    def _margins(self, ctx: StepContext, logits: Tensor, name: str, members: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
+    def _margins(
+        self, ctx: StepContext, logits: Tensor, name: str, members: Tensor, graph: bool
+    ) -> tuple[Tensor, Tensor]:
         """Rows (R,) of the members (B,) whose perturbation arrived, and their margins (R,)."""
         rows = members.nonzero().squeeze(1)
         x, toward = ctx.batch.x[rows], None if name == "positive" else ctx.batch.y[rows]
@@ -56,21 +64,32 @@ class AdversarialMarginPenalty:
         if not self.config.use_failed:
             rows, x, r = rows[arrived], x[arrived], r[arrived]
         margins = size(r, self.config.norm)  # (R,)
-        return rows, margins / size(x, self.config.norm).clamp(min=1e-12) if self.config.relative else margins
+        return rows, margins / size(x, self.config.norm).clamp(
+            min=1e-12
+        ) if self.config.relative else margins
 
-    def _worst(self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _worst(
+        self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Of the members (B,) those that stand for their class in the global batch: found without a graph."""
         keys = []
         for name, members in groups.items():
             rows, margins = self._margins(ctx, logits, name, members, graph=False)
             key = torch.full_like(logits[:, 0], float("inf"))
-            keys.append(key.index_copy(0, rows, margins if name == "positive" else -margins))  # (B,), the least is the worst
+            keys.append(
+                key.index_copy(0, rows, margins if name == "positive" else -margins)
+            )  # (B,), the least is the worst
         # one gather: the values of samples are taken up by index, since a second pass may differ in the last bit
         index = ctx.batch.index.to(logits.dtype)
-        *everyone, labels, indices = ctx.gather(torch.stack([*keys, ctx.batch.y.to(logits.dtype), index], 1)).unbind(1)
+        *everyone, labels, indices = ctx.gather(
+            torch.stack([*keys, ctx.batch.y.to(logits.dtype), index], 1)
+        ).unbind(1)
         top = max(1, int(self.config.top_fraction * ctx.global_size))
         chosen = (worst(key, labels.long(), self.num_classes, top) for key in everyone)
-        return {name: torch.isin(index, indices[mask]) & groups[name] for name, mask in zip(groups, chosen, strict=True)}
+        return {
+            name: torch.isin(index, indices[mask]) & groups[name]
+            for name, mask in zip(groups, chosen, strict=True)
+        }
 
 
 def worst(key: Tensor, labels: Tensor, num_classes: int, top: int) -> Tensor:
@@ -78,8 +97,12 @@ def worst(key: Tensor, labels: Tensor, num_classes: int, top: int) -> Tensor:
 
     A key of infinity stands for no candidate. All of several equal ones are taken, whatever their order.
     """
-    least = key.new_full((num_classes,), float("inf")).scatter_reduce(0, labels, key, "amin")  # (K,)
-    return key.isfinite() & (key <= least[labels]) & (key <= key.sort().values[min(top, len(key)) - 1])
+    least = key.new_full((num_classes,), float("inf")).scatter_reduce(
+        0, labels, key, "amin"
+    )  # (K,)
+    return (
+        key.isfinite() & (key <= least[labels]) & (key <= key.sort().values[min(top, len(key)) - 1])
+    )
 
 
 def push(m: Tensor, config: AmmConfig) -> Tensor:
@@ -101,7 +124,9 @@ def pull(m: Tensor, config: AmmConfig) -> Tensor:
     largest = config.clip / config.weight
     match config.shrinkage:
         case "exp":  # clamped before the exponential too: an infinite one has no gradient but NaN
-            return (config.d * m.clamp(max=math.log(largest + 1) / config.d)).exp().clamp(max=largest)
+            return (
+                (config.d * m.clamp(max=math.log(largest + 1) / config.d)).exp().clamp(max=largest)
+            )
         case "invprop":
             return 1 / (1 - config.d * m.clamp(max=(1 - 1 / largest) / config.d))
         case "lin":

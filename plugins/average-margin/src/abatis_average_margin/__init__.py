@@ -12,9 +12,15 @@ class AverageMarginConfig(PluginConfig):
 
     neutral = {"weight": 0, "orthogonality": 0}
 
-    weight: float = Field(0.1, ge=0, description="mu, the weight of the ramp on the logit margin; 0 leaves it out")
-    tau: float = Field(5.0, gt=0, description="the logit margin up to which the ramp rewards more margin")
-    orthogonality: float = Field(1e-3, ge=0, description="beta, the weight of the orthogonality penalty; 0 leaves it out")
+    weight: float = Field(
+        0.1, ge=0, description="mu, the weight of the ramp on the logit margin; 0 leaves it out"
+    )
+    tau: float = Field(
+        5.0, gt=0, description="the logit margin up to which the ramp rewards more margin"
+    )
+    orthogonality: float = Field(
+        1e-3, ge=0, description="beta, the weight of the orthogonality penalty; 0 leaves it out"
+    )
 
 
 @hookimpl

@@ -32,10 +32,14 @@ class AverageMarginPenalty:
     def __call__(self, ctx: StepContext) -> Terms:
         terms = {}
         if self.config.weight:
-            ramp = (self.config.tau - logit_margin(ctx.logits_adv, ctx.batch.y)).clamp(0, self.config.tau)  # (B,)
+            ramp = (self.config.tau - logit_margin(ctx.logits_adv, ctx.batch.y)).clamp(
+                0, self.config.tau
+            )  # (B,)
             terms["ramp"] = Term(ramp, weight=self.config.weight)
         if self.config.orthogonality:
-            terms["orthogonality"] = Term(orthogonality(ctx.net.module), weight=self.config.orthogonality)
+            terms["orthogonality"] = Term(
+                orthogonality(ctx.net.module), weight=self.config.orthogonality
+            )
         return terms
 
 
@@ -51,11 +55,16 @@ def orthogonality(module: nn.Module) -> Tensor:
     matrices = [
         layer.weight.flatten(1) for layer in layers
     ]  # (out, in * kh * kw) each, of a grouped one (out, in / g * kh * kw)
-    wide = [matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]]  # taller ones cannot have orthonormal rows
+    wide = [
+        matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]
+    ]  # taller ones cannot have orthonormal rows
     if not wide:
         raise UsageError(
             "the orthogonality penalty finds no Linear or Conv2d layer with at most as many outputs as inputs",
             fix="set --average-margin.orthogonality 0",
         )
-    gaps = [matrix @ matrix.T - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) for matrix in wide]
+    gaps = [
+        matrix @ matrix.T - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        for matrix in wide
+    ]
     return torch.stack([gap.square().sum() for gap in gaps]).sum()

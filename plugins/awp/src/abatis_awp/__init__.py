@@ -13,7 +13,12 @@ class AwpConfig(PluginConfig):
     neutral = {"gamma": 0}
     soft_labels = True
 
-    gamma: float = Field(0.01, ge=0, le=1, description="length of each tensor's perturbation, as a share of the tensor's norm")
+    gamma: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="length of each tensor's perturbation, as a share of the tensor's norm",
+    )
     warmup: int = Field(0, ge=0, description="epochs at the beginning without perturbation")
 
     @property

@@ -26,7 +26,9 @@ class WeightPerturbation(TrainerHooks):
 
     def __init__(self, config: AwpConfig, module: nn.Module) -> None:
         self.config = config
-        self.weights = [weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1]
+        self.weights = [
+            weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1
+        ]
         self.added: list[Tensor] = []  # v of every weight, between before_loss and after_update
 
     def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
@@ -47,7 +49,9 @@ class WeightPerturbation(TrainerHooks):
 
     def _gradients(self, ctx: StepContext, objective: Callable[[], Tensor]) -> list[Tensor]:
         """Of the objective of the global batch."""
-        own = torch.autograd.grad(objective(), self.weights, allow_unused=True, materialize_grads=True)
+        own = torch.autograd.grad(
+            objective(), self.weights, allow_unused=True, materialize_grads=True
+        )
         return ctx.sum_over_processes(own)
 
     @torch.no_grad()

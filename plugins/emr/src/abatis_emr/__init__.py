@@ -16,13 +16,16 @@ class EmrConfig(PluginConfig):
     soft_labels = True
 
     weight: float = Field(3.0, ge=0, description="lambda, the weight of the penalty")
-    temperature: float = Field(40.0, gt=0, description="T of the softmax that weights the classes; 1 is the model's own")
+    temperature: float = Field(
+        40.0, gt=0, description="T of the softmax that weights the classes; 1 is the model's own"
+    )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
         description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, independent of the batch size",
     )
     decay_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (60, 90), description="epochs, counted from 1, at whose start the weight is multiplied by decay"
+        (60, 90),
+        description="epochs, counted from 1, at whose start the weight is multiplied by decay",
     )
     decay: float = Field(0.1, ge=0, le=1, description="factor of each decay of the weight")
 

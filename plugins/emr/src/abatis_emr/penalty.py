@@ -30,7 +30,9 @@ class EffectiveMarginPenalty:
         x = ctx.x_adv.detach().requires_grad_(True)
         logits = ctx.net.frozen(x)  # (B, K)
         q = (logits / self.config.temperature).softmax(dim=1).detach()  # (B, K)
-        (weighted,) = torch.autograd.grad((q * logits).sum(), x, create_graph=True)  # (B, C, H, W), sum_k q_k w_k
+        (weighted,) = torch.autograd.grad(
+            (q * logits).sum(), x, create_graph=True
+        )  # (B, C, H, W), sum_k q_k w_k
         squares = weighted.square().flatten(1).sum(1)  # (B,)
         # the released code differentiates a batch mean, which leaves 1/N inside the square: mean_i(squares) / N
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares

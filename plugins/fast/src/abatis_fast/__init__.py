@@ -16,10 +16,21 @@ class FastConfig(PluginConfig):
     soft_labels = True
 
     variant: Literal["fgsm-rs", "n-fgsm"] = Field(
-        "fgsm-rs", description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not projected"
+        "fgsm-rs",
+        description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not projected",
     )
-    alpha: float = Field(1.25, gt=0, le=10, description="the step, as a multiple of eps; 1 for n-fgsm where not given")
-    noise: float = Field(2.0, ge=0, le=10, description="half-width of the uniform noise of n-fgsm, as a multiple of eps")
+    alpha: float = Field(
+        1.25,
+        gt=0,
+        le=10,
+        description="the step, as a multiple of eps; 1 for n-fgsm where not given",
+    )
+    noise: float = Field(
+        2.0,
+        ge=0,
+        le=10,
+        description="half-width of the uniform noise of n-fgsm, as a multiple of eps",
+    )
     guard: float = Field(
         0.25,
         ge=0,
@@ -27,7 +38,9 @@ class FastConfig(PluginConfig):
         description="largest lead of the accuracy under the single step over that under PGD-10; 0: no guard",
     )
     guard_every: int = Field(100, ge=1, description="steps between two checks of the guard")
-    patience: int = Field(2, ge=1, description="checks in a row with a larger lead, at which the run stops")
+    patience: int = Field(
+        2, ge=1, description="checks in a row with a larger lead, at which the run stops"
+    )
 
     @model_validator(mode="before")
     @classmethod

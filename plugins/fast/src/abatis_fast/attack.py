@@ -35,10 +35,17 @@ class SingleStep:
         def cross_entropy(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, batch.target, reduction="none")  # (B,)
 
-        start, step = uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start"), self.alpha * self.run.threat.eps
+        start, step = (
+            uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start"),
+            self.alpha * self.run.threat.eps,
+        )
         # a ball as wide as noise and step together makes the projection of the step nothing but the clip to [0, 1]
-        attacked = maximise(forward, self._ball(batch.x, self.reach), start, batch.y, cross_entropy, 1, step)
-        return Attacked(attacked.x)  # without its count of one step, which is no measure of how long a sample resists
+        attacked = maximise(
+            forward, self._ball(batch.x, self.reach), start, batch.y, cross_entropy, 1, step
+        )
+        return Attacked(
+            attacked.x
+        )  # without its count of one step, which is no measure of how long a sample resists
 
     def _ball(self, x: Tensor, factor: float) -> Ball:
         return Ball(x, replace(self.run.threat, eps=factor * self.run.threat.eps))

@@ -55,9 +55,13 @@ class OverfittingGuard(TrainerHooks):
         start = uniform_start(self.run, ball, "fast/guard")
         with ctx.net.attack_mode():
             with torch.enable_grad():
-                pgd = maximise(ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps)
+                pgd = maximise(
+                    ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps
+                )
             right = [(ctx.net(x).argmax(1) == y).double() for x in (ctx.x_adv, pgd.x)]  # (B,) each
-        (sums,) = ctx.sum_over_processes([torch.stack([*right, torch.ones_like(right[0])]).sum(1)])  # (3,)
+        (sums,) = ctx.sum_over_processes(
+            [torch.stack([*right, torch.ones_like(right[0])]).sum(1)]
+        )  # (3,)
         single, several = (sums[:2] / sums[2]).tolist()
         return single, several
 

@@ -18,12 +18,18 @@ class GairatConfig(PluginConfig):
 
     neutral = {"omega": "tanh", "shift": math.inf}
 
-    omega: Literal["tanh", "sigmoid", "discrete"] = Field("tanh", description="function from steps survived to weights")
+    omega: Literal["tanh", "sigmoid", "discrete"] = Field(
+        "tanh", description="function from steps survived to weights"
+    )
     shift: float = Field(
-        -1.0, ge=-10, description="Lambda, added inside tanh and sigmoid; the larger, the more equal the weights; inf: all 1"
+        -1.0,
+        ge=-10,
+        description="Lambda, added inside tanh and sigmoid; the larger, the more equal the weights; inf: all 1",
     )
     burn_in: int = Field(
-        59, ge=0, description="number of first epochs in which all weights are 1; 59: weighting starts in the 60th, as released"
+        59,
+        ge=0,
+        description="number of first epochs in which all weights are 1; 59: weighting starts in the 60th, as released",
     )
 
     @property

@@ -44,7 +44,10 @@ class GeometryWeighted:
                 f"'gairat' has nothing to weight: no term of the loss ({', '.join(terms)}) allows it",
                 fix="leave --plugin gairat out, or choose another loss",
             )
-        return {name: replace(term, value=term.value * weights) if term.reweight else term for name, term in terms.items()}
+        return {
+            name: replace(term, value=term.value * weights) if term.reweight else term
+            for name, term in terms.items()
+        }
 
     def weights(self, ctx: StepContext) -> Tensor:
         """(B,), of mean 1 over the global batch; raises UsageError where the attacker reports no steps."""
@@ -55,8 +58,12 @@ class GeometryWeighted:
                 fix="--use attacker=pgd, or another attacker of several steps",
             )
         kappa = ctx.info[INFO].to(ctx.x_adv.dtype)  # (B,)
-        raw = torch.ones_like(kappa) if ctx.epoch < self.config.burn_in else self.omega(kappa)  # (B,)
-        return raw / ctx.gather(raw).mean()  # in the burn-in too: every step makes the same calls of gather
+        raw = (
+            torch.ones_like(kappa) if ctx.epoch < self.config.burn_in else self.omega(kappa)
+        )  # (B,)
+        return (
+            raw / ctx.gather(raw).mean()
+        )  # in the burn-in too: every step makes the same calls of gather
 
     def omega(self, kappa: Tensor) -> Tensor:
         """Weights before they are normalised: (B,) -> (B,)."""

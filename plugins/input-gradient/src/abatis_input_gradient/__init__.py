@@ -16,7 +16,9 @@ class InputGradientConfig(PluginConfig):
     soft_labels = True
 
     weight: float = Field(100.0, ge=0, description="lambda, the weight of the penalty")
-    at: Literal["adv", "clean"] = Field("adv", description="the images where it is taken: adversarial or clean")
+    at: Literal["adv", "clean"] = Field(
+        "adv", description="the images where it is taken: adversarial or clean"
+    )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
         description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, independent of the batch size",

@@ -17,9 +17,14 @@ class JacobianConfig(PluginConfig):
 
     weight: float = Field(0.01, ge=0, description="lambda, the weight of the penalty")
     projections: int = Field(
-        1, ge=0, le=1000, description="random unit vectors a sample, one backward pass each; 0 takes all classes and is exact"
+        1,
+        ge=0,
+        le=1000,
+        description="random unit vectors a sample, one backward pass each; 0 takes all classes and is exact",
     )
-    at: Literal["adv", "clean"] = Field("adv", description="the images where it is taken: adversarial or clean")
+    at: Literal["adv", "clean"] = Field(
+        "adv", description="the images where it is taken: adversarial or clean"
+    )
 
     @property
     def needs_double_backward(self) -> bool:

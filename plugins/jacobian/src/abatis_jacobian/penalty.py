@@ -32,14 +32,18 @@ class JacobianPenalty:
         images = ctx.x_adv if self.config.at == "adv" else ctx.batch.x
         x = images.detach().requires_grad_(True)
         logits = ctx.net.frozen(x)  # (B, K)
-        squares = [squared_product(vectors, logits, x) for vectors in self.directions(logits.detach())]
+        squares = [
+            squared_product(vectors, logits, x) for vectors in self.directions(logits.detach())
+        ]
         value = torch.stack(squares).mean(0) * logits.shape[1]  # (B,)
         return {"frobenius_sq": Term(value, weight=self.config.weight / 2)}
 
     def directions(self, logits: Tensor) -> Iterator[Tensor]:
         """Unit vectors, (B, K) each: random ones, drawn for each sample of the whole batch, or all basis vectors."""
         if self.config.projections == 0:
-            yield from torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)[:, None].expand(-1, *logits.shape)
+            yield from torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)[
+                :, None
+            ].expand(-1, *logits.shape)
         for number in range(self.config.projections):
             yield F.normalize(self.random.normal(f"jacobian/{number}", logits), dim=1)
 

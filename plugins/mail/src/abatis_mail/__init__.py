@@ -15,18 +15,25 @@ class MailConfig(PluginConfig):
 
     neutral = {"slope": 0, "normalization": "mean"}
 
-    slope: float = Field(10.0, ge=0, le=1e3, description="gamma, how sharply the weight falls with the margin")
-    bias: float = Field(-0.5, ge=-2, le=2, description="the margin at which the weight is half its largest")
+    slope: float = Field(
+        10.0, ge=0, le=1e3, description="gamma, how sharply the weight falls with the margin"
+    )
+    bias: float = Field(
+        -0.5, ge=-2, le=2, description="the margin at which the weight is half its largest"
+    )
     margin: Literal["adv", "nat", "dif"] = Field(
         "adv",
         description="adv, nat: label's probability minus the largest other one, at the adversarial or clean image; "
         "dif: the label's probability, clean minus adversarial",
     )
     normalization: Literal["constant", "mean"] = Field(
-        "constant", description="constant: weights times 3, as released; mean: divided by their mean over the batch, the paper"
+        "constant",
+        description="constant: weights times 3, as released; mean: divided by their mean over the batch, the paper",
     )
     burn_in: int = Field(
-        76, ge=0, description="number of first epochs in which all weights are 1; 76: weighting starts in the 77th, as released"
+        76,
+        ge=0,
+        description="number of first epochs in which all weights are 1; 76: weighting starts in the 77th, as released",
     )
 
     @property

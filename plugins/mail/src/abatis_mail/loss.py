@@ -37,14 +37,23 @@ class MarginWeighted:
                 f"'mail' has nothing to weight: no term of the loss ({', '.join(terms)}) allows it",
                 fix="leave --plugin mail out, or choose another loss",
             )
-        return {name: replace(term, value=term.value * weights) if term.reweight else term for name, term in terms.items()}
+        return {
+            name: replace(term, value=term.value * weights) if term.reweight else term
+            for name, term in terms.items()
+        }
 
     def weights(self, ctx: StepContext) -> Tensor:
         """(B,), detached."""
         burning_in = ctx.epoch < self.config.burn_in
-        log = torch.zeros_like(ctx.batch.y, dtype=ctx.x_adv.dtype) if burning_in else self.log_sigmoids(ctx)  # (B,)
+        log = (
+            torch.zeros_like(ctx.batch.y, dtype=ctx.x_adv.dtype)
+            if burning_in
+            else self.log_sigmoids(ctx)
+        )  # (B,)
         if self.config.normalization == "mean":
-            everyone = ctx.gather(log)  # (N,); in the burn-in too, since every step makes the same calls of gather
+            everyone = ctx.gather(
+                log
+            )  # (N,); in the burn-in too, since every step makes the same calls of gather
             highest = everyone.max()  # all weights may underflow, their ratios do not
             return (log - highest).exp() / (everyone - highest).exp().mean()
         return log.exp() if burning_in else RELEASED_FACTOR * log.exp()
@@ -60,7 +69,10 @@ class MarginWeighted:
             return probabilistic_margin(ctx.logits_clean.detach(), y)
         if self.config.margin == "adv":
             return probabilistic_margin(ctx.logits_adv.detach(), y)
-        clean, adversarial = ctx.logits_clean.detach().softmax(dim=1), ctx.logits_adv.detach().softmax(dim=1)  # (B, K)
+        clean, adversarial = (
+            ctx.logits_clean.detach().softmax(dim=1),
+            ctx.logits_adv.detach().softmax(dim=1),
+        )  # (B, K)
         return (clean - adversarial).gather(1, y[:, None]).squeeze(1)
 
 

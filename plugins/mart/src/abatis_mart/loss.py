@@ -38,14 +38,18 @@ class MisclassificationAwareLoss:
 def boosted_cross_entropy(logits_adv: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy plus the log-complement of the strongest rival's probability: (B, K), (B,) -> (B,)."""
     p_adv = logits_adv.softmax(dim=1)  # (B, K)
-    second, first = p_adv.detach().argsort(dim=1)[:, -2:].unbind(1)  # (B,) each; decides exact ties as the released code does
+    second, first = (
+        p_adv.detach().argsort(dim=1)[:, -2:].unbind(1)
+    )  # (B,) each; decides exact ties as the released code does
     rival = p_adv.gather(1, torch.where(first == y, second, first)[:, None]).squeeze(1)  # (B,)
     return F.cross_entropy(logits_adv, y, reduction="none") - torch.log(1.0001 - rival + FLOOR)
 
 
 def weighted_kl(logits_clean: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
     """KL(p || p') of every sample times how wrong the clean prediction is: (B, K), (B, K), (B,) -> (B,)."""
-    log_p = logits_clean.log_softmax(dim=1)  # (B, K); stays finite where a probability underflows, as its log would not
+    log_p = logits_clean.log_softmax(
+        dim=1
+    )  # (B, K); stays finite where a probability underflows, as its log would not
     p = log_p.exp()
     kl = (p * (log_p - torch.log(logits_adv.softmax(dim=1) + FLOOR))).sum(1)  # (B,)
     return kl * (1.0000001 - p.gather(1, y[:, None]).squeeze(1))

@@ -14,11 +14,24 @@ class SovrConfig(PluginConfig):
 
     neutral = {"fraction": 0, "beta": 0, "bias_init": False}
 
-    fraction: float = Field(0.4, ge=0, le=1, description="M, share of the batch, smallest margins first, on the switched loss")
+    fraction: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="M, share of the batch, smallest margins first, on the switched loss",
+    )
     weight: float = Field(0.4, ge=0, description="lambda, the weight of the one-vs-the-rest loss")
-    beta: float = Field(0.0, ge=0, description="weight of KL(p || p'); above 0 the switched loss is that of the clean images")
-    select_on: Literal["adv", "nat"] = Field("adv", description="whose logits give the margins: adversarial or clean images")
-    bias_init: bool = Field(False, description="start the last bias at -log(K - 1), for many classes K")
+    beta: float = Field(
+        0.0,
+        ge=0,
+        description="weight of KL(p || p'); above 0 the switched loss is that of the clean images",
+    )
+    select_on: Literal["adv", "nat"] = Field(
+        "adv", description="whose logits give the margins: adversarial or clean images"
+    )
+    bias_init: bool = Field(
+        False, description="start the last bias at -log(K - 1), for many classes K"
+    )
 
     @property
     def needs_clean(self) -> bool:

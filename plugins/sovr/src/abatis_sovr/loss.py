@@ -22,7 +22,9 @@ from abatis import StepContext, Term, Terms, UsageError
 if TYPE_CHECKING:
     from abatis_sovr import SovrConfig
 
-ROUNDING = 1e-9  # a product such as 0.29 * 100 may fall a little short of the whole number that it is
+ROUNDING = (
+    1e-9  # a product such as 0.29 * 100 may fall a little short of the whole number that it is
+)
 
 
 class SwitchedLoss:
@@ -40,17 +42,26 @@ class SwitchedLoss:
         # wrappers weight what is taken at the adversarial images; with the KL term these two are clean
         terms = {
             "ce": Term(torch.where(switched, 0, ce), reweight=not with_kl),
-            "ovr": Term(torch.where(switched, ovr, 0), weight=self.config.weight, reweight=not with_kl),
+            "ovr": Term(
+                torch.where(switched, ovr, 0), weight=self.config.weight, reweight=not with_kl
+            ),
         }
         if with_kl:
-            log_p, log_p_adv = logits.log_softmax(dim=1), ctx.logits_adv.log_softmax(dim=1)  # (B, K) each
-            kl = F.kl_div(log_p_adv, log_p, reduction="none", log_target=True).sum(1)  # (B,), KL(p || p')
+            log_p, log_p_adv = (
+                logits.log_softmax(dim=1),
+                ctx.logits_adv.log_softmax(dim=1),
+            )  # (B, K) each
+            kl = F.kl_div(log_p_adv, log_p, reduction="none", log_target=True).sum(
+                1
+            )  # (B,), KL(p || p')
             terms["kl"] = Term(kl, weight=self.config.beta, reweight=True)
         return terms
 
     def switched(self, ctx: StepContext) -> Tensor:
         """Which samples are in L: (B,) bool. Ties go to the sample that comes first in the training set."""
-        index = ctx.gather(ctx.batch.index)  # (N,); asked for before any forward, so that micro-batches get it for nothing
+        index = ctx.gather(
+            ctx.batch.index
+        )  # (N,); asked for before any forward, so that micro-batches get it for nothing
         logits = ctx.logits_clean if self.config.select_on == "nat" else ctx.logits_adv
         loss = margin_loss(logits.detach(), ctx.batch.y)  # (B,)
         everyone = ctx.gather(loss)  # (N,)
@@ -59,8 +70,12 @@ class SwitchedLoss:
             return torch.zeros_like(loss, dtype=torch.bool)
         by_index = index.argsort()
         by_loss = by_index[everyone[by_index].argsort(descending=True, stable=True)]
-        last = by_loss[count - 1 : count]  # (1,); a single number as an index would be read by the host
-        return (loss > everyone[last]) | ((loss == everyone[last]) & (ctx.batch.index <= index[last]))
+        last = by_loss[
+            count - 1 : count
+        ]  # (1,); a single number as an index would be read by the host
+        return (loss > everyone[last]) | (
+            (loss == everyone[last]) & (ctx.batch.index <= index[last])
+        )
 
 
 def one_versus_rest(logits: Tensor, y: Tensor) -> Tensor:

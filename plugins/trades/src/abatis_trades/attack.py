@@ -18,7 +18,9 @@ class KLAttacker:
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         ball, attack = Ball(batch.x, self.run.threat), self.run.attack
         with torch.no_grad():
-            log_p = forward(batch.x).log_softmax(dim=1)  # (B, K); the same at every step, so made once
+            log_p = forward(batch.x).log_softmax(
+                dim=1
+            )  # (B, K); the same at every step, so made once
 
         def divergence(logits: Tensor) -> Tensor:
             return kl_divergence(log_p, logits)  # (B,)

@@ -18,9 +18,15 @@ class HatConfig(PluginConfig):
     soft_labels = True  # its labels are those of the standard network
 
     weight: float = Field(0.5, ge=0, description="gamma, the weight of the helper term")
-    scale: float = Field(2.0, ge=0, le=100, description="h, how far the helper image lies along the perturbation; 1: x' itself")
+    scale: float = Field(
+        2.0,
+        ge=0,
+        le=100,
+        description="h, how far the helper image lies along the perturbation; 1: x' itself",
+    )
     standard: Path | None = Field(
-        None, description="a network trained without attack: its run folder, or weights (.safetensors) for the run's backbone"
+        None,
+        description="a network trained without attack: its run folder, or weights (.safetensors) for the run's backbone",
     )
 
 

@@ -30,7 +30,9 @@ class HelperPenalty:
         self.dtype = next(standard.parameters()).dtype
 
     def __call__(self, ctx: StepContext) -> Terms:
-        helper = ctx.batch.x + self.config.scale * (ctx.x_adv - ctx.batch.x)  # (B, C, H, W), may leave [0, 1] as released
+        helper = ctx.batch.x + self.config.scale * (
+            ctx.x_adv - ctx.batch.x
+        )  # (B, C, H, W), may leave [0, 1] as released
         value = F.cross_entropy(ctx.net(helper), self.labels(ctx), reduction="none")  # (B,)
         return {"helper": Term(value, weight=self.config.weight)}
 
@@ -59,7 +61,8 @@ def standard_network(run: Run, path: Path | None) -> nn.Module:
             network.load_state_dict(load_file(path))
         except (OSError, RuntimeError) as error:
             raise UsageError(
-                f"--hat.standard {path}: {error}".splitlines()[0], fix="weights of the run's own backbone"
+                f"--hat.standard {path}: {error}".splitlines()[0],
+                fix="weights of the run's own backbone",
             ) from error
     else:
         network = load(path)

@@ -18,12 +18,31 @@ class IdbhConfig(PluginConfig):
     soft_labels = True
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    shift: int = Field(10, ge=0, le=1000, description="most pixels that crop-shift cuts off, in height and in width")
-    colour: float = Field(0.5, ge=0, lt=1, description="largest relative change of brightness or contrast, one of the two")
+    shift: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="most pixels that crop-shift cuts off, in height and in width",
+    )
+    colour: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="largest relative change of brightness or contrast, one of the two",
+    )
     erase: float = Field(0.5, ge=0, le=1, description="probability that a rectangle is erased")
-    erase_area: float = Field(0.33, gt=0, le=1, description="largest share of an image that is erased; the least is 0.02")
-    cutmix: float = Field(0.0, ge=0, le=1, description="probability that a rectangle comes from another image of the batch")
-    fill: Literal["black", "grey"] = Field("black", description="what is where an image was cut or erased")
+    erase_area: float = Field(
+        0.33, gt=0, le=1, description="largest share of an image that is erased; the least is 0.02"
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that a rectangle comes from another image of the batch",
+    )
+    fill: Literal["black", "grey"] = Field(
+        "black", description="what is where an image was cut or erased"
+    )
 
 
 @hookimpl

@@ -34,7 +34,9 @@ class Idbh(TrainerHooks):
         x = colour(x, self._draws(x, "colour", 2), config.colour)
         draws = self._draws(x, "erase", 5)
         erased = rectangles(x, *_erased_sides(draws, config.erase_area), draws[:, 2:4])  # (B, H, W)
-        x = torch.where(((draws[:, 4] < config.erase)[:, None, None] & erased)[:, None], self.fill, x)
+        x = torch.where(
+            ((draws[:, 4] < config.erase)[:, None, None] & erased)[:, None], self.fill, x
+        )
         batch = replace(batch, x=x)
         return self._cutmix(batch) if config.cutmix else batch
 
@@ -44,23 +46,41 @@ class Idbh(TrainerHooks):
 
     def _cutmix(self, batch: Batch) -> Batch:
         draws = self._draws(batch.x, "cutmix", 5)
-        partner = partners(self.run.gather(draws[:, 0]), draws[:, 0])  # (B,) rows of the global batch
-        side = (1 - draws[:, 1]).sqrt()  # as shares of the sides; the kept share is uniform, Beta(1, 1)
-        taken = rectangles(batch.x, side, side, draws[:, 2:4]) & (draws[:, 4] < self.config.cutmix)[:, None, None]  # (B, H, W)
-        labels = batch.y_soft if batch.y_soft is not None else F.one_hot(batch.y, self.run.num_classes)
+        partner = partners(
+            self.run.gather(draws[:, 0]), draws[:, 0]
+        )  # (B,) rows of the global batch
+        side = (
+            1 - draws[:, 1]
+        ).sqrt()  # as shares of the sides; the kept share is uniform, Beta(1, 1)
+        taken = (
+            rectangles(batch.x, side, side, draws[:, 2:4])
+            & (draws[:, 4] < self.config.cutmix)[:, None, None]
+        )  # (B, H, W)
+        labels = (
+            batch.y_soft if batch.y_soft is not None else F.one_hot(batch.y, self.run.num_classes)
+        )
         labels = labels.to(batch.x.dtype)  # (B, K)
         others = self.run.gather(batch.x)[partner], self.run.gather(labels)[partner]
         share = taken.to(batch.x.dtype).mean((1, 2))[:, None]  # (B, 1)
         soft = (1 - share) * labels + share * others[1]
-        return replace(batch, x=torch.where(taken[:, None], others[0], batch.x), y=soft.argmax(1), y_soft=soft)
+        return replace(
+            batch, x=torch.where(taken[:, None], others[0], batch.x), y=soft.argmax(1), y_soft=soft
+        )
 
 
 def crop_shift(x: Tensor, draws: Tensor, most: int, fill: float) -> Tensor:
     """Cut strips off (B, C, H, W) and place the rest anew; draws (B, 6) in [0, 1)."""
-    for axis, (lost, cut, place) in zip((2, 3), (draws[:, :3].unbind(1), draws[:, 3:].unbind(1)), strict=True):
+    for axis, (lost, cut, place) in zip(
+        (2, 3), (draws[:, :3].unbind(1), draws[:, 3:].unbind(1)), strict=True
+    ):
         size = x.shape[axis]
-        strips = (lost * (min(most, size - 1) + 1)).long()[:, None]  # (B, 1) pixels that are cut off
-        before, start = (cut[:, None] * (strips + 1)).long(), (place[:, None] * (strips + 1)).long()  # (B, 1)
+        strips = (lost * (min(most, size - 1) + 1)).long()[
+            :, None
+        ]  # (B, 1) pixels that are cut off
+        before, start = (
+            (cut[:, None] * (strips + 1)).long(),
+            (place[:, None] * (strips + 1)).long(),
+        )  # (B, 1)
         positions = torch.arange(size, device=x.device)  # (size,)
         inside = (positions >= start) & (positions < start + size - strips)  # (B, size)
         source = (positions - start + before).clamp(0, size - 1)

@@ -16,7 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis import Attacked, Ball, Batch, Run, StepContext, Term, Terms, TrainerHooks, UsageError, maximise, random_start
+from abatis import (
+    Attacked,
+    Ball,
+    Batch,
+    Run,
+    StepContext,
+    Term,
+    Terms,
+    TrainerHooks,
+    UsageError,
+    maximise,
+    random_start,
+)
 from abatis_mma import MmaConfig
 
 BEYOND = 1.05  # the interval of the bisection, as a multiple of d_max
@@ -58,7 +70,15 @@ class MarginAttacker:
             return soft_margin(logits, batch.y)
 
         steps = self.run.attack.steps
-        found = maximise(forward, ball, random_start(self.run, ball), batch.y, objective, steps, STEP * eps / max(steps, 1))
+        found = maximise(
+            forward,
+            ball,
+            random_start(self.run, ball),
+            batch.y,
+            objective,
+            steps,
+            STEP * eps / max(steps, 1),
+        )
         direction = (found.x - batch.x) / _wide(eps + TINY)
         eps = self.boundary(forward, batch, direction, eps)
         x = (batch.x + _wide(eps) * direction).clamp(0, 1)
@@ -67,11 +87,19 @@ class MarginAttacker:
         return Attacked(torch.where(_wide(correct), x, batch.x), info)
 
     @torch.no_grad()
-    def boundary(self, forward: Callable[[Tensor], Tensor], batch: Batch, direction: Tensor, start: Tensor) -> Tensor:
+    def boundary(
+        self, forward: Callable[[Tensor], Tensor], batch: Batch, direction: Tensor, start: Tensor
+    ) -> Tensor:
         """Where s crosses 0 along a direction (B, C, H, W), looked for from a start (B,): (B,)."""
-        low, high, t = torch.zeros_like(start), torch.full_like(start, BEYOND * self.config.max_eps), start
+        low, high, t = (
+            torch.zeros_like(start),
+            torch.full_like(start, BEYOND * self.config.max_eps),
+            start,
+        )
         for _ in range(self.config.bisections):
-            inside = soft_margin(forward((batch.x + _wide(t) * direction).clamp(0, 1)), batch.y) < 0  # (B,)
+            inside = (
+                soft_margin(forward((batch.x + _wide(t) * direction).clamp(0, 1)), batch.y) < 0
+            )  # (B,)
             low, high = torch.where(inside, t, low), torch.where(inside, high, t)
             t = (low + high) / 2
         return t
@@ -85,11 +113,19 @@ class MarginLoss:
 
     def __call__(self, ctx: StepContext) -> Terms:
         if "counts" not in ctx.info:
-            raise UsageError("the loss of 'mma' is defined at the images of its own attack", fix="--use attacker=mma")
+            raise UsageError(
+                "the loss of 'mma' is defined at the images of its own attack",
+                fix="--use attacker=mma",
+            )
         clean = F.cross_entropy(ctx.logits_clean, ctx.batch.y, reduction="none")  # (B,)
-        margin = F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none") * ctx.info["counts"]  # (B,)
+        margin = (
+            F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none") * ctx.info["counts"]
+        )  # (B,)
         share = self.config.clean_weight
-        return {"clean": Term(clean, weight=share), "margin": Term(margin, weight=1 - share, reweight=True)}
+        return {
+            "clean": Term(clean, weight=share),
+            "margin": Term(margin, weight=1 - share, reweight=True),
+        }
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ def test_by_hand():
     layer = nn.Linear(2, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
-    ((_, hooks),) = plan_of("my-trainer", net=Net(layer), num_classes=1, options={"factor": 2}).trainers
+    ((_, hooks),) = plan_of(
+        "my-trainer", net=Net(layer), num_classes=1, options={"factor": 2}
+    ).trainers
     state = hooks.state_dict()
     with torch.no_grad():
         layer.weight.mul_(4)

@@ -23,7 +23,10 @@ class MyAttacker:
 
     def __call__(self, forward: Callable[[Tensor], Tensor], batch: Batch) -> Attacked:
         ball, random = Ball(batch.x, self.run.threat), self.run.random
-        uniform, normal = random.uniform("my-attacker/start", batch.x), random.normal("my-attacker/direction", batch.x)
+        uniform, normal = (
+            random.uniform("my-attacker/start", batch.x),
+            random.normal("my-attacker/direction", batch.x),
+        )
         x = ball.uniform_start(uniform, normal).requires_grad_(True)  # (B, C, H, W)
         loss = F.cross_entropy(forward(x), batch.target, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)  # (B, C, H, W)

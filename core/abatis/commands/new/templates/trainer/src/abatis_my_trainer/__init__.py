@@ -14,7 +14,12 @@ class MyTrainerConfig(PluginConfig):
 
     soft_labels = True
 
-    factor: float = Field(2.0, ge=1, le=1e6, description="largest norm of a unit's weights, as a multiple of the first one")
+    factor: float = Field(
+        2.0,
+        ge=1,
+        le=1e6,
+        description="largest norm of a unit's weights, as a multiple of the first one",
+    )
 
 
 @hookimpl

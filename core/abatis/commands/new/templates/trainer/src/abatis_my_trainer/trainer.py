@@ -18,24 +18,32 @@ class MyTrainer(TrainerHooks):
 
     def __init__(self, run: Run, config: MyTrainerConfig) -> None:
         self.factor = config.factor
-        self.weights = [weight for weight in run.net.module.parameters() if weight.dim() > 1]  # no biases, no batch norm
+        self.weights = [
+            weight for weight in run.net.module.parameters() if weight.dim() > 1
+        ]  # no biases, no batch norm
         self.first = [norms(weight) for weight in self.weights]
 
     @torch.no_grad()
     def after_update(self, ctx: StepContext) -> None:
         for weight, first in zip(self.weights, self.first, strict=True):
             now = norms(weight)
-            scale = (self.factor * first / now.clamp_min(torch.finfo(now.dtype).tiny)).clamp_max(1)  # (units, 1, ...)
+            scale = (self.factor * first / now.clamp_min(torch.finfo(now.dtype).tiny)).clamp_max(
+                1
+            )  # (units, 1, ...)
             weight.mul_(scale)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first = [loaded.to(here.device) for loaded, here in zip(state["first"], self.first, strict=True)]
+        self.first = [
+            loaded.to(here.device) for loaded, here in zip(state["first"], self.first, strict=True)
+        ]
 
 
 def norms(weight: Tensor) -> Tensor:
     """L2 norm of the incoming weights of each unit, detached: (units, ...) -> (units, 1, ...)."""
-    found: Tensor = torch.linalg.vector_norm(weight.detach(), dim=tuple(range(1, weight.dim())), keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(
+        weight.detach(), dim=tuple(range(1, weight.dim())), keepdim=True
+    )
     return found

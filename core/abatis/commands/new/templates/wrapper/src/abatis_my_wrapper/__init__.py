@@ -16,7 +16,9 @@ class MyWrapperConfig(PluginConfig):
 
     neutral = {"gamma": 0}
 
-    gamma: float = Field(2.0, ge=0, le=100, description="how fast the weight falls with the label's probability")
+    gamma: float = Field(
+        2.0, ge=0, le=100, description="how fast the weight falls with the label's probability"
+    )
 
 
 @hookimpl

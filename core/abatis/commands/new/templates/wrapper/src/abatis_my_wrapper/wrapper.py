@@ -21,9 +21,14 @@ class MyWrapper:
 
     def __call__(self, ctx: StepContext) -> Terms:
         terms, weights = self.inner(ctx), self.weights(ctx)
-        return {name: replace(term, value=term.value * weights) if term.reweight else term for name, term in terms.items()}
+        return {
+            name: replace(term, value=term.value * weights) if term.reweight else term
+            for name, term in terms.items()
+        }
 
     def weights(self, ctx: StepContext) -> Tensor:
         """(B,), detached."""
-        right = ctx.logits_adv.detach().softmax(1).gather(1, ctx.batch.y[:, None]).squeeze(1)  # (B,)
+        right = (
+            ctx.logits_adv.detach().softmax(1).gather(1, ctx.batch.y[:, None]).squeeze(1)
+        )  # (B,)
         return (1 - right) ** self.config.gamma

@@ -1,0 +1,112 @@
+"""``defense doctor``: whatever is broken is named with what mends it, and the exit code says whether a run can start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from abatis.cli import main
+from abatis.commands.doctor import checks
+from abatis.commands.registry import entries
+from abatis.config import discovery
+from abatis.errors import UsageError
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """A small world: one part that works, and a self-test that does."""
+    parts = {"torch": ("print('9.9')", "install torch")}
+    for name, value in {
+        "PARTS": parts,
+        "DEVICES": "print('cpu: 1 thread')",
+        "SELF_TEST": "print('trained')",
+    }.items():
+        monkeypatch.setattr(checks, name, value)
+    monkeypatch.setattr(discovery, "installed", lambda: {})
+    return parts
+
+
+def test_where_all_is_well_a_run_can_start(parts, capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "ok      part       torch              9.9\n" in text
+    assert "ok      self-test  a small run        trained\n" in text
+    assert "BROKEN" not in text
+    assert text.endswith("a run can start here\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "detail"),
+    [
+        ("raise ImportError('operator does not exist')", "ImportError: operator does not exist"),
+        (KILLED, "ended with code -9"),
+        ("import time; time.sleep(60)", "no answer within 1 s"),
+    ],
+)
+def test_a_part_that_is_broken_is_named_and_stops_only_what_needs_it(
+    parts, capsys, monkeypatch, code, detail
+):
+    if "sleep" in code:
+        monkeypatch.setattr(checks, "PATIENCE", 1)
+    parts["vision"] = (code, "install vision")
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["can_start"]
+    (broken,) = [check for check in found["checks"] if not check["ok"]]
+    assert (broken["name"], broken["detail"], broken["fix"]) == ("vision", detail, "install vision")
+
+
+@pytest.mark.parametrize("broken", ["torch", "self-test"])
+def test_what_every_run_needs_decides(parts, capsys, monkeypatch, broken):
+    if broken == "torch":
+        parts["torch"] = ("import nothing_like_torch", "install torch")
+    else:
+        monkeypatch.setattr(checks, "SELF_TEST", "raise SystemExit(4)")
+    assert main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "BROKEN" in text
+    assert "fix: " in text
+    assert text.endswith("no run can start here\n")
+
+
+def test_a_plugin_whose_import_fails_is_named_with_its_reason(parts, tmp_path, monkeypatch):
+    """Its entry point is found by the process that tries it, as any other's."""
+    (tmp_path / "broken_plugin.py").write_text("import missing_module\n")
+    about = tmp_path / "broken_plugin-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\nSummary: none\n"
+    )
+    (about / "entry_points.txt").write_text("[abatis.plugins]\nbroken = broken_plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    check = checks._tried("plugin", "broken", checks.PLUGIN, "mend it", ["broken"])
+    assert not check.ok
+    assert (
+        "plugin 'broken' cannot be imported: ModuleNotFoundError: No module named 'missing_module'"
+        in check.detail
+    )
+
+
+def test_plugins_and_a_registry_that_cannot_even_be_listed(parts, capsys, monkeypatch):
+    def twice():
+        raise UsageError("two distributions provide a plugin named 'x'", fix="uninstall one")
+
+    monkeypatch.setattr(discovery, "installed", twice)
+    monkeypatch.setattr(entries, "registry_file", lambda: Path("/nowhere/registry.toml"))
+    assert main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "two distributions" in text
+    assert "the registry is broken" in text
+
+
+@pytest.mark.slow
+def test_every_part_works_here(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in found["checks"] if not check["ok"]] == []
+    assert {"torch", "timm", "emr", "a small run"} <= {check["name"] for check in found["checks"]}

@@ -1,0 +1,201 @@
+"""``defense new plugin``: the templates are plugins that keep the contract where they lie, and so does every copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from abatis.cli import main
+from abatis.commands.new.making import KINDS, TEMPLATES, TRY, new_plugin
+from abatis.commands.registry.add import add
+from abatis.config import discovery
+from abatis.errors import UsageError
+from tests.helpers import write_metadata
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def card(folder):
+    """The method card of a README."""
+    _, _, rest = (folder / "README.md").read_text().partition("```toml\n")
+    return rest.partition("```")[0]
+
+
+def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
+    folders = [TEMPLATES / kind for kind in KINDS]
+    for folder in folders:
+        write_metadata(folder, tmp_path)
+    path = os.pathsep.join([str(tmp_path), *(str(folder / "src") for folder in folders), *sys.path])
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, folders)]
+    done = subprocess.run(
+        line,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_has_no_trace_of_the_template_s_name(tmp_path, kind):
+    folder = new_plugin("squeeze-it", kind, tmp_path)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        text = path.read_text()
+        assert not {
+            word
+            for word in (f"my-{kind}", f"my_{kind}", f"My{kind.capitalize()}", f"My {kind}")
+            if word in text
+        }
+        assert "my" not in path.relative_to(folder).as_posix()
+        if path.suffix == ".py":
+            compile(text, str(path), "exec")
+    names = {path.relative_to(folder).as_posix() for path in files}
+    package = "src/abatis_squeeze_it"
+    assert {
+        "pyproject.toml",
+        "README.md",
+        f"{package}/__init__.py",
+        f"{package}/py.typed",
+        "tests/test_squeeze_it.py",
+        ".github/workflows/tests.yml",
+    } < names
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert (project["name"], project["entry-points"]["abatis.plugins"]) == (
+        "abatis-squeeze-it",
+        {"squeeze-it": "abatis_squeeze_it"},
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_of_a_template_is_its_entry_for_the_registry(kind):
+    assert card(TEMPLATES / kind) == add(TEMPLATES / kind)
+
+
+def test_the_command_says_what_to_do_next(tmp_path, capsys):
+    assert (
+        main(["new", "plugin", "squeeze_it", "--kind", "loss", "--out", str(tmp_path / "a b")]) == 0
+    )
+    said = capsys.readouterr().out
+    assert f"python -m pip install -e '{tmp_path / 'a b' / 'squeeze-it'}' pytest" in said
+    assert f"defense-run --plugin squeeze-it {TRY}" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("Squeeze", "lower-case letters"),
+        ("2much", "begins with a letter"),
+        ("a--b", "single hyphens"),
+        ("../up", "lower-case letters"),
+        ("epochs", "core option"),
+        ("config", "core option"),
+        ("pgd", "built in"),
+        ("emr", "abatis-emr is named 'emr'"),
+        ("ball", "its class Ball"),
+        ("there", "is there already"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(tmp_path, capsys, name, complaint):
+    (tmp_path / "there").mkdir()
+    assert main(["new", "plugin", name, "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert "fix:" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_registered_name_is_refused_where_the_plugin_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(discovery, "installed", dict)
+    with pytest.raises(UsageError, match="registry has a method named 'emr'"):
+        new_plugin("emr", "loss", tmp_path)
+
+
+def test_a_wheel_holds_the_templates(tmp_path):
+    code = f"import hatchling.build as b; print(b.build_wheel({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        held = {
+            name for name in wheel.namelist() if name.startswith("abatis/commands/new/templates/")
+        }
+    tracked = subprocess.run(
+        ["git", "ls-files", "core/abatis/commands/new/templates"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert held == {name.removeprefix("core/") for name in tracked.stdout.split()}
+    assert len(held) >= 7 * len(KINDS)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """A new environment with this checkout in it; the libraries it needs are those of this one, so nothing is fetched."""
+    home = tmp_path_factory.mktemp("clean")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    program = home / "venv" / "bin" / "python"
+    where = [program, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+
+    def call(*words):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [program, "-m", *words],
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    call("pip", "install", "--no-index", "--no-build-isolation", "--no-deps", str(ROOT))
+    return home, call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_nothing_to_a_tested_plugin_that_runs(clean, kind):
+    """new, install, listed at once, its own tests unchanged, one step; the plugin is new to everyone."""
+    home, call = clean
+    name = f"an-{kind}-idea"
+    call("abatis", "new", "plugin", name, "--kind", kind)
+    call("pip", "install", "--no-index", "--no-build-isolation", "-e", name)
+    rows = {row["name"]: row for row in json.loads(call("abatis", "registry", "list", "--json"))}
+    assert rows[name]["installed"] == "0.1.0"
+    assert "passed" in call("pytest", "-q", name)
+    call(
+        "abatis",
+        "run",
+        "--plugin",
+        name,
+        *TRY.split(),
+        "--limit",
+        "40",
+        "--eval",
+        "none",
+        "--name",
+        name,
+    )
+    plan = json.loads((home / "runs" / name / "plan.json").read_text())
+    assert {row["role"] for row in plan if row["provider"] == name} == {
+        kind if kind != "wrapper" else "loss wrapper"
+    }
+    assert call("abatis", "registry", "add", name) == card(home / name)

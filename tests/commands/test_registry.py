@@ -1,0 +1,258 @@
+"""The registry describes what is installed, and is found from anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import tomli_w
+from pydantic import ValidationError
+
+from abatis.api import hooks
+from abatis.cli import main
+from abatis.commands.registry import add as adding
+from abatis.commands.registry import check as checking
+from abatis.commands.registry import entries
+from abatis.commands.registry.actions import schema
+from abatis.commands.registry.entries import Method, Role, flag, methods, read, registry_file
+from abatis.config import discovery
+from abatis.config.command_line import parse_run
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_PARTY = sorted(
+    path.name for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists()
+)
+HOOKS = [
+    name.removeprefix("defense_")
+    for name in vars(hooks)
+    if name.startswith("defense_") and name != "defense_config"
+]
+
+
+def test_every_plugin_of_this_repository_is_registered_and_installed():
+    assert sorted(name for name, method in methods().items() if not method.community) == FIRST_PARTY
+    assert set(FIRST_PARTY) <= set(discovery.installed())
+
+
+def test_every_hook_is_a_role():
+    assert list(get_args(Role)) == HOOKS
+
+
+def test_the_registry_agrees_with_plugins_folders_and_records(capsys):
+    assert main(["registry", "check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", FIRST_PARTY)
+def test_the_command_line_takes_the_options_of_an_entry(name):
+    words = [
+        word
+        for option, value in methods()[name].options.items()
+        for word in flag(name, option, value).split()
+    ]
+    assert (
+        parse_run(["--plugin", name, *words]).options[name] == discovery.load(name).config_class()
+    )
+
+
+BROKEN = {
+    "hooks": (["trainer"], "hooks are trainer, the module has loss"),
+    "options": ({"beta": "5.0", "gamma": "1"}, "option beta is 5.0, the plugin has 6.0"),
+    "distribution": ("abatis-other", "distribution is abatis-other, installed is abatis-mart"),
+    "tested_with": (["nobody", "trades"], "tested_with names 'nobody'"),
+    "records": (
+        {"benchmarks/results/compare-digits.json": ["emr", "nothing"]},
+        "has no row 'nothing'",
+    ),
+    "verdict": ("WARN", "verdict is WARN, its records have PASS"),
+}
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_check_names_what_disagrees(field, tmp_path, monkeypatch, capsys):
+    value, complaint = BROKEN[field]
+    tables = {
+        name: method.model_dump(mode="json", exclude_defaults=True)
+        for name, method in methods().items()
+    }
+    tables["mart"][field] = value
+    (tmp_path / "registry.toml").write_text(tomli_w.dumps({"method": list(tables.values())}))
+    for name in ("plugins", "docs", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for module in (entries, checking):
+        monkeypatch.setattr(module, "registry_file", lambda: tmp_path / "registry.toml")
+    assert main(["registry", "check"]) == 1
+    assert f"mart: {complaint}" in capsys.readouterr().out.replace(
+        "record benchmarks/results/compare-digits.json ", ""
+    )
+
+
+def test_the_schema_for_editors_is_up_to_date():
+    """``defense registry schema > registry.schema.json`` makes it."""
+    assert (ROOT / "registry.schema.json").read_text() == schema()
+    assert (ROOT / "registry.toml").read_text().startswith("#:schema ./registry.schema.json\n")
+
+
+def test_evidence_with_the_verdict_fail_is_refused_unless_told_otherwise():
+    entry = methods()["emr"].model_dump()
+    assert Method.model_validate({**entry, "verdict": "WARN"}).verdict == "WARN"
+    with pytest.raises(ValidationError, match="masking verdict FAIL"):
+        Method.model_validate({**entry, "verdict": "FAIL"})
+    assert Method.model_validate({**entry, "verdict": "FAIL", "allow_fail": True}).verdict == "FAIL"
+
+
+def test_list_and_show(capsys):
+    assert main(["registry", "list"]) == 0
+    assert "Effective margin" in capsys.readouterr().out
+    assert main(["registry", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["emr"]["installed"] == discovery.installed()["emr"].version
+    assert main(["registry", "list", "--json", "--installed", "--hook", "attacker"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["fast", "trades"]
+    assert main(["registry", "show", "mart"]) == 0
+    shown = capsys.readouterr().out
+    assert "ICLR 2020" in shown
+    assert "--mart.beta 6.0" in shown
+    assert "BCE_i" in shown
+    assert "first-party" in shown
+    assert main(["registry", "show", "marr"]) == 2
+    assert "did you mean 'mart'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A stranger's plugin that is not installed."""
+    package = tmp_path / "stranger" / "src" / "abatis_stranger"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(MODULE)
+    (tmp_path / "stranger" / "pyproject.toml").write_text(PROJECT)
+    monkeypatch.delitem(sys.modules, "abatis_stranger", raising=False)
+    return tmp_path / "stranger"
+
+
+PROJECT = """
+[project]
+name = "abatis-stranger"
+[project.urls]
+Repository = "https://example.org/stranger"
+[project.entry-points."abatis.plugins"]
+stranger = "abatis_stranger"
+[tool.abatis]
+title = "Logit squeezing"
+paper = "none"
+equation = "weight ||z'_i||^2"
+claim = "none"
+"""
+MODULE = """
+from abatis import PluginConfig, hookimpl
+from pydantic import Field
+
+class Options(PluginConfig):
+    weight: float = Field(0.01, ge=0, description="weight")
+    at: tuple[int, ...] = Field((1, 2), description="epochs")
+
+@hookimpl
+def defense_config():
+    return Options
+
+@hookimpl
+def defense_regularizer(run):
+    raise AssertionError("never called here")
+"""
+
+
+def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "registry.toml"
+    copy.write_bytes(registry_file().read_bytes())
+    (tmp_path / "pyproject.toml").touch()
+    for module in (entries, adding):
+        monkeypatch.setattr(module, "registry_file", lambda: copy)
+    assert main(["registry", "add", str(folder)]) == 0
+    entry = read(capsys.readouterr().out, "printed")["stranger"]
+    assert entry.community
+    assert entry.homepage == "https://example.org/stranger"
+    assert (entry.hooks, entry.options) == (("regularizer",), {"weight": "0.01", "at": "1,2"})
+    assert "stranger" not in methods()
+    assert main(["registry", "add", str(folder), "--write"]) == 0
+    assert methods()["stranger"] == entry
+    assert main(["registry", "add", str(folder), "--write"]) == 2
+    assert "stranger is there 2 times" in capsys.readouterr().err
+    assert main(["registry", "list"]) == 0
+    assert "community" in capsys.readouterr().out
+    assert main(["registry", "show", "stranger"]) == 0
+    assert "not reviewed here" in capsys.readouterr().out
+
+
+EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/third-party/*/pyproject.toml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_card_of_an_example_is_the_entry_that_is_made_of_it(example):
+    (card,) = re.findall(
+        r"```toml\n(.*?)```", (example / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert adding.add(example) == card
+
+
+def test_an_entry_is_made_without_torch(folder):
+    words = ["registry", "add", str(folder)]
+    code = (
+        f"import sys; from abatis.cli import main; main({words}); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'name = "stranger"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[project.entry-points", "[project.other", "no entry point in the group abatis.plugins"),
+        ("claim = ", "clam = ", "lacks claim"),
+        ("equation = ", "equation = 1 #", "equation: Input should be a valid string"),
+        ('"abatis_stranger"', '"abatis_nothing"', "cannot be imported"),
+    ],
+)
+def test_a_folder_that_says_too_little_is_refused(folder, capsys, old, new, complaint):
+    (folder / "pyproject.toml").write_text(PROJECT.replace(old, new))
+    assert main(["registry", "add", str(folder)]) in (1, 2)
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert len(error.splitlines()) <= 4
+
+
+def test_the_registry_is_found_from_another_folder(tmp_path):
+    code = "from abatis.commands.registry.entries import methods; print(sorted(methods()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "emr" in done.stdout
+
+
+def test_a_wheel_holds_the_registry(tmp_path):
+    code = f"import hatchling.build as b; print(b.build_wheel({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    wheel = tmp_path / done.stdout.split()[-1]
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("abatis/registry.toml") == (ROOT / "registry.toml").read_bytes()
+        archive.extractall(tmp_path / "unpacked")
+    code = "from abatis.commands.registry.entries import registry_file; print(registry_file())"
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path[:0] = {[str(tmp_path / 'unpacked'), *sys.path]!r}\n{code}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / "unpacked" / "abatis" / "registry.toml")

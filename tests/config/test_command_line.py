@@ -1,0 +1,184 @@
+"""The words of the command line, where they come from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from benchmarks import startup
+from benchmarks.side_by_side import ratio
+
+from abatis import RunConfig
+from abatis.cli import main, run
+from abatis.config.command_line import parse_run
+from abatis.errors import UsageError
+
+
+def parse(line):
+    return parse_run(line.split())
+
+
+def test_the_literal_main_command_has_the_field_s_defaults():
+    config = parse("--plugin emr --backbone wrn34")
+    assert (config.plugin, config.backbone, config.data, config.threat) == (
+        ("emr",),
+        "wrn34",
+        "cifar10",
+        "Linf:8/255",
+    )
+    assert (config.epochs, config.batch_size, config.attack.steps, config.attack.bn) == (
+        100,
+        128,
+        10,
+        "eval",
+    )
+    optim = config.optim
+    assert (optim.lr, optim.momentum, optim.weight_decay, optim.milestones) == (
+        0.1,
+        0.9,
+        5e-4,
+        (0.6, 0.9),
+    )
+    emr = config.options["emr"]
+    assert (emr.weight, emr.temperature, emr.decay, emr.decay_epochs) == (3, 40, 0.1, (60, 90))
+
+
+def test_every_word_of_the_command_line():
+    config = parse(
+        "--plugin mart --plugin emr --backbone cnn --pretrained --data digits --data-dir d --limit 9 --threat L2:0.5 "
+        "--attack.steps 3 --attack.step-size 2/255 --attack.bn train --attack.start normal --epochs 2 --batch-size 7 "
+        "--optim.lr 0.2 --optim.weight-decay 0 --optim.schedule cosine --ema --seed 5 --device cpu --precision bf16 "
+        "--out o --name n --eval quick --use loss=mart --init w.safetensors --accumulate 2 --workers 1 --clip-grad 1 "
+        "--checkpoint-every 10 --resume --dry-run --quiet --emr.weight 0.01 --mart.beta 5 --emr.decay-epochs 3,4"
+    )
+    assert config.plugin == ("emr", "mart")
+    assert (config.pretrained, config.resume, config.dry_run, config.quiet) == (True,) * 4
+    assert (config.limit, config.ema, config.clip_grad, config.checkpoint_every) == (
+        9,
+        0.999,
+        1,
+        10,
+    )
+    assert (config.attack.start, config.attack.step_size, config.use) == (
+        "normal",
+        "2/255",
+        {"loss": "mart"},
+    )
+    assert config.options["emr"].decay_epochs == (3, 4)
+    assert config.options["mart"].beta == 5
+
+
+@pytest.mark.parametrize(
+    "line", ["--batch_size 4 --emr.decay_epochs 7", "--batch-size=4 --emr.decay-epochs=7"]
+)
+def test_both_spellings_are_accepted(line):
+    config = parse(f"--plugin emr {line}")
+    assert (config.batch_size, config.options["emr"].decay_epochs) == (4, (7,))
+
+
+@pytest.mark.parametrize(
+    ("line", "decay"), [("--ema", 0.999), ("--ema 0.5", 0.5), ("--ema --quiet", 0.999), ("", 0.0)]
+)
+def test_averaging_with_and_without_a_decay(line, decay):
+    assert parse(f"--data digits {line}").ema == decay
+
+
+def test_defaults_below_file_below_command_line(tmp_path):
+    file = tmp_path / "run.toml"
+    core = (
+        'plugin = ["emr", "mart"]\nepochs = 7\nbatch-size = 5\n[optim]\nlr = 0.3\nmomentum = 0.5\n'
+    )
+    file.write_text(core + "[emr]\nweight = 2\n[mart]\nbeta = 1\n")
+    config = parse(f"--config {file} --plugin emr --epochs 9 --optim.lr 0.4 --emr.decay 0.5")
+    assert (config.plugin, config.epochs, config.batch_size) == (("emr",), 9, 5)
+    assert (config.optim.lr, config.optim.momentum) == (0.4, 0.5)
+    assert (config.options["emr"].weight, config.options["emr"].decay) == (2, 0.5)
+    assert set(parse(f"--config {file}").options) == {"emr", "mart"}
+
+
+def test_a_table_of_a_plugin_that_is_not_selected_is_left_out_and_told(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('backbone = "cnn"\ndata = "digits"\n[emr]\nwieght = 2\n')
+    line = ["--config", str(tmp_path / "run.toml"), "--dry-run"]
+    assert run(line) == 0
+    assert (
+        capsys.readouterr().err
+        == "note: options of 'emr' are left out: that plugin is not selected\n"
+    )
+    assert run([*line, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="'emr', which is not selected"):
+        RunConfig(emr={"weight": 2})
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("--plugin emmr", "did you mean 'emr'"),
+        ("--plugin emr --emr.wieght 1", "did you mean '--emr.weight'"),
+        ("--plugin emr --emr.weight -1", "emr.weight"),
+        ("--plugin emr --emr.weight much", "emr.weight"),
+        ("--mart.beta 5", "add --plugin mart"),
+        ("--epohcs 5", "did you mean '--epochs'"),
+        ("--epochs many", "epochs"),
+        ("--epochs", "epochs"),
+        ("--name ../../x", "name"),
+        ("--threat Linf:8", "Linf:8/255"),
+        ("--config nowhere.toml", "nowhere.toml"),
+        ("--backbone wnr34 --data digits --out {tmp}", "did you mean 'wrn34'"),
+        ("--data digitts --out {tmp}", "did you mean 'digits'"),
+        ("--use loss --data digits", "--use ROLE=NAME"),
+        ("--use loss=emmr --plugin emr --data digits --out {tmp}", "emmr"),
+        ("--device cuda:99 --data digits --out {tmp}", "cuda:99"),
+    ],
+)
+def test_a_user_s_mistake_is_a_short_message_and_exit_code_2(line, complaint, capsys, tmp_path):
+    assert run(line.format(tmp=tmp_path).split()) == 2
+    captured = capsys.readouterr()
+    assert complaint in captured.err
+    assert len(captured.err.strip().splitlines()) <= 4
+    assert "Traceback" not in captured.err
+
+
+def test_the_umbrella_command(capsys):
+    assert main([]) == 0
+    assert "registry" in capsys.readouterr().out
+    assert main(["registri"]) == 2
+    assert "did you mean 'registry'" in capsys.readouterr().err
+
+
+def test_help_of_a_plugin_lists_default_bound_and_sentence(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(["--plugin", "emr", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--emr.weight X lambda, the weight of the penalty [>= 0] (default: 3.0)" in text
+    assert "--mart.beta" not in text
+
+
+LIGHT = "import sys; from abatis import cli, hookimpl, PluginConfig, Term; {call}; assert 'torch' not in sys.modules, 'torch'"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--help'])\n",
+        "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--plugin', 'emr', '--help'])\n",
+        "cli.main(['registry', 'list'])\nassert 'pydantic_settings' not in sys.modules",
+        "cli.main(['registry', 'list', '--json'])\nassert 'abatis_emr' not in sys.modules",
+        "cli.main(['registry', 'show', 'emr'])\nassert 'abatis_emr' not in sys.modules",
+        "cli.main(['registry', 'check'])",
+        "cli.run(['--plugin', 'emmr'])",
+    ],
+)
+def test_listing_and_help_work_without_torch(call):
+    code = LIGHT.replace("; {call}; ", f"\n{call}\n").replace("import sys; ", "import sys\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_and_listing_take_a_small_share_of_importing_torch():
+    commands = startup.COMMANDS | {startup.TORCH: startup.OTHERS[startup.TORCH]}
+    cpu, _ = startup.measure(commands, rounds=5)
+    for name in startup.COMMANDS:
+        assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name

@@ -1,0 +1,68 @@
+"""Recipes: whole settings that a plugin ships, every value with its source."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from abatis.cli import main
+from abatis.commands.registry.entries import methods
+from abatis.config.command_line import parse_run
+from abatis.config.recipes import recipes_of
+from abatis.errors import UsageError
+
+CORE = recipes_of("at")
+RECIPES = CORE | {recipe: path for name in methods() for recipe, path in recipes_of(name).items()}
+
+
+def test_there_are_recipes_of_every_registered_method():
+    assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *methods()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_understood_and_every_value_is_marked(recipe):
+    config = parse_run(["--recipe", recipe])
+    assert recipe in CORE or recipe.partition("/")[0] in config.plugin
+    for line in RECIPES[recipe].read_text(encoding="utf-8").splitlines():
+        if "=" in line and not line.startswith(("#", "plugin")):
+            assert re.search(r"# (paper|code|ours)\b", line), line
+
+
+def test_a_recipe_lies_below_the_file_and_the_command_line(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("epochs = 5\n[emr]\nweight = 1\n")
+    config = parse_run(
+        ["--recipe", "emr/cifar10-wrn34", "--config", str(file), "--emr.decay", "0.5"]
+    )
+    emr = config.options["emr"]
+    assert (config.threat, config.epochs, emr.weight, emr.decay, emr.temperature) == (
+        "Linf:0.0314",
+        5,
+        1,
+        0.5,
+        40,
+    )
+
+
+@pytest.mark.parametrize("name", ["emr/cifar10-wrn3", "emrr/cifar10-wrn34", "emr"])
+def test_an_unknown_recipe_is_named(name):
+    with pytest.raises(UsageError, match="unknown recipe"):
+        parse_run(["--recipe", name])
+
+
+def test_the_registry_lists_the_recipes(capsys):
+    assert main(["registry", "show", "emr"]) == 0
+    assert "emr/cifar10-wrn34" in capsys.readouterr().out
+
+
+def test_the_learning_rate_of_a_released_schedule():
+    """ResNet-18 script of MART: 0.01 until epoch 74, then 0.001, 0.0001 from 90 and 0.00001 from 100, counted from 1."""
+    from abatis.train.optimizer import factor
+
+    config, per_epoch = parse_run(["--recipe", "mart/cifar10-resnet18"]), 390
+    rates = [
+        factor(config.optim, (epoch - 1) * per_epoch, 120 * per_epoch)
+        for epoch in (74, 75, 89, 90, 99, 100)
+    ]
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.01, 0.01, 0.001])

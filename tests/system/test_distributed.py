@@ -1,0 +1,47 @@
+"""Several real processes: every method makes the update that one process makes of the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from abatis.system import distributed
+from tests.several import METHODS_OF, everything, launch
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return everything(1, "none")
+
+
+@pytest.mark.parametrize(
+    ("count", "accumulate", "shards"),
+    [
+        (2, 1, ["none", "root", "blocks"]),
+        (3, 2, ["none"]),
+        pytest.param(3, 2, ["root", "blocks"], marks=pytest.mark.slow),
+    ],
+)
+def test_twenty_steps_of_every_method_are_those_of_one_process(
+    count, accumulate, shards, alone, tmp_path
+):
+    launch(count, "tests.several", tmp_path / "found.pt", accumulate, *shards)
+    found = torch.load(tmp_path / "found.pt")
+    assert found.keys() == {(shard, method) for shard in shards for method in METHODS_OF[shard]}
+    for (shard, method), weights in found.items():
+        expected = alone["none", method]
+        assert torch.allclose(weights, expected, rtol=0, atol=1e-10), (
+            shard,
+            method,
+            (weights - expected).abs().max(),
+        )
+
+
+def test_with_one_process_nothing_is_exchanged():
+    values = torch.rand(3, 2)
+    assert distributed.rows_of(7) == slice(0, 7)
+    assert distributed.gathered(values, 3) is values
+    assert distributed.summed([values])[0] is values
+    assert distributed.all_agree(values > 0.5).equal(values > 0.5)
+    assert distributed.any_says(True)
+    assert not distributed.any_says(False)

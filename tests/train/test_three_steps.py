@@ -1,0 +1,50 @@
+"""The loss of three seeded steps of every method, as it was stored: work on speed must not move it.
+
+A number that moves for a reason is stored anew with ``python -m tests.train.test_three_steps``, and CHANGELOG says why.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from abatis.api.randomness import Randomness, seeded
+from abatis.config import discovery
+from abatis.config.run_config import AttackConfig
+from abatis.nets.net import Net
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+
+STORED = Path(__file__).with_suffix(".json")
+METHODS = ["none", *sorted(discovery.installed())]
+
+
+def three_losses(name, tuned=False):
+    module, random = tiny_network(10), Randomness(0)
+    net = Net(module)
+    if tuned:
+        assert net.tune(tiny_batch(2, 10).x) == {
+            "layout": "channels_last",
+            "norms folded": "1 of 1",
+        }
+    names = [] if name == "none" else [name]
+    plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=3), random=random)
+    step = step_of(
+        net, plan, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), THREAT, random
+    )
+    with seeded(0, "three steps"):
+        return [step(tiny_batch(8, 10), number, 0, number / 3).total.item() for number in range(3)]
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["plain", "tuned"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_losses_are_as_stored(name, tuned):
+    assert three_losses(name, tuned) == pytest.approx(
+        json.loads(STORED.read_text())[name], rel=1e-12
+    )
+
+
+if __name__ == "__main__":
+    STORED.write_text(json.dumps({name: three_losses(name) for name in METHODS}, indent=1) + "\n")
