@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from abatis.cli import main
-from abatis.commands.new.making import KINDS, TEMPLATES, TRY, new_plugin
+from abatis.commands.new.make_plugin import KINDS, TEMPLATES, TRY, new_plugin
 from abatis.commands.registry.add import add
 from abatis.config import discovery
 from abatis.errors import UsageError

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.commands.eval.judging import _data
+from abatis.commands.eval.judge_model import _data
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo, describe
 from abatis.errors import DataError

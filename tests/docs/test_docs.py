@@ -15,7 +15,7 @@ import pytest
 
 from abatis import DEFENSE_API, PluginConfig, TrainerHooks, cli
 from abatis.api import hooks
-from abatis.commands.new.making import KINDS
+from abatis.commands.new.make_plugin import KINDS
 from abatis.commands.registry.entries import methods
 from abatis.config.command_line import parse_run
 

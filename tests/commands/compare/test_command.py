@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 
 from abatis.cli import main
-from abatis.commands.compare import command, training
+from abatis.commands.compare import command, train_methods
 from abatis.commands.compare.methods import asked_methods
 from abatis.errors import NotFiniteError, Stopped, UsageError
-from tests.commands.compare.making import record, run_folder
+from tests.commands.compare.run_folders import record, run_folder
 
 CLEAN, RIGHT, LESS = [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
 TINY = "--data digits --backbone cnn --limit 64 --batch-size 32 --epochs 1 --threat Linf:0.1 --attack.steps 2 --eval quick --quiet"
@@ -89,7 +89,7 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     def fail(config):
         raise NotFiniteError(f"the loss of {config.name} is NaN")
 
-    monkeypatch.setattr(training, "run", fail)
+    monkeypatch.setattr(train_methods, "run", fail)
     assert compare(f"--methods mart at emr --seeds 2 {TINY} --out {tmp_path}") == 1
     rows = read(tmp_path)
     assert list(rows) == ["at", "emr", "mart"]
@@ -118,7 +118,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
         asked.append((config.name, config.resume))
         raise Stopped("stopped after step 3", where="there", fix="--resume")
 
-    monkeypatch.setattr(training, "run", stop)
+    monkeypatch.setattr(train_methods, "run", stop)
     for _ in range(2):
         with pytest.raises(Stopped, match="stopped after step 3") as error:
             compare(f"--methods at mart emr {TINY} --out {tmp_path}")
@@ -130,7 +130,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
 def test_a_longer_ladder_is_judged_again_and_a_shorter_one_is_there_already(tmp_path, monkeypatch):
     finished(tmp_path, "at", ladder="standard")
     asked = []
-    monkeypatch.setattr(training, "run", lambda config: asked.append(config.eval))
+    monkeypatch.setattr(train_methods, "run", lambda config: asked.append(config.eval))
     assert compare(f"--methods at {TINY} --out {tmp_path}") == 0
     assert asked == []
     finished(tmp_path, "mart", ladder="quick")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abatis.commands.compare.gather import Failed, Judged
+from abatis.commands.compare.finished_runs import Failed, Judged
 from abatis.commands.compare.ranking import RESAMPLES, bootstrap, notes, ranked, spread
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
-from tests.commands.compare.making import margins, record
+from tests.commands.compare.run_folders import margins, record
 
 NOTHING = [0, 0, 0, 0]
 ONE, TWO, THREE = [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from abatis.commands.compare.gather import Failed, Judged
+from abatis.commands.compare.files import write
+from abatis.commands.compare.finished_runs import Failed, Judged
 from abatis.commands.compare.ranking import ranked
 from abatis.commands.compare.tables import columns, latex, markdown, show
-from abatis.commands.compare.written import write
 from abatis.report.html import SIGNS
-from tests.commands.compare.making import margins, record
+from tests.commands.compare.run_folders import margins, record
 
 STRANGE = "a|b_c & 5% <i>"
 

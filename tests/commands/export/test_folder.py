@@ -15,8 +15,8 @@ import abatis
 from abatis.commands.eval import command as evaluate
 from abatis.commands.export import command
 from abatis.commands.export.card import card
+from abatis.commands.export.finished_run import Source, finished
 from abatis.commands.export.folder import write_folder
-from abatis.commands.export.source import Source, finished
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.digest import weights_digest

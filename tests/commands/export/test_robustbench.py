@@ -12,9 +12,9 @@ from torch import nn
 
 import abatis
 from abatis.commands.export import command, robustbench
+from abatis.commands.export.finished_run import finished
 from abatis.commands.export.program import TOLERANCE, write_program
 from abatis.commands.export.robustbench import Entry
-from abatis.commands.export.source import finished
 from abatis.errors import UsageError
 from tests.helpers import tiny
 

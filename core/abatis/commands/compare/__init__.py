@@ -11,9 +11,9 @@ def command(words: Sequence[str]) -> int:
 
     asked = parse(words, "defense compare")
     if asked.methods:
-        from abatis.commands.compare.training import compare_methods
+        from abatis.commands.compare.train_methods import compare_methods
 
         return compare_methods(asked)
-    from abatis.commands.compare.comparing import compare_finished
+    from abatis.commands.compare.compare_runs import compare_finished
 
     return compare_finished(asked)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abatis.api.options import underscored
+from abatis.api.options import use_underscores
 from abatis.config.command_line import parse_run
 from abatis.config.discovery import canonical, name_of
 from abatis.config.recipes import recipes_of
@@ -129,6 +129,6 @@ def _recommended(
     ]
     return (
         recipe,
-        underscored(table[plugin.replace("-", "_")]),
+        use_underscores(table[plugin.replace("-", "_")]),
         f" (without its use {', '.join(left)})" if left else "",
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abatis.commands.compare.gather import SAME, Failed, Judged
+from abatis.commands.compare.finished_runs import SAME, Failed, Judged
 from abatis.errors import UsageError
 
 FORMAT = 1

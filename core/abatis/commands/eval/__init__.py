@@ -11,7 +11,7 @@ def command(words: Sequence[str]) -> int:
     from abatis.commands.eval.options import MASKED, make_parser
 
     asked = make_parser("defense eval").parse_args(list(words))
-    from abatis.commands.eval.judging import judge
+    from abatis.commands.eval.judge_model import judge_model
 
-    verdict = judge(asked, f"defense eval {shlex.join(words)}")
+    verdict = judge_model(asked, f"defense eval {shlex.join(words)}")
     return MASKED if asked.strict and verdict == "FAIL" else 0

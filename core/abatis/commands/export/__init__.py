@@ -10,6 +10,6 @@ def command(words: Sequence[str]) -> int:
     from abatis.commands.export.options import parse
 
     asked = parse(words, "defense export")
-    from abatis.commands.export.exporting import write
+    from abatis.commands.export.export_run import write
 
     return write(asked)

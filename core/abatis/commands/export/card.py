@@ -9,7 +9,7 @@ import tomli_w
 import torch
 
 from abatis import __version__
-from abatis.commands.export.source import Source
+from abatis.commands.export.finished_run import Source
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
 from abatis.runs.run_folder import bare, recipe

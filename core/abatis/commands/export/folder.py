@@ -8,14 +8,14 @@ from typing import Any
 
 from abatis import __version__
 from abatis.commands.export.card import card
-from abatis.commands.export.source import Source
+from abatis.commands.export.finished_run import Source
 from abatis.nets.backbones import Normalized, view_of
 from abatis.nets.backbones.from_timm import size_options
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import write_weights
 from abatis.runs.published import CONFIG, PUBLISHED_WEIGHTS
 from abatis.runs.run_folder import bare
-from abatis.system.files import disk, write_text
+from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.timm_import import timm
 
 CARD = "README.md"
@@ -42,7 +42,7 @@ def write_folder(source: Source, out: Path, also: dict[str, str] | None = None) 
     }
     if names := source.facts.get("class_names"):
         about["class_names"] = names
-    with disk(out):
+    with explain_disk_errors(out):
         if source.in_timm and isinstance(source.module, Normalized):
             _write_timm(source, source.module, out, about)
         else:

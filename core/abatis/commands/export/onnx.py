@@ -12,7 +12,7 @@ from abatis.commands.export.program import TOLERANCE, checked_batches
 from abatis.errors import UsageError
 from abatis.nets.backbones.from_timm import brief
 from abatis.nets.programs import need, session
-from abatis.system.files import disk
+from abatis.system.files import explain_disk_errors
 
 ONNX = "model.onnx"
 TO_WRITE = ("onnx", "onnxscript", "onnxruntime")
@@ -44,7 +44,7 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
         ) from error
     assert program is not None  # what dynamo=True returns
     path = out / ONNX
-    with disk(path):
+    with explain_disk_errors(path):
         program.save(path)
     run = session(path)
     parts = [x[part] for part in checked_batches(len(x))]

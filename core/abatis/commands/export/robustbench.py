@@ -12,11 +12,11 @@ import torch
 
 from abatis import __version__
 from abatis.api.threat import Threat
+from abatis.commands.export.finished_run import CHECKED, Source
 from abatis.commands.export.program import BATCHES, TOLERANCE, write_program
-from abatis.commands.export.source import CHECKED, Source
 from abatis.config.run_config import RUN_NAME
 from abatis.errors import UsageError
-from abatis.system.files import disk, write_text
+from abatis.system.files import explain_disk_errors, write_text
 
 LEADERBOARDS = {
     "cifar10": ("Linf:8/255", "L2:0.5"),
@@ -73,7 +73,7 @@ def export(source: Source, out: Path, entry: Entry | None = None) -> Exported:
         "footnote": " ".join(notes),
     }
     path = out / "model_info" / dataset / threat.norm / f"{name}.json"
-    with disk(out):
+    with explain_disk_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)
         difference = write_program(source.module, x, y, out)
         write_text(path, json.dumps(info, indent=2, ensure_ascii=False) + "\n")

@@ -7,6 +7,6 @@ from collections.abc import Sequence
 
 def command(words: Sequence[str]) -> int:
     """Make a plugin of your own from a tested template."""
-    from abatis.commands.new.making import make
+    from abatis.commands.new.make_plugin import make
 
     return make(words, "defense new")

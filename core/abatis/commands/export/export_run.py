@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from abatis.commands.export.finished_run import Source, finished
 from abatis.commands.export.folder import write_folder
 from abatis.commands.export.hub import send
 from abatis.commands.export.onnx import ONNX, write_onnx
 from abatis.commands.export.program import LOADER, PROGRAM, write_program
 from abatis.commands.export.robustbench import Entry, export
-from abatis.commands.export.source import Source, finished
-from abatis.system.files import disk
+from abatis.system.files import explain_disk_errors
 
 
 def write(asked: argparse.Namespace) -> int:
     """Write the run that the options name, and say what was written; returns the exit code."""
     source = finished(asked.run, allow_fail=asked.allow_fail)
-    with disk(asked.out):
+    with explain_disk_errors(asked.out):
         asked.out.mkdir(parents=True, exist_ok=True)
     for line in WRITERS[asked.to](asked, source):
         print(line)

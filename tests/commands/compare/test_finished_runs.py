@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from abatis.commands.compare.gather import check_alike, read_run, read_runs, refuse_failed
+from abatis.commands.compare.finished_runs import check_alike, read_run, read_runs, refuse_failed
 from abatis.errors import UsageError
-from tests.commands.compare.making import record, run_folder
+from tests.commands.compare.run_folders import record, run_folder
 
 CLEAN, RIGHT = [1, 1, 1, 0], [1, 0, 1, 0]
 

@@ -23,13 +23,13 @@ from abatis.runs.own_run import training_of
 from abatis.runs.prepare import prepare
 from abatis.system import distributed
 from abatis.system.device import pick_device
-from abatis.system.files import disk
-from abatis.system.signals import stopped_at_once
+from abatis.system.files import explain_disk_errors
+from abatis.system.signals import stop_at_once
 
 
-def judge(asked: argparse.Namespace, line: str) -> str:
+def judge_model(asked: argparse.Namespace, line: str) -> str:
     """Evaluate, write the record and the report, show them; returns the verdict. line: the command as it was typed."""
-    with distributed.joined(), untouched():
+    with distributed.connect(), untouched():
         return _judge(asked, line)
 
 
@@ -49,10 +49,10 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     split = images.test if asked.subset is None else First(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
     known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}
-    with disk(folder):  # before hours of attacks
+    with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
-        stopped_at_once(folder, "the same command goes on from here"),
+        stop_at_once(folder, "the same command goes on from here"),
         reporter.judging() as progress,
     ):
         found = evaluate(

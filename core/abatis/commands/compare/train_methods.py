@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from abatis.commands.compare.comparing import find_baseline, report
-from abatis.commands.compare.gather import SAME, Failed, Judged, check_alike, read_run
+from abatis.commands.compare.compare_runs import find_baseline, report
+from abatis.commands.compare.finished_runs import SAME, Failed, Judged, check_alike, read_run
 from abatis.commands.compare.methods import Method
 from abatis.commands.compare.options import Asked
 from abatis.config.run_config import LADDERS, RunConfig

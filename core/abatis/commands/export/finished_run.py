@@ -67,7 +67,7 @@ class Source:
         if str(table["data"]).startswith(PYTHON):
             raise UsageError(
                 f"the run's data were an object of yours, {table['data'][len(PYTHON) :]}",
-                fix="from Python: finished(folder, model=..., images=(x, y)) of abatis.commands.export.source",
+                fix="from Python: finished(folder, model=..., images=(x, y)) of abatis.commands.export.finished_run",
             )
         test = open_data(
             table["data"],

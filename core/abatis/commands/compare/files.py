@@ -8,7 +8,7 @@ from pathlib import Path
 
 from abatis.commands.compare.page import page_of
 from abatis.commands.compare.tables import Compared, latex, markdown
-from abatis.system.files import disk, write_text
+from abatis.system.files import explain_disk_errors, write_text
 
 
 def write(compared: Compared, out: Path) -> Sequence[Path]:
@@ -19,7 +19,7 @@ def write(compared: Compared, out: Path) -> Sequence[Path]:
         "tex": latex(compared),
         "html": page_of(compared),
     }
-    with disk(out):
+    with explain_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for ending, text in texts.items():
             write_text(out / f"compare.{ending}", text)

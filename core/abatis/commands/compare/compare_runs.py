@@ -8,12 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
-from abatis.commands.compare.gather import Failed, Judged, check_alike, read_runs, refuse_failed
+from abatis.commands.compare.files import write
+from abatis.commands.compare.finished_runs import (
+    Failed,
+    Judged,
+    check_alike,
+    read_runs,
+    refuse_failed,
+)
 from abatis.commands.compare.methods import PLAIN, default_out, plugins_of
 from abatis.commands.compare.options import Asked
 from abatis.commands.compare.ranking import notes, ranked
 from abatis.commands.compare.tables import show
-from abatis.commands.compare.written import write
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError, did_you_mean
 
