@@ -1,6 +1,7 @@
 """Abatis: train adversarially robust image classifiers with plugins, and judge them.
 
-Everything below is imported when first used, so that options and hooks of a plugin load without torch.
+Every name is imported when it is first used, so that a plugin's options and hooks load without
+torch.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ _HOME = {
 }
 
 __all__ = [
+    "DEFENSE_API",
     "AbatisError",
     "AdaptiveAttack",
     "Attacked",
     "Attacker",
     "Ball",
     "Batch",
-    "DEFENSE_API",
     "Forward",
     "Loss",
     "Net",
@@ -96,7 +97,6 @@ __all__ = [
     "random_start",
     "run",
 ]
-
 
 __getattr__ = lazy_names(__name__, _HOME)
 

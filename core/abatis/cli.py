@@ -1,15 +1,17 @@
-"""The console scripts: ``defense``, which finds its subcommands by entry point, and ``defense-run``, which is ``defense run``.
+"""The console scripts: ``defense``, which finds its commands by entry point, and ``defense-run``.
 
-A subcommand is a function of its words that returns an exit code, in the entry-point group ``abatis.commands``. Its module
-imports the standard library alone at its top, so nothing here loads torch.
+A command is a function of its words that returns an exit code, in the entry-point group
+``abatis.commands``. Its module imports only the standard library at the top, so that
+``defense --help`` stays quick and loads no torch.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import NoReturn
@@ -18,20 +20,22 @@ from abatis import __version__
 from abatis.errors import AbatisError, PluginError, ProcessLost, Stopped, UsageError, did_you_mean
 
 GROUP = "abatis.commands"
-OURS = "abatis"  # the distribution whose commands come first, and are not hidden by another's
+OURS = "abatis"  # the distribution whose commands come first; no other one can take their names
 INTERRUPTED = 130
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 Command = Callable[[Sequence[str]], int]
+EntryPoint = importlib.metadata.EntryPoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``defense SUBCOMMAND ...``; returns the exit code."""
+    """Run ``defense COMMAND ...``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _dispatch(words))
+    return run_guarded(lambda: _dispatch(words))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """``defense-run ...``; returns the exit code."""
+    """Run ``defense-run ...``, which is ``defense run ...``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
 
     def command() -> int:
@@ -39,101 +43,124 @@ def run(argv: Sequence[str] | None = None) -> int:
 
         return command(words, "defense-run")
 
-    return _guarded(command)
+    return run_guarded(command)
+
+
+def find_commands() -> Mapping[str, EntryPoint]:
+    """Return the entry point of every installed command by name, ours first.
+
+    Where two distributions use a name, ours keeps it, else the first of the entry points. Names
+    that cannot be typed as one word are left out.
+    """
+    return _by_name(_entry_points())
+
+
+def _entry_points() -> list[EntryPoint]:
+    points = importlib.metadata.entry_points(group=GROUP)
+    return sorted(points, key=lambda point: (_distribution(point) != OURS, point.name))
+
+
+def _by_name(points: Sequence[EntryPoint]) -> Mapping[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in points:
+        if NAME.fullmatch(point.name):
+            found.setdefault(point.name, point)
+    return found
+
+
+def _distribution(point: EntryPoint) -> str:
+    return str(getattr(point.dist, "name", None) or "a distribution without a name")
 
 
 def _dispatch(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        return _help()
+        return _show_help()
     if words[0] == "--version":
         print(__version__)
         return 0
-    found = _found()
-    if words[0] not in found:
+    commands = find_commands()
+    if words[0] not in commands:
         raise UsageError(
-            f"unknown command '{words[0]}': {did_you_mean(words[0], found)}",
-            fix="defense --help lists them",
+            f"unknown command {words[0]!r}: {did_you_mean(words[0], commands)}",
+            fix="defense --help lists all commands",
         )
-    return _load(found[words[0]])(words[1:])
+    code = _load(commands[words[0]])(words[1:])
+    return code if isinstance(code, int) else 0  # a command that returns nothing has succeeded
 
 
-def _found() -> dict[str, importlib.metadata.EntryPoint]:
-    """Every installed subcommand by name, ours first; where a name is taken twice, the first keeps it."""
-    points = [
-        point for point in importlib.metadata.entry_points(group=GROUP) if point.dist is not None
-    ]
-    points.sort(key=lambda point: (_distribution(point) != OURS, point.name))
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    for point in points:
-        found.setdefault(point.name, point)
-    return found
-
-
-def _distribution(point: importlib.metadata.EntryPoint) -> str:
-    return "" if point.dist is None else point.dist.name
-
-
-def _load(point: importlib.metadata.EntryPoint) -> Command:
-    """The function behind a command; raises PluginError where its distribution is broken."""
+def _load(point: EntryPoint) -> Command:
+    """Return the function of a command; raises PluginError if its distribution is broken."""
+    where = f"{_distribution(point)}, {point.value}"
     try:
         command: Command = point.load()
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"the command '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
-            where=f"{_distribution(point)}, {point.value}",
+            where=where,
             fix=f"fix or reinstall {_distribution(point)}; other commands are not affected",
         ) from error
     if not callable(command):
         raise PluginError(
             f"the command '{point.name}' is not a function",
-            where=f"{_distribution(point)}, {point.value}",
-            fix="point the entry point at a function of the words that returns an exit code",
+            where=where,
+            fix="let the entry point name a function of the words that returns an exit code",
         )
     return command
 
 
-def _help() -> int:
-    """List every command with the first line of its docstring; what cannot be loaded is named, and skipped."""
+def _show_help() -> int:
+    """List every command with the first line of its docstring, and name those that are broken."""
+    points = _entry_points()
     rows, broken = [], []
-    for name, point in _found().items():
+    for name, point in _by_name(points).items():
         try:
             lines = (_load(point).__doc__ or "").strip().splitlines()
-            rows.append(f"  {name:<10} {lines[0] if lines else 'no description'}")
+            rows.append(f"  {name:<10} {lines[0] if lines else '(no description)'}")
         except PluginError as error:
             broken.append(f"not listed: {error.what} ({_distribution(point)})")
-    print(
-        "usage: defense COMMAND ...\n\ncommands:",
-        *rows,
-        "\ndefense COMMAND --help says more.",
-        sep="\n",
-    )
+    for point in points:
+        if not NAME.fullmatch(point.name):
+            broken.append(
+                f"not listed: {point.name!r} is not a valid name for a command"
+                f" ({_distribution(point)})"
+            )
+    print("usage: defense COMMAND ...", "", "commands:", *map(_printable, rows), sep="\n")
+    print("\ndefense COMMAND --help describes a command.")
     for line in broken:
-        print(line.replace("\n", " "), file=sys.stderr)
+        print(_printable(line), file=sys.stderr)
     return 0
 
 
-def _guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; one of several processes ends here."""
+def _printable(text: str) -> str:
+    """Return a text on one line, without characters that would steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def run_guarded(command: Callable[[], int]) -> int:
+    """Run a command; returns its exit code, or ends here as one of several processes."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if (
-        several
-    ):  # torch would warn of find_unused_parameters in every run where a term reaches all of them
+    if several:
+        # torch would warn about find_unused_parameters in every run whose terms reach all of them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    code = _told(command)
+    code = _report_errors(command)
     if several:
         _leave(code)
     return code
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: torch's threads, freed with a traceback or the interpreter, may abort or wait for each other for ever."""
+    """End at once.
+
+    torch's threads, freed with a traceback or by the interpreter, may abort or wait for each
+    other for ever.
+    """
     with suppress(OSError):  # nobody may be reading
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
-def _told(command: Callable[[], int]) -> int:
+def _report_errors(command: Callable[[], int]) -> int:
     """Turn errors into a message of a few lines and an exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
@@ -142,21 +169,7 @@ def _told(command: Callable[[], int]) -> int:
     except AbatisError as error:
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
-        if not (
-            isinstance(error, Stopped) and _place()
-        ):  # all processes stop; the first one says so
-            print(f"{_place()}error: {error}", file=sys.stderr)
-        if error.__cause__ is not None and error.exit_code == 1:
-            print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
-        if (
-            "TORCHELASTIC_ERROR_FILE" in os.environ
-        ):  # the elastic agent reads there why a process ended
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            get_error_handler().record_exception(error)
-        if isinstance(error, ProcessLost):
-            _leave(error.exit_code)
-        return error.exit_code
+        return _report(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -165,7 +178,24 @@ def _told(command: Callable[[], int]) -> int:
         return 0
 
 
-def _place() -> str:
-    """Which of several processes this is."""
+def _report(error: AbatisError) -> int:
+    """Print an error; returns its exit code."""
+    process = _process()
+    if not (isinstance(error, Stopped) and process):  # all processes stop; the first one says so
+        print(f"{process}error: {error}", file=sys.stderr)
+    if error.__cause__ is not None and error.exit_code == 1:
+        print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        # the elastic agent reads there why a process ended
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+    if isinstance(error, ProcessLost):
+        _leave(error.exit_code)
+    return error.exit_code
+
+
+def _process() -> str:
+    """Return which of several processes this is, to begin a line with; empty for the first."""
     number = os.environ.get("RANK", "0")
     return "" if number == "0" else f"process {number}: "

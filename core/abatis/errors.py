@@ -1,4 +1,4 @@
-"""Every error a user can cause: at most four lines that say what, where and how to fix it.
+"""Every error that a user can cause: at most four lines that say what, where and how to fix it.
 
 The exit code of the command line is the error's own ``exit_code``.
 """
@@ -12,7 +12,13 @@ FEW = 20  # names that fit into a message
 
 
 class AbatisError(Exception):
-    """Base of all errors that are shown without a traceback."""
+    """Base of all errors that are shown without a traceback. Exit code 1 unless a subclass sets it.
+
+    Args:
+        what: what is wrong, in one sentence.
+        where: the file, option, plugin or step it is about.
+        fix: what to do about it.
+    """
 
     exit_code = 1
 
@@ -30,36 +36,51 @@ class AbatisError(Exception):
 
 
 class PluginError(AbatisError):
-    """A plugin failed or broke its contract while the run was going on."""
+    """A plugin raised an exception or broke the contract. Exit code 1."""
+
+    exit_code = 1
+
+
+class ProcessLost(AbatisError):
+    """Another process of the run has ended or stopped responding. Exit code 1.
+
+    The reason is in the messages of that process.
+    """
 
     exit_code = 1
 
 
 class UsageError(AbatisError):
-    """A wrong option, name, configuration or combination."""
+    """An option, a name, a file or a combination of them is wrong. Exit code 2."""
 
     exit_code = 2
 
 
 class DataError(UsageError):
-    """Data that are missing, empty, out of range or of the wrong shape."""
+    """The data are missing, empty, out of range or of the wrong shape. Exit code 2."""
 
 
 class PluginConflict(UsageError):
-    """Two plugins answer a hook that exactly one may answer."""
+    """Two plugins answer a hook that only one may answer. Exit code 2."""
 
 
 class CheckpointError(AbatisError):
-    """Checkpoints exist, but none of them can be trusted; rejected: each by its folder's name, and why."""
+    """There are checkpoints, but none of them can be used. Exit code 3.
+
+    Attributes:
+        rejected: the folder of each checkpoint and why it was rejected.
+    """
 
     exit_code = 3
     rejected: tuple[str, ...] = ()
 
 
 class NotFiniteError(AbatisError):
-    """A loss, a gradient or a logit is NaN or infinite; the update was not made.
+    """A loss, a gradient or a logit is NaN or infinite; the update was not made. Exit code 4.
 
-    step: where it happened in a training, None in an evaluation; terms: the means of the step's terms, where they were read.
+    Attributes:
+        step: the training step in which it happened; None in an evaluation.
+        terms: the means of the step's terms, if they were read.
     """
 
     exit_code = 4
@@ -70,7 +91,14 @@ class NotFiniteError(AbatisError):
     def at(
         cls, step: int, what: str, update: str, terms: Mapping[str, float] | None = None
     ) -> NotFiniteError:
-        """One of a training step."""
+        """Make the error of a training step.
+
+        Args:
+            step: the number of the step, from 0.
+            what: what is not finite.
+            update: what became of the update, as in "the update was not made".
+            terms: the means of the step's terms, if they were read.
+        """
         error = cls(
             what,
             where=f"step {step}; {update}",
@@ -81,34 +109,23 @@ class NotFiniteError(AbatisError):
 
 
 class OutOfMemoryError(AbatisError):
-    """The device has no memory left for this batch."""
+    """The device has too little memory for this batch. Exit code 5."""
 
     exit_code = 5
 
 
 class Stopped(AbatisError):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state. Exit code 75."""
 
     exit_code = 75
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Did the device, or the host, refuse memory? The CPU's refusal is a plain RuntimeError."""
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'x'?"`` for the nearest known word, or the known words where none is near and they are few."""
+    """Return ``"did you mean 'x'?"`` for the nearest known word, else the known words if few."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return (
-        f"known: {', '.join(words) or 'none'}"
-        if len(words) <= FEW
-        else f"it is none of the {len(words)} that are known"
-    )
-
-
-class ProcessLost(AbatisError):
-    """Another process of the run has ended; what it said is the reason."""
+    if len(words) <= FEW:
+        return f"known: {', '.join(words) or 'none'}"
+    return f"none of the {len(words)} known names is similar"

@@ -1,1 +1,1 @@
-"""The contract: what a plugin imports (through `abatis`) and what it returns. Loads without torch."""
+"""The contract: what plugins receive and return, exported by ``abatis``. Loads without torch."""

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of images.
+    """One batch of B images with K classes.
 
-    x: (B, C, H, W) float in [0, 1]; y: (B,) int64; index: (B,) int64, positions in the training set;
-    y_soft: (B, K) label distributions where labels were mixed or smoothed, y then being the heaviest of each;
-    origin: (B,) int64 where there are several sources, 0 for the training set and 1 for additional images, whose index goes on
-    behind the training set's.
+    Attributes:
+        x: images, (B, C, H, W) float in [0, 1].
+        y: labels, (B,) int64. Where labels are mixed or smoothed, the heaviest class of each.
+        index: positions in the training set, (B,) int64. Additional images are numbered after it.
+        y_soft: label distributions, (B, K), where labels are mixed or smoothed, else None.
+        origin: where there are additional images, (B,) int64: 0 for the training set, 1 for them.
     """
 
     x: Tensor
@@ -31,11 +33,11 @@ class Batch:
 
     @property
     def target(self) -> Tensor:
-        """What a cross-entropy compares with: the soft labels (B, K) where there are any, else the hard ones (B,)."""
+        """The target of a cross-entropy: the soft labels (B, K) if there are any, else y (B,)."""
         return self.y if self.y_soft is None else self.y_soft
 
     def rows(self, rows: slice) -> Batch:
-        """The batch of some rows."""
+        """Return the batch of some of the rows."""
         soft = None if self.y_soft is None else self.y_soft[rows]
         origin = None if self.origin is None else self.origin[rows]
         return Batch(self.x[rows], self.y[rows], self.index[rows], soft, origin)
@@ -43,7 +45,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attacker returns: x (B, C, H, W), detached, in [0, 1] and in the ball; info: named per-sample tensors (B,)."""
+    """What an attacker returns.
+
+    Attributes:
+        x: adversarial images, (B, C, H, W), detached, in [0, 1] and in the ball.
+        info: what the attacker reports, by name: per-sample tensors (B,), which losses find in
+            ``ctx.info``.
+    """
 
     x: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)

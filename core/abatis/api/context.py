@@ -1,7 +1,7 @@
 """What plugins receive from a run and from a training step, and the callables they return.
 
-Loads without torch, so that a plugin's options and hooks do too.
-B is the batch size of this call, K the number of classes, N the size of the global batch.
+Loads without torch, so that a plugin's options and hooks do too. In the shapes, B is the number of
+images of one call, N that of the global batch, and K the number of classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Config = TypeVar("Config", bound="PluginConfig")
 Made = TypeVar("Made")
 
 Forward = Callable[["Tensor"], "Tensor"]
-"""Images (B, C, H, W) in [0, 1] to logits (B, K)."""
+"""A network as a function: images (B, C, H, W) in [0, 1] to logits (B, K)."""
 
 
 class Network(Protocol):
@@ -36,24 +36,43 @@ class Network(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """The torch module itself."""
+        """The torch module."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The training forward: x to logits."""
+        """Run the training forward pass: images (B, C, H, W) to logits (B, K)."""
 
     def frozen(self, x: Tensor) -> Tensor:
-        """Logits with eval statistics, twice differentiable in x and the parameters."""
+        """Return the logits (B, K) in eval mode, with running batch-norm statistics.
+
+        They are twice differentiable in the images and the parameters, for penalties on input
+        gradients.
+        """
 
     def attack_mode(self, batch_statistics: bool = False) -> AbstractContextManager[None]:
-        """Around an attack of your own: eval mode, and gradients go to the input only."""
+        """Set the network up for an attack: eval mode, and gradients go to the input only.
+
+        Args:
+            batch_statistics: let batch norms use the statistics of the batch; their running
+                statistics are restored afterwards.
+        """
 
 
 @dataclass
 class StepContext:
-    """Everything a loss or a regularizer may look at, for one batch.
+    """What a loss, a regularizer or a trainer hook sees of one training step.
 
-    x_adv: (B, C, H, W), detached; info: what the attacker reported, (B,) each; epoch and step count from 0;
-    progress: share of the training done, in [0, 1); global_size: N, the samples of all processes and micro-batches.
+    Attributes:
+        batch: the images after ``transform_batch``, with labels.
+        x_adv: the adversarial images, (B, C, H, W) in [0, 1], detached.
+        info: what the attacker reported, by name: (B,) each.
+        net: the network.
+        step: the training step, from 0.
+        epoch: the epoch, from 0.
+        progress: the share of the training that is done, in [0, 1).
+        global_size: N, the number of images of all processes and micro-batches together.
+        clean_first: does the clean forward pass come before the adversarial one?
+        gatherer: set by the engine; call ``gather``.
+        summer: set by the engine; call ``sum_over_processes``.
     """
 
     batch: Batch
@@ -70,12 +89,15 @@ class StepContext:
 
     @cached_property
     def logits_clean(self) -> Tensor:
-        """(B, K) logits at the clean images; computed once, in training mode."""
+        """Logits at the clean images, (B, K), in training mode; computed once."""
         return self.net(self.batch.x)
 
     @cached_property
     def logits_adv(self) -> Tensor:
-        """(B, K) logits at the adversarial images; computed once. The very same tensor as the clean ones without an attack."""
+        """Logits at the adversarial images, (B, K), in training mode; computed once.
+
+        Without an attack they are the very same tensor as ``logits_clean``.
+        """
         if self.x_adv is self.batch.x:
             return self.logits_clean
         if self.clean_first:
@@ -83,85 +105,140 @@ class StepContext:
         return self.net(self.x_adv)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Detached (N, ...) values of the whole global batch, from this call's (B, ...) ones; for whatever couples samples.
+        """Collect the values of the whole global batch, for terms that couple samples.
 
         Every process and micro-batch must make the same calls in the same order.
+
+        Args:
+            values: the values of this call's samples, (B, ...).
+
+        Returns:
+            The values of all samples, (N, ...), detached.
         """
         detached = values.detach()
         return detached if self.gatherer is None else self.gatherer(detached)
 
     def sum_over_processes(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Detached sums over all processes, for trainer hooks: each process has the gradient of its share of the objective."""
+        """Sum tensors over all processes, for trainer hooks.
+
+        ``objective()`` in ``before_loss`` has this process's share of the objective, so a gradient
+        of it must be summed. Every process must make the same calls in the same order.
+
+        Args:
+            tensors: tensors of one type on one device.
+
+        Returns:
+            The sums, detached, in the same shapes.
+        """
         detached = [tensor.detach() for tensor in tensors]
         return detached if self.summer is None else self.summer(detached)
 
 
 class Attacker(Protocol):
-    """Makes adversarial images. ``forward`` is the network as the attack may see it: parameters frozen, modes set.
+    """The attack of the training step.
 
-    An attacker that leaves the ball by design has an attribute ``reach``, the multiple of eps it may go to.
+    An attacker that leaves the ball by design has an attribute ``reach``, the multiple of eps that
+    it may go to.
     """
 
-    def __call__(self, forward: Forward, batch: Batch, /) -> Attacked: ...
+    def __call__(self, forward: Forward, batch: Batch, /) -> Attacked:
+        """Make adversarial images.
+
+        Args:
+            forward: the network in eval mode, with frozen parameters.
+            batch: images and labels.
+        """
 
 
 class Loss(Protocol):
-    """The terms of the base loss."""
+    """The base loss."""
 
-    def __call__(self, ctx: StepContext, /) -> Terms: ...
+    def __call__(self, ctx: StepContext, /) -> Terms:
+        """Return the terms of the loss, by name."""
 
 
 class Regularizer(Protocol):
     """Terms that are added to the base loss."""
 
-    def __call__(self, ctx: StepContext, /) -> Terms: ...
+    def __call__(self, ctx: StepContext, /) -> Terms:
+        """Return the terms to add, by name."""
 
 
 class AdaptiveAttack(Protocol):
-    """An attack made against one defense in particular, run by the evaluator: adversarial images (B, C, H, W).
+    """An attack made against one particular defense, which the evaluation runs."""
 
-    ``forward`` is the network as it is judged, differentiable in the images. What does not hold outside is not counted.
-    """
+    def __call__(self, forward: Forward, batch: Batch, threat: Threat, /) -> Tensor:
+        """Make adversarial images, (B, C, H, W).
 
-    def __call__(self, forward: Forward, batch: Batch, threat: Threat, /) -> Tensor: ...
+        An image counts only if the network misclassifies it in the evaluation's own forward pass.
+
+        Args:
+            forward: the network as it is judged, differentiable in the images.
+            batch: images and labels.
+            threat: norm and radius.
+        """
 
 
 class TrainerHooks:
-    """What a plugin may do around the update. Every method is optional; these do nothing."""
+    """Callbacks around the update. Override what you need; every method does nothing by default."""
 
     def transform_batch(self, batch: Batch) -> Batch:
-        """Change the batch before the attack; the result must stay in [0, 1]."""
+        """Change the batch before the attack.
+
+        Returns:
+            As many images as before, in [0, 1]. Mixed labels go into ``y_soft``.
+        """
         return batch
 
     def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
-        """Inside the step, after the attack. ``objective()`` recomputes the run's total () on the same adversarial
-        images without touching the buffers of the network."""
+        """Act after the attack and before the backward pass.
+
+        Args:
+            ctx: the step, with all rows of this process.
+            objective: computes the run's total, (), again on the same adversarial images. The
+                buffers of the network stay as they are.
+        """
 
     def after_update(self, ctx: StepContext) -> None:
-        """After the optimizer's step."""
+        """Act after the optimizer's step."""
 
     def epoch_end(self, epoch: int) -> None:
-        """After the last step of an epoch, before validation."""
+        """Act after the last step of an epoch, before validation. Epochs count from 0."""
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """In the first process alone, the numbers of an epoch as metrics.jsonl has them, and last those of the evaluation;
-        ``values["epoch"]`` counts from 1."""
+        """Receive the numbers of an epoch, in the first process only.
+
+        Args:
+            values: a line of ``metrics.jsonl``, or at last the numbers of the evaluation;
+                ``values["epoch"]`` counts from 1.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold: plain numbers, strings, lists, dicts and tensors."""
+        """Return what a checkpoint must keep: numbers, strings, lists, dicts and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a hook may know of the run when it makes its callable.
+    """What a hook knows about the run when it makes its callable.
 
-    random: the step's draws, for whoever draws per sample; attack: the options of the built-in attack (steps, step_size,
-    start), for attackers that share them; train_size: how many training images there are, those held out
-    and additional ones included, so that ``Batch.index`` is below it; 0 where none were opened (--dry-run, evaluation).
+    Attributes:
+        net: the network.
+        num_classes: K.
+        epochs: how many epochs the run has.
+        steps_per_epoch: how many updates an epoch has.
+        threat: norm and radius of the training attack.
+        device: where the network is.
+        attack: the options ``--attack.*`` (steps, step_size, start), for attackers that share them.
+        random: the random numbers of the current step.
+        options: the options of all plugins by class; call ``config``.
+        train_size: how many training images there are, held-out and additional ones included, so
+            that ``Batch.index`` is below it. It is 0 if no data were opened (--dry-run and
+            evaluation).
+        gatherer: set by the engine; call ``gather``.
     """
 
     net: Network
@@ -178,42 +255,61 @@ class Run:
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:
-        """``make(run)``, made once in a run: one object that several hooks of a plugin work with."""
+        """Return ``make(run)``, made once per run: one object for several hooks of a plugin.
+
+        Args:
+            make: a function or class; the same one returns the same object.
+        """
         if make not in self._shared:
             self._shared[make] = make(self)
         made: Made = self._shared[make]
         return made
 
     def gather(self, values: Tensor) -> Tensor:
-        """Detached (N, ...) values of the whole global batch, from this process's (B, ...) ones; for ``transform_batch``.
+        """Collect the values of the whole global batch, for ``transform_batch``.
 
         Every process must make the same calls in the same order.
+
+        Args:
+            values: the values of this process's samples, (B, ...).
+
+        Returns:
+            The values of all samples, (N, ...), detached.
         """
         values = values.detach()
-        return (
-            values
-            if self.gatherer is None
-            else self.gatherer(values, self.random.global_size or len(values))
-        )
+        if self.gatherer is None:
+            return values
+        return self.gatherer(values, self.random.global_size or len(values))
 
     @property
     def ramp(self) -> float:
-        """How far the steps of the attack have grown, in (0, 1], at the step that ``random`` stands at."""
+        """The share of its full length that an attack step has now, in (0, 1].
+
+        It grows with ``random.step`` over the share ``--attack.ramp`` of the training, else it
+        is 1.
+        """
         growing = self.attack.ramp * self.epochs * self.steps_per_epoch  # steps
         return min(1.0, float((self.random.step + 1) / (growing + 1)))
 
     @property
     def step_size(self) -> float:
-        """Length of a step of the attack now, in pixel units."""
+        """The length of an attack step now, in pixel units."""
         length: float = self.attack.step(self.threat)
         return length * self.ramp
 
     def config(self, config_class: type[Config]) -> Config:
-        """The run's options of one plugin, asked for by the class that ``defense_config`` returns."""
+        """Return the plugin's options in this run.
+
+        Args:
+            config_class: the class that the plugin's ``defense_config`` returns.
+
+        Raises:
+            UsageError: no plugin of the run has options of this class.
+        """
         found = self.options.get(config_class)
         if not isinstance(found, config_class):
             raise UsageError(
                 f"no options of type {config_class.__name__} in this run",
-                fix="return that very class from the plugin's defense_config hook",
+                fix="pass the class that the plugin's defense_config hook returns",
             )
         return found

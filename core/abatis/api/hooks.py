@@ -1,7 +1,8 @@
-"""The contract between the core and every plugin: six hooks, each called once, each returning a plain callable.
+"""The contract between the core and plugins: six hooks, each called once when a run starts.
 
-A plugin is a module with functions of these names, marked ``@hookimpl`` and announced by an entry point in the group
-``abatis.plugins``. Hooks *make*; what they make is called in the training loop, and pluggy never appears there.
+A plugin is a module with functions of these names, marked ``@hookimpl``, and an entry point in the
+group ``abatis.plugins``. A hook returns a plain callable or object, and that is what the training
+loop calls; pluggy never appears there.
 """
 
 from __future__ import annotations
@@ -25,34 +26,44 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def defense_config() -> type[PluginConfig]:
-    """The class of this plugin's options. At most one a plugin; without it the plugin has none."""
+    """Return the class of the plugin's options. A plugin without this hook has no options."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def defense_attacker(run: Run) -> Attacker | None:
-    """The attack of the training step. Exactly one plugin may answer; without an answer it is PGD on the cross-entropy."""
+    """Return the attack of the training step.
+
+    Only one plugin of a run may answer. Without an answer the attack is PGD on the cross-entropy.
+    """
 
 
 @hookspec(firstresult=True)
 def defense_loss(run: Run) -> Loss | None:
-    """The base loss. Exactly one plugin may answer; without an answer it is the cross-entropy at the adversarial images.
+    """Return the base loss.
 
-    With ``@hookimpl(wrapper=True)`` it is a generator that changes the terms of the chosen loss: ``inner = yield``, then
-    return a new loss. A wrapper that scales terms adds ``tryfirst=True``, so that it stays outside those that switch terms.
+    Only one plugin of a run may answer. Without an answer the loss is the cross-entropy at the
+    adversarial images.
+
+    With ``@hookimpl(wrapper=True)`` the hook is a generator that changes the terms of the chosen
+    loss: ``inner = yield``, then return a new loss. A wrapper that scales terms adds
+    ``tryfirst=True``, so that it stays outside of those that switch terms.
     """
 
 
 @hookspec
 def defense_regularizer(run: Run) -> Regularizer | None:
-    """Terms that are added to the base loss. Any number of plugins may answer; the terms are summed."""
+    """Return terms that are added to the base loss. Any number of plugins may answer."""
 
 
 @hookspec
 def defense_trainer(run: Run) -> TrainerHooks | None:
-    """Callbacks around the update and at epoch ends. Any number of plugins may answer."""
+    """Return callbacks around the update and at epoch ends. Any number of plugins may answer."""
 
 
 @hookspec
 def defense_adaptive_attack(run: Run) -> AdaptiveAttack | None:
-    """An attack against this very defense, which the evaluator runs besides its own. Any number of plugins may answer."""
+    """Return an attack against this defense, which the evaluation runs in addition to its own.
+
+    Any number of plugins may answer.
+    """

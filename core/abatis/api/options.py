@@ -1,4 +1,4 @@
-"""What every set of options is: frozen, with unknown names refused, each number with a bound and a sentence."""
+"""The base of all options: frozen, unknown names refused, bounds and a description for each."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from abatis.api.threat import ratio
+from abatis.api.threat import parse_ratio
 from abatis.errors import UsageError
 
 _BOUNDS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
 
 
-def _ratio_text(value: object) -> str:
+def _check_ratio(value: object) -> str:
     text = str(value).replace(" ", "")
-    if ratio(text) <= 0:
+    if parse_ratio(text) <= 0:
         raise ValueError(f"{text} is not above 0")
     return text
 
 
-Ratio = Annotated[str, BeforeValidator(_ratio_text)]
-"""A positive number kept as written: "2/255" or 0.007."""
+Ratio = Annotated[str, BeforeValidator(_check_ratio)]
+"""A positive number kept as it was written: "2/255" or 0.007."""
 
 
-def underscored(raw: Any) -> Any:
-    """A table with underscores for the hyphens of its keys."""
-    return (
-        {str(key).replace("-", "_"): value for key, value in raw.items()}
-        if isinstance(raw, Mapping)
-        else raw
-    )
+def use_underscores(raw: Any) -> Any:
+    """Return a table with underscores for the hyphens of its keys; other values as they are."""
+    if not isinstance(raw, Mapping):
+        return raw
+    return {str(key).replace("-", "_"): value for key, value in raw.items()}
 
 
 def _check_text(raw: Any) -> None:
-    """Raise UsageError where a text, anywhere in a table, can be neither a path nor written down."""
+    """Raise UsageError if a text, anywhere in a table, cannot be a path or be written to a file."""
     if isinstance(raw, Mapping):
         raw = [*raw.keys(), *raw.values()]
     if isinstance(raw, list | tuple):
         for part in raw:
             _check_text(part)
-    elif isinstance(raw, str | Path) and (
-        "\0" in str(raw) or str(raw) != str(raw).encode(errors="replace").decode()
-    ):
-        raise UsageError(
-            f"{str(raw)!r} holds a NUL or half a character", fix="write it in whole characters"
-        )
+    elif isinstance(raw, str | Path):
+        text = str(raw)
+        if "\0" in text or text != text.encode(errors="replace").decode():
+            raise UsageError(
+                f"{text!r} contains a NUL byte or invalid Unicode",
+                fix="remove those characters",
+            )
 
 
 class Options(BaseModel):
@@ -59,7 +58,7 @@ class Options(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Append each field's bounds to its sentence, so that ``--help`` shows them."""
+        """Append each field's bounds to its description, so that ``--help`` shows them."""
         for field in cls.model_fields.values():
             bounds = [
                 f"{sign} {getattr(mark, attribute):g}"
@@ -75,31 +74,44 @@ class Options(BaseModel):
     @classmethod
     def _underscores(cls, raw: Any) -> Any:
         _check_text(raw)
-        return underscored(raw)
+        return use_underscores(raw)
 
 
 class PluginConfig(Options):
-    """Base of every plugin's options. What a plugin needs of the engine is declared here, as a fact about its options."""
+    """Base of every plugin's options, and of what the plugin needs from the engine.
+
+    A subclass declares each option as a field with a default, bounds and a description:
+
+        class MineConfig(PluginConfig):
+            neutral = {"weight": 0}
+
+            weight: float = Field(1.0, ge=0, description="weight of the penalty")
+
+    They are ``--mine.weight`` on the command line and ``[mine]`` in TOML, and the hooks read them
+    by ``run.config(MineConfig)``.
+    """
 
     neutral: ClassVar[Mapping[str, Any]] = {}
-    """Values at which the plugin does nothing, like ``{"weight": 0}``: with all of them it adds nothing to the run."""
+    """Values at which the plugin does nothing, like ``{"weight": 0}``. With all of them it adds
+    nothing to the run."""
 
     soft_labels: ClassVar[bool] = False
-    """Is it defined where labels are mixed or smoothed? It then reads ``batch.target``, or no label at all."""
+    """Does the plugin work with mixed or smoothed labels? Then it reads ``batch.target``, or no
+    label at all. Otherwise such runs are refused."""
 
     @property
     def needs_clean(self) -> bool:
-        """Does it read ``ctx.logits_clean``? Then the clean forward comes first, as in published code."""
+        """Does the plugin read ``ctx.logits_clean``? Then the clean forward pass comes first."""
         return False
 
     @property
     def needs_double_backward(self) -> bool:
-        """Does it differentiate an input gradient? Then the step is not compiled."""
+        """Does the plugin differentiate an input gradient? Then the step cannot be compiled."""
         return False
 
     @property
     def idle_epochs(self) -> int:
-        """First epochs in which the plugin does nothing yet; a run that ends within them is warned about."""
+        """For how many epochs the plugin does nothing at first; shorter runs are warned about."""
         return 0
 
     @property

@@ -1,8 +1,9 @@
-"""Every random draw is a pure function of (run seed, purpose, step).
+"""Random numbers: every draw is a pure function of (run seed, purpose, step).
 
-Draws are made for the *global* batch, of which each process or micro-batch takes its rows, so neither the rank nor
-the world size enters, a resumed run repeats its draws, and no generator state is ever saved.
-Foreign code that reads the global generators runs inside :func:`seeded`, which leaves them as found.
+Draws are made for the *global* batch, of which each process or micro-batch takes its rows. So they
+depend neither on the rank nor on the number of processes, a resumed run repeats them, and no
+generator state is ever saved. Other code that uses the global generators runs inside
+:func:`seeded`, which restores their states.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Kind = Literal["uniform", "normal"]
 
 
 def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
-    """The 63-bit seed of one draw."""
+    """Return the 63-bit seed of one draw."""
     digest = hashlib.sha256(f"{run_seed}/{purpose}/{step}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -29,14 +30,23 @@ def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
 def generator(
     run_seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A fresh generator, positioned at the start of one draw."""
+    """Make a generator at the start of one draw."""
     return torch.Generator(device=device).manual_seed(seed_for(run_seed, purpose, step))
 
 
 class Randomness:
-    """The random numbers of one training step, for whoever draws per sample (attack starts, augmentation).
+    """Random numbers of a training step, one draw per sample: for attack starts or augmentation.
 
-    ``step`` is the global step; ``rows`` are the rows of the global batch that this call is about. The engine moves both.
+    The same purpose in the same step gives the same numbers, so name every draw of a plugin
+    differently, like "mine/start". The engine moves the object from step to step.
+
+    Args:
+        seed: the run's seed.
+
+    Attributes:
+        step: the training step, from 0.
+        rows: the rows of the global batch that the current call is about.
+        global_size: N, the size of the global batch; None if it is the batch of the call.
     """
 
     def __init__(self, seed: int) -> None:
@@ -48,15 +58,25 @@ class Randomness:
     def at(
         self, step: int, rows: slice | Tensor = slice(0, None), global_size: int | None = None
     ) -> None:
-        """Move to a step, and to the rows of its global batch."""
+        """Move to a step, and to some rows of its global batch of ``global_size`` samples."""
         self.step, self.rows, self.global_size = step, rows, global_size
 
     def uniform(self, purpose: str, like: Tensor) -> Tensor:
-        """Numbers in [0, 1) with the shape (B, ...), type and device of ``like``."""
+        """Draw numbers in [0, 1).
+
+        Args:
+            purpose: the name of the draw, like "mine/start".
+            like: (B, ...), a tensor with the shape, type and device of the result.
+        """
         return self._draw(torch.rand, purpose, like)
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
-        """Standard normal numbers with the shape (B, ...), type and device of ``like``."""
+        """Draw standard normal numbers.
+
+        Args:
+            purpose: the name of the draw, like "mine/noise".
+            like: (B, ...), a tensor with the shape, type and device of the result.
+        """
         return self._draw(torch.randn, purpose, like)
 
     def _draw(self, sampler: object, purpose: str, like: Tensor) -> Tensor:
@@ -69,9 +89,14 @@ class Randomness:
 
 
 def per_sample(kind: Kind, run_seed: int, purpose: str, index: Tensor, like: Tensor) -> Tensor:
-    """One draw a sample, keyed by the sample's own index: the result of a point never depends on its batch.
+    """Draw for each sample by its own index, so that its numbers never depend on its batch.
 
-    index: (B,) positions in the data set; returns a tensor with the shape (B, ...), type and device of ``like``.
+    Args:
+        kind: "uniform" in [0, 1), or "normal".
+        run_seed: the run's seed.
+        purpose: the name of the draw.
+        index: positions in the data set, (B,).
+        like: (B, ...), a tensor with the shape, type and device of the result.
     """
     sampler = torch.rand if kind == "uniform" else torch.randn
     draws = [
@@ -83,7 +108,7 @@ def per_sample(kind: Kind, run_seed: int, purpose: str, index: Tensor, like: Ten
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Leave the global generators of torch, numpy and Python as they were found."""
+    """Restore the global generators of torch, numpy and Python at the end of the block."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
@@ -95,7 +120,7 @@ def untouched() -> Iterator[None]:
 
 
 def reseed(run_seed: int, purpose: str, step: int = 0) -> None:
-    """Seed the global generators; only for use inside :func:`untouched`."""
+    """Seed the global generators. Use it only inside :func:`untouched`."""
     seed = seed_for(run_seed, purpose, step)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -104,7 +129,7 @@ def reseed(run_seed: int, purpose: str, step: int = 0) -> None:
 
 @contextmanager
 def seeded(run_seed: int, purpose: str, step: int = 0) -> Iterator[None]:
-    """Run foreign code on generators seeded from the run, and leave the global states as found."""
+    """Seed the global generators from the run, and restore their states at the end of the block."""
     with untouched():
         reseed(run_seed, purpose, step)
         yield

@@ -1,4 +1,4 @@
-"""The summands of an objective, and their one reduction. Loads without torch."""
+"""The terms of the objective, and their one reduction. Loads without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the objective; the engine alone forms ``weight * value.mean()``.
+    """One summand of the objective. The engine alone takes the mean and applies the weight.
 
-    value: (B,) unreduced, or () where it has no per-sample meaning; reweight: may a wrapper scale it sample by sample?
+    Attributes:
+        value: one value per sample, (B,), not reduced; () if it has no per-sample meaning.
+        weight: factor of the term's mean in the objective.
+        reweight: may a loss wrapper scale the value of each sample?
     """
 
     value: Tensor
@@ -23,9 +26,9 @@ class Term:
 
 
 Terms = Mapping[str, Term]
-"""Named summands; the names become the names of the metrics."""
+"""Terms by name. The names become the names of metrics."""
 
 
 def total(terms: Terms) -> Tensor:
-    """``sum(weight * value.mean())`` over the terms: the only reduction in the program."""
+    """Return ``sum(weight * value.mean())`` over the terms: the only reduction in the program."""
     return sum((term.weight * term.value.mean() for term in terms.values()), start=0.0)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What an attacker may do: a norm and a radius. Loads without torch."""
+"""The threat model: a norm and a radius. Loads without torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from abatis.errors import UsageError, did_you_mean
 NORMS = ("Linf", "L2", "L1")
 
 
-def ratio(text: str | float) -> float:
-    """``"8/255"`` or ``0.031`` as a float; raises ValueError where it is neither."""
+def parse_ratio(text: str | float) -> float:
+    """Read ``"8/255"`` or ``0.031`` as a float; raises ValueError if it is neither."""
     try:
         return float(Fraction(str(text).replace(" ", "")))
     except (ValueError, ZeroDivisionError) as error:
@@ -20,9 +20,14 @@ def ratio(text: str | float) -> float:
 
 @dataclass(frozen=True)
 class Threat:
-    """What the attacker may do: a norm and its radius in pixel units of [0, 1]; ``text`` keeps the radius as written.
+    """How far an attacker may change an image: a norm and a radius.
 
-    L1 is for evaluation by AutoAttack; training and PGD know Linf and L2.
+    Linf and L2 are for training and evaluation, L1 is for evaluation by AutoAttack only.
+
+    Attributes:
+        norm: "Linf", "L2" or "L1".
+        eps: the radius in pixel units, where pixels are in [0, 1].
+        text: the radius as it was written, like "8/255".
     """
 
     norm: str
@@ -31,7 +36,14 @@ class Threat:
 
     @classmethod
     def parse(cls, text: str) -> Threat:
-        """Read ``"Linf:8/255"``; raises UsageError."""
+        """Read a norm and a radius.
+
+        Args:
+            text: like "Linf:8/255" or "L2:0.5".
+
+        Raises:
+            UsageError: the norm is unknown, or the radius is not a number in its range.
+        """
         norm, colon, eps_text = text.partition(":")
         names = {known.lower(): known for known in NORMS}
         if not colon or norm.lower() not in names:
@@ -42,7 +54,7 @@ class Threat:
                 f"threat {text!r}: {hint}", fix="write norm and radius, like Linf:8/255 or L2:0.5"
             )
         try:
-            eps = ratio(eps_text)
+            eps = parse_ratio(eps_text)
         except ValueError as error:
             raise UsageError(
                 f"threat {text!r}: {error}", fix="write norm and radius, like Linf:8/255"
@@ -51,7 +63,7 @@ class Threat:
         if not 0 <= eps < float("inf") or (norm == "Linf" and eps > 1):
             raise UsageError(
                 f"threat {text!r}: a radius of {eps:g} is outside [0, 1], the range of the pixels",
-                fix=f"pixels are in [0, 1]: {norm}:{eps_text}/255 perhaps?",
+                fix=f"pixels are in [0, 1]: did you mean {norm}:{eps_text}/255?",
             )
         return cls(norm, eps, eps_text.replace(" ", ""))
 

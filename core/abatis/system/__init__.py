@@ -1,1 +1,1 @@
-"""Files, locks, signals, processes, devices, and code of the user: what lies under everything else."""
+"""Files, locks, signals, processes, devices and the user's own modules."""

@@ -1,4 +1,4 @@
-"""The device of a run: which one, its name, and the memory that was used."""
+"""The device of a run: which one to use, its name, and its peak memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from abatis.system import distributed
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes the accelerator where there is one; raises UsageError for a device that is not there."""
+    """Return the device of that name; ``auto`` takes the accelerator if there is one.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
     if name == "auto":
         found = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -25,19 +29,19 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"no device {name!r} here: {error}".splitlines()[0],
-            fix="--device auto takes what there is",
+            f"device {name!r} is not available: {error}".splitlines()[0],
+            fix="--device auto uses a GPU if there is one, else the CPU",
         ) from error
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU, else the kind of device."""
+    """Return the model of a GPU, else the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held so far, in MiB: on the device where it keeps count, else by the whole process."""
+    """Return the peak memory so far in MiB: of a CUDA device, else of the whole process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere

@@ -1,6 +1,6 @@
-"""Several processes that share one run (``torchrun``, ``--nproc``): who takes which rows, and what all must agree on.
+"""Several processes that train one network (``torchrun``, ``--nproc``): ranks, shares, exchanges.
 
-With one process every function here does nothing, at no cost.
+With one process every function here returns at once and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from abatis.errors import ProcessLost, UsageError
 from abatis.system import torch_messages
 
 Value = TypeVar("Value")
-SILENCE = timedelta(
-    minutes=30
-)  # without an answer; the longest wait is for a process whose share of an attack takes longer
+
+# The longest wait is for a process whose share of an attack takes longer than that of the others.
+SILENCE = timedelta(minutes=30)
 
 
 def rank() -> int:
-    """The number of this process; 0 where there is only one."""
+    """Return the number of this process, 0 if it is the only one."""
     return dist.get_rank() if several() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if several() else 1
 
 
@@ -41,31 +41,34 @@ def several() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def restarted() -> bool:
-    """Has an elastic agent started this run again? All must be asked: only the agent that saw the failure counts it."""
+def was_restarted() -> bool:
+    """Has an elastic agent started this run again?
+
+    Every process must call this: only the agent that saw the failure counts the restart.
+    """
     return any_says(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
 
 
 def may_restart() -> bool:
-    """Will an elastic agent start this run again where a process fails?"""
+    """Will an elastic agent start this run again if a process fails?"""
     return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
 def rows_of(n: int) -> slice:
-    """Which rows of a batch of n samples this process takes."""
+    """Return the rows that this process takes of a batch of n samples."""
     world = world_size()
     return slice(n * rank() // world, n * (rank() + 1) // world)
 
 
 def share_of(n: int) -> Tensor:
-    """Which of n points this process attacks: (n,) bool. Every world-size-th, so that the work is even."""
+    """Return which of n points this process attacks, (n,) bool: every world-size-th one."""
     mine = torch.zeros(n, dtype=torch.bool)
     mine[rank() :: world_size()] = True
     return mine
 
 
 def all_agree(flags: Tensor) -> Tensor:
-    """Where all processes say yes: bool of the same shape, on the same device."""
+    """Return where every process has True: bool of the same shape, on the same device."""
     if not several():
         return flags
     counts = flags.int()
@@ -74,12 +77,12 @@ def all_agree(flags: Tensor) -> Tensor:
 
 
 def any_says(flag: bool) -> bool:
-    """Does one process say yes?"""
-    return total(int(flag)) > 0 if several() else flag
+    """Is the flag True in at least one process?"""
+    return sum_count(int(flag)) > 0 if several() else flag
 
 
-def total(count: int) -> int:
-    """The sum over all processes."""
+def sum_count(count: int) -> int:
+    """Return the sum of a whole number over all processes."""
     if not several():
         return count
     value = torch.tensor(count)
@@ -87,8 +90,8 @@ def total(count: int) -> int:
     return int(value)
 
 
-def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums over all processes, in one exchange; the tensors share type and device."""
+def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the sums over all processes, in one exchange; the tensors share type and device."""
     if not several() or not tensors:
         return list(tensors)
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
@@ -97,8 +100,8 @@ def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def gathered(values: Tensor, of: int) -> Tensor:
-    """The values of all processes in the order of the rows, (of, ...), from this one's rows of them."""
+def gather(values: Tensor, of: int) -> Tensor:
+    """Return the rows of all processes in order, (of, ...), from this process's rows of them."""
     if not several():
         return values
     sizes = [
@@ -113,7 +116,7 @@ def gathered(values: Tensor, of: int) -> Tensor:
 
 
 def first_says(value: Value) -> Value:
-    """What the first process has there, for all."""
+    """Return the value of the first process, in every process."""
     if not several():
         return value
     box = [value]
@@ -121,8 +124,8 @@ def first_says(value: Value) -> Value:
     return box[0]
 
 
-def each(value: Value) -> list[Value]:
-    """What every process has there, in the order of their ranks."""
+def collect(value: Value) -> list[Value]:
+    """Return the values of all processes, in the order of their ranks."""
     found = [value] * world_size()
     if several():
         dist.all_gather_object(found, value)
@@ -130,16 +133,23 @@ def each(value: Value) -> list[Value]:
 
 
 Exchanging = Callable[[bool], AbstractContextManager[None]]
-"""Around forward and backward: are gradients exchanged now, or kept for the next micro-batch?"""
+"""Around forward and backward: average the gradients now (True), or keep them for the next
+micro-batch (False)?"""
 
 
-def shared(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
-    """The module with its gradients averaged over all processes, and when they are; as it is where there is one process."""
+def average_gradients(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
+    """Wrap a module so that its gradients are averaged over all processes.
+
+    Returns:
+        The module to call, and the context that says when gradients are averaged.
+    """
     if not several():
         return module, lambda now: nullcontext()
-    # buffers are each process's own until they are averaged; a parameter that no term reaches must not stop the others
+    # Buffers stay each process's own until they are averaged. A parameter that no term reaches
+    # must not make the other processes wait.
     with warnings.catch_warnings():
-        # newer versions of torch want forward_sync_buffers, which older ones lack and which cannot leave buffers alone at first
+        # Newer versions of torch want forward_sync_buffers, which older ones lack and which
+        # cannot leave the buffers alone at first.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped = DistributedDataParallel(
             module, broadcast_buffers=False, find_unused_parameters=True
@@ -148,15 +158,22 @@ def shared(module: nn.Module) -> tuple[Callable[[Any], Any], Exchanging]:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Connect with the other processes where several were started. Tensors travel where they lie: on the CPU or on GPUs."""
+def connect() -> Iterator[None]:
+    """Connect with the other processes if several were started.
+
+    Tensors are exchanged where they are: on the CPU by gloo, on GPUs by NCCL.
+
+    Raises:
+        UsageError: processes that may be restarted share the agent's store.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or several():
         yield
         return
     if may_restart() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # torch leaves the addresses of the ended processes in that store, and the new ones would now and then call those
+        # torch leaves the addresses of the ended processes in that store, and the new ones would
+        # now and then connect to those
         raise UsageError(
-            "processes that are started again need a store of their own, not the agent's",
+            "processes that are restarted need a store of their own, not the agent's",
             where="torchrun",
             fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...",
         )
@@ -166,29 +183,33 @@ def joined() -> Iterator[None]:
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE
     )
     try:
-        with answering(lambda: "outside of training"):
+        with watch_others(lambda: "outside of training"):
             yield
-            any_says(False)  # none takes its connections away while another one still uses them
+            any_says(False)  # no process closes its connections while another one still uses them
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def answering(state: Callable[[], str]) -> Iterator[None]:
-    """Where another process has ended or gives no answer, raise ProcessLost, saying how far this one was."""
+def watch_others(state: Callable[[], str]) -> Iterator[None]:
+    """Raise ProcessLost if another process has ended or stopped responding.
+
+    Args:
+        state: how far this process is, for the message.
+    """
     try:
         yield
     except RuntimeError as error:
-        found = lost(error)
+        found = lost_process(error)
         if not found:
             raise
         raise ProcessLost(
             f"another process of this run {found}",
             where=f"process {rank()}, {state()}",
-            fix="see what that one says",
+            fix="read the messages of that process",
         ) from error
 
 
-def lost(error: BaseException) -> str:
-    """What an error says of another process of this run; empty where it says something else."""
+def lost_process(error: BaseException) -> str:
+    """Return what an error says about another process of this run, or an empty string."""
     return torch_messages.lost_process(error) if several() else ""

@@ -1,4 +1,4 @@
-"""What a result depends on besides its options: versions and hardware. An allow-list; no variable of the environment."""
+"""The versions and the hardware that a result depends on; nothing else of the environment."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LIBRARIES = (
 )
 
 
-def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str, Any]:
-    """Versions of the libraries and of the plan's plugins, the machine, and the words the program was called with."""
+def collect_environment(device: torch.device, providers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the versions of libraries and plugins, the machine, and the command line."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -41,14 +41,14 @@ def environment(device: torch.device, providers: Mapping[str, str]) -> dict[str,
     }
 
 
-def resumptions(folder: Path) -> list[str]:
-    """How the run in a folder was resumed so far, as its last start wrote it down."""
+def read_resumptions(folder: Path) -> list[str]:
+    """Return how the run in a folder was resumed so far, as its last start recorded it."""
     found = _recorded(folder, "resumed")
     return [str(text) for text in found] if isinstance(found, list) else []
 
 
-def provided(folder: Path) -> dict[str, str]:
-    """The versions of what the run in a folder was made of, by name, as its last start wrote them down."""
+def read_providers(folder: Path) -> dict[str, str]:
+    """Return the versions of the run's plugins by name, as its last start recorded them."""
     found = _recorded(folder, "providers")
     return found if isinstance(found, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, errors of the disk in words, and digests. Loads without torch."""
+"""Files that are written whole or not at all, disk errors, and digests. Loads without torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from abatis.system import torch_messages
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, written whole or not at all."""
+    """Write a text file, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """A file that is complete under its name or not there."""
+    """Write a file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
@@ -36,8 +36,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn the errors of a full, missing or read-only disk into one that says so."""
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a full, missing or read-only disk into a UsageError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -46,26 +46,28 @@ def disk(path: Path) -> Iterator[None]:
         raise UsageError(
             f"cannot write: {error}",
             where=str(path),
-            fix="free or unlock the disk, or choose another --out",
+            fix="free disk space or make the folder writable, or choose another --out",
         ) from error
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(table: Mapping[str, Any]) -> str:
-    """sha256 of a table of plain types, whatever the order of its keys."""
+    """Return the sha256 of a table of plain types, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def flush(descriptor: int) -> None:
+    """Wait until the disk has what was written to an open file."""
     os.fsync(descriptor)
 
 
 def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names of the files in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         flush(descriptor)

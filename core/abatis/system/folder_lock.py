@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock that the system takes back when its owner dies."""
+"""One writer per run folder: a lock that the operating system releases when its owner dies."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from abatis.errors import UsageError
-from abatis.system.files import disk
+from abatis.system.files import explain_disk_errors
 
 LOCK = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN)  # what POSIX allows for a lock that another process has
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that have none
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems without locks
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; raises UsageError naming the process that has it, or saying that nothing can be written.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock.
 
-    A record lock: it ends with its process, however that ends, and workers do not inherit it.
+    It is a record lock: it ends with its process, however that ends, and workers do not inherit
+    it.
+
+    Raises:
+        UsageError: another process, which is named, holds the lock; or the folder is read-only.
     """
     path = folder / LOCK
-    with disk(folder):
+    with explain_disk_errors(folder):
         descriptor = _open(path)
     try:
         os.truncate(descriptor, 0)
@@ -35,12 +39,12 @@ def locked(folder: Path) -> Iterator[None]:
         )
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for it then sees that it is gone
+        path.unlink(missing_ok=True)  # while it is held, so that a waiting process sees it is gone
         os.close(descriptor)
 
 
 def _open(path: Path) -> int:
-    """The lock file, open and locked."""
+    """Open and lock the lock file; returns its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
@@ -53,9 +57,8 @@ def _open(path: Path) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(
-            descriptor
-        )  # its owner removed it between opening and locking: there is a new one, or none
+        # The owner removed the file between our opening and locking it: try again.
+        os.close(descriptor)
 
 
 def _held(path: Path, owner: str) -> UsageError:

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used, so that the package itself loads quickly."""
+"""Public names of a package, imported when they are first used: the package itself loads fast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 
 def lazy_names(package: str, home: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """What a package defines as ``__getattr__``.
+    """Make the ``__getattr__`` of a package.
 
     Args:
         package: the package's own name.
-        home: names by the module, below ``abatis``, that they live in.
+        home: names by the module below ``abatis`` that defines them: ``{"api.ball": ("Ball",)}``.
+
+    Returns:
+        A function that imports the module of a name and returns what the name stands for.
     """
     module_of = {name: module for module, names in home.items() for name in names}
 
@@ -24,6 +27,6 @@ def lazy_names(package: str, home: Mapping[str, Sequence[str]]) -> Callable[[str
         try:
             return getattr(importlib.import_module(f"abatis.{module_of[name]}"), name)
         finally:
-            random.setstate(state)  # rich draws while it is imported
+            random.setstate(state)  # rich draws random numbers while it is imported
 
     return find

@@ -1,27 +1,33 @@
-"""What a plugin's code raises becomes an error that names the plugin, its version and the line."""
+"""Exceptions from a plugin's code, as errors that name the plugin, its version and the line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from abatis.errors import AbatisError, PluginError, is_out_of_memory
+from abatis.errors import AbatisError, PluginError
 from abatis.system import distributed
+from abatis.system.torch_messages import is_out_of_memory
 from abatis.system.user_module import raised_at
 
 
 @contextmanager
-def blamed(plugin: str, role: str, versions: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn an exception from a plugin's code into a PluginError with the plugin, its version and the line.
+def blame_plugin(
+    plugin: str, role: str, versions: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Turn an exception into a PluginError with the plugin, its version and the line.
 
-    versions: those of the run's plugins, by name.
+    Args:
+        plugin: the plugin's name.
+        role: which of its parts is called, as in "failed in its attacker".
+        versions: those of the run's plugins, by name.
     """
     try:
         yield
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:
-        if (isinstance(error, Exception) and is_out_of_memory(error)) or distributed.lost(error):
+        if is_out_of_memory(error) or distributed.lost_process(error):
             raise
         version = f", version {versions[plugin]}" if versions and plugin in versions else ""
         raise PluginError(

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do: nothing that was worked out is lost, and the command ends with 75."""
+"""Ctrl-C and SIGTERM: finished work is kept, and the command ends with exit code 75."""
 
 from __future__ import annotations
 
@@ -13,43 +13,53 @@ from typing import Any
 
 from abatis.errors import Stopped
 
-AGAIN = "the same command with --resume (and --name) goes on from here"
+AGAIN = "to continue, repeat the command with --resume (and --name)"
 Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequest:
-    """SIGINT or SIGTERM once: finish the step, save, leave. Twice: leave at once, the last checkpoint stays good."""
+    """SIGINT or SIGTERM during training.
+
+    The first one finishes the step, saves and ends the run. A second one ends it at once; the
+    last checkpoint stays valid.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._former: Mapping[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._former = _heard_by(self._hear)
+        self._former = _set_handlers(self._hear)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        # stopped by what another process heard: the same signal is on its way here, and says nothing new
-        deaf = isinstance(error, Stopped) and not self.asked
+        # If another process heard the signal first, the same signal is on its way to this one,
+        # and must not interrupt it now.
+        ignore = isinstance(error, Stopped) and not self.asked
         for number, handler in self._former.items():
-            signal.signal(number, signal.SIG_IGN if deaf else handler)
+            signal.signal(number, signal.SIG_IGN if ignore else handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        # an elastic agent hands on a SIGTERM that a scheduler has sent to every process already: that is one request
+        # An elastic agent passes on a SIGTERM that a scheduler has already sent to every process:
+        # that is one request.
         if self.asked and not (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ):
             raise KeyboardInterrupt
         self.asked = True
 
 
 @contextmanager
-def stopped_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
-    """Around an evaluation, which keeps each finished attack: SIGINT or SIGTERM end it where it is; raises Stopped."""
-    former = _heard_by(signal.default_int_handler)  # raises KeyboardInterrupt
+def stop_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
+    """Let SIGINT or SIGTERM end an evaluation at once; each finished attack is kept.
+
+    Raises:
+        Stopped: on either signal.
+    """
+    former = _set_handlers(signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         yield
     except KeyboardInterrupt:
         raise Stopped(
-            "stopped during the evaluation; the attacks that were finished are kept",
+            "stopped during the evaluation; finished attacks are kept",
             where=str(folder),
             fix=again,
         ) from None
@@ -58,8 +68,11 @@ def stopped_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _heard_by(handler: Handler) -> Mapping[int, Any]:
-    """Hand both signals to ``handler``; returns who had them before. Only a main thread may do so."""
+def _set_handlers(handler: Handler) -> Mapping[int, Any]:
+    """Handle both signals by ``handler``; returns the former handlers.
+
+    Only a main thread may do so; elsewhere nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

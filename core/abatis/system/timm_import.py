@@ -1,8 +1,8 @@
-"""torchvision and timm, imported so that they work whatever the wheels: ``from abatis.system.timm_import import timm``.
+"""torchvision and timm: ``from abatis.system.timm_import import timm``.
 
-A torchvision wheel built for CUDA beside a CPU build of torch fails at import, because two operator schemas are missing,
-and timm fails with it. Nothing here needs those operators: declaring their schemas is enough for everything else to work.
-Where torch and torchvision match, nothing is declared.
+A torchvision built for CUDA beside a CPU build of torch fails at import because two operator
+schemas are missing, and timm fails with it. Nothing here needs those operators, so declaring
+their schemas is enough. Where torch and torchvision match, nothing is declared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["timm", "torchvision"]
 _kept: list[torch.library.Library] = []  # a library's schemas live as long as it does
 
 
-def _torchvision() -> ModuleType:
+def _import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -35,6 +35,6 @@ def _torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
-torchvision = _torchvision()
+torchvision = _import_torchvision()
 
-import timm  # noqa: E402  # behind the cure
+import timm  # noqa: E402  # after torchvision, which it imports

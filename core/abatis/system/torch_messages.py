@@ -1,6 +1,7 @@
-"""What the texts of torch's errors mean. Nothing else in the project reads them; a test asks the installed torch for each.
+"""What the texts of torch's errors mean: the only place that matches them.
 
-torch and gloo raise a plain RuntimeError for very different things, so that only the text tells them apart.
+torch and gloo raise a plain RuntimeError for very different reasons, so only the text tells them
+apart. ``tests/system/test_torch_messages.py`` provokes each error in the installed version.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ LOST = {
     "timed out": "stopped responding",
     "application timeout": "stopped responding",
 }
-"""What gloo's errors hold, and what they say of another process."""
+"""Parts of gloo's messages, and what they say about another process."""
 
 
 def lacks_torchvision_operators(error: BaseException) -> bool:
@@ -20,13 +21,20 @@ def lacks_torchvision_operators(error: BaseException) -> bool:
 
 
 def lost_process(error: BaseException) -> str:
-    """What an error says of another process; empty where it says something else."""
+    """Return what an error says about another process, or an empty string."""
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
     return next((meaning for sign, meaning in LOST.items() if sign in text), "")
 
 
 def cannot_write(error: BaseException) -> bool:
-    """Did torch fail to write a file? Its writers raise a RuntimeError for a disk that refuses."""
+    """Did torch fail to write a file? Its writers raise a RuntimeError if the disk refuses."""
     return isinstance(error, RuntimeError) and (
         "write" in str(error) or "enforce fail" in str(error)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Is there no memory left on the device, or on the CPU, where it is a plain RuntimeError?"""
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

@@ -1,4 +1,4 @@
-"""Code in a file of the user's that no package holds: plugins and backbones."""
+"""A Python file of the user's that no package contains: plugins and backbones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def run_file(path: Path, name: str, source: bytes) -> ModuleType:
-    """The module ``name`` made of a file's content; raises whatever its code raises."""
+    """Run a file's content as the module ``name``; raises whatever its code raises."""
     module = ModuleType(name)
     module.__file__ = str(path)
     before = sys.modules.get(name)
@@ -26,7 +26,10 @@ def run_file(path: Path, name: str, source: bytes) -> ModuleType:
 
 
 def place_in(path: Path, error: BaseException) -> str:
-    """``PATH:LINE``, the line of the file that an exception passed last or that is no Python; PATH where it passed none."""
+    """Return ``PATH:LINE``, the last line of the file that an exception passed through.
+
+    For a syntax error it is the line of that error; without a line it is ``PATH``.
+    """
     if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
         return f"{path}:{error.lineno}"
     lines = [
@@ -38,6 +41,6 @@ def place_in(path: Path, error: BaseException) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """``FILE:LINE, in FUNCTION`` of the line that raised it, whoever's it is."""
+    """Return ``FILE:LINE, in FUNCTION`` of the line that raised an exception."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename}:{frame.lineno}, in {frame.name}"
