@@ -1,9 +1,11 @@
 """Our PGD and DeepFool beside independent libraries: the same network, points, start and steps.
 
-    python -m benchmarks.agreement    # from the repository's root; needs torchattacks, foolbox and adv-lib
+    python -m benchmarks.agreement
 
-Writes benchmarks/results/agreement.json, and prints it as the table of docs/evaluation.md. tests/evaluate/test_agreement.py
-holds the same rows to the same tolerances.
+Run it in the root of the repository; it needs torchattacks, foolbox and adv-lib.
+
+Writes benchmarks/results/agreement.json, and prints it as the table of docs/evaluation.md.
+tests/evaluate/test_agreement.py holds the same rows to the same tolerances.
 """
 
 from __future__ import annotations
@@ -24,19 +26,23 @@ from torch import Tensor, nn
 
 from abatis.api.batch import Batch
 from abatis.api.threat import Threat
-from abatis.evaluate.deepfool import leave, size
-from abatis.evaluate.pgd import _climb, cross_entropy, random_start
+from abatis.evaluate.deepfool import find_boundary, size
+from abatis.evaluate.pgd import _ascend, cross_entropy, draw_start
 
 RECORD = Path(__file__).parent / "results" / "agreement.json"
 STEPS = 20
-STRETCH = 1e4  # of images, and 1e6 of logits, so that foolbox's constants (1e-4 on distances, 1e-8 on norms) do not count
+# of images, and 1e6 of logits, so that foolbox's constants (1e-4 on distances, 1e-8 on norms) do
+# not count
+STRETCH = 1e4
 LINEAR = "digits, linear"
 SQUEEZE = 4  # of images around the middle of [0, 1], where adv-lib's clipping never acts
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network with frozen parameters, in float64 so that rounding cannot hide a difference, and the radii to attack at."""
+    """A network with frozen parameters, in float64 so that rounding cannot hide a difference, and
+    the radii to attack at.
+    """
 
     name: str
     net: nn.Module
@@ -86,7 +92,8 @@ def resnet2b_case() -> Case:
     )
 
 
-# -- PGD -------------------------------------------------------------------------------------------------------------------
+# -- PGD
+# ------------------------------------------------------------------------------------------
 
 
 class Recorded(nn.Module):
@@ -143,13 +150,14 @@ PGD: dict[str, Callable[[nn.Module, Batch, Threat, Tensor], Tensor]] = {
 
 
 def pgd_row(library: str, case: Case, norm: str) -> dict[str, Any]:
-    """The same start, steps and step size. Theirs is read as ours reads its own path: the first point that fools counts,
-    else the one of highest loss."""
+    """The same start, steps and step size. Theirs is read as ours reads its own path: the first
+    point that fools counts, else the one of highest loss.
+    """
     import abatis.system.timm_import  # noqa: F401  # both import it
 
     points, threat = case.points, Threat.parse(f"{norm}:{case.eps[norm]}")
-    start = points.x.clone() if library == "torchattacks" else random_start(points, threat, 0)
-    ours, fooled = _climb(case.net, points, threat, STEPS, cross_entropy, start.clone())
+    start = points.x.clone() if library == "torchattacks" else draw_start(points, threat, 0)
+    ours, fooled = _ascend(case.net, points, threat, STEPS, cross_entropy, start.clone())
     recorded = Recorded(case.net).eval()
     last = PGD[library](recorded, points, threat, start)
     theirs, theirs_fooled = _best([*recorded.seen[:STEPS], last], case.net, points.y)
@@ -167,7 +175,9 @@ def pgd_row(library: str, case: Case, norm: str) -> dict[str, Any]:
 
 
 def _best(path: list[Tensor], net: nn.Module, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of STEPS + 1 points on each row's path: the first that fools, else that of highest loss, and who is fooled, (n,)."""
+    """Of STEPS + 1 points on each row's path: the first that fools, else that of highest loss, and
+    who is fooled, (n,).
+    """
     logits = torch.stack([net(point) for point in path])  # (STEPS + 1, n, K)
     wrong = logits.argmax(2) != y
     losses = torch.stack([F.cross_entropy(one, y, reduction="none") for one in logits])
@@ -175,11 +185,14 @@ def _best(path: list[Tensor], net: nn.Module, y: Tensor) -> tuple[Tensor, Tensor
     return torch.stack(path)[chosen, torch.arange(len(y))], wrong.any(0)
 
 
-# -- DeepFool --------------------------------------------------------------------------------------------------------------
+# -- DeepFool
+# ------------------------------------------------------------------------------------------
 
 
 class Rescaled(nn.Module):
-    """The network on (u - shift) * scale, its logits times 1e6: DeepFool's path is the same in other units."""
+    """The network on (u - shift) * scale, its logits times 1e6: DeepFool's path is the same in
+    other units.
+    """
 
     def __init__(self, net: nn.Module, scale: float, shift: float) -> None:
         super().__init__()
@@ -227,12 +240,13 @@ def deepfool_row(library: str, case: Case, norm: str, overshoot: float) -> dict[
     import abatis.system.timm_import  # noqa: F401
 
     x = case.points.x
-    ours, reached = leave(case.net, x, norm, steps=50, overshoot=overshoot)
+    ours, reached = find_boundary(case.net, x, norm, steps=50, overshoot=overshoot)
     theirs = DEEPFOOL[library](case.net, x, case.net(x).argmax(1), norm, overshoot)
     if library == "adv-lib":
         tolerance, why = (
             1.2e-3,
-            "it adds 1e-4 to the distance of each step, 4e-4 in our pixel values; at most three steps",
+            "it adds 1e-4 to the distance of each step, 4e-4 in our pixel values; at most three "
+            "steps",
         )
     elif case.name == LINEAR:
         tolerance, why = 1e-7, "it adds 1e-4 to the distance of each step, 1e-8 in our pixel values"
@@ -255,7 +269,9 @@ def deepfool_row(library: str, case: Case, norm: str, overshoot: float) -> dict[
 
 
 def library_rows() -> list[dict[str, Any]]:
-    """Everything that is compared. adv-lib overshoots in every step, so only a small overshoot is the same for it."""
+    """Everything that is compared. adv-lib overshoots in every step, so only a small overshoot is
+    the same for it.
+    """
     linear, digits, resnet2b = linear_case(), digits_case(), resnet2b_case()
     rows = [
         pgd_row(library, case, norm)

@@ -1,7 +1,8 @@
-"""What AutoAttack costs through our evaluation, beside one call of the authors' package on the same network and points.
+"""What AutoAttack costs through our evaluation, beside one call of the authors' package on the same
+network and points.
 
-    python -m benchmarks.autoattack_speed digits     # from the repository's root; ten minutes of one core
-    python -m benchmarks.autoattack_speed cifar10    # twice as long; needs ABATIS_REFERENCE or the folder beside
+    python -m benchmarks.autoattack_speed digits     # ten minutes of one core
+    python -m benchmarks.autoattack_speed cifar10    # twice as long; needs ABATIS_REFERENCE
 
 The network is an adversarially trained ResNet-8; the package gets it as it is. Writes
 benchmarks/results/autoattack-speed-SETTING.json and .md.
@@ -33,9 +34,9 @@ from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
 from abatis.evaluate.autoattack import NAMES, Version, autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.pgd import ascent, cross_entropy
+from abatis.evaluate.pgd import cross_entropy, differentiate
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
@@ -148,7 +149,9 @@ def ours(
     memory: FinishedAttacks,
     version: Version = "standard",
 ) -> Tensor:
-    """The same through our evaluation, from the clean look on; only attacks that ``memory`` does not know are run."""
+    """The same through our evaluation, from the clean look on; only attacks that ``memory`` does
+    not know are run.
+    """
     began: dict[str, tuple[float, int]] = {}
 
     def progress(label: str, done: int, total: int) -> None:
@@ -160,9 +163,9 @@ def ours(
             meter.stop(name, began[name])
 
     whole = meter.start()
-    with judging(net) as judged:
+    with isolate(net) as judged:
         judge = Judge(judged, points, threat, len(points), progress)
-        clean = judge.clean()
+        clean = judge.classify_clean()
         judge.tune()
         found = autoattack(
             judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version
@@ -173,7 +176,9 @@ def ours(
 
 
 def one_round(net: nn.Module, points: ArraySplit, threat: Threat, seed: int) -> dict[str, Any]:
-    """Costs of both, and verdicts: those of the package, ours, and ours with Square in bfloat16; (n,) bool."""
+    """Costs of both, and verdicts: those of the package, ours, and ours with Square in bfloat16;
+    (n,) bool.
+    """
     meters = {"package": Meter(net), "ours": Meter(net)}
     with tempfile.TemporaryDirectory() as folder:
         memory = FinishedAttacks(Path(folder) / "state.json", {})
@@ -188,7 +193,8 @@ def one_round(net: nn.Module, points: ArraySplit, threat: Threat, seed: int) -> 
         seconds, images = zip(*(found[stage] for stage in APGD), strict=True)
         found["APGD"] = sum(seconds), sum(images)
     print(
-        f"seed {seed}: { ({name: round(found['all'][0], 1) for name, found in costs.items()}) } CPU s",
+        f"seed {seed}: { ({name: round(found['all'][0], 1) for name, found in costs.items()}) } "
+        "CPU s",
         flush=True,
     )
     return {"costs": costs, "verdicts": verdicts}
@@ -214,11 +220,11 @@ def row(rounds: list[dict[str, Any]], stage: str) -> dict[str, Any]:
 def of_a_gradient(net: nn.Module, points: ArraySplit, threat: Threat) -> dict[str, float]:
     """Shares of the operations, in gradients at all points, as our attacks take them."""
     batch = next(points.eval_batches(len(points)))
-    with judging(net) as judged:
+    with isolate(net) as judged:
         Judge(judged, points, threat, len(points)).tune()
 
         def gradient() -> None:
-            ascent(judged, batch.x, batch.y, cross_entropy)
+            differentiate(judged, batch.x, batch.y, cross_entropy)
 
         with judged.attack_mode():
             return busiest(Variant(gradient, lambda: None), calls=20, count=4)
@@ -247,10 +253,13 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# AutoAttack's cost",
         "",
-        f"{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. {record['setting']} CPU seconds, "
-        f"medians of {record['rounds']} rounds in one process, in turn; a ratio is the median of those within the rounds.",
+        f"{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. "
+        f"{record['setting']} CPU seconds, "
+        f"medians of {record['rounds']} rounds in one process, in turn; a ratio is the median of "
+        "those within the rounds.",
         "",
-        "| stage | pyautoattack, s | ours, s | ratio | goal | its images | ours | ms an image, its | ours |",
+        "| stage | pyautoattack, s | ours, s | ratio | goal | its images | ours | ms an image, its "
+        "| ours |",
         "|---" * 9 + "|",
     ]
     for one in record["rows"]:
@@ -261,7 +270,8 @@ def page(record: dict[str, Any]) -> str:
         )
         each = [1000 * one[f"{who}seconds"] / one[f"{who}images"] for who in ("package_", "")]
         lines.append(
-            f"| {one['stage']} | {one['package_seconds']} | {one['seconds']} | {one['ratio']:.2f} | {goal} | "
+            f"| {one['stage']} | {one['package_seconds']} | {one['seconds']} | {one['ratio']:.2f} "
+            f"| {goal} | "
             f"{one['package_images']:,} | {one['images']:,} | {each[0]:.3f} | {each[1]:.3f} |"
         )
     robust = ", ".join("/".join(map(str, counts.values())) for counts in record["robust"])
@@ -270,12 +280,15 @@ def page(record: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Images: how many the network was run on, forwards with and without a gradient alike. Of {asked} verdicts "
-            f"{len(record['differing'])} differ from pyautoattack's, and with Square in bfloat16 {len(record['differing_bf16'])} "
+            "Images: how many the network was run on, forwards with and without a gradient alike. "
+            f"Of {asked} verdicts "
+            f"{len(record['differing'])} differ from pyautoattack's, and with Square in bfloat16 "
+            f"{len(record['differing_bf16'])} "
             f"from ours. Robust points by seed (pyautoattack/ours/bf16): {robust}.",
             "",
             "Where our time goes, in a gradient of all points at once (torch.profiler): "
-            f"{', '.join(f'{name} {100 * share:.0f} %' for name, share in record['gradient'].items())}.",
+            + ", ".join(f"{name} {100 * share:.0f} %" for name, share in record["gradient"].items())
+            + ".",
             "",
         ]
     )

@@ -1,7 +1,8 @@
-"""How time and memory of one training step grow with everything that can be chosen, beside what the formulas say.
+"""How time and memory of one training step grow with everything that can be chosen, beside what the
+formulas say.
 
     python -m benchmarks.growth                     # from the repository's root; some minutes
-    python -m benchmarks.growth --axes processes    # this axis anew, the others as they were recorded
+    python -m benchmarks.growth --axes processes    # only this axis again
 
 Writes benchmarks/results/growth.json and .md.
 """
@@ -93,7 +94,9 @@ def in_turn(name: str, method: Method, axes: Mapping[str, tuple[int, ...]]) -> l
 
 
 def shared() -> list[dict[str, Any]]:
-    """Every method along the axis of the processes: the time of all of them together, the largest peak of one."""
+    """Every method along the axis of the processes: the time of all of them together, the largest
+    peak of one.
+    """
     counts, found = growth_processes.COUNTS, growth_processes.measured(ROUNDS)
     times = {
         name: {str(point(PROCESSES, count)): found[count].times[name] for count in counts}

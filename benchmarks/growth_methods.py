@@ -1,4 +1,6 @@
-"""The methods whose growth is measured: what a step of each costs by its formula, and the step itself."""
+"""The methods whose growth is measured: what a step of each costs by its formula, and the step
+itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ THREAT = Threat.parse("Linf:8/255")
 
 @dataclass(frozen=True)
 class Point:
-    """A setting. steps: of the attack; width: channels of the first of three stages; size: pixels a side."""
+    """A setting. steps: of the attack; width: channels of the first of three stages; size: pixels a
+    side.
+    """
 
     batch: int = 16
     steps: int = 5
@@ -37,11 +41,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Method:
-    """What a step costs, in forward passes F of its batch: ``per_step`` for each attack step, ``fixed`` beside.
+    """What a step costs, in forward passes F of its batch: ``per_step`` for each attack step,
+    ``fixed`` beside.
 
-    A gradient to the images alone costs another F, one to the images and the weights 2 F. A penalty on an input gradient has
-    a forward, that gradient, and 2 F each behind both: second derivatives of a ReLU are 0, but autograd multiplies by them.
-    graphs: forwards and input gradients that the update differentiates at once; products: passes over each W W^T.
+    A gradient to the images alone costs another F, one to the images and the weights 2 F. A penalty
+    on an input gradient has a forward, that gradient, and 2 F each behind both: second derivatives
+    of a ReLU are 0, but autograd multiplies by them. graphs: forwards and input gradients that the
+    update differentiates at once; products: passes over each W W^T.
     """
 
     fixed: int
@@ -71,7 +77,9 @@ METHODS = {
     "emr": Method(UPDATE + 6, graphs=3, plugins=("emr",)),
     "input-gradient": Method(UPDATE + 6, graphs=3, plugins=("input-gradient",)),
     "jacobian": Method(UPDATE + 6, graphs=3, plugins=("jacobian",)),
-    "amm": Method(  # prediction, one step of DeepFool (a gradient to each rival and a penalty's passes), where it led
+    # prediction, one step of DeepFool (a gradient to each rival and a penalty's passes), where it
+    # led
+    "amm": Method(
         UPDATE + 1 + (CANDIDATES - 1) + 6 + 1,
         graphs=3,
         plugins=("amm",),
@@ -85,7 +93,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and images (B, 3, H, W) with the labels (B,) that it gives them: all are right, as AMM's count assumes."""
+    """A network, and images (B, 3, H, W) with the labels (B,) that it gives them: all are right, as
+    AMM's count assumes.
+    """
 
     module: nn.Module
     net: Net
@@ -94,7 +104,9 @@ class Subject:
 
 
 def subject(at: Point) -> Subject:
-    """A ResNet-8 of some width on random images, its running statistics those of the images and kept."""
+    """A ResNet-8 of some width on random images, its running statistics those of the images and
+    kept.
+    """
     torch.manual_seed(0)
     widths = [at.width, 2 * at.width, 4 * at.width]
     module, x = (
@@ -114,7 +126,9 @@ def subject(at: Point) -> Subject:
 
 
 def variant_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
-    """A step of a method, so short that no label changes; on some rows of the batch where processes share it."""
+    """A step of a method, so short that no label changes; on some rows of the batch where processes
+    share it.
+    """
     of, random = subject(at), Randomness(0)
     plan = plan_of(
         *method.plugins,
@@ -148,7 +162,9 @@ def expected_flop(method: Method, at: Point) -> float:
 
 
 def expected_bytes(method: Method, at: Point) -> int:
-    """Bytes at the peak of a step by the formula: what its graphs keep, gradients, and weights folded or perturbed."""
+    """Bytes at the peak of a step by the formula: what its graphs keep, gradients, and weights
+    folded or perturbed.
+    """
     return method.graphs * kept_bytes(at) + 2 * sum(
         parameter.nbytes for parameter in subject(at).module.parameters()
     )
@@ -164,7 +180,9 @@ def forward_flop(at: Point) -> int:
 
 @cache
 def square_flop(at: Point) -> int:
-    """Floating-point operations of W W^T for every weight as a matrix with no more rows than columns."""
+    """Floating-point operations of W W^T for every weight as a matrix with no more rows than
+    columns.
+    """
     layers = [
         part for part in subject(at).module.modules() if isinstance(part, nn.Conv2d | nn.Linear)
     ]

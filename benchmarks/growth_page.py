@@ -30,17 +30,27 @@ def page(record: Mapping[str, Any]) -> str:
         if any(fault(row, what, record) for what in ("time", "memory"))
     ]
     text = (
-        f"# How cost grows\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}.\n\n"
-        "One training step of a ResNet-8 in float32; F is a forward pass of the batch, S the attack steps. One axis moves, the "
-        f"rest is: {base}; images of every size come in twos. Cells: measured / expected, relative to the first value of the "
-        f"axis. Time: CPU seconds, all points of a method in turn, median over {record['rounds']} rounds of the ratio within "
-        "each; expected from the forwards of the method and the floating-point operations of each forward. Memory: the most "
-        "that torch's allocator held during a step beyond what it held before (torch.profiler, without the scratch memory of "
+        f"# How cost grows\n\n{record['date']}, {record['machine']}, {record['threads']} "
+        f"thread(s), {versions}.\n\n"
+        "One training step of a ResNet-8 in float32; F is a forward pass of the batch, S the "
+        "attack steps. One axis moves, the "
+        f"rest is: {base}; images of every size come in twos. Cells: measured / expected, relative "
+        "to the first value of the "
+        f"axis. Time: CPU seconds, all points of a method in turn, median over {record['rounds']} "
+        "rounds of the ratio within "
+        "each; expected from the forwards of the method and the floating-point operations of each "
+        "forward. Memory: the most "
+        "that torch's allocator held during a step beyond what it held before (torch.profiler, "
+        "without the scratch memory of "
         "kernels); expected from what a forward keeps for its gradient. Bold: more than "
-        f"{record['fault']} times the expected growth, {len(faults)} of {len(record['rows'])} rows.\n\n"
-        "A small step is dominated by calls, which hides growth; so each method is also held against `at`, whose calls are as "
-        f"many. Faster than `at` by more than {record['fault']} times what the formulas say: {', '.join(beside) or 'none'}.\n\n"
-        f"Processes share a batch of {record['shared_batch']}: the time is that of all together, each with its own calls, the "
+        f"{record['fault']} times the expected growth, {len(faults)} of {len(record['rows'])} "
+        "rows.\n\n"
+        "A small step is dominated by calls, which hides growth; so each method is also held "
+        "against `at`, whose calls are as "
+        f"many. Faster than `at` by more than {record['fault']} times what the formulas say: "
+        f"{', '.join(beside) or 'none'}.\n\n"
+        f"Processes share a batch of {record['shared_batch']}: the time is that of all together, "
+        "each with its own calls, the "
         "memory that of the one with most.\n"
     )
     return text + "".join(table(axis, record) for axis in HEADS)
@@ -75,7 +85,9 @@ def fault(row: Mapping[str, Any], what: str, record: Mapping[str, Any]) -> bool:
 
 
 def beside_at(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Does its time grow faster than that of plain adversarial training, the difference of their formulas allowed for?"""
+    """Does its time grow faster than that of plain adversarial training, the difference of their
+    formulas allowed for?
+    """
     alike = (
         other
         for other in record["rows"]

@@ -1,4 +1,6 @@
-"""The axis of growth.py that needs processes: a batch that 1, 2 and 4 of them share, always the same ones."""
+"""The axis of growth.py that needs processes: a batch that 1, 2 and 4 of them share, always the
+same ones.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BATCH = (
 
 @dataclass(frozen=True)
 class Found:
-    """By method: CPU seconds of each round, of all processes together; the largest peak of one, in bytes."""
+    """By method: CPU seconds of each round, of all processes together; the largest peak of one, in
+    bytes.
+    """
 
     times: dict[str, list[float]]
     peaks: dict[str, int]
@@ -53,7 +57,9 @@ def measured(rounds: int) -> dict[int, Found]:
 
 
 def work(rank: int, folder: str, rounds: int) -> None:
-    """What each process does, round by round, as one of so many; nothing where it is not among them."""
+    """What each process does, round by round, as one of so many; nothing where it is not among
+    them.
+    """
     torch.set_num_threads(1)
     mine: dict[int, dict[str, dict[str, Any]]] = {
         count: {name: {"times": [], "peak": 0} for name in METHODS}

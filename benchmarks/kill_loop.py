@@ -1,10 +1,12 @@
-"""A training that is killed at random moments, again and again, ends with the weights of one that is left alone.
+"""A training that is killed at random moments, again and again, ends with the weights of one that
+is left alone.
 
     python benchmarks/kill_loop.py
 
-One run of ``defense-run`` goes through undisturbed. Another, with the same options, gets kill -9 at ``KILLS`` random moments
-and is resumed each time. The moments are seconds after a process has said what it trains, drawn from a fixed seed. Writes
-benchmarks/results/kill-loop.json; the exit code is 0 where both runs end with the same bytes.
+One run of ``defense-run`` goes through undisturbed. Another, with the same options, gets kill -9 at
+``KILLS`` random moments and is resumed each time. The moments are seconds after a process has said
+what it trains, drawn from a fixed seed. Writes benchmarks/results/kill-loop.json; the exit code is
+0 where both runs end with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ from typing import Any
 
 RECORD = Path(__file__).parent / "results" / "kill-loop.json"
 KILLS, SEED = 20, 0
-LIVING = 0.5  # of the undisturbed training's time, for all lives together at most: the machine may be less busy by then
+# of the undisturbed training's time, for all lives together at most: the machine may be less busy
+# by then
+LIVING = 0.5
 LINE = (
-    "--backbone cnn --data digits --threat Linf:0.1 --epochs 6 --batch-size 64 --attack.steps 5 --ema 0.99 --augment crop "
+    "--backbone cnn --data digits --threat Linf:0.1 --epochs 6 --batch-size 64 --attack.steps 5 "
+    "--ema 0.99 --augment crop "
     "--checkpoint-every 2 --eval none --name r"
 )
 FINAL = ("weights-last.safetensors", "weights.safetensors", "weights-averaged.safetensors")
@@ -53,7 +58,8 @@ def main() -> int:
     }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(
-        f"{len(kills)} kills; {'the same weights' if record['equal'] else 'OTHER WEIGHTS'}; {RECORD}"
+        f"{len(kills)} kills; {'the same weights' if record['equal'] else 'OTHER WEIGHTS'}; "
+        f"{RECORD}"
     )
     return 0 if record["equal"] and len(kills) == KILLS else 1
 
@@ -68,7 +74,9 @@ def undisturbed(out: Path) -> float:
 
 
 def loop(out: Path, longest: float) -> list[dict[str, float]]:
-    """Kill the run KILLS times, at most ``longest`` seconds after it began to train, then let it end; returns the kills."""
+    """Kill the run KILLS times, at most ``longest`` seconds after it began to train, then let it
+    end; returns the kills.
+    """
     draw, kills = random.Random(SEED), []
     while len(kills) < KILLS:
         process, patience = started(out), draw.uniform(0, longest)
@@ -81,7 +89,8 @@ def loop(out: Path, longest: float) -> list[dict[str, float]]:
         process.wait()
         kills.append({"seconds": round(patience, 3), "newest_step": newest(out)})
         print(
-            f"kill {len(kills)} after {patience:.2f} s, newest checkpoint of step {kills[-1]['newest_step']}",
+            f"kill {len(kills)} after {patience:.2f} s, newest checkpoint of step "
+            f"{kills[-1]['newest_step']}",
             flush=True,
         )
     if started(out).wait() != 0:

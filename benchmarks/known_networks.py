@@ -1,7 +1,7 @@
 """Our verdicts on networks that others trained, beside the numbers documented for them.
 
-    python -m benchmarks.known_networks            # from the repository's root; all but the long one: some minutes
-    python -m benchmarks.known_networks --long     # AutoAttack on 300 images, more than an hour on one core
+    python -m benchmarks.known_networks            # a few minutes: all but the long one
+    python -m benchmarks.known_networks --long     # AutoAttack on 300 images: over an hour
 
 Needs the reference data: ABATIS_REFERENCE, or the folder ``shared`` beside the checkout. Writes
 benchmarks/results/known-networks.json and prints it as the table of docs/evaluation.md.
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
-from abatis.evaluate.autoattack import AutoAttacked, autoattack
+from abatis.evaluate.autoattack import AutoAttackResult, autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge, Split
-from abatis.evaluate.pgd import Objective, cross_entropy, margin, pgd
+from abatis.evaluate.pgd import Objective, cross_entropy, make_pgd, margin
 from abatis.nets.backbones.from_file import load_factory
 
 RECORD = Path(__file__).parent / "results" / "known-networks.json"
@@ -87,21 +87,21 @@ def under_pgd(
 ) -> tuple[int, int]:
     """How many are right as they are, and after PGD."""
     at = Threat.parse(threat)
-    with judging(net) as judged:
+    with isolate(net) as judged:
         judge = Judge(judged, points, at, 250)
-        clean = judge.clean().correct
+        clean = judge.classify_clean().correct
         judge.tune()
-        robust = judge.attacked(
-            "PGD", pgd(judged, at, steps, 0, objective, range(restarts)), clean
+        robust = judge.run_attack(
+            "PGD", make_pgd(judged, at, steps, 0, objective, range(restarts)), clean
         ).robust
     return int(clean.sum()), int(robust.sum())
 
 
-def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, AutoAttacked]:
+def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, AutoAttackResult]:
     """How many are right as they are, and what the standard version left."""
-    with judging(net) as judged:
+    with isolate(net) as judged:
         judge = Judge(judged, points, Threat.parse(threat), 100)
-        clean = judge.clean()
+        clean = judge.classify_clean()
         judge.tune()
         found = autoattack(
             judge, clean.correct, clean.classes, 0, torch.device("cpu"), FinishedAttacks(None, {})

@@ -1,4 +1,5 @@
-"""What an epoch of augmented images costs: kept in memory, and from PIL through torchvision and a DataLoader.
+"""What an epoch of augmented images costs: kept in memory, and from PIL through torchvision and a
+DataLoader.
 
     python -m benchmarks.loading    # from the repository's root; about a minute
 
@@ -30,7 +31,9 @@ OURS, PIL = "in memory, crop and flip", "PIL, torchvision and DataLoader, crop a
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images (N, C, H, W) uint8 as PIL pictures, each augmented by torchvision when it is asked for."""
+    """Images (N, C, H, W) uint8 as PIL pictures, each augmented by torchvision when it is asked
+    for.
+    """
 
     def __init__(self, images: Tensor) -> None:
         known = torchvision.transforms
@@ -121,9 +124,12 @@ def page(record: Mapping[str, Any]) -> str:
     ]
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     return (
-        f"# Loading\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), {versions}. An epoch of "
-        f"{record['images']} images of {record['side']} x {record['side']} pixels in batches of {record['batch']}, in "
-        f"turn, no worker processes, {record['rounds']} rounds; the share is the median of the shares within each round. The "
+        f"# Loading\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), "
+        f"{versions}. An epoch of "
+        f"{record['images']} images of {record['side']} x {record['side']} pixels in batches of "
+        f"{record['batch']}, in "
+        f"turn, no worker processes, {record['rounds']} rounds; the share is the median of the "
+        "shares within each round. The "
         f"goal for augmented images in memory is at most {record['limit_of_pil']}.\n\n"
         + "\n".join(lines)
         + "\n"

@@ -1,12 +1,15 @@
-"""Every method and the pairs of the papers, from the same start, seeds and budget, judged by the same attacks.
+"""Every method and the pairs of the papers, from the same start, seeds and budget, judged by the
+same attacks.
 
     python benchmarks/methods.py digits            # all 1,437 training digits
-    python benchmarks/methods.py cifar10-small     # 2,000 CIFAR-10 images; needs ABATIS_REFERENCE or the folder beside
+    python benchmarks/methods.py cifar10-small     # 2,000 CIFAR-10 images; needs ABATIS_REFERENCE
     python benchmarks/methods.py digits --sweep    # the weight of one regularizer over five decades
 
-Every network is judged with its batch norms folded into its convolutions: the same function up to rounding, sooner.
+Every network is judged with its batch norms folded into its convolutions: the same function up to
+rounding, sooner.
 
-Writes benchmarks/results/NAME.json, one row a run, and NAME.md, their means. Resumable: rows that are there are kept.
+Writes benchmarks/results/NAME.json, one row a run, and NAME.md, their means. Resumable: rows that
+are there are kept.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ import abatis
 from abatis import RunConfig
 from abatis.api.threat import Threat
 from abatis.data import open_data
-from abatis.evaluate import margin, pgd_verdicts
+from abatis.evaluate import judge_with_pgd, margin
 from abatis.evaluate.autoattack import autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge, Split
 from abatis.evaluate.pgd import margin as logit_margin
 from abatis.nets.folding import find_folding
@@ -107,7 +110,9 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 SHORTER = {"cifar10-small": {"amm (clean)": {"amm": {"iterations": 2, "candidates": 4}}}}
-"""What a setting has no time for: DeepFool's five steps towards nine classes, in and outside of the graph."""
+"""What a setting has no time for: DeepFool's five steps towards nine classes, in and outside of the
+graph.
+"""
 
 SWEEP = {
     f"emr weight {weight:g}": {"plugin": ["emr"], "emr": {"weight": weight}}
@@ -201,7 +206,9 @@ def one_row(setting: dict[str, Any], options: dict[str, Any], seed: int) -> dict
 
 
 def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
-    """Accuracies as fractions, margins as means over the test images (logits), or over the first ones (pixels, L2)."""
+    """Accuracies as fractions, margins as means over the test images (logits), or over the first
+    ones (pixels, L2).
+    """
     data = open_data(
         config.data,
         data_dir=config.data_dir,
@@ -214,8 +221,8 @@ def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
     threat, some = config.threat_model, data.test.subset(torch.arange(POINTS))
     batch = next(data.test.eval_batches(len(data.test)))
     with find_folding(model, lambda: model(batch.x[:2])).active():
-        clean, pgd20 = pgd_verdicts(model, data.test, threat, steps=20, **SETTLED)
-        _, margin_pgd20 = pgd_verdicts(
+        clean, pgd20 = judge_with_pgd(model, data.test, threat, steps=20, **SETTLED)
+        _, margin_pgd20 = judge_with_pgd(
             model, data.test, threat, steps=20, objective=margin, **SETTLED
         )
         margins = -logit_margin(model(batch.x).detach(), batch.y)
@@ -232,9 +239,9 @@ def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
 
 def standard(model: nn.Module, points: Split, threat: Threat) -> float:
     """Accuracy under AutoAttack standard."""
-    with judging(model) as net:
+    with isolate(model) as net:
         judge = Judge(net, points, threat, SETTLED["batch_size"])
-        clean = judge.clean()
+        clean = judge.classify_clean()
         verdicts = autoattack(
             judge, clean.correct, clean.classes, SETTLED["seed"], CPU, FinishedAttacks(None, {})
         ).verdicts
@@ -242,7 +249,9 @@ def standard(model: nn.Module, points: Split, threat: Threat) -> float:
 
 
 def input_margin(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean L2 norm of DeepFool perturbations (50 steps), counted negative where the image is misclassified."""
+    """Mean L2 norm of DeepFool perturbations (50 steps), counted negative where the image is
+    misclassified.
+    """
     from abatis_amm import AmmConfig
     from abatis_amm.deepfool import DeepFool, size
 
@@ -269,12 +278,14 @@ def table(record: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in record["rows"]})
     facts = ", ".join(f"{key} {record[key]}" for key in ("date", "torch", "threads", "points"))
     return (
-        f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, seeds {seeds}. "
-        "Accuracies in percent, AutoAttack and the input margin (L2, DeepFool) on the first points, "
-        "margins of logits at clean test images (mean, lowest tenth), seconds of processor time for training. "
-        f"Mean and standard deviation over the seeds. Setting: `{json.dumps(record['setting'])}`\n\n"
-        + "\n".join(lines)
-        + "\n"
+        f"# {record['setting']['data']}: methods from the same start, seeds and budget\n\n{facts}, "
+        f"seeds {seeds}. "
+        "Accuracies in percent, AutoAttack and the input margin (L2, DeepFool) on the first "
+        "points, "
+        "margins of logits at clean test images (mean, lowest tenth), seconds of processor time "
+        "for training. "
+        "Mean and standard deviation over the seeds. Setting: "
+        f"`{json.dumps(record['setting'])}`\n\n" + "\n".join(lines) + "\n"
     )
 
 

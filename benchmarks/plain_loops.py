@@ -1,9 +1,11 @@
-"""Training steps as plain loops, written from the papers' algorithms with the passes that published code makes.
+"""Training steps as plain loops, written from the papers' algorithms with the passes that published
+code makes.
 
-Each is ``loop(model, optimizer, x, y, start, batch_statistics) -> None``: x (B, C, H, W) in [0, 1], y (B,), ``start`` draws
-where the attack begins, ``batch_statistics`` is the batch-norm mode of the attack. The cost in units of one forward pass
-stands at each loop (a backward pass is one unit for the input and one for the weights); a test counts it. Where nobody
-has recorded what a published loop differentiates, it takes the cheaper input gradient here.
+Each is ``loop(model, optimizer, x, y, start, batch_statistics) -> None``: x (B, C, H, W) in [0, 1],
+y (B,), ``start`` draws where the attack begins, ``batch_statistics`` is the batch-norm mode of the
+attack. The cost in units of one forward pass stands at each loop (a backward pass is one unit for
+the input and one for the weights); a test counts it. Where nobody has recorded what a published
+loop differentiates, it takes the cheaper input gradient here.
 """
 
 from __future__ import annotations
@@ -39,11 +41,14 @@ def projected(point: Tensor, x: Tensor) -> Tensor:
     return torch.min(torch.max(point, x - EPS), x + EPS).clamp(0, 1)
 
 
-# -- the attacks -----------------------------------------------------------------------------------------------------------
+# -- the attacks
+# ------------------------------------------------------------------------------------------
 
 
 def attack_by_backward(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
-    """3 units a step and 1: ``backward`` makes gradients of the weights for nobody, a last forward scores the restart."""
+    """3 units a step and 1: ``backward`` makes gradients of the weights for nobody, a last forward
+    scores the restart.
+    """
     delta = (start - x).requires_grad_()
     for _ in range(STEPS):
         F.cross_entropy(model(x + delta), y).backward()
@@ -76,7 +81,8 @@ def summed_kl(logits: Tensor, logits_adv: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits_adv, 1), F.softmax(logits, 1), reduction="sum")
 
 
-# -- losses of adversarial logits ------------------------------------------------------------------------------------------
+# -- losses of adversarial logits
+# ------------------------------------------------------------------------------------------
 
 
 def rival_of(values: Tensor, y: Tensor) -> Tensor:
@@ -97,7 +103,9 @@ def switched_loss(logits: Tensor, y: Tensor, share: float = 0.4, weight: float =
 def margin_weighted_loss(
     logits: Tensor, y: Tensor, slope: float = 10.0, bias: float = -0.5
 ) -> Tensor:
-    """Cross-entropy weighted by 3 sigmoid(slope (bias - probabilistic margin)), the weights detached."""
+    """Cross-entropy weighted by 3 sigmoid(slope (bias - probabilistic margin)), the weights
+    detached.
+    """
     p = F.softmax(logits, 1).detach()
     margin = p.gather(1, y[:, None]).squeeze(1) - rival_of(p, y)
     return (
@@ -105,7 +113,8 @@ def margin_weighted_loss(
     ).mean()
 
 
-# -- training steps on adversarial images ----------------------------------------------------------------------------------
+# -- training steps on adversarial images
+# ----------------------------------------------------------------------------------
 
 
 def update(model: nn.Module, optimizer: Optimizer, loss: Callable[[], Tensor]) -> None:
@@ -210,7 +219,9 @@ def emr(
     start: Start = uniform,
     batch_statistics: bool = True,
 ) -> None:
-    """23 units, and a forward in eval mode, its input gradient and that gradient's backward pass."""
+    """23 units, and a forward in eval mode, its input gradient and that gradient's backward
+    pass.
+    """
     model.train(batch_statistics)
     x_adv = attack_cross_entropy(model, x, y, start(x)).requires_grad_()
 
@@ -231,7 +242,9 @@ def emr(
 def perturbed_weights(
     model: nn.Module, x_adv: Tensor, y: Tensor, gamma: float = 0.01
 ) -> list[tuple[Tensor, Tensor]]:
-    """4 units less 1: a proxy network climbs its loss by one step; the weights and what to add to them."""
+    """4 units less 1: a proxy network climbs its loss by one step; the weights and what to add to
+    them.
+    """
     proxy = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(proxy.parameters(), lr=0.01)
     update(proxy, optimizer, lambda: -F.cross_entropy(proxy(x_adv), y))
@@ -252,7 +265,9 @@ def awp(
     start: Start = uniform,
     batch_statistics: bool = True,
 ) -> None:
-    """38 units and a copy of the network: adversarial training with the update taken at perturbed weights."""
+    """38 units and a copy of the network: adversarial training with the update taken at perturbed
+    weights.
+    """
     model.train(batch_statistics)
     x_adv = attack_by_backward(model, x, y, start(x))
     optimizer.zero_grad()

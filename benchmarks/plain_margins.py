@@ -1,4 +1,5 @@
-"""The plain loops that train on clean images for their margins; plain_loops.py says what they have in common.
+"""The plain loops that train on clean images for their margins; plain_loops.py says what they have
+in common.
 
 They take ``start`` and ``batch_statistics`` like the others and have no use for them.
 """
@@ -24,7 +25,9 @@ def average_margin(
     start: Start = small_normal,
     batch_statistics: bool = False,
 ) -> None:
-    """3 units: cross-entropy, a ramp on the logit margin, an orthogonality penalty on the weights."""
+    """3 units: cross-entropy, a ramp on the logit margin, an orthogonality penalty on the
+    weights.
+    """
 
     def loss() -> Tensor:
         logits = model(x)
@@ -57,7 +60,9 @@ def amm(
     start: Start = small_normal,
     batch_statistics: bool = False,
 ) -> None:
-    """3 units, 1 for who is right, then DeepFool on each group: once to find its worst samples, once more on those."""
+    """3 units, 1 for who is right, then DeepFool on each group: once to find its worst samples,
+    once more on those.
+    """
     model.train()
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
@@ -81,7 +86,9 @@ def amm(
 def worst_penalty(
     model: nn.Module, x: Tensor, y: Tensor, positive: bool, top: int
 ) -> Tensor | None:
-    """R+ or R- of the worst sample of each class that is among the ``top`` worst of all, (); None where none arrived."""
+    """R+ or R- of the worst sample of each class that is among the ``top`` worst of all, (); None
+    where none arrived.
+    """
     r, arrived = deepfool(model, x, None if positive else y, graph=False)
     badness = torch.where(arrived, (-1 if positive else 1) * lengths(r), -torch.inf)  # (B,)
     cut = badness.topk(min(top, len(badness))).values[-1]
@@ -105,10 +112,11 @@ def lengths(r: Tensor) -> Tensor:
 def deepfool(
     model: nn.Module, x: Tensor, toward: Tensor | None, graph: bool
 ) -> tuple[Tensor, Tensor]:
-    """Perturbations (B, C, H, W) out of the predicted class or to ``toward`` (B,), and who arrived (B,).
+    """Perturbations (B, C, H, W) out of the predicted class or to ``toward`` (B,), and who arrived
+    (B,).
 
-    An iteration is one forward and one backward pass of the batch repeated for each class, and one forward of the batch;
-    rows that have arrived are computed on.
+    An iteration is one forward and one backward pass of the batch repeated for each class, and one
+    forward of the batch; rows that have arrived are computed on.
     """
     adv, r, active = x, torch.zeros_like(x), torch.ones(len(x), dtype=torch.bool)
     with torch.set_grad_enabled(graph):
@@ -135,7 +143,9 @@ def deepfool(
 
 
 def linear_step(model: nn.Module, adv: Tensor, z: Tensor, classes: Tensor, graph: bool) -> Tensor:
-    """To the nearest linearised boundary between classes[:, 0] and the others: (B, C, H, W), (B, K), (B, L) -> (B, C, H, W)."""
+    """To the nearest linearised boundary between classes[:, 0] and the others: (B, C, H, W), (B,
+    K), (B, L) -> (B, C, H, W).
+    """
     size, count = classes.shape
     repeated = adv.detach().repeat_interleave(count, 0).requires_grad_()
     own = model(repeated).gather(1, classes.flatten()[:, None]).sum()

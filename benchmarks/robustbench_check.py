@@ -1,12 +1,15 @@
-"""An exported run, judged by RobustBench's own code: does it see the accuracies that we report, point by point?
+"""An exported run, judged by RobustBench's own code: does it see the accuracies that we report,
+point by point?
 
     python benchmarks/robustbench_check.py EXPORT IMAGES.npz RUN/eval.json
 
-EXPORT: what ``defense export RUN --to robustbench --out EXPORT`` wrote. IMAGES: x_test (N, H, W, C) uint8 and y_test (N,), of
-which the first n were judged. Run it where robustbench is installed and abatis is not: robustbench pins timm, so it needs an
-environment of its own. Writes benchmarks/results/robustbench-check.json and .md. The run of the record:
+EXPORT: what ``defense export RUN --to robustbench --out EXPORT`` wrote. IMAGES: x_test (N, H, W, C)
+uint8 and y_test (N,), of which the first n were judged. Run it where robustbench is installed and
+abatis is not: robustbench pins timm, so it needs an environment of its own. Writes
+benchmarks/results/robustbench-check.json and .md. The run of the record:
 
-    defense-run --data npz:cifar10_small.npz --limit 1024 --backbone resnet8 --epochs 20 --batch-size 32 --attack.steps 5
+    defense-run --data npz:cifar10_small.npz --limit 1024 --backbone resnet8 --epochs 20 \\
+        --batch-size 32 --attack.steps 5
         --attack.step-size 3/255 --optim.lr 0.05 --optim.schedule one-cycle
 """
 
@@ -69,7 +72,9 @@ def main() -> None:
 def judged(
     network: torch.nn.Module, x: Tensor, y: Tensor, norm: str, eps: str, seed: int
 ) -> dict[str, Any]:
-    """RobustBench's clean accuracy, and AutoAttack in one call, as RobustBench makes it; verdicts (n,) bool."""
+    """RobustBench's clean accuracy, and AutoAttack in one call, as RobustBench makes it; verdicts
+    (n,) bool.
+    """
     clean_accuracy = robustbench_clean_accuracy()
     began = time.perf_counter()
     radius = float(Fraction(eps))
@@ -90,8 +95,9 @@ def judged(
 
 
 def robustbench_clean_accuracy() -> Any:
-    """RobustBench's function. Its release imports AutoAttack by a name that is not on the index, and torchvision, which beside
-    a CPU build of torch lacks two operators that nothing here calls."""
+    """RobustBench's function. Its release imports AutoAttack by a name that is not on the index,
+    and torchvision, which beside a CPU build of torch lacks two operators that nothing here calls.
+    """
     sys.modules.setdefault("autoattack", pyautoattack)
     sys.modules.setdefault("autoattack.state", pyautoattack.state)
     try:
@@ -143,7 +149,8 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         "# An exported run in RobustBench's hands",
         "",
-        f"{record['date']}, {versions}. {record['architecture']} on {record['n']} test images of {record['data']}, "
+        f"{record['date']}, {versions}. {record['architecture']} on {record['n']} test images of "
+        f"{record['data']}, "
         f"{record['threat']}, seed {record['seed']}, one thread.",
         "",
         "| measure | ours | RobustBench | exported | points with another verdict |",
@@ -152,7 +159,8 @@ def table(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         shares = " | ".join(f"{100 * row[who]:.4f} %" for who in ("ours", "theirs"))
         lines.append(
-            f"| {row['measure']} | {shares} | {row['exported']} | {row['points with another verdict']} of {record['n']} |"
+            f"| {row['measure']} | {shares} | {row['exported']} | "
+            f"{row['points with another verdict']} of {record['n']} |"
         )
     return "\n".join(lines) + "\n"
 

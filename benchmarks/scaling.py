@@ -1,11 +1,13 @@
-"""What several processes exchange in a training step, measured; and what that means for up to 1,024 GPUs, computed.
+"""What several processes exchange in a training step, measured; and what that means for up to 1,024
+GPUs, computed.
 
     python -m benchmarks.scaling             # from the repository's root; a minute
-    python -m benchmarks.scaling --compute   # the computed part anew, the exchange as it was recorded
+    python -m benchmarks.scaling --compute   # only the computed part again
 
-Measured, in two processes on the CPU: the bytes of every exchange of one step. Counted: parameters and floating-point
-operations of two large networks. Computed from both and from the ASSUMED numbers below: how long a step takes on N GPUs.
-Nothing of this has run on a GPU. Writes benchmarks/results/scaling.json and .md.
+Measured, in two processes on the CPU: the bytes of every exchange of one step. Counted: parameters
+and floating-point operations of two large networks. Computed from both and from the ASSUMED numbers
+below: how long a step takes on N GPUs. Nothing of this has run on a GPU. Writes
+benchmarks/results/scaling.json and .md.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ GPUS = tuple(2**power for power in range(11))
 
 
 class Exchanged(TorchDispatchMode):
-    """Counts the exchanges between processes, by kind: how many, and the bytes of the whole tensors."""
+    """Counts the exchanges between processes, by kind: how many, and the bytes of the whole
+    tensors.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +145,9 @@ def _exchanged(name: str, shard: str) -> dict[str, dict[str, int]]:
 
 
 def counted(network: Mapping[str, Any]) -> dict[str, int]:
-    """Parameters and floating-point operations of a forward pass of one image; nothing is computed for it."""
+    """Parameters and floating-point operations of a forward pass of one image; nothing is computed
+    for it.
+    """
     size = network["image_size"]
     with torch.device("meta"):
         net = build(
@@ -160,9 +166,11 @@ def counted(network: Mapping[str, Any]) -> dict[str, int]:
 
 
 def gathering(size: float, gpus: int) -> float:
-    """Seconds to gather a tensor of ``size`` bytes from all processes, or to scatter one: between nodes, then inside each.
+    """Seconds to gather a tensor of ``size`` bytes from all processes, or to scatter one: between
+    nodes, then inside each.
 
-    Each GPU brings its part from outside through its own network card: (m-1)/m of size/g for m nodes of g GPUs.
+    Each GPU brings its part from outside through its own network card: (m-1)/m of size/g for m
+    nodes of g GPUs.
     """
     inside = min(gpus, int(ASSUMED["node_gpus"]))
     nodes = gpus // inside
@@ -178,11 +186,13 @@ def waiting(gpus: int) -> float:
 def seconds(
     parameters: int, forward_flop: int, images: float, gpus: int, shard: str
 ) -> tuple[float, float]:
-    """(computing, waiting for others) of one step of PGD adversarial training on so many images a GPU.
+    """(computing, waiting for others) of one step of PGD adversarial training on so many images a
+    GPU.
 
-    none: the gradients travel, scattered and gathered, while the backward pass goes on, but for the last bucket.
-    root: weights are gathered for the attack and for the update, gradients scattered at its end, nothing meanwhile.
-    blocks: weights are gathered for the attack; in the update all travels beside computing, but for its first and last unit.
+    none: the gradients travel, scattered and gathered, while the backward pass goes on, but for the
+    last bucket. root: weights are gathered for the attack and for the update, gradients scattered
+    at its end, nothing meanwhile. blocks: weights are gathered for the attack; in the update all
+    travels beside computing, but for its first and last unit.
     """
     forward = images * forward_flop / ASSUMED["flop_per_second"]
     size = parameters * ASSUMED["gradient_bytes"]
@@ -201,7 +211,9 @@ def seconds(
 def computed(
     name: str, network: Mapping[str, Any], count: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """A row for each number of GPUs: efficiency with as many images a GPU, and with as many images in all."""
+    """A row for each number of GPUs: efficiency with as many images a GPU, and with as many images
+    in all.
+    """
     rows = []
     for gpus in GPUS:
         row: dict[str, Any] = {"network": name, "gpus": gpus}

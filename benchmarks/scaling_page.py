@@ -18,9 +18,12 @@ def page(record: Mapping[str, Any]) -> str:
     return (
         f"# What several processes exchange\n\n{record['date']}, {record['machine']}, {versions}. "
         "Nothing of this has run on a GPU.\n\n"
-        f"## Measured\n\nOne training step of a {found['network']} with {found['parameters']:,} parameters (float32, "
-        f"{whole:,} bytes) in {found['processes']} gloo processes on the CPU, batch {found['batch']}. Bytes are those of the "
-        "whole tensors; in a ring of n processes each sends 2 (n-1)/n of them for all-reduce, (n-1)/n for the others.\n\n"
+        f"## Measured\n\nOne training step of a {found['network']} with {found['parameters']:,} "
+        "parameters (float32, "
+        f"{whole:,} bytes) in {found['processes']} gloo processes on the CPU, batch "
+        f"{found['batch']}. Bytes are those of the "
+        "whole tensors; in a ring of n processes each sends 2 (n-1)/n of them for all-reduce, "
+        "(n-1)/n for the others.\n\n"
         "| shard | method | exchange | calls | bytes | in gradients |\n|---|---|---|---|---|---|\n"
         + "".join(
             f"| {row['shard']} | {row['method']} | {kind} | {told['calls']} | {told['bytes']:,} | "
@@ -53,8 +56,11 @@ def table(name: str, record: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {row['gpus']:,} | {' | '.join(sent + shares)} |")
     return (
-        f"\n## Computed: {name}\n\nCounted: {network['parameters']:,} parameters, {network['forward_flop'] / 1e9:.1f} GFLOP a "
-        f"forward pass of one image of {network['image_size']} pixels. Weak: {network['images_per_gpu']} images a GPU; strong: "
-        f"{network['global_batch']:,} images in all. Efficiency: the share of a step that is spent computing. MB: sent by each "
+        f"\n## Computed: {name}\n\nCounted: {network['parameters']:,} parameters, "
+        f"{network['forward_flop'] / 1e9:.1f} GFLOP a "
+        f"forward pass of one image of {network['image_size']} pixels. Weak: "
+        f"{network['images_per_gpu']} images a GPU; strong: "
+        f"{network['global_batch']:,} images in all. Efficiency: the share of a step that is spent "
+        "computing. MB: sent by each "
         f"GPU in a step.\n\n" + "\n".join(lines) + "\n"
     )

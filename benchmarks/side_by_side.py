@@ -1,4 +1,6 @@
-"""How training steps are compared: interleaved in one process, by CPU time, as ratios within each round."""
+"""How training steps are compared: interleaved in one process, by CPU time, as ratios within each
+round.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def measure(
 ) -> Times:
     """Each round calls every variant, every other one in reverse order.
 
-    An unmeasured round comes first, or not where steps are so long that it would say nothing; then none is repeated.
+    An unmeasured round comes first, or not where steps are so long that it would say nothing; then
+    none is repeated.
     """
     repeats = {
         name: math.ceil(shortest / cpu_seconds(variant)) if warm_up else 1
@@ -69,7 +72,8 @@ def ratio(times: Times, over: str, under: str) -> float:
 
 
 def peak_bytes(variant: Variant) -> int:
-    """Most bytes that torch's allocator held during a call beyond what it held before, as torch.profiler saw them.
+    """Most bytes that torch's allocator held during a call beyond what it held before, as
+    torch.profiler saw them.
 
     Scratch memory that a kernel library takes for itself is not in it.
     """
@@ -87,7 +91,8 @@ def peak_bytes(variant: Variant) -> int:
 
 
 def busiest(variant: Variant, calls: int = 3, count: int = 8) -> dict[str, float]:
-    """Shares of the time of some calls: that of the attack if they mark one, then the operations that take most themselves.
+    """Shares of the time of some calls: that of the attack if they mark one, then the operations
+    that take most themselves.
 
     The profiler's clock runs on while others have the core.
     """
@@ -106,7 +111,9 @@ def busiest(variant: Variant, calls: int = 3, count: int = 8) -> dict[str, float
 
 
 class FlopCount(TorchDispatchMode):
-    """Adds up floating-point operations; torch's own counter hooks modules and then refuses the input gradient of a leaf."""
+    """Adds up floating-point operations; torch's own counter hooks modules and then refuses the
+    input gradient of a leaf.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +134,9 @@ def flop(call: Callable[[], object]) -> int:
 
 
 def machine_peaks() -> dict[str, float]:
-    """GFLOP per CPU second of matrix products and of 3x3 convolutions like those of the networks, in channels_last."""
+    """GFLOP per CPU second of matrix products and of 3x3 convolutions like those of the networks,
+    in channels_last.
+    """
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
@@ -157,7 +166,9 @@ def _rate(call: Callable[[], object], calls: int = 5, rounds: int = 5) -> float:
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """Date, machine, threads and versions of a record; a package that is not installed is named as absent."""
+    """Date, machine, threads and versions of a record; a package that is not installed is named as
+    absent.
+    """
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {

@@ -2,7 +2,8 @@
 
     python -m benchmarks.startup    # from the repository's root; about a minute
 
-Every command is a process of its own, timed by its CPU seconds at one thread. Writes benchmarks/results/startup.json and .md.
+Every command is a process of its own, timed by its CPU seconds at one thread. Writes
+benchmarks/results/startup.json and .md.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def imports(words: Sequence[str]) -> dict[str, float]:
 
 
 def row(name: str, words: Sequence[str], cpu: Times, wall: Times) -> dict[str, Any]:
-    """One command: medians, its share of torch's import, and the packages that took most of its imports."""
+    """One command: medians, its share of torch's import, and the packages that took most of its
+    imports.
+    """
     packages = imports(words)
     largest = sorted(packages, key=packages.__getitem__, reverse=True)[:4]
     return {
@@ -110,7 +113,8 @@ def row(name: str, words: Sequence[str], cpu: Times, wall: Times) -> dict[str, A
 def page(record: Mapping[str, Any]) -> str:
     """The record as a table."""
     lines = [
-        "| command | CPU s, median | CPU s, least | wall s, median | of `import torch` | imports torch | longest imports, s |",
+        "| command | CPU s, median | CPU s, least | wall s, median | of `import torch` | imports "
+        "torch | longest imports, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for found in record["rows"]:
@@ -126,9 +130,12 @@ def page(record: Mapping[str, Any]) -> str:
         )
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     return (
-        f"# Start-up\n\n{record['date']}, {record['machine']}, one thread, {versions}. Processes in turn, {record['rounds']} "
-        f"rounds; the share is the median of the shares within each round. The aim is {record['goal_seconds']} s and at most "
-        f"{record['limit_of_torch']} of `import torch`. Wall time counts whatever else the machine did. Import times are those "
+        f"# Start-up\n\n{record['date']}, {record['machine']}, one thread, {versions}. Processes "
+        f"in turn, {record['rounds']} "
+        "rounds; the share is the median of the shares within each round. The aim is "
+        f"{record['goal_seconds']} s and at most "
+        f"{record['limit_of_torch']} of `import torch`. Wall time counts whatever else the machine "
+        "did. Import times are those "
         "of one run, of a package without what it imports.\n\n" + "\n".join(lines) + "\n"
     )
 

@@ -1,7 +1,8 @@
-"""What a training step costs beside plain loops, other libraries and the bare passes, and whether it makes the same update.
+"""What a training step costs beside plain loops, other libraries and the bare passes, and whether
+it makes the same update.
 
     python -m benchmarks.step resnet8     # batch 64; from the repository's root
-    python -m benchmarks.step resnet18    # batch 32, half an hour: five rounds, the methods that have a plain loop, no memory
+    python -m benchmarks.step resnet18    # batch 32, half an hour: methods that have a plain loop
 
 torchattacks and adversarial-robustness-toolbox are compared where they are installed. Writes
 benchmarks/results/step-BACKBONE.json and .md.
@@ -57,7 +58,9 @@ OTHERS = ("bare passes", *PEERS)
 
 @dataclass(frozen=True)
 class Goal:
-    """The time of ``over`` relative to that of ``under`` is at most ``limit``; with ``extra``, what it has more is."""
+    """The time of ``over`` relative to that of ``under`` is at most ``limit``; with ``extra``, what
+    it has more is.
+    """
 
     what: str
     over: str
@@ -176,7 +179,9 @@ def grouped(steps: Mapping[str, Variant]) -> dict[str, dict[str, Variant]]:
 
 
 def against_loop(name: str, times: Times, of: Subject) -> dict[str, Any]:
-    """Ratios to the plain loop, and the differences after one step in float64 with either batch-norm mode of the attack."""
+    """Ratios to the plain loop, and the differences after one step in float64 with either
+    batch-norm mode of the attack.
+    """
     method, small = METHODS[name], of.double(FEW_IMAGES)
     ratios = {
         variant: ratio(times, f"{name}: {variant}", f"{name}: plain loop")
@@ -191,7 +196,9 @@ def against_loop(name: str, times: Times, of: Subject) -> dict[str, Any]:
 
 
 def against_other(name: str, times: Times, of: Subject) -> dict[str, Any]:
-    """Ratios of our adversarial training to it; the difference of its update to the plain loop's where it can be made."""
+    """Ratios of our adversarial training to it; the difference of its update to the plain loop's
+    where it can be made.
+    """
     ratios = {
         variant: ratio(times, f"at: {variant}", f"at: {name}") for variant in METHODS["at"].variants
     }
@@ -215,7 +222,9 @@ def of_peak(times: Times, work: Mapping[str, float]) -> dict[str, float]:
 def reached(
     goal: Goal, times: Mapping[str, Times], steps: Mapping[str, Variant], work: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What was measured for a goal, the same by operations, and where the time goes when it is missed."""
+    """What was measured for a goal, the same by operations, and where the time goes when it is
+    missed.
+    """
     value = ratio(times[group_of(goal.over)], goal.over, goal.under) - goal.extra
     counted = work[goal.over] / work[goal.under] - goal.extra
     row = {

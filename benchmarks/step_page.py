@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-INTRODUCTION = """\
-Interleaved in one process, CPU time of one thread, the median of the ratios within each round. Plain loop: written from the
-paper's algorithm with the passes that published code makes (benchmarks/plain_loops.py). Bare passes: ten forward and
-input-gradient passes and one clean update, nothing else. The difference is the largest one of a parameter after one step in
-float64 from the same start, absolute, ours as it is timed. Units: floating-point operations in forward passes of the batch."""
-TRAIN = """\
-"train" is the attack with batch statistics. The plain loop of emr then also moves the running statistics in its attack, as
-published, and its penalty reads them; ours does not move them, which is the whole of that difference."""
-MEMORY = "Peak memory: the most that torch's allocator held beyond what it held before the step, seen by torch.profiler."
+INTRODUCTION = (
+    "Interleaved in one process, CPU time of one thread, the median of the ratios within "
+    "each round. Plain loop: written from the\npaper's algorithm with the passes that "
+    "published code makes (benchmarks/plain_loops.py). Bare passes: ten forward and\n"
+    "input-gradient passes and one clean update, nothing else. The difference is the largest "
+    "one of a parameter after one step in\nfloat64 from the same start, absolute, ours as it "
+    "is timed. Units: floating-point operations in forward passes of the batch."
+)
+TRAIN = (
+    '"train" is the attack with batch statistics. The plain loop of emr then also moves the '
+    "running statistics in its attack, as\npublished, and its penalty reads them; ours does "
+    "not move them, which is the whole of that difference."
+)
+MEMORY = (
+    "Peak memory: the most that torch's allocator held beyond what it held before the step, "
+    "seen by torch.profiler."
+)
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -21,7 +29,8 @@ def page(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
     parts = [
         f"# Training steps on {record['backbone']}, batch {record['batch']}",
-        f"{record['date']}; {record['machine']}; threads {record['threads']}; rounds {record['rounds']}; {versions}.",
+        f"{record['date']}; {record['machine']}; threads {record['threads']}; "
+        f"rounds {record['rounds']}; {versions}.",
         INTRODUCTION,
         *(f"Not compared: {name} ({why})." for name, why in record["absent"].items()),
         "## Goals",
@@ -49,7 +58,8 @@ def page(record: Mapping[str, Any]) -> str:
         *layouts(record["over_contiguous"]),
         "## The machine",
         table(("kernel", "GFLOP per CPU second"), record["peaks"].items()),
-        "By the operations they need, the steps of adversarial training reach of the float32 matrix product timed with them:",
+        "By the operations they need, the steps of adversarial training reach of the float32 "
+        "matrix product timed with them:",
         table(
             ("step", "share"),
             [(name, f"{share:.2f}") for name, share in record["of_matmul_peak"].items()],

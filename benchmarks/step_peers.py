@@ -1,4 +1,5 @@
-"""Adversarial training steps with attacks that can be installed: torchattacks in a plain loop, ART's own trainer.
+"""Adversarial training steps with attacks that can be installed: torchattacks in a plain loop,
+ART's own trainer.
 
 Each maker returns ``step(x, y)`` and raises ImportError where its library is absent.
 """
@@ -40,7 +41,9 @@ def torchattacks_start(x: Tensor) -> Tensor:
 
 
 def art_step(model: nn.Module, optimizer: Optimizer) -> PeerStep:
-    """Its trainer after Madry et al. for one epoch of one batch; it works in float32 on numpy arrays and shuffles them."""
+    """Its trainer after Madry et al. for one epoch of one batch; it works in float32 on numpy
+    arrays and shuffles them.
+    """
     from art.defences.trainer import AdversarialTrainerMadryPGD
     from art.estimators.classification import PyTorchClassifier
 

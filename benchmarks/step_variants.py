@@ -1,4 +1,6 @@
-"""The training steps that are compared: ours, plain loops, bare passes and other libraries'; and the updates they make."""
+"""The training steps that are compared: ours, plain loops, bare passes and other libraries'; and
+the updates they make.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,9 @@ def plain_step(method: Method, of: Subject, **options: Any) -> Action:
 
 
 def bare_passes(of: Subject) -> Action:
-    """The passes that adversarial training cannot do without, in the layout of ours, and nothing else."""
+    """The passes that adversarial training cannot do without, in the layout of ours, and nothing
+    else.
+    """
     layout = getattr(
         torch, Net(of.module).tune(of.x[:2])["layout"].replace("contiguous", "contiguous_format")
     )
@@ -174,7 +178,9 @@ def matrix_product(of: Subject) -> Action:
 
 
 def all_variants(of: Subject) -> tuple[dict[str, Variant], dict[str, str]]:
-    """Every step by "method: variant", on a network of its own; and why the absent libraries are absent."""
+    """Every step by "method: variant", on a network of its own; and why the absent libraries are
+    absent.
+    """
     makers: dict[str, Callable[[Subject], Action]] = {
         PRODUCT: matrix_product,
         "at: bare passes": bare_passes,
@@ -244,7 +250,9 @@ def stored_start(method: Method, x: Tensor) -> Tensor:
 
 
 def difference(method: Method, of: Subject, batch_statistics: bool) -> float:
-    """Of the parameters after one step of ours and one of the plain loop, from the same start: the largest, absolute."""
+    """Of the parameters after one step of ours and one of the plain loop, from the same start: the
+    largest, absolute.
+    """
     ours, theirs = (Subject(copy.deepcopy(of.module), of.x, of.y) for _ in range(2))
     our_step(method, ours, batch_statistics=batch_statistics)()
     plain_step(
@@ -254,7 +262,9 @@ def difference(method: Method, of: Subject, batch_statistics: bool) -> float:
 
 
 def torchattacks_difference(of: Subject) -> float:
-    """The same of its step and our plain loop, whose attack is in eval mode here as its is; raises ImportError."""
+    """The same of its step and our plain loop, whose attack is in eval mode here as its is; raises
+    ImportError.
+    """
     ours, theirs = (Subject(copy.deepcopy(of.module), of.x, of.y) for _ in range(2))
     torch.manual_seed(0)
     _peer_step(torchattacks_step, theirs)()

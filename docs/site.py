@@ -1,7 +1,8 @@
 """What mkdocs cannot know by itself: which pages there are, and what the registry says.
 
-The front page is README.md; records, changelog and contribution guide join the pages of ``docs/``. Links are written for the
-repository, and are turned to where the pages lie on the site. A link to a file that is no page becomes plain text.
+The front page is README.md; records, changelog and contribution guide join the pages of ``docs/``.
+Links are written for the repository, and are turned to where the pages lie on the site. A link to a
+file that is no page becomes plain text.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import abatis
-from abatis.commands.registry.actions import card
-from abatis.commands.registry.entries import listing, origin
+from abatis.commands.registry.actions import describe_method
+from abatis.commands.registry.entries import list_methods, origin_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page
@@ -91,7 +92,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         LINK.sub(lambda found: _turned(found, source, here, files), part) for part in parts[::2]
     ]
     markdown = "".join(parts)
-    row = {f"methods/{row['name']}.md": row for row in listing()}.get(here)
+    row = {f"methods/{row['name']}.md": row for row in list_methods()}.get(here)
     return markdown.replace("\n", f"\n\n{card_table(row)}\n", 1) if row else markdown
 
 
@@ -113,7 +114,8 @@ def _turned(found: re.Match[str], source: str, here: str, files: Files) -> str:
 
 def card_table(row: dict[str, Any]) -> str:
     """The card of one method."""
-    shown = [(key, value) for key, value in card(row) if key not in ("name", "title", "installed")]
+    hidden = ("name", "title", "installed")
+    shown = [(key, value) for key, value in describe_method(row) if key not in hidden]
     lines = "".join(
         f"<tr><th>{escape(key)}</th><td>{_lines(value)}</td></tr>" for key, value in shown
     )
@@ -126,7 +128,7 @@ def _lines(value: str) -> str:
 
 def registry_page() -> str:
     """All methods as one table; below it the card of each that has no page of its own."""
-    rows = [row for row in listing() if row["registered"]]
+    rows = [row for row in list_methods() if row["registered"]]
     lines = "".join(_row(row) for row in rows)
     heads = "".join(
         f"<th>{head}</th>"
@@ -136,8 +138,10 @@ def registry_page() -> str:
         f"\n## {row['title']}\n\n{card_table(row)}" for row in rows if not _has_page(row)
     )
     return (
-        "# Registry\n\nMade from `registry.toml`. The same in a terminal: `defense registry list`, and `defense registry show "
-        "NAME` for one card. The masking verdict is the worst in the committed records that an entry names; most records are "
+        "# Registry\n\nMade from `registry.toml`. The same in a terminal: `defense registry list`, "
+        "and `defense registry show "
+        "NAME` for one card. The masking verdict is the worst in the committed records that an "
+        "entry names; most records are "
         "without one. Community plugins are kept by others, and have not been reviewed here.\n\n"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>\n{foreign}"
     )
@@ -155,7 +159,7 @@ def _row(row: dict[str, Any]) -> str:
     )
     cells = (
         escape(row["title"]),
-        origin(row),
+        origin_of(row),
         ", ".join(row["hooks"]),
         row["verdict"] or "not measured",
         escape(row["paper"]),

@@ -1,12 +1,15 @@
 """Make one record on CIFAR-10, and the table of all of them.
 
-    python -m benchmarks.records at --data-dir data                 # small: ResNet-8 on 2,000 images, minutes on a CPU
-    python -m benchmarks.records at --scale full --device cuda      # ResNet-18, PGD-10, 30 epochs, AutoAttack on 10,000
-    timeout -s TERM 500 python -m benchmarks.records emr --scale full --device cuda   # once more goes on from there
+    python -m benchmarks.records at --data-dir data    # small: minutes on a CPU
+    python -m benchmarks.records at --scale full --device cuda    # ResNet-18, 30 epochs
+    timeout -s TERM 500 python -m benchmarks.records emr --scale full --device cuda
+
+The last command, repeated, continues where it stopped.
     python -m benchmarks.records page                               # the table alone
 
-DIR of --data-dir holds cifar10.npz, or the published files, which are downloaded where they are not. A command that was
-stopped or killed goes on when it is repeated, in the training and in the evaluation; a speed record begins anew.
+DIR of --data-dir holds cifar10.npz, or the published files, which are downloaded where they are
+not. A command that was stopped or killed goes on when it is repeated, in the training and in the
+evaluation; a speed record begins anew.
 """
 
 from __future__ import annotations

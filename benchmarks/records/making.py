@@ -24,7 +24,7 @@ from abatis import RunConfig, UsageError
 from abatis.commands.eval import command as evaluate
 from abatis.errors import Stopped
 from abatis.report.eval_record import read_record
-from abatis.runs.run_folder import recipe
+from abatis.runs.run_folder import portable_options
 from abatis.system.device import pick_device
 from abatis.system.files import digest
 
@@ -45,7 +45,9 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for. epochs, points: in place of the setting's; note: goes into the record, such as what was tried."""
+    """What is asked for. epochs, points: in place of the setting's; note: goes into the record,
+    such as what was tried.
+    """
 
     name: str
     scale: str
@@ -87,9 +89,11 @@ class Order:
 
 
 def make(order: Order) -> dict[str, Any]:
-    """Train what is not trained, judge what is not judged; returns the record. A run that fails is a record that says so."""
+    """Train what is not trained, judge what is not judged; returns the record. A run that fails is
+    a record that says so.
+    """
     config, record = order.config(), RECORDS[order.name]
-    options = recipe(config.to_toml())
+    options = portable_options(config.to_toml())
     told: dict[str, Any] = {
         "record": order.name,
         "scale": order.scale,
@@ -133,7 +137,9 @@ def judge(folder: Path, order: Order, points: int) -> dict[str, Any]:
 
 @contextmanager
 def clock(folder: Path, phase: str) -> Iterator[None]:
-    """Add to the seconds of a phase. Training is all from before the first byte is read to the last weight written."""
+    """Add to the seconds of a phase. Training is all from before the first byte is read to the last
+    weight written.
+    """
     began = time.perf_counter(), time.process_time()
     try:
         yield

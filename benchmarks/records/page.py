@@ -12,10 +12,15 @@ from benchmarks.records.settings import RECORDS, SCALES, SETTING
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, NOT_RUN = HERE / "results", HERE / "README.md", HERE / "not_run.toml"
-HEAD = """# Records on CIFAR-10
-
-`python -m benchmarks.records NAME --scale full` makes one. Accuracies are shares of the first test images, in percent. AutoAttack is the standard one. Robust: what neither AutoAttack nor any other attack of ours broke. Training (with validation and checkpoints) and evaluation: seconds by the clock / of the processor. The files in `results/` hold configuration, versions, hardware and findings. This page is written by the same command.
-"""  # noqa: E501
+HEAD = (
+    "# Records on CIFAR-10\n\n"
+    "`python -m benchmarks.records NAME --scale full` makes one. Accuracies are shares of "
+    "the first test images, in percent. AutoAttack is the standard one. Robust: what neither "
+    "AutoAttack nor any other attack of ours broke. Training (with validation and "
+    "checkpoints) and evaluation: seconds by the clock / of the processor. The files in "
+    "`results/` hold configuration, versions, hardware and findings. This page is written by "
+    "the same command.\n"
+)
 COLUMNS = (
     "record",
     "seed",
@@ -59,7 +64,8 @@ def page(results: Path = RESULTS, reasons: Path = NOT_RUN) -> str:
         setting = json.dumps(SETTING[scale])
         rows = [row(known[scale, name]) for name in RECORDS if (scale, name) in known]
         parts.append(
-            f"## {scale.capitalize()} scale\n\nSetting, from which a record differs by its method: `{setting}`\n"
+            f"## {scale.capitalize()} scale\n\n"
+            f"Setting, from which a record differs by its method: `{setting}`\n"
         )
         if rows:
             parts.append(
@@ -106,7 +112,8 @@ def notes(scale: str, known: dict[tuple[str, str], dict[str, Any]]) -> Iterator[
         record = known.get((scale, name), {})
         if "reached" in record:
             seconds, target = record["wall_seconds"]["training"], 100 * record["target"]
-            yield f"* {name}: AutoAttack {target:.1f} {'reached' if record['reached'] else 'not reached'} in {seconds:.1f} s"
+            outcome = "reached" if record["reached"] else "not reached"
+            yield f"* {name}: AutoAttack {target:.1f} {outcome} in {seconds:.1f} s"
         yield from (
             f"* {name}: {text}"
             for text in (*(record.get("findings") or ()), record.get("note"))

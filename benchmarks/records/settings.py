@@ -28,8 +28,10 @@ SETTING: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Record:
-    """options: what differs from the setting, at both scales; at: what differs more, by scale; reference: published AutoAttack
-    accuracies of a ResNet-18 at 8/255; target: a speed record's AutoAttack accuracy, a fraction."""
+    """options: what differs from the setting, at both scales; at: what differs more, by scale;
+    reference: published AutoAttack accuracies of a ResNet-18 at 8/255; target: a speed record's
+    AutoAttack accuracy, a fraction.
+    """
 
     options: dict[str, Any]
     at: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""Makes the distributions of this folder look installed while their own tests run, as an editable install would."""
+"""Makes the distributions of this folder look installed while their own tests run, as an editable
+install would.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def images(rows):
 
 
 def test_by_hand_in_both_norms():
-    """z = (3 a + 4 b, 0) at (1, 1): gap 7, gradient (3, 4), so 7/5 along (3, 4)/5, or 7/7 along the signs."""
+    """z = (3 a + 4 b, 0) at (1, 1): gap 7, gradient (3, 4), so 7/5 along (3, 4)/5, or 7/7 along the
+    signs.
+    """
     model, x = linear([[3, 4], [0, 0]], [0, 0]), images([[1, 1]])
     for norm, expected in (("L2", [-0.84, -1.12]), ("Linf", [-1.0, -1.0])):
         r, arrived = perturb(model, x, norm=norm, epsilon=EXACT)
@@ -55,7 +57,9 @@ def test_by_hand_in_both_norms():
 
 
 def test_the_nearest_boundary_is_not_that_of_the_second_logit():
-    """At 0: class 1 lacks 1 with slope 1, class 2 lacks 2 with slope 4. Two candidates see only class 1."""
+    """At 0: class 1 lacks 1 with slope 1, class 2 lacks 2 with slope 4. Two candidates see only
+    class 1.
+    """
     model, x = linear([[0, 0], [1, 0], [0, 4]], [2, 1, 0]), images([[0, 0]])
     assert perturb(model, x, epsilon=EXACT)[0].flatten().tolist() == pytest.approx([0, 0.51])
     assert perturb(model, x, epsilon=EXACT, candidates=2)[0].flatten().tolist() == pytest.approx(
@@ -131,7 +135,9 @@ def test_on_a_relu_network_it_is_the_released_code(graph):
 
 
 def test_finished_rows_are_not_computed_again():
-    """Of 30 samples 8 need a second step: the gradients are taken of 30 and 8 rows, and of these alone."""
+    """Of 30 samples 8 need a second step: the gradients are taken of 30 and 8 rows, and of these
+    alone.
+    """
     arrays = golden("amm_official_relu")
     model, seen = official(arrays), []
     rows = torch.tensor(arrays["pos_index"])
@@ -152,7 +158,9 @@ def curved():
 
 
 def plain(model, x, through_previous, steps=3, epsilon=1e-5):
-    """One sample, two forwards a step: a gradient at the fixed point, a gap at the point that remembers its past."""
+    """One sample, two forwards a step: a gradient at the fixed point, a gap at the point that
+    remembers its past.
+    """
     point, start = x, int(model(x).argmax())
     for _ in range(steps):
         leaf = point.detach().requires_grad_()

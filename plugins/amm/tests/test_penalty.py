@@ -1,4 +1,6 @@
-"""The penalty against the released code, its functions by hand, and that cutting a batch changes nothing."""
+"""The penalty against the released code, its functions by hand, and that cutting a batch changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -95,14 +97,18 @@ def line(positions, y, slope=5.0, **options):
 
 
 def test_by_hand():
-    """Two correct samples with the margins 0.5 and 0.25, a wrong one at the distance 1.5; no overshoot, so nobody arrives."""
+    """Two correct samples with the margins 0.5 and 0.25, a wrong one at the distance 1.5; no
+    overshoot, so nobody arrives.
+    """
     values = line([0.5, 0.25, 1.5], [0, 0, 1], use_failed=True)
     assert values["amm/positive"] == pytest.approx([math.exp(-1), math.exp(-0.5), 0], rel=1e-12)
     assert values["amm/negative"] == pytest.approx([0, 0, math.exp(1.5)], rel=1e-12)
 
 
 def test_failed_samples_are_left_out():
-    """Epsilon adds to the slope of 5 on one side and takes from it on the other: there the step ends short of the boundary."""
+    """Epsilon adds to the slope of 5 on one side and takes from it on the other: there the step
+    ends short of the boundary.
+    """
     short = {"epsilon": 1e-3, "iterations": 1}
     assert [value > 0 for value in line([-0.5, 0.5], [1, 0], **short)["amm/positive"]] == [
         False,
@@ -142,7 +148,9 @@ def test_shrinkage_by_hand(shrinkage, pushed, pulled):
 @pytest.mark.parametrize("shrinkage", ["exp", "invprop"])
 @pytest.mark.parametrize("weight", [1e-3, 32, 100])
 def test_clipped_penalties_have_the_value_of_the_clip_and_no_gradient(shrinkage, weight):
-    """Far beyond where the exponential overflows and the inverse changes sign; at weight 100 near the boundary too."""
+    """Far beyond where the exponential overflows and the inverse changes sign; at weight 100 near
+    the boundary too.
+    """
     config = AmmConfig(weight=weight, c=2, d=1, shrinkage=shrinkage, clip=50)
     m = torch.tensor([1e6], dtype=torch.float64, requires_grad=True)
     assert weight * pull(m, config).item() == pytest.approx(50)
@@ -175,7 +183,9 @@ def test_selection_by_hand():
 
 
 def test_of_wrong_samples_the_farthest_stand_for_their_class():
-    """Two classes: the nearest of the correct, the farthest of the wrong; a share of 0.1 is still one sample."""
+    """Two classes: the nearest of the correct, the farthest of the wrong; a share of 0.1 is still
+    one sample.
+    """
     positions, y = [0.5, 0.25, -0.75, 1.5, 0.9, -0.3], [0, 0, 1, 1, 1, 0]
     every = line(positions, y, aggregation="min", overshoot=0.02, top_fraction=1)
     assert [bool(value) for value in every["amm/positive"]] == [

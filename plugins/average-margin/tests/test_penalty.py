@@ -1,4 +1,6 @@
-"""Average margin against the released code's values, layers and margins by hand, and its options."""
+"""Average margin against the released code's values, layers and margins by hand, and its
+options.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_the_ramp_equals_the_reference_values(reference):
 
 
 def test_the_orthogonality_equals_the_released_code_at_twice_its_beta(reference):
-    """The released loop over weights and biases adds every layer's weight twice: beta 1e-3 there is 2e-3 here."""
+    """The released loop over weights and biases adds every layer's weight twice: beta 1e-3 there is
+    2e-3 here.
+    """
     arrays, network = reference
     terms = penalty(arrays, network, weight=0, orthogonality=2e-3)
     assert terms.keys() == {ORTHOGONALITY}
@@ -112,7 +116,9 @@ def test_layers_with_more_outputs_than_inputs_are_left_out():
 
 
 def test_a_grouped_convolution_counts_the_inputs_of_its_own_group():
-    """4 channels in 2 groups: each output sees 2 inputs of a 1x1 kernel, so the matrix is (2, 2)."""
+    """4 channels in 2 groups: each output sees 2 inputs of a 1x1 kernel, so the matrix is (2,
+    2).
+    """
     conv = nn.Conv2d(4, 2, 1, groups=2)
     conv.weight.data = torch.tensor([[3.0, 0.0], [0.0, 1.0]])[:, :, None, None]
     assert orthogonality(conv).item() == 64

@@ -1,4 +1,6 @@
-"""Weight perturbation against the released code, by hand, beside other methods, and how it leaves the weights."""
+"""Weight perturbation against the released code, by hand, beside other methods, and how it leaves
+the weights.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Spy(TrainerHooks):
 
 
 def test_equals_the_released_code():
-    """Three steps of SGD with momentum and weight decay: weights that the loss sees, gradients, loss, and the state behind."""
+    """Three steps of SGD with momentum and weight decay: weights that the loss sees, gradients,
+    loss, and the state behind.
+    """
     arrays, module, spy = golden("sovr_awp_at"), ConvolutionNormLinear(), Spy()
     module.load_state_dict(
         {name: torch.tensor(arrays[f"init_{name}"]) for name in module.state_dict()}
@@ -92,7 +96,9 @@ def context(epoch=0):
 
 
 def test_by_hand():
-    """||w|| = 5, the gradient points along the second weight: with gamma 0.5 it grows by 2.5. Biases and frozen stay."""
+    """||w|| = 5, the gradient points along the second weight: with gamma 0.5 it grows by 2.5.
+    Biases and frozen stay.
+    """
     layer, frozen = nn.Linear(2, 1), nn.Linear(2, 1).requires_grad_(False)
     layer.weight.data = torch.tensor([[3.0, 4.0]])
     expected = layer.bias.item(), frozen.weight.tolist()
@@ -119,7 +125,9 @@ def test_a_weight_that_the_objective_does_not_move_stays():
 
 
 def test_without_an_update_the_weights_come_back():
-    """To one unit in the last place of the larger of weight and perturbation, as one addition and subtraction leave them."""
+    """To one unit in the last place of the larger of weight and perturbation, as one addition and
+    subtraction leave them.
+    """
     module, batch = tiny_network(10).float(), tiny_batch(8, 10)
     before = weights(module)
     hooks = WeightPerturbation(AwpConfig(gamma=0.01), module)
@@ -195,7 +203,9 @@ def test_in_the_warm_up_the_run_is_that_without_the_plugin():
 
 
 def test_a_step_that_was_broken_off_is_undone_by_the_next():
-    """The loss turns NaN behind before_loss; the next step starts from the weights that the broken one started from."""
+    """The loss turns NaN behind before_loss; the next step starts from the weights that the broken
+    one started from.
+    """
     broken = []
 
     def loss(run):

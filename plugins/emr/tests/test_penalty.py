@@ -11,7 +11,9 @@ from abatis.testing import penalty_terms, total
 
 @pytest.mark.parametrize("temperature", [40, 1])
 def test_equals_the_released_code(temperature):
-    """Value and parameter gradients of the penalty, behind the training forward that moves the running statistics."""
+    """Value and parameter gradients of the penalty, behind the training forward that moves the
+    running statistics.
+    """
     arrays = golden("emr")
     network = TinyNetwork().load(arrays)
     x, x_adv, y = (torch.tensor(arrays[key]) for key in ("x_nat", "x_adv", "labels"))
@@ -28,7 +30,9 @@ def test_equals_the_released_code(temperature):
 
 
 def test_by_hand_on_a_linear_model():
-    """Equal logits weight the classes equally: sum_k q_k w_k = (2, 1), its square 5, over N^2 = 4 for each of two samples."""
+    """Equal logits weight the classes equally: sum_k q_k w_k = (2, 1), its square 5, over N^2 = 4
+    for each of two samples.
+    """
     model = linear_model([[1.0, 2.0], [3.0, 0.0]])
     x = torch.zeros(2, 1, 1, 2, dtype=torch.float64)
     terms = penalty_terms("emr", model, x, x, torch.tensor([0, 1]), {"weight": 7})
@@ -59,7 +63,9 @@ def test_the_weight_decays_at_the_start_of_epochs_60_and_90_counted_from_1(epoch
 
 
 def test_the_class_weights_are_constants_of_the_gradient():
-    """With q detached the gradient of ||W^T q||^2 in W is 2 q (W^T q)^T; a differentiated q would add more."""
+    """With q detached the gradient of ||W^T q||^2 in W is 2 q (W^T q)^T; a differentiated q would
+    add more.
+    """
     model = linear_model([[1.0, 2.0], [3.0, 0.0]])
     weight = model[1].weight.detach()
     x = torch.tensor([[[[0.3, 0.8]]]], dtype=torch.float64)

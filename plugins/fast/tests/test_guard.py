@@ -1,4 +1,6 @@
-"""The guard: a network that fools one long step and no short ones, one that fools nobody, and a real run."""
+"""The guard: a network that fools one long step and no short ones, one that fools nobody, and a
+real run.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ from abatis_fast.trainer import CatastrophicOverfitting
 
 
 class Pit(nn.Module):
-    """Class 0 where the mean square of x - 1/2 exceeds 0.3 eps^2: the images around 1/2 lie in a pit of class 1.
+    """Class 0 where the mean square of x - 1/2 exceeds 0.3 eps^2: the images around 1/2 lie in a
+    pit of class 1.
 
-    One step of 1.25 eps from uniform noise crosses the pit: |delta| is uniform in [0, eps] before it and
-    min(eps, 1.25 eps - |delta|) behind it, of mean square (1/4 + (1 - 1/64) / 3) eps^2 = 0.578 eps^2. Steps of eps / 4 end
-    within eps / 4 of the bottom, where the mean square is at most eps^2 / 16.
+    One step of 1.25 eps from uniform noise crosses the pit: |delta| is uniform in [0, eps] before
+    it and min(eps, 1.25 eps - |delta|) behind it, of mean square (1/4 + (1 - 1/64) / 3) eps^2 =
+    0.578 eps^2. Steps of eps / 4 end within eps / 4 of the bottom, where the mean square is at most
+    eps^2 / 16.
     """
 
     def __init__(self):
@@ -98,7 +102,9 @@ def labelled(batch, y):
 
 
 def test_the_lead_is_compared_with_the_option():
-    """Half of the labels are those of the pit's bottom: 50 % right under the single step, 0 % under PGD."""
+    """Half of the labels are those of the pit's bottom: 50 % right under the single step, 0 % under
+    PGD.
+    """
     for lead, stops in ((0.49, True), (0.5, False), (0.51, False)):
         step, batch, _ = pit_step(guard=lead, guard_every=1, patience=1)
         if stops:
@@ -113,7 +119,9 @@ def test_without_a_guard_there_is_no_hook():
 
 
 def test_the_guard_changes_nothing_but_the_time():
-    """Not the weights, nor the running statistics, modes or gradients of a network with batch norm."""
+    """Not the weights, nor the running statistics, modes or gradients of a network with batch
+    norm.
+    """
     found = []
     for guard in (0, 0.5):
         torch.manual_seed(0)
@@ -141,7 +149,9 @@ def test_an_ordinary_network_is_left_alone():
 
 @pytest.mark.slow
 def test_stops_a_real_run_that_overfits(tmp_path):
-    """Digits in a ball of half the range of the pixels: after some 240 steps FGSM-RS leaves 4 in 10 right, and PGD none."""
+    """Digits in a ball of half the range of the pixels: after some 240 steps FGSM-RS leaves 4 in 10
+    right, and PGD none.
+    """
     config = tiny(
         tmp_path,
         plugin=["fast"],

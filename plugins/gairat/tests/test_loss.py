@@ -1,4 +1,6 @@
-"""GAIRAT against the authors' code, weights by hand, burn-in, and what it says without a count of steps."""
+"""GAIRAT against the authors' code, weights by hand, burn-in, and what it says without a count of
+steps.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_equals_the_released_code(case):
 
 
 def test_attack_and_count_equal_the_released_ones():
-    """From the clean image; counted before each step, so a point that turns correct again counts again."""
+    """From the clean image; counted before each step, so a point that turns correct again counts
+    again.
+    """
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, 5)).double()
     names = ("f1.weight", "f1.bias", "f2.weight", "f2.bias")
     network.load_state_dict(
@@ -85,7 +89,9 @@ def test_attack_and_count_equal_the_released_ones():
 
 
 def test_omega_by_hand():
-    """K = 4, h = 2: a = Lambda + 5 (2 - kappa) / 2. Odd K = 5 has the same h. Lambda has no place in discrete."""
+    """K = 4, h = 2: a = Lambda + 5 (2 - kappa) / 2. Odd K = 5 has the same h. Lambda has no place
+    in discrete.
+    """
     assert omega(4, [0, 2, 4], shift=-1) == pytest.approx(
         [(1 + math.tanh(a)) / 2 for a in (4, -1, -6)], rel=1e-9
     )

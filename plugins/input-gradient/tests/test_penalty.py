@@ -15,7 +15,9 @@ TERM = "input-gradient/grad_sq"
 
 
 def test_equals_the_reference_values():
-    """Value and parameter gradients of 1/2 sum_n || d CE_mean / dx_n ||^2, and the mean of the per-sample squares."""
+    """Value and parameter gradients of 1/2 sum_n || d CE_mean / dx_n ||^2, and the mean of the
+    per-sample squares.
+    """
     arrays = golden("amm_avgmargin_wuyu")
     network = margin_network(arrays)
     x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
@@ -35,7 +37,9 @@ def test_equals_the_reference_values():
 
 
 def test_by_hand_on_a_linear_model():
-    """Equal logits: grad_x CE = W^T (p - e_y) = -1/2 (1, 2) + 1/2 (3, 0) = (1, -1), its square 2, over N = 2."""
+    """Equal logits: grad_x CE = W^T (p - e_y) = -1/2 (1, 2) + 1/2 (3, 0) = (1, -1), its square 2,
+    over N = 2.
+    """
     x = torch.zeros(2, 1, 1, 2, dtype=torch.float64)
     model, y = linear_model([[1, 2], [3, 0]]), torch.tensor([0, 0])
     terms = penalty_terms("input-gradient", model, x, x, y, {"weight": 7})
@@ -46,7 +50,9 @@ def test_by_hand_on_a_linear_model():
 
 
 def test_where_it_is_taken():
-    """At (50, 0) the first sample is right with certainty, at 0 undecided; at, not the batch, says which is meant."""
+    """At (50, 0) the first sample is right with certainty, at 0 undecided; at, not the batch, says
+    which is meant.
+    """
     model, y = linear_model([[1, 2], [-1, 0]]), torch.tensor([0])
     clean, adversarial = torch.tensor([[[[50.0, 0.0]]]]).double(), torch.zeros(1, 1, 1, 2).double()
     found = {
@@ -60,7 +66,9 @@ def test_where_it_is_taken():
 
 
 def test_mixed_labels_are_the_target_where_the_batch_has_them():
-    """Between two equally likely classes with half a label each, nothing is left of the gradient."""
+    """Between two equally likely classes with half a label each, nothing is left of the
+    gradient.
+    """
     net, x = Net(linear_model([[1, 2], [3, 0]])), torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     plan = plan_of("input-gradient", net=net, num_classes=2)
     batch = Batch(x, torch.tensor([0]), torch.arange(1), y_soft=torch.tensor([[0.5, 0.5]]).double())

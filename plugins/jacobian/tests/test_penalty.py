@@ -1,4 +1,6 @@
-"""The Jacobian penalty against reference values, linear models by hand, and the statistics of its projections."""
+"""The Jacobian penalty against reference values, linear models by hand, and the statistics of its
+projections.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def penalty_and_context(model, x, **options):
 
 
 def test_exact_equals_the_reference_values():
-    """Value and parameter gradients of 1/2 mean || J ||_F^2, and the squares of the Jacobian itself."""
+    """Value and parameter gradients of 1/2 mean || J ||_F^2, and the squares of the Jacobian
+    itself.
+    """
     arrays = golden("amm_avgmargin_wuyu")
     network = margin_network(arrays)
     x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
@@ -68,7 +72,9 @@ def test_any_projection_is_exact_where_the_rows_are_orthogonal_and_equally_long(
 
 @pytest.mark.parametrize("projections", [1, 3])
 def test_projections_are_unbiased(projections):
-    """The mean over 400 steps of 24 samples lies within 4 standard errors of the exact value, and that is within 3 %."""
+    """The mean over 400 steps of 24 samples lies within 4 standard errors of the exact value, and
+    that is within 3 %.
+    """
     x = torch.rand(24, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     model = tiny_network(10).eval()
     exact_penalty, ctx = penalty_and_context(model, x, projections=0)

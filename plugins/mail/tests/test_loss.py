@@ -1,4 +1,6 @@
-"""MAIL against the authors' code with three base losses, numbers by hand, burn-in and normalisation."""
+"""MAIL against the authors' code with three base losses, numbers by hand, burn-in and
+normalisation.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def test_equals_the_released_code(name, case):
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_weights_equal_the_released_ones(name, case):
-    """Weighted over plain value of the one term that may be weighted; every other term is the plain one."""
+    """Weighted over plain value of the one term that may be weighted; every other term is the plain
+    one.
+    """
     arrays = GOLDEN[name]
     clean, adversarial, y = (
         torch.tensor(arrays[key][case]) for key in ("logits_nat", "logits_adv", "labels")
@@ -116,7 +120,9 @@ def test_three_margins_by_hand(margin, value):
 
 @pytest.mark.parametrize("num_classes", [2, 3, 1000])
 def test_any_number_of_classes(num_classes):
-    """Equal logits have the margin 0; with the label one logit ahead it is (e - 1) / (e + K - 1)."""
+    """Equal logits have the margin 0; with the label one logit ahead it is (e - 1) / (e + K -
+    1).
+    """
     logits = torch.zeros(2, num_classes, dtype=torch.float64)
     logits[1, 1] = 1
     terms = terms_of(logits, logits, torch.tensor([0, 1]), slope=1, bias=0)

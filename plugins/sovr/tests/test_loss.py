@@ -61,7 +61,9 @@ def test_equals_the_reference_values(case):
     ],
 )
 def test_gradient_flow_follows_the_closed_form_margins(key, num_classes, fraction):
-    """dz/dt = -grad from z = 0, by Runge-Kutta of order 4 in log(1 + t), to 1e-6. Half of one sample is none: CE."""
+    """dz/dt = -grad from z = 0, by Runge-Kutta of order 4 in log(1 + t), to 1e-6. Half of one
+    sample is none: CE.
+    """
     y, net = torch.tensor([0]), Net(nn.Identity())
     loss = plan_of(
         "sovr", net=net, num_classes=num_classes, options={"fraction": fraction, "weight": 1}
@@ -95,7 +97,9 @@ def runge_kutta(slope, time, point, h):
 
 
 def test_by_hand():
-    """Margins 0 and log 3, one of two switched: OVR(0, 0) = 2 log 2 for the first, CE = log(4 / 3) for the second."""
+    """Margins 0 and log 3, one of two switched: OVR(0, 0) = 2 log 2 for the first, CE = log(4 / 3)
+    for the second.
+    """
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]], dtype=torch.float64)
     terms = terms_of(logits, torch.tensor([0, 0]), fraction=0.5, weight=0.25)
     assert terms["ovr"].value.tolist() == pytest.approx([2 * math.log(2), 0])
@@ -192,7 +196,9 @@ def test_clean_images_are_needed_for_the_kl_and_for_clean_margins_only(options, 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("tied", [False, True])
 def test_micro_batches_make_the_update_of_the_whole_batch(names, options, parts, tied):
-    """tied: all logits are 0 in the first step, and the order in the training set, here backwards, decides alone."""
+    """tied: all logits are 0 in the first step, and the order in the training set, here backwards,
+    decides alone.
+    """
     batch, found = tiny_batch(9, 10), []
     batch = Batch(batch.x, batch.y, batch.index.flip(0))
     for accumulate in (1, parts):
@@ -235,7 +241,9 @@ def test_a_network_without_such_a_bias_is_refused(head):
 
 
 def test_a_resumed_run_keeps_the_bias_it_had_learned(tmp_path):
-    """The hook sets the bias again, the checkpoint is restored after that: the same weights as without the stop."""
+    """The hook sets the bias again, the checkpoint is restored after that: the same weights as
+    without the stop.
+    """
     changes = {"plugin": ["sovr"], "sovr": {"bias_init": True}, "optim": {"schedule": "constant"}}
     whole = abatis.run(tiny(tmp_path, name="whole", **changes)).folder
     abatis.run(tiny(tmp_path, name="cut", epochs=1, **changes))

@@ -94,8 +94,9 @@ def test_the_gradient_flows_into_both_arguments_of_the_kl():
 
 @pytest.mark.parametrize("kind", ["fixed", "attack"])
 def test_on_a_network_with_batch_norm(kind):
-    """Loss and every parameter's gradient. The released code makes a third forward, clean again; after one more the
-    running statistics are its own too."""
+    """Loss and every parameter's gradient. The released code makes a third forward, clean again;
+    after one more the running statistics are its own too.
+    """
     arrays, prefix = golden("trades_model"), f"model_{kind}_"
     network = TinyNetwork().load(arrays, prefix)
     net = Net(network)

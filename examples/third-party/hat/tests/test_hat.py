@@ -52,8 +52,10 @@ def sums(weight):
 
 
 def test_by_hand(tmp_path):
-    """x = (0.5, 0.5), x' = (0.6, 0.4 + 0.2): at h = 3 the helper is (0.8, 0.8), its logits (1.6, 0); the standard network,
-    whose weights are -1, sees (-1.2, 0) at x' and says class 1: CE = log(1 + e^1.6)."""
+    """x = (0.5, 0.5), x' = (0.6, 0.4 + 0.2): at h = 3 the helper is (0.8, 0.8), its logits (1.6,
+    0); the standard network, whose weights are -1, sees (-1.2, 0) at x' and says class 1: CE =
+    log(1 + e^1.6).
+    """
     save_file(sums(-1.0).state_dict(), tmp_path / "standard.safetensors")
     x, x_adv = torch.full((1, 1, 1, 2), 0.5).double(), torch.full((1, 1, 1, 2), 0.6).double()
     options = {"weight": 0.25, "scale": 3, "standard": tmp_path / "standard.safetensors"}

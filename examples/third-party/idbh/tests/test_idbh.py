@@ -31,7 +31,9 @@ def transformed(x, y, **options):
 
 
 def test_crop_shift_by_hand():
-    """Draws of 0.9 cut 2 of at most 2 rows off: both above (0.9) and the row put down at the top (0); no column is cut."""
+    """Draws of 0.9 cut 2 of at most 2 rows off: both above (0.9) and the row put down at the top
+    (0); no column is cut.
+    """
     x = torch.tensor([[1.0, 2], [3, 4], [5, 6]]).view(1, 1, 3, 2)
     found = crop_shift(x, torch.tensor([[0.9, 0.9, 0.0, 0.0, 0.0, 0.0]]), 2, 0.0)
     assert found.view(3, 2).tolist() == [[5, 6], [0, 0], [0, 0]]
@@ -52,7 +54,9 @@ def test_colour_by_hand():
 
 
 def test_rectangles_by_hand():
-    """Half the sides of 4 by 4 pixels around pixel (2, 0): rows 1 and 2, and of columns -1 and 0 the second."""
+    """Half the sides of 4 by 4 pixels around pixel (2, 0): rows 1 and 2, and of columns -1 and 0
+    the second.
+    """
     found = rectangles(
         torch.zeros(1, 1, 4, 4),
         torch.tensor([0.5]),
@@ -69,7 +73,9 @@ def test_each_has_the_partner_whose_draw_is_next():
 
 
 def test_cutmix_labels_by_the_share_of_the_pixels():
-    """Images that are 0, 0.5 and 1 all over: what their pixels are made of is what their labels say."""
+    """Images that are 0, 0.5 and 1 all over: what their pixels are made of is what their labels
+    say.
+    """
     x = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 8, 8).double().contiguous()
     found = transformed(x, torch.arange(3), **OFF, cutmix=1)
     shares = torch.stack(

@@ -61,7 +61,9 @@ def attacked(x, y, net, bisections=30, max_eps=0.4):
 
 
 def test_the_margin_of_a_line_is_known():
-    """With two classes s = 0.5 - x for y = 0: x = 0.6 is 0.1 from the boundary, x = 0.8 0.3, and x = 0.3 is wrong."""
+    """With two classes s = 0.5 - x for y = 0: x = 0.6 is 0.1 from the boundary, x = 0.8 0.3, and x
+    = 0.3 is wrong.
+    """
     _, found = attacked([0.6, 0.8, 0.3], [0, 0, 0], line())
     assert found.info["eps"].tolist() == pytest.approx([0.1, 0.3, 0.0], abs=1e-8)
     assert found.x.flatten().tolist() == pytest.approx([0.5, 0.5, 0.3], abs=1e-8)
@@ -69,7 +71,9 @@ def test_the_margin_of_a_line_is_known():
 
 
 def test_two_bisections_by_hand():
-    """From the start 0.05 in [0, 0.42] towards 0.3: 0.05 is inside, so (0.05 + 0.42) / 2 = 0.235, inside, so 0.3275."""
+    """From the start 0.05 in [0, 0.42] towards 0.3: 0.05 is inside, so (0.05 + 0.42) / 2 = 0.235,
+    inside, so 0.3275.
+    """
     _, found = attacked([0.8], [0], line(), bisections=2)
     assert found.info["eps"].tolist() == pytest.approx([0.3275])
 
@@ -98,7 +102,9 @@ def test_the_next_attack_starts_from_the_margin_before():
 
 
 def test_the_loss_by_hand():
-    """Logits (ln 3, 0) give CE = ln(4/3), (0, 0) ln 2; the second sample is far enough and does not count."""
+    """Logits (ln 3, 0) give CE = ln(4/3), (0, 0) ln 2; the second sample is far enough and does not
+    count.
+    """
     clean, adv = torch.tensor([[math.log(3), 0.0]] * 2), torch.zeros(2, 2)
     y, info = torch.zeros(2).long(), {"counts": torch.tensor([1.0, 0.0])}
     terms = loss_terms("mma", logits_clean=clean, logits_adv=adv, y=y, info=info)
@@ -120,7 +126,9 @@ def state(folder):
 
 @pytest.mark.slow
 def test_margins_survive_a_resume(tmp_path):
-    """The second epoch starts from the margins of the first; it is run again from the checkpoint between them."""
+    """The second epoch starts from the margins of the first; it is run again from the checkpoint
+    between them.
+    """
     weights, margins = state(abatis.run(RunConfig(**TINY, name="whole", out=tmp_path)).folder)
     assert (margins > 0).sum() > 10
     cut = abatis.run(RunConfig(**TINY, name="cut", out=tmp_path)).folder

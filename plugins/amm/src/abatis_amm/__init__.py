@@ -1,4 +1,6 @@
-"""Adversarial margin maximisation (AMM): options and hook; the mathematics are in deepfool.py and penalty.py."""
+"""Adversarial margin maximisation (AMM): options and hook; the mathematics are in deepfool.py and
+penalty.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class AmmConfig(PluginConfig):
-    """Defaults are those of the authors' published command (MLP on MNIST, from scratch), not their parser's placeholders."""
+    """Defaults are those of the authors' published command (MLP on MNIST, from scratch), not their
+    parser's placeholders.
+    """
 
     neutral = {"weight": 0}
 
@@ -21,7 +25,8 @@ class AmmConfig(PluginConfig):
     d: float = Field(
         1.0,
         gt=0,
-        description="how fast the penalty of a wrong sample grows with its distance to the true class",
+        description="how fast the penalty of a wrong sample grows with its distance to the true "
+        "class",
     )
     shrinkage: Literal["exp", "invprop", "lin", "margin"] = Field(
         "exp", description="function of the margin"

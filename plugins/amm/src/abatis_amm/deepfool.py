@@ -1,12 +1,15 @@
-"""DeepFool (Moosavi-Dezfooli et al., CVPR 2016) as a function of the parameters, as in AMM (Yan et al., TPAMI 2019).
+"""DeepFool (Moosavi-Dezfooli et al., CVPR 2016) as a function of the parameters, as in AMM (Yan et
+al., TPAMI 2019).
 
-At the current point a, with own class o and another class k, let s_k = f_k(a) - f_o(a) and w_k = grad_a s_k. One step is
+At the current point a, with own class o and another class k, let s_k = f_k(a) - f_o(a) and w_k =
+grad_a s_k. One step is
 
     L2:   (1 + overshoot) |s_k| / ||w_k + eps||_2 * w_k / ||w_k + eps||_2
     Linf: (1 + overshoot) |s_k| / ||w_k + eps||_1 * sign(w_k)
 
-towards the k of smallest |s_k| / ||w_k + eps||, or towards a given class. Gradients flow through s_k (and through the point
-it is taken at, so into the earlier steps) and through w_k at a fixed point; which class is next and who is done are constants.
+towards the k of smallest |s_k| / ||w_k + eps||, or towards a given class. Gradients flow through
+s_k (and through the point it is taken at, so into the earlier steps) and through w_k at a fixed
+point; which class is next and who is done are constants.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ def size(images: Tensor, norm: str) -> Tensor:
 
 
 class DeepFool:
-    """Perturbations across the nearest boundary, or into a given class. In eval mode, where samples do not meet."""
+    """Perturbations across the nearest boundary, or into a given class. In eval mode, where samples
+    do not meet.
+    """
 
     def __init__(self, net: Net, config: AmmConfig) -> None:
         self.net, self.config = net, config
@@ -40,9 +45,11 @@ class DeepFool:
     def __call__(
         self, x: Tensor, logits: Tensor, toward: Tensor | None, graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """x: (B, C, H, W); logits: (B, K) at x; toward: (B,) classes to reach, None for any but the predicted one.
+        """x: (B, C, H, W); logits: (B, K) at x; toward: (B,) classes to reach, None for any but the
+        predicted one.
 
-        Returns the perturbations (B, C, H, W), differentiable in the parameters with ``graph``, and who arrived (B,).
+        Returns the perturbations (B, C, H, W), differentiable in the parameters with ``graph``, and
+        who arrived (B,).
         """
         r, rows = (
             torch.zeros_like(x),

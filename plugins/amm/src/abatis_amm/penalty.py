@@ -1,11 +1,14 @@
-"""Adversarial margin maximisation (Yan, Guo & Zhang, TPAMI 2019), with the constants of the released code.
+"""Adversarial margin maximisation (Yan, Guo & Zhang, TPAMI 2019), with the constants of the
+released code.
 
     (1/N) sum_{i in S+} R+(m_i) + (1/N) sum_{i in S-} R-(m_i),   m_i = ||Delta_i||
 
-S+: samples that the network in eval mode classifies correctly, Delta the DeepFool perturbation that leaves the class;
-S-: the wrong ones, Delta the one that reaches the true class. With lambda = weight and V = clip:
+S+: samples that the network in eval mode classifies correctly, Delta the DeepFool perturbation that
+leaves the class; S-: the wrong ones, Delta the one that reaches the true class. With lambda =
+weight and V = clip:
 
-    exp:     R+ = min(lambda exp(-c m), V)       R- = min(lambda exp(d min(m, ln(V / lambda + 1) / d)), V)
+    exp:     R+ = min(lambda exp(-c m), V)
+             R- = min(lambda exp(d min(m, ln(V / lambda + 1) / d)), V)
     invprop: R+ = min(lambda / (1 + c m), V)     R- = lambda / (1 - d min(m, (1 - lambda / V) / d))
     lin:     R+ = -lambda c m                    R- = lambda d m
     margin:  R+ = lambda max(c - m, 0)           R- = lambda (c + m)
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 
 class AdversarialMarginPenalty:
-    """The regularizer ``amm``: the terms ``positive`` and ``negative``, 0 where a sample does not count."""
+    """The regularizer ``amm``: the terms ``positive`` and ``negative``, 0 where a sample does not
+    count.
+    """
 
     def __init__(self, config: AmmConfig, num_classes: int) -> None:
         self.config, self.num_classes = config, num_classes
@@ -71,7 +76,9 @@ class AdversarialMarginPenalty:
     def _worst(
         self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Of the members (B,) those that stand for their class in the global batch: found without a graph."""
+        """Of the members (B,) those that stand for their class in the global batch: found without a
+        graph.
+        """
         keys = []
         for name, members in groups.items():
             rows, margins = self._margins(ctx, logits, name, members, graph=False)
@@ -79,7 +86,8 @@ class AdversarialMarginPenalty:
             keys.append(
                 key.index_copy(0, rows, margins if name == "positive" else -margins)
             )  # (B,), the least is the worst
-        # one gather: the values of samples are taken up by index, since a second pass may differ in the last bit
+        # one gather: the values of samples are taken up by index, since a second pass may differ in
+        # the last bit
         index = ctx.batch.index.to(logits.dtype)
         *everyone, labels, indices = ctx.gather(
             torch.stack([*keys, ctx.batch.y.to(logits.dtype), index], 1)
@@ -93,9 +101,11 @@ class AdversarialMarginPenalty:
 
 
 def worst(key: Tensor, labels: Tensor, num_classes: int, top: int) -> Tensor:
-    """Which samples have the least key of their label and one of the ``top`` least of all: (N,), (N,) -> (N,) bool.
+    """Which samples have the least key of their label and one of the ``top`` least of all: (N,),
+    (N,) -> (N,) bool.
 
-    A key of infinity stands for no candidate. All of several equal ones are taken, whatever their order.
+    A key of infinity stands for no candidate. All of several equal ones are taken, whatever their
+    order.
     """
     least = key.new_full((num_classes,), float("inf")).scatter_reduce(
         0, labels, key, "amin"

@@ -8,7 +8,9 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class AverageMarginConfig(PluginConfig):
-    """The released runs have mu = 0.1, beta = 1e-3 (counted twice there: see penalty.py) and tau = 5, 10 or 40 by network."""
+    """The released runs have mu = 0.1, beta = 1e-3 (counted twice there: see penalty.py) and tau =
+    5, 10 or 40 by network.
+    """
 
     neutral = {"weight": 0, "orthogonality": 0}
 

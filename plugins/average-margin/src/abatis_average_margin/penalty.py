@@ -4,9 +4,10 @@
     ramp_i        = max(0, tau - alpha_i) - max(0, -alpha_i) = clamp(tau - alpha_i, 0, tau)
     orthogonality = sum_l || W_l W_l^T - I ||_F^2
 
-W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), where it has no more rows than columns.
-The ramp has no gradient for misclassified samples: it widens the margins of those that are right, up to tau.
-The released loop visits weights and biases, and at a bias adds the weight before it again: its beta 1e-3 is 2e-3 here.
+W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), where it has no more
+rows than columns. The ramp has no gradient for misclassified samples: it widens the margins of
+those that are right, up to tau. The released loop visits weights and biases, and at a bias adds the
+weight before it again: its beta 1e-3 is 2e-3 here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class AverageMarginPenalty:
-    """The regularizer ``average-margin``: the terms ``ramp`` (B,) and ``orthogonality`` (), each where its weight is not 0."""
+    """The regularizer ``average-margin``: the terms ``ramp`` (B,) and ``orthogonality`` (), each
+    where its weight is not 0.
+    """
 
     def __init__(self, config: AverageMarginConfig) -> None:
         self.config = config
@@ -50,7 +53,9 @@ def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def orthogonality(module: nn.Module) -> Tensor:
-    """Squared distance of ``W W^T`` from the identity, summed over the layers, (); raises UsageError without such a layer."""
+    """Squared distance of ``W W^T`` from the identity, summed over the layers, (); raises
+    UsageError without such a layer.
+    """
     layers = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     matrices = [
         layer.weight.flatten(1) for layer in layers
@@ -60,7 +65,8 @@ def orthogonality(module: nn.Module) -> Tensor:
     ]  # taller ones cannot have orthonormal rows
     if not wide:
         raise UsageError(
-            "the orthogonality penalty finds no Linear or Conv2d layer with at most as many outputs as inputs",
+            "the orthogonality penalty finds no Linear or Conv2d layer with at most as many "
+            "outputs as inputs",
             fix="set --average-margin.orthogonality 0",
         )
     gaps = [

@@ -8,7 +8,9 @@ from abatis import PluginConfig, Run, TrainerHooks, hookimpl
 
 
 class AwpConfig(PluginConfig):
-    """Defaults are those of the authors' adversarial training; with TRADES they take gamma 0.005."""
+    """Defaults are those of the authors' adversarial training; with TRADES they take gamma
+    0.005.
+    """
 
     neutral = {"gamma": 0}
     soft_labels = True

@@ -1,8 +1,11 @@
-"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020), with the constants of the released code.
+"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020), with the constants of the
+released code.
 
-    v = gamma ||w|| g / (||g|| + 1e-20)    for each tensor w of more than one dimension, g = grad_w objective(w)
+    v = gamma ||w|| g / (||g|| + 1e-20),   g = grad_w objective(w),
+                                           for each tensor w of more than one dimension
 
-The update is made from the gradient at w + v and applied there, weight decay included; v is subtracted behind it.
+The update is made from the gradient at w + v and applied there, weight decay included; v is
+subtracted behind it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class EmrConfig(PluginConfig):
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
-        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, independent of the batch size",
+        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, "
+        "independent of the batch size",
     )
     decay_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (60, 90),

@@ -1,7 +1,9 @@
-"""The squared norm of the probability-weighted effective weight (Liu & Chan, BMVC 2022; arXiv 2210.05118).
+"""The squared norm of the probability-weighted effective weight (Liu & Chan, BMVC 2022; arXiv
+2210.05118).
 
-In eval mode a piecewise linear network is z = W(x) x + b(x) around x; row k of W(x), the input gradient of logit k, is the
-effective weight of class k. With q = softmax(z / T), detached, the penalty at the adversarial input x' is
+In eval mode a piecewise linear network is z = W(x) x + b(x) around x; row k of W(x), the input
+gradient of logit k, is the effective weight of class k. With q = softmax(z / T), detached, the
+penalty at the adversarial input x' is
 
     Omega = (1 / N^2) sum_i || sum_k q_ik grad_x' z_ik ||^2
 
@@ -34,7 +36,8 @@ class EffectiveMarginPenalty:
             (q * logits).sum(), x, create_graph=True
         )  # (B, C, H, W), sum_k q_k w_k
         squares = weighted.square().flatten(1).sum(1)  # (B,)
-        # the released code differentiates a batch mean, which leaves 1/N inside the square: mean_i(squares) / N
+        # the released code differentiates a batch mean, which leaves 1/N inside the square:
+        # mean_i(squares) / N
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares
         return {"grad_sq": Term(value, weight=self.weight(ctx.epoch))}
 

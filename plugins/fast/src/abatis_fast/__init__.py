@@ -1,4 +1,6 @@
-"""Single-step training attacks with a guard: options and hooks; attack.py holds the attacks, trainer.py the guard."""
+"""Single-step training attacks with a guard: options and hooks; attack.py holds the attacks,
+trainer.py the guard.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from abatis import Attacker, PluginConfig, Run, TrainerHooks, hookimpl
 
 
 class FastConfig(PluginConfig):
-    """The defaults of the attacks are those of the released CIFAR-10 scripts; those of the guard are ours."""
+    """The defaults of the attacks are those of the released CIFAR-10 scripts; those of the guard
+    are ours.
+    """
 
     soft_labels = True
 
     variant: Literal["fgsm-rs", "n-fgsm"] = Field(
         "fgsm-rs",
-        description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not projected",
+        description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not "
+        "projected",
     )
     alpha: float = Field(
         1.25,
@@ -35,7 +40,8 @@ class FastConfig(PluginConfig):
         0.25,
         ge=0,
         lt=1,
-        description="largest lead of the accuracy under the single step over that under PGD-10; 0: no guard",
+        description="largest lead of the accuracy under the single step over that under PGD-10; 0: "
+        "no guard",
     )
     guard_every: int = Field(100, ge=1, description="steps between two checks of the guard")
     patience: int = Field(

@@ -4,8 +4,9 @@
     x'  = clip(P(x_0 + alpha eps sign grad_x CE(x_0)))
 
 FGSM-RS (Wong et al., ICLR 2020): noise 1, alpha 1.25, P projects onto the ball of radius eps.
-N-FGSM (de Jorge et al., NeurIPS 2022): noise 2, alpha 1, no P; x' may lie (noise + alpha) eps away from x.
-clip: to [0, 1]. In L2 the ball is round and the step goes along the normalised gradient; both papers have Linf.
+N-FGSM (de Jorge et al., NeurIPS 2022): noise 2, alpha 1, no P; x' may lie (noise + alpha) eps away
+from x. clip: to [0, 1]. In L2 the ball is round and the step goes along the normalised gradient;
+both papers have Linf.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class SingleStep:
-    """The attacker ``fast``. ``reach``: how far its images may lie from the clean ones, as a multiple of eps."""
+    """The attacker ``fast``. ``reach``: how far its images may lie from the clean ones, as a
+    multiple of eps.
+    """
 
     def __init__(self, run: Run, config: FastConfig) -> None:
         unprojected = config.variant == "n-fgsm"
@@ -39,7 +42,8 @@ class SingleStep:
             uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start"),
             self.alpha * self.run.threat.eps,
         )
-        # a ball as wide as noise and step together makes the projection of the step nothing but the clip to [0, 1]
+        # a ball as wide as noise and step together makes the projection of the step nothing but the
+        # clip to [0, 1]
         attacked = maximise(
             forward, self._ball(batch.x, self.reach), start, batch.y, cross_entropy, 1, step
         )

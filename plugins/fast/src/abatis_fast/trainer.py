@@ -1,4 +1,6 @@
-"""The guard against catastrophic overfitting: a network that resists the one step it trains on, and not PGD."""
+"""The guard against catastrophic overfitting: a network that resists the one step it trains on, and
+not PGD.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ STEP_SHARE = 0.25  # length of a step of that PGD, as a share of eps
 
 
 class CatastrophicOverfitting(AbatisError):
-    """The network has learnt to fool the single-step attack; its accuracy under that attack means nothing any more."""
+    """The network has learnt to fool the single-step attack; its accuracy under that attack means
+    nothing any more.
+    """
 
 
 class OverfittingGuard(TrainerHooks):
-    """Compares, every so many steps, the training accuracy under the run's attack with that under PGD-10."""
+    """Compares, every so many steps, the training accuracy under the run's attack with that under
+    PGD-10.
+    """
 
     def __init__(self, run: Run, config: FastConfig) -> None:
         self.run, self.config = run, config
@@ -37,15 +43,20 @@ class OverfittingGuard(TrainerHooks):
         self.failed = self.failed + 1 if single - several > self.config.guard else 0
         if self.failed >= self.config.patience:
             raise CatastrophicOverfitting(
-                f"catastrophic overfitting: {single:.0%} of a training batch is right under the single-step attack, "
+                f"catastrophic overfitting: {single:.0%} of a training batch is right under the "
+                "single-step attack, "
                 f"{several:.0%} under PGD-{PGD_STEPS}",
-                where=f"step {ctx.step}, epoch {ctx.epoch + 1}; failed checks in a row: {self.failed}; the update was not made",
-                fix="--fast.variant n-fgsm, a larger --fast.noise, a smaller eps or --optim.lr; --fast.guard 0 never stops",
+                where=f"step {ctx.step}, epoch {ctx.epoch + 1}; failed checks in a row: "
+                f"{self.failed}; the update was not made",
+                fix="--fast.variant n-fgsm, a larger --fast.noise, a smaller eps or --optim.lr; "
+                "--fast.guard 0 never stops",
             )
 
     @torch.no_grad()
     def accuracies(self, ctx: StepContext) -> tuple[float, float]:
-        """Shares of the batch that are right at the run's adversarial images and at those of PGD-10, by eval statistics."""
+        """Shares of the batch that are right at the run's adversarial images and at those of
+        PGD-10, by eval statistics.
+        """
         y, threat = ctx.batch.y, self.run.threat
 
         def cross_entropy(logits: Tensor) -> Tensor:

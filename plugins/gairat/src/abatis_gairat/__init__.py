@@ -1,4 +1,6 @@
-"""Geometry-aware instance re-weighting (GAIRAT): options and hook; the mathematics are in loss.py."""
+"""Geometry-aware instance re-weighting (GAIRAT): options and hook; the mathematics are in
+loss.py.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ class GairatConfig(PluginConfig):
     shift: float = Field(
         -1.0,
         ge=-10,
-        description="Lambda, added inside tanh and sigmoid; the larger, the more equal the weights; inf: all 1",
+        description="Lambda, added inside tanh and sigmoid; the larger, the more equal the "
+        "weights; inf: all 1",
     )
     burn_in: int = Field(
         59,
         ge=0,
-        description="number of first epochs in which all weights are 1; 59: weighting starts in the 60th, as released",
+        description="number of first epochs in which all weights are 1; 59: weighting starts in "
+        "the 60th, as released",
     )
 
     @property

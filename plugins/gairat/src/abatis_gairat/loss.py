@@ -1,12 +1,13 @@
 """Weights from the attack steps a sample survives (Zhang et al., ICLR 2021; arXiv 2010.01736).
 
-    tanh:      omega_i = (1 + tanh(a_i)) / 2,   a_i = Lambda + 5 (h - kappa_i) / h,   h = floor(K / 2)
+    tanh:      omega_i = (1 + tanh(a_i)) / 2,   a_i = Lambda + 5 (h - kappa_i) / h,
+               h = floor(K / 2)
     sigmoid:   omega_i = sigmoid(a_i)
     discrete:  omega_i = (K + 1 - kappa_i) / (K + 1)
     w_i = N omega_i / sum_j omega_j
 
-kappa: how many of the K iterates before a step, the start included, were classified correctly. The weights are constants of
-the gradient; terms that allow it are multiplied by them.
+kappa: how many of the K iterates before a step, the start included, were classified correctly. The
+weights are constants of the gradient; terms that allow it are multiplied by them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ INFO = "steps_correct"
 
 
 class GeometryWeighted:
-    """A loss whose terms marked ``reweight`` are multiplied, sample by sample, by weights from the steps survived."""
+    """A loss whose terms marked ``reweight`` are multiplied, sample by sample, by weights from the
+    steps survived.
+    """
 
     def __init__(self, inner: Loss, config: GairatConfig, steps: int) -> None:
         if config.omega != "discrete" and steps < 2:
@@ -41,7 +44,8 @@ class GeometryWeighted:
         weights, terms = self.weights(ctx), self.inner(ctx)
         if not any(term.reweight for term in terms.values()):
             raise PluginConflict(
-                f"'gairat' has nothing to weight: no term of the loss ({', '.join(terms)}) allows it",
+                f"'gairat' has nothing to weight: no term of the loss ({', '.join(terms)}) allows "
+                "it",
                 fix="leave --plugin gairat out, or choose another loss",
             )
         return {
@@ -50,10 +54,13 @@ class GeometryWeighted:
         }
 
     def weights(self, ctx: StepContext) -> Tensor:
-        """(B,), of mean 1 over the global batch; raises UsageError where the attacker reports no steps."""
+        """(B,), of mean 1 over the global batch; raises UsageError where the attacker reports no
+        steps.
+        """
         if INFO not in ctx.info:  # said in the first step, not when the burn-in ends
             raise UsageError(
-                "'gairat' weights by the attack steps a sample survives, and this run's attacker does not report them",
+                "'gairat' weights by the attack steps a sample survives, and this run's attacker "
+                "does not report them",
                 where=f"info['{INFO}'], one count a sample",
                 fix="--use attacker=pgd, or another attacker of several steps",
             )

@@ -10,7 +10,9 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class InputGradientConfig(PluginConfig):
-    """The default weight is the smallest of the released grid, 100 to 100,000 for batches of 256."""
+    """The default weight is the smallest of the released grid, 100 to 100,000 for batches of
+    256.
+    """
 
     neutral = {"weight": 0}
     soft_labels = True
@@ -21,7 +23,8 @@ class InputGradientConfig(PluginConfig):
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
-        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, independent of the batch size",
+        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, "
+        "independent of the batch size",
     )
 
     @property

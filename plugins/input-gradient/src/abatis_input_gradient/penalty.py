@@ -1,8 +1,11 @@
-"""The squared input gradient of the cross-entropy (Ross & Doshi-Velez, AAAI 2018; double back-propagation).
+"""The squared input gradient of the cross-entropy (Ross & Doshi-Velez, AAAI 2018; double
+back-propagation).
 
-    penalty = (lambda / 2) sum_i || grad_x (1 / N) sum_j CE_j ||_i^2  =  (lambda / (2 N)) mean_i || grad_x_i CE_i ||^2
+    penalty = (lambda / 2) sum_i || grad_x (1 / N) sum_j CE_j ||_i^2
+            = (lambda / (2 N)) mean_i || grad_x_i CE_i ||^2
 
-The released code differentiates the batch mean of the cross-entropy, which leaves 1 / N inside the square.
+The released code differentiates the batch mean of the cross-entropy, which leaves 1 / N inside the
+square.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class JacobianConfig(PluginConfig):
         1,
         ge=0,
         le=1000,
-        description="random unit vectors a sample, one backward pass each; 0 takes all classes and is exact",
+        description="random unit vectors a sample, one backward pass each; 0 takes all classes and "
+        "is exact",
     )
     at: Literal["adv", "clean"] = Field(
         "adv", description="the images where it is taken: adversarial or clean"

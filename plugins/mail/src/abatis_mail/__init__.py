@@ -11,7 +11,9 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class MailConfig(PluginConfig):
-    """Slope and bias are those released for the plain cross-entropy; 2 and 0 for the KL of TRADES."""
+    """Slope and bias are those released for the plain cross-entropy; 2 and 0 for the KL of
+    TRADES.
+    """
 
     neutral = {"slope": 0, "normalization": "mean"}
 
@@ -23,17 +25,20 @@ class MailConfig(PluginConfig):
     )
     margin: Literal["adv", "nat", "dif"] = Field(
         "adv",
-        description="adv, nat: label's probability minus the largest other one, at the adversarial or clean image; "
+        description="adv, nat: label's probability minus the largest other one, at the adversarial "
+        "or clean image; "
         "dif: the label's probability, clean minus adversarial",
     )
     normalization: Literal["constant", "mean"] = Field(
         "constant",
-        description="constant: weights times 3, as released; mean: divided by their mean over the batch, the paper",
+        description="constant: weights times 3, as released; mean: divided by their mean over the "
+        "batch, the paper",
     )
     burn_in: int = Field(
         76,
         ge=0,
-        description="number of first epochs in which all weights are 1; 76: weighting starts in the 77th, as released",
+        description="number of first epochs in which all weights are 1; 76: weighting starts in "
+        "the 77th, as released",
     )
 
     @property

@@ -4,7 +4,8 @@
     w_i    = 3 sigmoid(-slope (PM_i - bias))                      constant, the released code
            = N sigmoid(-slope (PM_i - bias)) / sum_j (the same)   mean, the paper
 
-p: clean, p': adversarial softmax. The weights are constants of the gradient; terms that allow it are multiplied by them.
+p: clean, p': adversarial softmax. The weights are constants of the gradient; terms that allow it
+are multiplied by them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ RELEASED_FACTOR = 3.0
 
 
 class MarginWeighted:
-    """A loss whose terms marked ``reweight`` are multiplied, sample by sample, by weights from margins."""
+    """A loss whose terms marked ``reweight`` are multiplied, sample by sample, by weights from
+    margins.
+    """
 
     def __init__(self, inner: Loss, config: MailConfig) -> None:
         self.inner, self.config = inner, config

@@ -1,4 +1,6 @@
-"""Misclassification-aware adversarial training (MART): options and hook; the mathematics are in loss.py."""
+"""Misclassification-aware adversarial training (MART): options and hook; the mathematics are in
+loss.py.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Boosted cross-entropy and weighted KL (Wang et al., ICLR 2020), with the constants of the released code.
+"""Boosted cross-entropy and weighted KL (Wang et al., ICLR 2020), with the constants of the
+released code.
 
     BCE_i = -log p'_iy - log(1.0001 - max_{k != y} p'_ik + 1e-12)
     KL_i  = sum_k p_ik (log p_ik - log(p'_ik + 1e-12)),  weighted by 1.0000001 - p_iy
 
-p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through the KL's target and its weight too.
+p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through the KL's target
+and its weight too.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class MisclassificationAwareLoss:
 
 
 def boosted_cross_entropy(logits_adv: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy plus the log-complement of the strongest rival's probability: (B, K), (B,) -> (B,)."""
+    """Cross-entropy plus the log-complement of the strongest rival's probability: (B, K), (B,) ->
+    (B,).
+    """
     p_adv = logits_adv.softmax(dim=1)  # (B, K)
     second, first = (
         p_adv.detach().argsort(dim=1)[:, -2:].unbind(1)
@@ -46,7 +50,9 @@ def boosted_cross_entropy(logits_adv: Tensor, y: Tensor) -> Tensor:
 
 
 def weighted_kl(logits_clean: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
-    """KL(p || p') of every sample times how wrong the clean prediction is: (B, K), (B, K), (B,) -> (B,)."""
+    """KL(p || p') of every sample times how wrong the clean prediction is: (B, K), (B, K), (B,) ->
+    (B,).
+    """
     log_p = logits_clean.log_softmax(
         dim=1
     )  # (B, K); stays finite where a probability underflows, as its log would not

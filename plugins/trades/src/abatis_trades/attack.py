@@ -1,4 +1,6 @@
-"""The inner maximisation of TRADES: projected ascent on KL(p || p'), p being the clean prediction of the attacked network."""
+"""The inner maximisation of TRADES: projected ascent on KL(p || p'), p being the clean prediction
+of the attacked network.
+"""
 
 from __future__ import annotations
 

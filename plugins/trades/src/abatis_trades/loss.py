@@ -1,9 +1,11 @@
-"""Clean cross-entropy plus the KL from the clean to the adversarial prediction (Zhang et al., ICML 2019).
+"""Clean cross-entropy plus the KL from the clean to the adversarial prediction (Zhang et al., ICML
+2019).
 
     CE_i = -log p_iy
     KL_i = sum_k p_ik (log p_ik - log p'_ik),  weighted by beta
 
-p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through both arguments of the KL.
+p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through both arguments of
+the KL.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class HatConfig(PluginConfig):
     )
     standard: Path | None = Field(
         None,
-        description="a network trained without attack: its run folder, or weights (.safetensors) for the run's backbone",
+        description="a network trained without attack: its run folder, or weights (.safetensors) "
+        "for the run's backbone",
     )
 
 

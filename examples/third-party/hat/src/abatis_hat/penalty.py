@@ -1,8 +1,10 @@
-"""Cross-entropy of helper images beyond the attack, to the label a standard network gives the attacked ones.
+"""Cross-entropy of helper images beyond the attack, to the label a standard network gives the
+attacked ones.
 
     help_i = CE(z(x_i + h (x'_i - x_i)), argmax_k s_k(x'_i)),  weighted by gamma
 
-z: the logits of the network in training, s: those of a network trained without attack, which stays as it is.
+z: the logits of the network in training, s: those of a network trained without attack, which stays
+as it is.
 """
 
 from __future__ import annotations
@@ -42,18 +44,22 @@ class HelperPenalty:
         logits: Tensor = self.standard(ctx.x_adv.to(self.dtype))  # (B, K)
         if logits.shape[1] != ctx.logits_adv.shape[1]:
             raise UsageError(
-                f"--hat.standard knows {logits.shape[1]} classes, this run has {ctx.logits_adv.shape[1]}",
+                f"--hat.standard knows {logits.shape[1]} classes, this run has "
+                f"{ctx.logits_adv.shape[1]}",
                 fix="train the standard network on the same data",
             )
         return logits.argmax(1)
 
 
 def standard_network(run: Run, path: Path | None) -> nn.Module:
-    """The frozen network of a run folder, or weights in a copy of the run's own; raises UsageError."""
+    """The frozen network of a run folder, or weights in a copy of the run's own; raises
+    UsageError.
+    """
     if path is None:
         raise UsageError(
             "'hat' needs a network trained without attack",
-            fix="defense-run --use attacker=none --name standard, then --hat.standard runs/standard",
+            fix="defense-run --use attacker=none --name standard, then --hat.standard "
+            "runs/standard",
         )
     if path.suffix == ".safetensors":
         network = copy.deepcopy(run.net.module)

@@ -1,8 +1,9 @@
-"""Transforms of a batch before the attack: those of IDBH (Li & Spratling, ICLR 2023), and cutmix (Yun et al., ICCV 2019).
+"""Transforms of a batch before the attack: those of IDBH (Li & Spratling, ICLR 2023), and cutmix
+(Yun et al., ICCV 2019).
 
-crop-shift cuts up to ``shift`` rows and columns off the borders and puts what is left anywhere inside the frame. cutmix puts a
-rectangle of another image of the global batch into an image; the labels mix by the share of the pixels that each has.
-Every draw belongs to a sample.
+crop-shift cuts up to ``shift`` rows and columns off the borders and puts what is left anywhere
+inside the frame. cutmix puts a rectangle of another image of the global batch into an image; the
+labels mix by the share of the pixels that each has. Every draw belongs to a sample.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def colour(x: Tensor, draws: Tensor, most: float) -> Tensor:
 
 
 def rectangles(x: Tensor, height: Tensor, width: Tensor, centres: Tensor) -> Tensor:
-    """Where rectangles lie in (B, C, H, W): (B, H, W) bool. height, width: (B,) shares of the sides; centres: (B, 2)."""
+    """Where rectangles lie in (B, C, H, W): (B, H, W) bool. height, width: (B,) shares of the
+    sides; centres: (B, 2).
+    """
     inside = []
     for size, side, centre in zip(x.shape[2:], (height, width), centres.unbind(1), strict=True):
         length, middle = (side * size).round().long(), (centre * size).long()  # (B,) pixels
@@ -109,14 +112,18 @@ def rectangles(x: Tensor, height: Tensor, width: Tensor, centres: Tensor) -> Ten
 
 
 def partners(everyone: Tensor, own: Tensor) -> Tensor:
-    """The row of the global batch whose draw follows each own draw, the least after the largest: (N,), (B,) -> (B,)."""
+    """The row of the global batch whose draw follows each own draw, the least after the largest:
+    (N,), (B,) -> (B,).
+    """
     order = everyone.argsort()
     after = torch.searchsorted(everyone[order], own.contiguous(), right=True) % len(order)
     return order[after]
 
 
 def _erased_sides(draws: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Height and width of an erased rectangle as shares of the sides, from (B, 2+) draws: (B,) each."""
+    """Height and width of an erased rectangle as shares of the sides, from (B, 2+) draws: (B,)
+    each.
+    """
     area = LEAST_AREA + draws[:, 0] * max(most - LEAST_AREA, 0)
     ratio = LONGEST ** (2 * draws[:, 1] - 1)
     return (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)

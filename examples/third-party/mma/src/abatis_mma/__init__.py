@@ -10,7 +10,9 @@ DEFENSE_API = "1.0"
 
 
 class MmaConfig(PluginConfig):
-    """The defaults are those of the released CIFAR-10 run in Linf with the largest margin, MMA-32."""
+    """The defaults are those of the released CIFAR-10 run in Linf with the largest margin,
+    MMA-32.
+    """
 
     max_eps: float = Field(
         0.1255,

@@ -1,10 +1,13 @@
 """Every image attacked just as far as its own margin (Ding, Sharma, Lui & Huang, ICLR 2020).
 
     s(x) = logsumexp_{k != y} z_k(x) - z_y(x),  correct where s(x) < 0
-    x'_i = PGD on s with radius e_i,  u_i = (x'_i - x_i) / e_i,  e_i: the t in [0, 1.05 d_max] where s(x_i + t u_i) crosses 0
-    total = c mean_i CE(x_i) + (1 - c) mean_i (CE(x_i + e_i u_i) where correct and e_i < d_max, CE(x_i) where wrong)
+    x'_i = PGD on s with radius e_i,  u_i = (x'_i - x_i) / e_i,
+    e_i: the t in [0, 1.05 d_max] where s(x_i + t u_i) crosses 0
+    total = c mean_i CE(x_i)
+            + (1 - c) mean_i (CE(x_i + e_i u_i) where correct and e_i < d_max, CE(x_i) where wrong)
 
-The gradient of the margin points along that of the loss at the shortest successful perturbation, which is a constant.
+The gradient of the margin points along that of the loss at the shortest successful perturbation,
+which is a constant.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ TINY = 1e-12
 
 
 class Margins(TrainerHooks):
-    """The margin found last for every training image, (train_size,) by its index; 0 before the first and for wrong ones."""
+    """The margin found last for every training image, (train_size,) by its index; 0 before the
+    first and for wrong ones.
+    """
 
     def __init__(self, run: Run) -> None:
         self.eps = torch.zeros(run.train_size, device=run.device)
@@ -54,7 +59,9 @@ class Margins(TrainerHooks):
 
 
 class MarginAttacker:
-    """The attacker ``mma``. info: ``eps`` (B,), the new margins; ``counts`` (B,), 0 where an image is far enough already."""
+    """The attacker ``mma``. info: ``eps`` (B,), the new margins; ``counts`` (B,), 0 where an image
+    is far enough already.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run, self.config, self.margins = run, run.config(MmaConfig), run.shared(Margins)
@@ -129,7 +136,9 @@ class MarginLoss:
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """logsumexp of the other classes minus the true one, below 0 where p_y > 1/2: (B, K), (B,) -> (B,)."""
+    """logsumexp of the other classes minus the true one, below 0 where p_y > 1/2: (B, K), (B,) ->
+    (B,).
+    """
     true = logits.gather(1, y[:, None])  # (B, 1)
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true.squeeze(1)
 
