@@ -13,7 +13,7 @@ import abatis
 from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import Randomness
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.run_config import AttackConfig, MixConfig
 from abatis.errors import PluginConflict, UsageError
@@ -41,7 +41,7 @@ def mixing_at(step=7, rows=slice(0, 8), size=8, **options):
         random,
         {},
         train_size=8,
-        gatherer=lambda values, of: distributed.gathered(values, of),
+        gatherer=lambda values, of: distributed.gather(values, of),
     )
     return Mixing(MixConfig(**options), run)
 
@@ -88,7 +88,7 @@ def test_processes_mix_the_global_batch(monkeypatch):
     whole, batch = mixed(mixup=1, cutmix=1, smoothing=0.1), batch_of(8)
     monkeypatch.setattr(
         distributed,
-        "gathered",
+        "gather",
         lambda values, of: (batch.x if values.dim() == 4 else batch.y).clone(),
     )
     for rows in (slice(0, 5), slice(5, 8)):
@@ -104,7 +104,7 @@ def test_an_odd_batch_cannot_be_paired():
         mixing_at(size=5, rows=slice(0, 5), mixup=1).transform_batch(batch_of(5))
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", sorted(read_registry()))
 def test_every_method_is_defined_for_soft_labels_or_refuses_them(name, tmp_path):
     config = tiny(tmp_path, plugin=[name], mix={"mixup": 0.8}, dry_run=True)
     if name not in HARD_ONLY:
@@ -125,8 +125,8 @@ def test_soft_labels_of_a_plugin_meet_the_same_refusal(install, tmp_path):
 
 
 def test_what_is_not_installed_as_soft_is_taken_for_hard():
-    soft = {name for name in methods() if discovery.load(name).config_class.soft_labels}
-    assert soft == set(methods()) - HARD_ONLY
+    soft = {name for name in read_registry() if discovery.load_plugin(name).config_class.soft_labels}
+    assert soft == set(read_registry()) - HARD_ONLY
 
 
 @pytest.mark.parametrize(("names", "term"), [([], "ce"), (["trades"], "ce")])

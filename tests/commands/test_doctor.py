@@ -1,4 +1,7 @@
-"""``defense doctor``: whatever is broken is named with what mends it, and the exit code says whether a run can start."""
+"""``defense doctor``: whatever is broken is named with its fix.
+
+The exit code says whether a run can start.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def parts(monkeypatch):
         "SELF_TEST": "print('trained')",
     }.items():
         monkeypatch.setattr(checks, name, value)
-    monkeypatch.setattr(discovery, "installed", lambda: {})
+    monkeypatch.setattr(discovery, "list_installed", lambda: {})
     return parts
 
 
@@ -43,7 +46,7 @@ def test_where_all_is_well_a_run_can_start(parts, capsys):
     ("code", "detail"),
     [
         ("raise ImportError('operator does not exist')", "ImportError: operator does not exist"),
-        (KILLED, "ended with code -9"),
+        (KILLED, "ended with exit code -9"),
         ("import time; time.sleep(60)", "no answer within 1 s"),
     ],
 )
@@ -51,7 +54,7 @@ def test_a_part_that_is_broken_is_named_and_stops_only_what_needs_it(
     parts, capsys, monkeypatch, code, detail
 ):
     if "sleep" in code:
-        monkeypatch.setattr(checks, "PATIENCE", 1)
+        monkeypatch.setattr(checks, "TIMEOUT", 1)
     parts["vision"] = (code, "install vision")
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -84,7 +87,7 @@ def test_a_plugin_whose_import_fails_is_named_with_its_reason(parts, tmp_path, m
     (about / "entry_points.txt").write_text("[abatis.plugins]\nbroken = broken_plugin\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    check = checks._tried("plugin", "broken", checks.PLUGIN, "mend it", ["broken"])
+    check = checks._try_program("plugin", "broken", checks.PLUGIN, "fix it", ["broken"])
     assert not check.ok
     assert (
         "plugin 'broken' cannot be imported: ModuleNotFoundError: No module named 'missing_module'"
@@ -96,7 +99,7 @@ def test_plugins_and_a_registry_that_cannot_even_be_listed(parts, capsys, monkey
     def twice():
         raise UsageError("two distributions provide a plugin named 'x'", fix="uninstall one")
 
-    monkeypatch.setattr(discovery, "installed", twice)
+    monkeypatch.setattr(discovery, "list_installed", twice)
     monkeypatch.setattr(entries, "registry_file", lambda: Path("/nowhere/registry.toml"))
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out

@@ -118,7 +118,7 @@ def test_a_name_that_cannot_be_is_refused(tmp_path, capsys, name, complaint):
 
 
 def test_a_registered_name_is_refused_where_the_plugin_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(discovery, "installed", dict)
+    monkeypatch.setattr(discovery, "list_installed", dict)
     with pytest.raises(UsageError, match="registry has a method named 'emr'"):
         new_plugin("emr", "loss", tmp_path)
 

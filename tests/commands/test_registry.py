@@ -19,8 +19,15 @@ from abatis.cli import main
 from abatis.commands.registry import add as adding
 from abatis.commands.registry import check as checking
 from abatis.commands.registry import entries
-from abatis.commands.registry.actions import schema
-from abatis.commands.registry.entries import Method, Role, flag, methods, read, registry_file
+from abatis.commands.registry.actions import make_schema
+from abatis.commands.registry.entries import (
+    Method,
+    Role,
+    format_option,
+    parse_registry,
+    read_registry,
+    registry_file,
+)
 from abatis.config import discovery
 from abatis.config.command_line import parse_run
 
@@ -36,8 +43,8 @@ HOOKS = [
 
 
 def test_every_plugin_of_this_repository_is_registered_and_installed():
-    assert sorted(name for name, method in methods().items() if not method.community) == FIRST_PARTY
-    assert set(FIRST_PARTY) <= set(discovery.installed())
+    assert sorted(name for name, method in read_registry().items() if not method.community) == FIRST_PARTY
+    assert set(FIRST_PARTY) <= set(discovery.list_installed())
 
 
 def test_every_hook_is_a_role():
@@ -52,11 +59,11 @@ def test_the_registry_agrees_with_plugins_folders_and_records(capsys):
 def test_the_command_line_takes_the_options_of_an_entry(name):
     words = [
         word
-        for option, value in methods()[name].options.items()
-        for word in flag(name, option, value).split()
+        for option, value in read_registry()[name].options.items()
+        for word in format_option(name, option, value).split()
     ]
     assert (
-        parse_run(["--plugin", name, *words]).options[name] == discovery.load(name).config_class()
+        parse_run(["--plugin", name, *words]).options[name] == discovery.load_plugin(name).config_class()
     )
 
 
@@ -78,7 +85,7 @@ def test_check_names_what_disagrees(field, tmp_path, monkeypatch, capsys):
     value, complaint = BROKEN[field]
     tables = {
         name: method.model_dump(mode="json", exclude_defaults=True)
-        for name, method in methods().items()
+        for name, method in read_registry().items()
     }
     tables["mart"][field] = value
     (tmp_path / "registry.toml").write_text(tomli_w.dumps({"method": list(tables.values())}))
@@ -94,12 +101,12 @@ def test_check_names_what_disagrees(field, tmp_path, monkeypatch, capsys):
 
 def test_the_schema_for_editors_is_up_to_date():
     """``defense registry schema > registry.schema.json`` makes it."""
-    assert (ROOT / "registry.schema.json").read_text() == schema()
+    assert (ROOT / "registry.schema.json").read_text() == make_schema()
     assert (ROOT / "registry.toml").read_text().startswith("#:schema ./registry.schema.json\n")
 
 
 def test_evidence_with_the_verdict_fail_is_refused_unless_told_otherwise():
-    entry = methods()["emr"].model_dump()
+    entry = read_registry()["emr"].model_dump()
     assert Method.model_validate({**entry, "verdict": "WARN"}).verdict == "WARN"
     with pytest.raises(ValidationError, match="masking verdict FAIL"):
         Method.model_validate({**entry, "verdict": "FAIL"})
@@ -111,7 +118,7 @@ def test_list_and_show(capsys):
     assert "Effective margin" in capsys.readouterr().out
     assert main(["registry", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["emr"]["installed"] == discovery.installed()["emr"].version
+    assert rows["emr"]["installed"] == discovery.list_installed()["emr"].version
     assert main(["registry", "list", "--json", "--installed", "--hook", "attacker"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["fast", "trades"]
     assert main(["registry", "show", "mart"]) == 0
@@ -173,13 +180,13 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
     for module in (entries, adding):
         monkeypatch.setattr(module, "registry_file", lambda: copy)
     assert main(["registry", "add", str(folder)]) == 0
-    entry = read(capsys.readouterr().out, "printed")["stranger"]
+    entry = parse_registry(capsys.readouterr().out, "printed")["stranger"]
     assert entry.community
     assert entry.homepage == "https://example.org/stranger"
     assert (entry.hooks, entry.options) == (("regularizer",), {"weight": "0.01", "at": "1,2"})
-    assert "stranger" not in methods()
+    assert "stranger" not in read_registry()
     assert main(["registry", "add", str(folder), "--write"]) == 0
-    assert methods()["stranger"] == entry
+    assert read_registry()["stranger"] == entry
     assert main(["registry", "add", str(folder), "--write"]) == 2
     assert "stranger is there 2 times" in capsys.readouterr().err
     assert main(["registry", "list"]) == 0
@@ -226,7 +233,7 @@ def test_a_folder_that_says_too_little_is_refused(folder, capsys, old, new, comp
 
 
 def test_the_registry_is_found_from_another_folder(tmp_path):
-    code = "from abatis.commands.registry.entries import methods; print(sorted(methods()))"
+    code = "from abatis.commands.registry.entries import read_registry; print(sorted(read_registry()))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

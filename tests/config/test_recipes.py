@@ -7,17 +7,17 @@ import re
 import pytest
 
 from abatis.cli import main
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config.command_line import parse_run
-from abatis.config.recipes import recipes_of
+from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
 
-CORE = recipes_of("at")
-RECIPES = CORE | {recipe: path for name in methods() for recipe, path in recipes_of(name).items()}
+CORE = list_recipes("at")
+RECIPES = CORE | {recipe: path for name in read_registry() for recipe, path in list_recipes(name).items()}
 
 
 def test_there_are_recipes_of_every_registered_method():
-    assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *methods()}
+    assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *read_registry()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -16,7 +16,7 @@ import pytest
 from abatis import DEFENSE_API, PluginConfig, TrainerHooks, cli
 from abatis.api import hooks
 from abatis.commands.new.make_plugin import KINDS
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config.command_line import parse_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def test_every_command_is_one_there_is(page):
     for line in [*shell_lines(page), *inline]:
         match shlex.split(line, comments=True):
             case ["defense", name, *_]:
-                assert name in cli._found() or name == "--help", line
+                assert name in cli.find_commands() or name == "--help", line
             case ["make", *names]:
                 assert set(names) <= set(targets), line
             case ["python", "-m", module, *_]:
@@ -105,7 +105,7 @@ def test_every_defense_run_command_is_understood(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for line in commands(page):
         words = shlex.split(line, comments=True)[1:]
-        if "--help" in words or any(name not in methods() for name in plugins_named(words)):
+        if "--help" in words or any(name not in read_registry() for name in plugins_named(words)):
             continue
         if "--config" in words:
             Path(words[words.index("--config") + 1]).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from abatis import RunConfig, cli, run
-from abatis.commands import registry
+from abatis.commands.registry import entries as registry
 from tests.docs.test_docs import IDS, PAGES, plugins_named, shell_lines
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def execute(words: list[str]) -> None:
     command = "run" if words[0] == "defense-run" else words[1]
     words = words[1 if words[0] == "defense-run" else 2 :]
     if (
-        set(plugins_named(words)) - set(registry.methods())
+        set(plugins_named(words)) - set(registry.read_registry())
         or set(words) & set(OVER_THE_NETWORK)
         or command == "new"
     ):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from tests.browser import BROWSER, OVERFLOW, Chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_every_page_of_the_repository_is_on_the_site(site):
 
 def test_method_pages_and_the_registry_show_the_entries(site):
     registry = (site / "registry.html").read_text(encoding="utf-8")
-    for name, method in methods().items():
+    for name, method in read_registry().items():
         assert method.title in registry
         if not method.community:
             assert method.claim.replace("'", "&#x27;") in (

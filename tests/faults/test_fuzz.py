@@ -112,7 +112,7 @@ def test_any_registry_is_read_or_refused(tmp_path, content):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "registry_file", lambda: file)
         try:
-            registry.listing()
+            registry.list_methods()
         except UsageError as error:
             told(error, "the registry is broken")
 

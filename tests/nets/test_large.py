@@ -14,7 +14,7 @@ import abatis
 from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import Randomness, seeded
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config.run_config import AttackConfig, OptimConfig
 from abatis.data.folder import MEAN, STD
 from abatis.data.info import DataInfo, View
@@ -64,7 +64,7 @@ def small_net(kind):
 
 
 @pytest.mark.parametrize("kind", [*NETS, "swin"])
-@pytest.mark.parametrize("method", ["at", *sorted(methods())])
+@pytest.mark.parametrize("method", ["at", *sorted(read_registry())])
 def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
     net, random = small_net(kind), Randomness(0)
     names = [] if method == "at" else [method]

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from abatis.api.randomness import Randomness, seeded
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.run_config import AttackConfig
 from abatis.errors import PluginConflict, UsageError
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
 
-PLUGINS = sorted(methods())
+PLUGINS = sorted(read_registry())
 
 
 def weights_after_two_steps(*names, options=None, use=None):
@@ -61,24 +61,24 @@ def conflict_of(*names):
 def test_two_losses_are_a_conflict():
     assert conflict_of("emr", "mart") is None
     others = [name for name in PLUGINS if name != "mart"]
-    losses = [name for name in others if "loss" in methods()[name].hooks and not is_wrapper(name)]
+    losses = [name for name in others if "loss" in read_registry()[name].hooks and not is_wrapper(name)]
     assert [name for name in others if conflict_of("mart", name)] == losses
 
 
 def is_wrapper(name):
-    return discovery.load(name).module.defense_loss.abatis_impl["wrapper"]
+    return discovery.load_plugin(name).module.defense_loss.abatis_impl["wrapper"]
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PLUGINS if discovery.load(name).config_class.neutral]
+    "name", [name for name in PLUGINS if discovery.load_plugin(name).config_class.neutral]
 )
 def test_a_plugin_that_is_switched_off_leaves_every_bit(name):
-    neutral = dict(discovery.load(name).config_class.neutral)
+    neutral = dict(discovery.load_plugin(name).config_class.neutral)
     assert torch.equal(weights_after_two_steps(name, options=neutral), weights_after_two_steps())
 
 
 def test_what_the_registry_calls_tested_is_a_pair_without_conflict():
-    for name, method in methods().items():
+    for name, method in read_registry().items():
         for other in method.tested_with:
-            assert name in methods()[other].tested_with, f"{other} does not name {name}"
+            assert name in read_registry()[other].tested_with, f"{other} does not name {name}"
             weights_after_two_steps(name, other)

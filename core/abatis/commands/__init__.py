@@ -1,1 +1,1 @@
-"""The subcommands of ``defense``, each found through the entry-point group ``abatis.commands``."""
+"""The commands of ``defense``, each found through the entry-point group ``abatis.commands``."""

@@ -1,4 +1,4 @@
-"""``defense run`` and ``defense-run``: train and judge a model."""
+"""``defense run`` and ``defense-run``: train and evaluate a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str], prog: str = "defense run") -> int:
-    """Train and judge a model (the same as defense-run)."""
+    """Train and evaluate a model (the same as defense-run)."""
     from abatis.config.command_line import parse_run
 
     notes: list[str] = []

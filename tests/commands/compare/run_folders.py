@@ -19,7 +19,7 @@ def share(flags: Sequence[int]) -> float:
 def record(
     clean: Sequence[int], pgd: Sequence[int], robust: Sequence[int] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """An evaluation with these verdicts, point by point; an old one where ``robust`` is not given."""
+    """An evaluation with these outcomes per image; an old one where ``robust`` is not given."""
     found: dict[str, Any] = {
         "n": len(clean),
         "clean_acc": share(clean),

@@ -11,12 +11,15 @@ import tomli_w
 
 from abatis.cli import main
 from abatis.commands.compare import command, train_methods
-from abatis.commands.compare.methods import asked_methods
+from abatis.commands.compare.methods import plan_methods
 from abatis.errors import NotFiniteError, Stopped, UsageError
 from tests.commands.compare.run_folders import record, run_folder
 
 CLEAN, RIGHT, LESS = [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
-TINY = "--data digits --backbone cnn --limit 64 --batch-size 32 --epochs 1 --threat Linf:0.1 --attack.steps 2 --eval quick --quiet"
+TINY = (
+    "--data digits --backbone cnn --limit 64 --batch-size 32 --epochs 1 --threat Linf:0.1 "
+    "--attack.steps 2 --eval quick --quiet"
+)
 
 
 def compare(line):
@@ -25,7 +28,7 @@ def compare(line):
 
 def finished(out, names, robust=RIGHT, seeds=1, **changes):
     """Folders as ``--methods`` leaves them, without the training."""
-    for method in asked_methods(names.split(), seeds, TINY.split(), out, ""):
+    for method in plan_methods(names.split(), seeds, TINY.split(), out, ""):
         for config in method.configs:
             folder = out / config.name
             folder.mkdir(parents=True)
@@ -122,7 +125,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(Stopped, match="stopped after step 3") as error:
             compare(f"--methods at mart emr {TINY} --out {tmp_path}")
-    assert error.value.fix == "the same command goes on from here"
+    assert error.value.fix == "run the same command again to continue"
     assert asked == [("mart-s0", True)] * 2
     assert not (tmp_path / "compare.json").exists()
 
@@ -137,7 +140,7 @@ def test_a_longer_ladder_is_judged_again_and_a_shorter_one_is_there_already(tmp_
     assert (
         main(["compare", *f"--methods at mart {TINY} --eval standard --out {tmp_path}".split()])
         == 2
-    )  # not judged alike
+    )  # not evaluated in the same way
     assert asked == ["standard"]
 
 
@@ -210,7 +213,7 @@ def test_the_baseline(tmp_path):
         ("--methods at --baselin at", "did you mean '--baseline'"),
         ("--methods at --epohcs 3", "did you mean '--epochs'"),
         ("--methods at trade", "did you mean 'trades'"),
-        ("--methods at --seeds 0", "--seeds 0"),
+        ("--methods at --seeds 0", "at least 1, not 0"),
         ("--methods at --seeds many", "--seeds"),
         ("--methods", "--methods"),
         ("--methods at mart --baseline mard", "did you mean 'mart'"),

@@ -1,4 +1,4 @@
-"""Which runs are one method, and which were not judged alike."""
+"""Which runs are one method, and which were not evaluated in the same way."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_a_run_named_twice_counts_once_and_a_copy_of_it_is_refused(tmp_path):
         ("seed", 0, 7, "--seed 0"),
     ],
 )
-def test_runs_judged_otherwise_are_refused_with_the_command_that_mends_it(
+def test_runs_judged_otherwise_are_refused_with_the_command_that_fixes_it(
     tmp_path, key, first, second, flag
 ):
     folders = [
         run_folder(tmp_path / "one", judged(**{key: first}), epochs=1),
         run_folder(tmp_path / "two", judged(**{key: second})),
     ]
-    with pytest.raises(UsageError, match="not judged alike") as error:
+    with pytest.raises(UsageError, match="not evaluated in the same way") as error:
         check_alike(read_runs(folders))
     assert f"{key} {first} ({folders[0]}), {second} ({folders[1]})" in shown(error)
     assert f"defense eval {folders[1]} {flag}" in shown(error)

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 
 from abatis.commands.compare import methods
-from abatis.commands.compare.methods import asked_methods, default_out
+from abatis.commands.compare.methods import choose_out, plan_methods
 from abatis.errors import UsageError
 
 
 def asked(names, line="", seeds=1, out=None):
-    return asked_methods(names.split(), seeds, line.split(), out, "defense compare")
+    return plan_methods(names.split(), seeds, line.split(), out, "defense compare")
 
 
 def test_every_method_has_the_same_budget():
-    line = "--data digits --backbone cnn --epochs 7 --threat L2:0.5 --batch-size 9 --attack.steps 3 --optim.lr 0.2 --limit 50"
+    line = (
+        "--data digits --backbone cnn --epochs 7 --threat L2:0.5 --batch-size 9 "
+        "--attack.steps 3 --optim.lr 0.2 --limit 50"
+    )
     found = asked("at mart emr+trades", line, seeds=2)
     assert [method.name for method in found] == ["at", "mart", "emr+trades"]
     own = {"plugin", "options", "seed", "name"}
@@ -40,7 +43,8 @@ def test_every_method_has_the_same_budget():
 
 
 def test_the_recommended_recipe_gives_the_plugin_s_options_and_nothing_else():
-    """MART's recipe has 120 epochs and a rate of 0.01; MAIL's differs from the plugin's defaults in both options below."""
+    """MART's recipe has 120 epochs and a rate of 0.01; MAIL's has both options below other than
+    the plugin's defaults."""
     mart, mail = asked("mart mail", "--epochs 2")
     config = mail.configs[0]
     assert (config.options["mail"].normalization, config.options["mail"].burn_in) == ("mean", 75)
@@ -84,8 +88,10 @@ def test_the_attack_is_shared_and_what_a_recipe_says_of_it_is_told():
 
 def test_a_recipe_for_the_combination_comes_before_those_of_its_parts(tmp_path, monkeypatch):
     texts = {
-        "mail/cifar10-alone": 'plugin = ["mail"]\ndata = "cifar10"\nbackbone = "resnet18"\n[mail]\nslope = 1\n',
-        "mail/cifar10-pair": 'plugin = ["trades", "mail"]\ndata = "cifar10"\n[mail]\nslope = 2\n[trades]\nbeta = 3\n',
+        "mail/cifar10-alone": 'plugin = ["mail"]\ndata = "cifar10"\nbackbone = "resnet18"\n'
+        "[mail]\nslope = 1\n",
+        "mail/cifar10-pair": 'plugin = ["trades", "mail"]\ndata = "cifar10"\n'
+        "[mail]\nslope = 2\n[trades]\nbeta = 3\n",
         "mail/cifar10-other": 'plugin = ["mart", "mail"]\ndata = "cifar10"\n[mail]\nslope = 4\n',
         "mail/mnist-pair": 'plugin = ["mail"]\ndata = "cifar10"\n[mail]\nslope = 5\n',
     }
@@ -93,7 +99,7 @@ def test_a_recipe_for_the_combination_comes_before_those_of_its_parts(tmp_path, 
     for name, text in texts.items():
         files[name] = tmp_path / f"{name.partition('/')[2]}.toml"
         files[name].write_text(text)
-    monkeypatch.setattr(methods, "recipes_of", lambda plugin: files if plugin == "mail" else {})
+    monkeypatch.setattr(methods, "list_recipes", lambda plugin: files if plugin == "mail" else {})
     pair, alone = asked("mail+trades mail")
     assert pair.configs[0].options["mail"].slope == 2
     assert pair.configs[0].options["trades"].beta == 3
@@ -124,7 +130,7 @@ def test_seeds_count_from_the_one_given():
     [("cifar10", "cifar10"), ("npz:a/few.npz", "few"), ("folder:a/cats", "cats")],
 )
 def test_the_folder_is_named_after_the_data(data, folder):
-    assert default_out(data) == Path("comparisons") / folder
+    assert choose_out(data) == Path("comparisons") / folder
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_the_folder_is_named_after_the_data(data, folder):
         ("at", "--name x", "--name"),
         ("at", "--eval none", "--eval"),
         ("at", "--epochs many", "epochs"),
-        (",", "", "no method"),
+        (",", "", "--methods is empty"),
     ],
 )
 def test_a_mistake_is_named(names, line, complaint):

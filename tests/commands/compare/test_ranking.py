@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abatis.commands.compare.finished_runs import Failed, Judged
-from abatis.commands.compare.ranking import RESAMPLES, bootstrap, notes, ranked, spread
+from abatis.commands.compare.finished_runs import FailedRun, JudgedRun
+from abatis.commands.compare.ranking import (
+    RESAMPLES,
+    bootstrap,
+    collect_notes,
+    rank_methods,
+    summarize,
+)
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from tests.commands.compare.run_folders import margins, record
@@ -22,7 +28,7 @@ def judged(
     method, robust, seed=0, *, old=False, seconds=None, memory=None, settings=None, **changes
 ):
     evaluation = record([1] * len(robust), robust, None if old else robust, **changes)
-    return Judged(
+    return JudgedRun(
         method,
         Path(f"{method}-s{seed}"),
         Path(f"{method}-s{seed}"),
@@ -35,7 +41,7 @@ def judged(
 
 def rows(runs, failed=(), order=None, baseline="at"):
     order = order or list(dict.fromkeys(run.method for run in runs))
-    return {row["method"]: row for row in ranked(runs, failed, order, baseline)["rows"]}
+    return {row["method"]: row for row in rank_methods(runs, failed, order, baseline)["rows"]}
 
 
 def test_identical_verdicts_differ_by_exactly_nothing():
@@ -65,8 +71,11 @@ def test_a_difference_that_is_the_same_at_every_point_is_exact(mine, theirs, poi
 
 
 def test_the_interval_of_a_binomial():
-    """10 of 50 points gained and none lost: a resample gains Binomial(50, 1/5), whose 2.5 % and 97.5 % quantiles are 5 and 16
-    (cumulative 0.018 and 0.048 at 4 and 5, 0.969 and 0.986 at 15 and 16)."""
+    """10 of 50 points gained and none lost: a resample gains Binomial(50, 1/5).
+
+    Its 2.5 % and 97.5 % quantiles are 5 and 16 (cumulative 0.018 and 0.048 at 4 and 5, 0.969 and
+    0.986 at 15 and 16).
+    """
     found = bootstrap([[1] * 30 + [0] * 20], [[1] * 20 + [0] * 30])
     assert found["points"] == pytest.approx(20)
     assert found["interval"] == pytest.approx([10, 32])
@@ -91,7 +100,7 @@ def test_all_resamples_of_a_small_case(mine, theirs):
 
 
 def test_the_points_are_paired():
-    """Equal accuracies, 60 of 100: right at the same points the difference is certain, at other points it is not."""
+    """60 of 100 are right on both sides: at the same points the difference is certain, else not."""
     same, other = [1] * 60 + [0] * 40, [0] * 40 + [1] * 60
     assert bootstrap([same], [same])["interval"] == [0, 0]
     low, high = bootstrap([other], [same])["interval"]
@@ -114,14 +123,14 @@ def test_order_of_points_and_seeds_changes_nothing_and_many_points_are_no_troubl
 
 
 def test_mean_deviation_and_values_over_seeds():
-    assert spread([0.4, 0.6]) == {
+    assert summarize([0.4, 0.6]) == {
         "mean": 0.5,
         "sd": pytest.approx(0.2 / 2**0.5),
         "values": [0.4, 0.6],
     }
-    assert spread([2.0]) == {"mean": 2.0, "sd": None, "values": [2.0]}
-    assert spread([None, 3.0]) == {"mean": 3.0, "sd": None, "values": [None, 3.0]}
-    assert spread([None]) is None
+    assert summarize([2.0]) == {"mean": 2.0, "sd": None, "values": [2.0]}
+    assert summarize([None, 3.0]) == {"mean": 3.0, "sd": None, "values": [None, 3.0]}
+    assert summarize([None]) is None
 
 
 def test_a_row_holds_every_number_of_its_runs():
@@ -186,7 +195,7 @@ def test_what_failed_has_no_rank_and_comes_last():
     runs = [judged("masked", THREE, verdict="FAIL"), judged("at", ONE), judged("b", TWO)]
     found = rows(
         runs,
-        [Failed("broken", 0, Path("broken-s0"), "NotFiniteError: the loss is NaN")],
+        [FailedRun("broken", 0, Path("broken-s0"), "NotFiniteError: the loss is NaN")],
         ["broken", "masked", "at", "b"],
     )
     assert [(name, row["rank"]) for name, row in found.items()] == [
@@ -211,12 +220,12 @@ def test_differences_are_taken_from_the_baseline():
 
 def test_the_measure_is_the_strongest_that_all_records_have():
     new, old = judged("at", TWO), judged("b", ONE, old=True)
-    assert ranked([new], [], ["at"], "at")["headline"] == "robust_acc"
-    mixed = ranked([new, old], [], ["at", "b"], "at")
+    assert rank_methods([new], [], ["at"], "at")["headline"] == "robust_acc"
+    mixed = rank_methods([new, old], [], ["at", "b"], "at")
     assert (mixed["headline"], mixed["paired_on"]) == ("pgd20_acc", "PGD-20")
     assert [row["method"] for row in mixed["rows"]] == ["at", "b"]
     stronger = [judged(name, ONE, old=True, autoattack_acc=0.25) for name in ("at", "b")]
-    assert ranked(stronger, [], ["at", "b"], "at")["headline"] == "autoattack_acc"
+    assert rank_methods(stronger, [], ["at", "b"], "at")["headline"] == "autoattack_acc"
 
 
 def test_the_verdicts_compared_are_the_strongest_that_all_records_have():
@@ -225,17 +234,17 @@ def test_the_verdicts_compared_are_the_strongest_that_all_records_have():
         {"clean": THREE, "PGD-20": TWO, "Square": NOTHING},
     )
     runs = [judged("at", ONE, per_point=weak), judged("b", ONE, per_point=strong)]
-    assert ranked(runs, [], ["at", "b"], "at")["paired_on"] == "Square"
+    assert rank_methods(runs, [], ["at", "b"], "at")["paired_on"] == "Square"
     assert rows(runs)["b"]["difference"]["points"] == -25
     runs[1].record["per_point"].pop("PGD-20")
     runs[0].record["per_point"].pop("Square")
-    assert ranked(runs, [], ["at", "b"], "at")["paired_on"] is None
+    assert rank_methods(runs, [], ["at", "b"], "at")["paired_on"] is None
     assert rows(runs)["b"]["difference"] is None
 
 
 def test_nothing_in_common_is_said():
     with pytest.raises(UsageError, match="in common"):
-        ranked(
+        rank_methods(
             [judged("at", ONE), judged("b", ONE, robust_acc=None, pgd20_acc=None)],
             [],
             ["at", "b"],
@@ -244,7 +253,7 @@ def test_nothing_in_common_is_said():
 
 
 def test_no_run_at_all_still_gives_its_row():
-    found = ranked([], [Failed("at", 0, Path("at-s0"), "why")], ["at"], "at")
+    found = rank_methods([], [FailedRun("at", 0, Path("at-s0"), "why")], ["at"], "at")
     assert found["rows"][0]["rank"] is None
     assert found["rows"][0]["failed"][0]["why"] == "why"
 
@@ -267,19 +276,21 @@ def test_notes_say_what_the_numbers_do_not():
             adaptive_attack="mine",
         ),
     ]
-    failed = [Failed("c", 1, Path("c-s1"), "out of memory")]
-    said = notes(ranked(runs, failed, ["at", "b", "c"], "at"), runs, RunConfig.model_fields)
+    failed = [FailedRun("c", 1, Path("c-s1"), "out of memory")]
+    said = collect_notes(
+        rank_methods(runs, failed, ["at", "b", "c"], "at"), runs, RunConfig.model_fields
+    )
     assert said == [
         "c, seed 1 failed: out of memory",
         "c has no rank: its verdict is FAIL, so its robust accuracy cannot be trusted",
         "trained with different b.weight: 1 (b), 2 (c)",
         "trained with different epochs: 2 (at, c), 3 (b)",
         "trained with different limit: not set (at, c), 9 (b)",
-        "b left the weights of at unchanged: its options do nothing within this budget",
+        "b has the same weights as at: its options had no effect in this training",
         "no adaptive attack supplied: at, b",
     ]
 
 
 def test_the_resamples_are_what_the_record_says():
-    found = ranked([judged("at", ONE)], [], ["at"], "at")
+    found = rank_methods([judged("at", ONE)], [], ["at"], "at")
     assert (found["resamples"], found["bootstrap_seed"]) == (RESAMPLES, 0) == (10_000, 0)

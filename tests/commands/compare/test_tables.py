@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from abatis.commands.compare.files import write
-from abatis.commands.compare.finished_runs import Failed, Judged
-from abatis.commands.compare.ranking import ranked
-from abatis.commands.compare.tables import columns, latex, markdown, show
+from abatis.commands.compare.files import write_files
+from abatis.commands.compare.finished_runs import FailedRun, JudgedRun
+from abatis.commands.compare.ranking import rank_methods
+from abatis.commands.compare.tables import make_columns, show, to_latex, to_markdown
 from abatis.report.html import SIGNS
 from tests.commands.compare.run_folders import margins, record
 
@@ -22,7 +22,7 @@ STRANGE = "a|b_c & 5% <i>"
 
 @pytest.fixture(scope="module")
 def compared():
-    """Three methods: 'at' with 2 and 3 of 4 points, a strange name with all 4, one of verdict FAIL, one that failed."""
+    """Four methods: 'at' with 2 and 3 of 4 points, a strange name with all 4, a FAIL, a failure."""
     right = {
         "at": ([1, 1, 0, 0], [1, 1, 1, 0]),
         STRANGE: ([1, 1, 1, 1],),
@@ -33,13 +33,13 @@ def compared():
         for seed, flags in enumerate(seeds):
             evaluation = record([1] * 4, flags, flags, margins=margins(1.25, 0.5))
             runs.append(
-                Judged(
+                JudgedRun(
                     method, Path(f"{method}-s{seed}"), Path(), evaluation, {"seed": seed}, 2, 100
                 )
             )
     runs[-1].record["verdict"] = "FAIL"
-    failed = [Failed("broken", 0, Path("broken-s0"), "PluginConflict: [red]two[/red] losses")]
-    found = ranked(runs, failed, [*right, "broken"], "at")
+    failed = [FailedRun("broken", 0, Path("broken-s0"), "PluginConflict: [red]two[/red] losses")]
+    found = rank_methods(runs, failed, [*right, "broken"], "at")
     found["notes"] = ["broken, seed 0 failed: PluginConflict: [red]two[/red] losses"]
     return found
 
@@ -58,7 +58,7 @@ def table_of(text):
 
 
 def test_markdown(compared):
-    rows = {row["method"]: row for row in table_of(markdown(compared))}
+    rows = {row["method"]: row for row in table_of(to_markdown(compared))}
     assert list(rows) == [STRANGE, "at", "masked", "broken"]
     assert rows["at"] == {
         "rank": "2",
@@ -85,12 +85,12 @@ def test_markdown(compared):
     low, high = found["interval"]
     star = " *" if found["excludes_zero"] else ""
     assert rows[STRANGE]["vs at [95 %]"] == f"+37.50 [{low:+.2f}, {high:+.2f}]{star}"
-    assert "- broken, seed 0 failed" in markdown(compared)
-    assert "10,000 paired resamples" in markdown(compared)
+    assert "- broken, seed 0 failed" in to_markdown(compared)
+    assert "10,000 resamples" in to_markdown(compared)
 
 
 def test_a_difference_is_marked_only_where_its_interval_excludes_nothing(compared):
-    cell = next(column for column in columns(compared) if column.heading.startswith("vs")).text
+    cell = next(column for column in make_columns(compared) if column.heading.startswith("vs")).text
     row = {
         "method": "b",
         "difference": {"points": 1.234, "interval": [0.1, 2], "excludes_zero": True},
@@ -101,7 +101,7 @@ def test_a_difference_is_marked_only_where_its_interval_excludes_nothing(compare
 
 
 def test_latex_is_escaped_and_complete(compared):
-    text = latex(compared)
+    text = to_latex(compared)
     body = text[text.index(r"\begin{tabular}{rlrrrrrlrrrrr}") :]
     assert all(
         rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}")
@@ -124,7 +124,9 @@ def shown(compared, width, **options):
 def test_a_wide_terminal_shows_everything(compared):
     text = shown(compared, 250)
     assert all(
-        column.heading in text for column in columns(compared) if column.heading != "AutoAttack %"
+        column.heading in text
+        for column in make_columns(compared)
+        if column.heading != "AutoAttack %"
     )
     assert "AutoAttack %" not in text  # nobody measured it
     assert "Not shown" not in text
@@ -136,7 +138,7 @@ def test_a_narrow_terminal_shows_what_matters_most(compared, width):
     text = shown(compared, width, force_terminal=True, color_system=None)
     assert max(map(len, text.splitlines())) <= width
     assert all(word in text for word in ("rank", "method", "verdict", "FAIL", "failed"))
-    assert "Not shown here for want of room" in " ".join(text.split())
+    assert "Not shown, because the terminal is too narrow" in " ".join(text.split())
     if width >= 80:
         assert "+37.5 [" in text
         assert "62.5 ± 17.7" in text
@@ -173,7 +175,7 @@ class Cells(HTMLParser):
 
 
 def test_every_file_has_the_numbers_of_the_json(compared, tmp_path):
-    paths = write(compared, tmp_path / "out")
+    paths = write_files(compared, tmp_path / "out")
     assert [path.name for path in paths] == [
         "compare.json",
         "compare.md",
@@ -182,7 +184,7 @@ def test_every_file_has_the_numbers_of_the_json(compared, tmp_path):
     ]
     read = json.loads(paths[0].read_text())
     assert read == compared
-    assert (markdown(read), latex(read)) == (paths[1].read_text(), paths[2].read_text())
+    assert (to_markdown(read), to_latex(read)) == (paths[1].read_text(), paths[2].read_text())
     page = Cells(paths[3].read_text())
     signs = tuple(f"{sign} " for sign in SIGNS.values())  # of the badges
     cells = [[cell[2:] if cell.startswith(signs) else cell for cell in row] for row in page.rows]
@@ -193,7 +195,7 @@ def test_every_file_has_the_numbers_of_the_json(compared, tmp_path):
     ]
     shown = [first | second for first, second in zip(tables[:4], tables[4:], strict=True)]
     assert shown == [
-        {column.heading: column.text(row) for column in columns(compared)}
+        {column.heading: column.text(row) for column in make_columns(compared)}
         for row in compared["rows"]
     ]
     assert "script" not in page.tags
@@ -202,7 +204,7 @@ def test_every_file_has_the_numbers_of_the_json(compared, tmp_path):
 
 
 def test_the_page_begins_with_the_best_method_and_its_verdict(compared, tmp_path):
-    text = write(compared, tmp_path)[3].read_text()
+    text = write_files(compared, tmp_path)[3].read_text()
     lead = text[: text.index("<section")]
     assert all(
         word in lead for word in ("100.00 %", "PASS", "best of 2", "4 test images", "Linf:0.1")
@@ -211,7 +213,7 @@ def test_the_page_begins_with_the_best_method_and_its_verdict(compared, tmp_path
 
 def test_a_page_without_any_ranked_method(tmp_path):
     found = {
-        **ranked([], [Failed("at", 0, Path("at-s0"), "why")], ["at"], "at"),
+        **rank_methods([], [FailedRun("at", 0, Path("at-s0"), "why")], ["at"], "at"),
         "notes": ["at, seed 0 failed: why"],
     }
-    assert "at, seed 0 failed: why" in write(found, tmp_path)[3].read_text()
+    assert "at, seed 0 failed: why" in write_files(found, tmp_path)[3].read_text()

@@ -1,4 +1,4 @@
-"""A run as weights, configuration and card: the same network again, and everything a stranger must know."""
+"""A run as weights, configuration and card: the same network, and all a stranger must know."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 import abatis
 from abatis.commands.eval import command as evaluate
 from abatis.commands.export import command
-from abatis.commands.export.card import card
-from abatis.commands.export.finished_run import Source, finished
+from abatis.commands.export.card import make_card
+from abatis.commands.export.finished_run import FinishedRun, read_finished_run
 from abatis.commands.export.folder import write_folder
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.digest import weights_digest
 from abatis.runs.model_spec import find_model
-from abatis.runs.published import load_folder
-from abatis.runs.run_folder import recipe
+from abatis.runs.published import load_published
+from abatis.runs.run_folder import portable_options
 from abatis.system.timm_import import timm
 from tests.helpers import tiny
 
@@ -65,9 +65,9 @@ def test_every_family_comes_back_at_its_size(name, size, tmp_path):
         "threat": "Linf:8/255",
         "pretrained": False,
     }
-    write_folder(Source(tmp_path, table, [], {}, module, shape, None), tmp_path)
+    write_folder(FinishedRun(tmp_path, table, [], {}, module, shape, None), tmp_path)
     x = torch.rand(2, 3, size, size)
-    again = load_folder(tmp_path).eval()
+    again = load_published(tmp_path).eval()
     assert weights_digest(again) == weights_digest(module)
     assert torch.equal(again(x), module(x))
 
@@ -83,7 +83,7 @@ def test_timm_s_own_transforms_see_what_was_judged(data, size, crop, tmp_path):
     ).eval()
     table = {"backbone": name, "data": data, "threat": "Linf:8/255", "pretrained": False}
     shape = {"num_classes": 3, "channels": 3, "image_size": size}
-    write_folder(Source(tmp_path, table, [], {}, module, shape, None), tmp_path / "out")
+    write_folder(FinishedRun(tmp_path, table, [], {}, module, shape, None), tmp_path / "out")
     wish = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
     assert (wish["crop_pct"], wish["interpolation"]) == (crop, "bicubic")
 
@@ -96,7 +96,7 @@ def test_a_network_that_timm_does_not_know(tmp_path):
     folder = abatis.run(
         tiny(tmp_path, limit=None, epochs=1), model=module, data=(data, data)
     ).folder
-    write_folder(finished(folder, model=own()), tmp_path)
+    write_folder(read_finished_run(folder, model=own()), tmp_path)
     with pytest.raises(UsageError, match="Sequential, which timm does not know"):
         abatis.load(tmp_path)
     assert weights_digest(abatis.load(tmp_path, model=own())) == weights_digest(
@@ -127,7 +127,7 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
         "- D9 spoke",
         "| attacker | pgd |",
         "Trained on `digits`, the first 150 images. Real digits.",
-        "looked at 3 time(s)",
+        "test set has been used 3 time(s)",
     ):
         assert part in text
     assert json.loads((tmp_path / "config.json").read_text())["abatis"]["verdict"] == "WARN"
@@ -136,9 +136,9 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
 
 
 def test_the_card_of_a_run_that_was_not_judged_or_is_masked(judged, tmp_path):
-    source = finished(judged(verdict="FAIL"), allow_fail=True)
-    assert "cannot be trusted" in card(source, {})
-    assert "was not judged" in card(replace(source, record={}), {})
+    source = read_finished_run(judged(verdict="FAIL"), allow_fail=True)
+    assert "cannot be trusted" in make_card(source, {})
+    assert "was not evaluated" in make_card(replace(source, record={}), {})
     with pytest.raises(UsageError, match=r"verdict of .* is FAIL"):
         export(source.folder, tmp_path, "safetensors")
     assert export(source.folder, tmp_path, "safetensors", "--allow-fail") == 0
@@ -154,7 +154,7 @@ def test_no_path_of_this_machine_is_published():
         "init": "../old/w.safetensors",
         "backbone": "/home/me/net.py:make",
     }
-    assert recipe(table) == {
+    assert portable_options(table) == {
         "data": "folder:flowers",
         "threat": "Linf:8/255",
         "attack": {"step_size": "2/255"},

@@ -69,13 +69,13 @@ def test_nothing_is_sent_without_a_token_or_offline(
         monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert send(judged(), tmp_path) == 0
     assert hub.calls == []
-    assert "not sent" in capsys.readouterr().out
+    assert "not uploaded" in capsys.readouterr().out
     assert weights_digest(abatis.load(tmp_path)) == weights_digest(abatis.load(judged()))
 
 
 def test_a_refusal_says_so_and_keeps_the_token(judged, tmp_path, hub):
     hub.error = RuntimeError(f"403 for {TOKEN}")
-    with pytest.raises(UsageError, match="could not be sent") as caught:
+    with pytest.raises(UsageError, match="could not be uploaded") as caught:
         send(judged(), tmp_path)
     assert TOKEN not in str(caught.value)
     assert (tmp_path / "README.md").is_file()
@@ -83,7 +83,7 @@ def test_a_refusal_says_so_and_keeps_the_token(judged, tmp_path, hub):
 
 def test_hub_and_repo_belong_together(judged, tmp_path):
     for words in (["--to", "hub"], ["--to", "safetensors", "--repo", "a/b"]):
-        with pytest.raises(UsageError, match="belong together"):
+        with pytest.raises(UsageError, match="must be used together"):
             command([str(judged()), "--out", str(tmp_path), *words])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from torch import nn
 
 import abatis
 from abatis.commands.export import command, robustbench
-from abatis.commands.export.finished_run import finished
+from abatis.commands.export.finished_run import read_finished_run
+from abatis.commands.export.options import FORMATS
 from abatis.commands.export.program import TOLERANCE, write_program
-from abatis.commands.export.robustbench import Entry
+from abatis.commands.export.robustbench import LeaderboardEntry
 from abatis.errors import UsageError
 from tests.helpers import tiny
 
@@ -45,7 +48,7 @@ def no_network(monkeypatch):
 
 
 def export(folder, out, entry=None, **options):
-    return robustbench.export(finished(folder, **options), out, entry)
+    return robustbench.write_entry(read_finished_run(folder, **options), out, entry)
 
 
 def entry_of(exported):
@@ -53,7 +56,7 @@ def entry_of(exported):
 
 
 def test_the_entry_has_every_field_in_robustbench_s_types(judged, tmp_path):
-    about = Entry(
+    about = LeaderboardEntry(
         "Doe2026Little",
         "cifar10",
         "A title",
@@ -120,7 +123,7 @@ def test_what_only_authors_know_is_not_made_up(judged, tmp_path):
     ],
 )
 def test_the_footnote_says_what_a_reader_must_know(judged, tmp_path, changes, dataset, notes):
-    exported = export(judged(**changes), tmp_path, Entry(dataset=dataset))
+    exported = export(judged(**changes), tmp_path, LeaderboardEntry(dataset=dataset))
     assert len(exported.notes) == len(notes)
     assert all(part in note for part, note in zip(notes, exported.notes, strict=True))
     assert entry_of(exported)["footnote"] == " ".join(exported.notes)
@@ -177,7 +180,7 @@ def test_a_masked_network_is_refused_unless_allowed(judged, tmp_path):
 
 
 def test_other_weights_than_those_judged_are_refused(judged, tmp_path):
-    with pytest.raises(UsageError, match="not the ones that were judged"):
+    with pytest.raises(UsageError, match="not the ones that were evaluated"):
         export(judged(weights_sha256="0" * 64), tmp_path)
 
 
@@ -200,7 +203,7 @@ def test_a_run_that_came_from_python(tmp_path):
     (folder / "eval.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="a module of yours"):
         export(folder, tmp_path)
-    with pytest.raises(UsageError, match="data were an object of yours, tuple"):
+    with pytest.raises(UsageError, match="data were given from Python: tuple"):
         export(folder, tmp_path, model=module)
     entry = entry_of(export(folder, tmp_path, model=module, images=(x[:6], y[:6])))
     assert (entry["architecture"], entry["dataset"]) == ("Sequential", "tuple")
@@ -217,7 +220,7 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("network", "message"), [(Noisy(), "differs by"), (Branching(), r"torch\.export refuses")]
+    ("network", "message"), [(Noisy(), "differs by"), (Branching(), r"torch\.export cannot export")]
 )
 def test_a_network_that_would_not_be_the_same_is_refused(network, message, tmp_path):
     x = torch.rand(6, 1, 2, 2)
@@ -253,8 +256,8 @@ def test_the_command(judged, tmp_path, capsys):
     [
         (["--to", "robustbnch"], "did you mean 'robustbench'"),
         (["--to", "robustbench", "--venu", "x"], "did you mean '--venue'"),
-        (["--to", "robustbench", "--name", "../x"], "cannot be a file's name"),
-        (["--to", "robustbench", "--dataset", "a/b"], "cannot be a file's name"),
+        (["--to", "robustbench", "--name", "../x"], "not a valid file name"),
+        (["--to", "robustbench", "--dataset", "a/b"], "not a valid file name"),
     ],
 )
 def test_mistakes_are_explained(judged, tmp_path, words, message):
@@ -262,6 +265,12 @@ def test_mistakes_are_explained(judged, tmp_path, words, message):
         command([str(judged()), "--out", str(tmp_path), *words])
 
 
-def test_help_needs_no_torch():
-    code = "import sys, abatis.commands.export.options; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_shown_in_the_help_and_has_its_module(name, capsys):
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert name in capsys.readouterr().out
+    assert list(inspect.signature(importlib.import_module(FORMATS[name]).export).parameters) == [
+        "asked",
+        "run",
+    ]

@@ -1,4 +1,4 @@
-"""``defense compare``: methods or finished runs in one ranked table."""
+"""``defense compare``: ranks methods or finished runs in one table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Train what is missing, judge all alike, and rank them in one table."""
+    """Compare methods or finished runs in one ranked table."""
     from abatis.commands.compare.options import parse
 
     asked = parse(words, "defense compare")

@@ -1,34 +1,43 @@
-"""The runs of a comparison: reading their folders, and refusing what was not judged alike."""
+"""The finished runs of a comparison: reads their folders, and checks that they are comparable."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from abatis.commands.compare.methods import PLAIN
-from abatis.config.discovery import name_of
-from abatis.config.toml import flat, read_toml
+from abatis.config.discovery import get_plugin_name
+from abatis.config.toml import flatten, read_toml
 from abatis.errors import UsageError
 from abatis.report.eval_record import read_record
 from abatis.train.resume import FREE
 
-ALIKE = {
+MUST_AGREE = {
     "data": "--data",
     "n": "--subset",
     "threat": "--threat",
     "ladder": "--ladder",
-}  # and the option that asks for it
-SAME = FREE | {"device"}  # not the epochs: a longer training is another budget
+}
+"""What all evaluations must have in common, and the option of ``defense eval`` that sets it."""
+FREE_IN_COMPARISON = FREE | {"device"}  # not the epochs: a longer training is another budget
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One judged run: its evaluation, its flat run.toml, training seconds and peak memory in MB where they were recorded.
+class JudgedRun:
+    """One evaluated run.
 
-    folder: where the evaluation lies; home: the run's own folder, or whatever else was judged.
+    Args:
+        method: The name of its method.
+        folder: The folder of the evaluation.
+        home: The run folder, or whatever else was evaluated.
+        record: The contents of eval.json.
+        settings: The options of run.toml by their dotted names.
+        seconds: Training time, if it was recorded.
+        memory: Peak memory in MB, if it was recorded.
     """
 
     method: str
@@ -41,13 +50,13 @@ class Judged:
 
     @property
     def seed(self) -> int | None:
-        """The training seed; None where nothing says it."""
+        """The training seed; None if it is not known."""
         return self.settings.get("seed")
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A run that came to no result, and why."""
+class FailedRun:
+    """A run that failed, and why."""
 
     method: str
     seed: int
@@ -55,22 +64,22 @@ class Failed:
     why: str
 
 
-def read_run(folder: Path, method: str = "") -> Judged:
-    """A run folder, or the folder of an evaluation alone; raises UsageError."""
+def read_run(folder: Path, method: str = "") -> JudgedRun:
+    """Read a run folder or the folder of a single evaluation; raises UsageError."""
     record = read_record(folder)
     if "clean_acc" not in record:
         raise UsageError(f"no evaluation in {folder}", fix=f"defense eval {folder}")
     home = folder if (folder / "run.toml").exists() else Path(record.get("model") or folder)
     path = home / "run.toml"
-    settings = dict(flat(read_toml(path))) if path.exists() else {}
+    settings = dict(flatten(read_toml(path))) if path.exists() else {}
     last = _last_row(home / "metrics.jsonl")
-    return Judged(
+    return JudgedRun(
         method, folder, home, record, settings, last.get("seconds"), last.get("peak_memory_mb")
     )
 
 
 def _last_row(path: Path) -> Mapping[str, Any]:
-    """The last epoch's metrics: seconds are those since the start of the training."""
+    """The metrics of the last epoch; its seconds count from the start of the training."""
     rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
         last: Mapping[str, Any] = json.loads(rows[-1]) if rows else {}
@@ -79,59 +88,66 @@ def _last_row(path: Path) -> Mapping[str, Any]:
     return last
 
 
-def read_runs(folders: Sequence[Path]) -> list[Judged]:
-    """Runs that differ only in their seed are one method; raises UsageError.
+def read_runs(folders: Sequence[Path]) -> list[JudgedRun]:
+    """Read the runs and name their methods; runs that differ only in their seed are one method.
 
-    A method has the name of its plugins; where two would have the same one, that of its first folder.
+    A method is named after its plugins. If two methods would have the same name, each is named
+    after its first folder.
+
+    Raises:
+        UsageError: A folder has no evaluation, or two folders hold the same run.
     """
     runs = [
         read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()
     ]
     keys = [_key(run) for run in runs]
-    first: dict[str, Judged] = {}
+    first: dict[str, JudgedRun] = {}
     trained: dict[tuple[str, int | None], Path] = {}
     for key, run in zip(keys, runs, strict=True):
         first.setdefault(key, run)
         if (twin := trained.setdefault((key, run.seed), run.folder)) != run.folder:
             raise UsageError(
                 f"{twin} and {run.folder} are the same run twice: same options, same seed",
-                fix="name one of them",
+                fix="give only one of them",
             )
-    names = {key: _named(run) for key, run in first.items()}
-    crowded = {name for name in names.values() if [*names.values()].count(name) > 1}
+    names = {key: _name_method(run) for key, run in first.items()}
+    counts = Counter(names.values())
     unique = {
-        key: first[key].folder.name if name in crowded else name for key, name in names.items()
+        key: first[key].folder.name if counts[name] > 1 else name for key, name in names.items()
     }
-    if len({*unique.values()}) < len(unique):  # folders of the same name, too
+    if len({*unique.values()}) < len(unique):  # the folders have the same name, too
         unique = {key: str(run.folder) for key, run in first.items()}
     return [replace(run, method=unique[key]) for key, run in zip(keys, runs, strict=True)]
 
 
-def _key(run: Judged) -> str:
-    """Everything that makes a training what it is, without its seed."""
+def _key(run: JudgedRun) -> str:
+    """A text that is equal for runs of one method: all options that matter, without the seed."""
     if not run.settings:
         return str(run.folder.resolve())
-    return json.dumps(
-        {key: value for key, value in run.settings.items() if key not in SAME | {"seed"}},
-        sort_keys=True,
-    )
+    left_out = FREE_IN_COMPARISON | {"seed"}
+    kept = {key: value for key, value in run.settings.items() if key not in left_out}
+    return json.dumps(kept, sort_keys=True)
 
 
-def _named(run: Judged) -> str:
+def _name_method(run: JudgedRun) -> str:
     if not run.settings:
         return run.folder.name
     clean = run.settings.get("use.attacker") == "none"
-    return "+".join(name_of(plugin) for plugin in run.settings.get("plugin", ())) or (
+    return "+".join(get_plugin_name(plugin) for plugin in run.settings.get("plugin", ())) or (
         "standard" if clean else PLAIN
     )
 
 
-def check_alike(runs: Sequence[Judged]) -> None:
-    """Raise UsageError unless all were judged on the same data and points, against the same threat, by the same ladder.
+def check_alike(runs: Sequence[JudgedRun]) -> None:
+    """Check that the evaluations can be compared.
 
-    So with the seed of the attacks, but for runs that were judged with their own training seed, as runs are.
+    Data, number of images, threat and ladder must agree, and so must the seed of the attacks. A run
+    that was evaluated with its own training seed, as runs are, may differ in that seed.
+
+    Raises:
+        UsageError: They do not agree; the fix is a command that evaluates the odd one again.
     """
-    differing = [key for key in ALIKE if len({run.record.get(key) for run in runs}) > 1]
+    differing = [key for key in MUST_AGREE if len({run.record.get(key) for run in runs}) > 1]
     own = [run for run in runs if run.settings and run.record.get("seed") == run.seed]
     other = [run for run in runs if run not in own]
     seeds = {run.record.get("seed") for run in other}
@@ -139,7 +155,7 @@ def check_alike(runs: Sequence[Judged]) -> None:
         differing.append("seed")
     if not differing:
         return
-    # an old record may not know what it was judged with: then it is the one to be judged again
+    # an old record may lack a setting: then it is the one to evaluate again
     model = next(
         (
             run
@@ -150,24 +166,26 @@ def check_alike(runs: Sequence[Judged]) -> None:
     )
     wanted = {key: model.record.get(key) for key in differing}
     flags = " ".join(
-        f"{ALIKE.get(key, '--seed')} {value}" for key, value in wanted.items() if value is not None
+        f"{MUST_AGREE.get(key, '--seed')} {value}"
+        for key, value in wanted.items()
+        if value is not None
     )
     odd = [
         run
         for run in runs
         if any(
-            run.record.get(key) != value and (key in ALIKE or run in other)
+            run.record.get(key) != value and (key in MUST_AGREE or run in other)
             for key, value in wanted.items()
         )
     ]
-    others = f", and so for {', '.join(str(run.home) for run in odd[1:])}" if odd[1:] else ""
+    others = f", the same for {', '.join(str(run.home) for run in odd[1:])}" if odd[1:] else ""
     raise UsageError(
-        f"not judged alike: {'; '.join(_values(runs, key) for key in differing)}",
+        f"not evaluated in the same way: {'; '.join(_values(runs, key) for key in differing)}",
         fix=f"defense eval {odd[0].home} {flags}{others}; then compare the folders it writes",
     )
 
 
-def _values(runs: Sequence[Judged], key: str) -> str:
+def _values(runs: Sequence[JudgedRun], key: str) -> str:
     """``ladder quick (one, two), standard (three)``."""
     found: dict[object, list[str]] = {}
     for run in runs:
@@ -178,11 +196,11 @@ def _values(runs: Sequence[Judged], key: str) -> str:
     )
 
 
-def refuse_failed(runs: Sequence[Judged]) -> None:
-    """Raise UsageError where the masking diagnostics failed a run: its robust accuracy cannot be trusted."""
+def refuse_failed(runs: Sequence[JudgedRun]) -> None:
+    """Raise UsageError where the masking verdict of a run is FAIL."""
     named = ", ".join(str(run.folder) for run in runs if run.record.get("verdict") == "FAIL")
     if named:
         raise UsageError(
             f"verdict FAIL, so the robust accuracy cannot be trusted: {named}",
-            fix="leave them out, or show them with --allow-fail",
+            fix="leave them out, or show them without a rank with --allow-fail",
         )

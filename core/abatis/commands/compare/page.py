@@ -1,42 +1,37 @@
-"""A comparison as one HTML page: the best method with its verdict first, then the ranking, plots and every run."""
+"""A comparison as one HTML page.
+
+The best method and its verdict come first, then the ranking, plots and every run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import nan
-from typing import Any
 
-from abatis.commands.compare.tables import HEADLINES, Column, columns, legend
+from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
 from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page
+from abatis.report.numbers import CLEAN, find_number, list_compared
 from abatis.report.svg import points_with_error
 from abatis.report.terminal import percent
 
-SAYS = {
-    "PASS": "no sign of masking found in any of its runs",
-    "WARN": "a diagnostic warned in at least one of its runs: see their reports",
-    "-": "not diagnosed in all of its runs",
+VERDICT_TEXTS = {
+    "PASS": "no sign of gradient masking in any of its runs",
+    "WARN": "a masking test warned in at least one of its runs: see their reports",
+    "-": "not all of its runs were tested for gradient masking",
 }
-MEASURES = 3  # columns less needed than these stand in a table of their own
-ACCURACIES = {
-    "clean_acc": "clean",
-    "pgd20_acc": "PGD-20",
-    "autoattack_acc": "AutoAttack",
-    "robust_acc": "robust",
-}
-
-Compared = Mapping[str, Any]
+SECOND_TABLE = 3  # columns from this Column.needed on are in the second table
 
 
-def page_of(compared: Compared) -> str:
+def make_page(compared: Compared) -> str:
     """The whole page."""
-    first = [column for column in columns(compared) if column.needed < MEASURES]
+    first = [column for column in make_columns(compared) if column.needed < SECOND_TABLE]
     others = [
         column
-        for column in columns(compared)
-        if column.needed >= MEASURES or column.heading == "method"
+        for column in make_columns(compared)
+        if column.needed >= SECOND_TABLE or column.heading == "method"
     ]
     sections = [
-        Section("Ranking", [_table(compared, first), Items(legend(compared))]),
+        Section("Ranking", [_table(compared, first), Items(write_legend(compared))]),
         Section("All measures", [_table(compared, others)]),
         Section("Accuracy", _plots(compared)),
         Section("Runs", _runs(compared)),
@@ -45,32 +40,34 @@ def page_of(compared: Compared) -> str:
 
 
 def _table(compared: Compared, shown: Sequence[Column]) -> Table:
-    """Some of the columns; a verdict is a badge where it is known."""
+    """A table of some columns; a known verdict is shown as a badge."""
     rows = [[_cell(column, row) for column in shown] for row in compared["rows"]]
     headings = [column.heading for column in shown]
     numeric = frozenset(place for place, column in enumerate(shown) if not column.left)
     return Table(headings, rows, numeric=numeric, header=headings.index("method"))
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str | Badge:
+def _cell(column: Column, row: Row) -> str | Badge:
     text = column.text(row)
     return Badge(text) if column.heading == "verdict" and text != "-" else text
 
 
 def _lead(compared: Compared) -> Lead | None:
-    """The best method; None where no method has a rank."""
+    """The best method; None if no method has a rank."""
     best = compared["rows"][0]
     if best["rank"] is None:
         return None
     found, judged, seeds = best[compared["headline"]], compared["judged"], len(best["runs"])
-    facts = [f"{HEADLINES[compared['headline']]}; mean of {seeds} run{'s' if seeds > 1 else ''}"]
+    headline = find_number(compared["headline"])
+    facts = [f"{headline.described}; mean of {seeds} run{'s' if seeds > 1 else ''}"]
     if found["sd"] is not None:
         facts.append(f"standard deviation over seeds {percent(found['sd'])}")
     facts.append(
-        f"{judged['n']} test images of {judged['data']}, threat {judged['threat']}, {judged['ladder']} ladder"
+        f"{judged['n']} test images of {judged['data']}, threat {judged['threat']}, "
+        f"{judged['ladder']} ladder"
     )
     says = [
-        SAYS[best["verdict"]],
+        VERDICT_TEXTS[best["verdict"]],
         *([] if best["adaptive_attack"] else ["no adaptive attack supplied"]),
     ]
     ranks = sum(row["rank"] is not None for row in compared["rows"])
@@ -80,37 +77,33 @@ def _lead(compared: Compared) -> Lead | None:
 
 
 def _plots(compared: Compared) -> list[Block]:
-    """Clean and robust accuracy, a point a method."""
+    """Clean and robust accuracy, one point per method."""
     plots: list[Block] = []
-    headline = compared["headline"]
-    for key, title in (
-        ("clean_acc", "clean accuracy"),
-        (headline, HEADLINES[headline].partition(",")[0]),
-    ):
+    for number in (CLEAN, find_number(compared["headline"])):
+        key, title = number.key, number.label
         rows = [
             (_label(row), row[key]["mean"], row[key]["sd"] or nan)
             for row in compared["rows"]
             if row[key]
         ]
         svg = points_with_error(rows, x_label=title, title=f"{title} by method", percent=True)
-        plots.append(
-            Figure(svg, f"{title}: mean, and one standard deviation over seeds to each side")
-        )
+        plots.append(Figure(svg, f"{title}: mean over seeds, with bars of one standard deviation"))
     return plots
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def _label(row: Row) -> str:
     return f"{row['method']} (FAIL)" if row["verdict"] == "FAIL" else str(row["method"])
 
 
 def _runs(compared: Compared) -> list[Block]:
-    """Every run's own numbers."""
-    rows = []
+    """The numbers of every single run."""
+    rows, shown = [], list_compared()
     for row in compared["rows"]:
         for place, (seed, folder) in enumerate(zip(row["seeds"], row["runs"], strict=True)):
             numbers = [
-                percent(row[key]["values"][place] if row[key] else None) for key in ACCURACIES
+                percent(row[number.key]["values"][place] if row[number.key] else None)
+                for number in shown
             ]
             rows.append([row["method"], "-" if seed is None else str(seed), *numbers, folder])
-    headings = ["method", "seed", *ACCURACIES.values(), "folder"]
+    headings = ["method", "seed", *(number.short for number in shown), "folder"]
     return [Table(headings, rows, numeric=frozenset(range(1, len(headings) - 1)))] if rows else []

@@ -1,7 +1,8 @@
-"""The numbers of a comparison: means over seeds, ranks, and the paired bootstrap against the baseline.
+"""The numbers of a comparison: means over seeds, ranks, and the paired bootstrap.
 
-:func:`ranked` returns plain types: what ``compare.json`` holds, and all that the tables and the page are made from.
-Accuracies are fractions, differences are points (percent of the test set), margins are in logits or pixels of [0, 1].
+:func:`rank_methods` returns plain types: the contents of ``compare.json``, from which the tables
+and the page are made. Accuracies are fractions, differences are percentage points, margins are in
+logits or in pixel units of [0, 1].
 """
 
 from __future__ import annotations
@@ -13,44 +14,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abatis.commands.compare.finished_runs import SAME, Failed, Judged
+from abatis.commands.compare.finished_runs import FREE_IN_COMPARISON, FailedRun, JudgedRun
 from abatis.errors import UsageError
+from abatis.report.numbers import list_compared, list_ranked
 
 FORMAT = 1
 RESAMPLES = 10_000
 SEED = 0
-HEADLINES = (
-    "robust_acc",
-    "autoattack_acc",
-    "pgd20_acc",
-)  # ranked by the first that every record has
 VERDICTS = ("PASS", "-", "WARN", "FAIL")  # from best to worst; "-" is unknown
-MEASURES = (
-    "clean_acc",
-    "pgd20_acc",
-    "autoattack_acc",
-    "robust_acc",
-    "logit_margin",
-    "input_margin_L2",
-    "seconds",
-    "peak_memory_mb",
-)
+OTHER_MEASURES = ("logit_margin", "input_margin_L2", "seconds", "peak_memory_mb")
 
 
-def ranked(
-    runs: Sequence[Judged], failed: Sequence[Failed], order: Sequence[str], baseline: str
+def rank_methods(
+    runs: Sequence[JudgedRun], failed: Sequence[FailedRun], order: Sequence[str], baseline: str
 ) -> dict[str, Any]:
-    """All numbers, the methods of ``order`` best first; raises UsageError where no measure is common to all runs.
+    """Rank the methods, best first.
 
-    Methods of verdict FAIL, and behind them those without any result, come last and have no rank.
+    Methods with the verdict FAIL come last and have no rank; after them come those without results.
+
+    Args:
+        runs: The evaluated runs of all methods.
+        failed: The runs that failed.
+        order: The names of all methods.
+        baseline: The method that the others are compared with.
+
+    Returns:
+        The contents of ``compare.json``, without the notes.
+
+    Raises:
+        UsageError: No number is common to all runs.
     """
     headline = next(
-        (key for key in HEADLINES if all(run.record.get(key) is not None for run in runs)), None
+        (
+            number.key
+            for number in list_ranked()
+            if all(run.record.get(number.key) is not None for run in runs)
+        ),
+        None,
     )
     if headline is None:
         raise UsageError(
             "the evaluations have no robust accuracy in common",
-            fix="judge all of them by defense eval",
+            fix="evaluate all of them with defense eval",
         )
     attack = _paired_on(runs)
     verdicts = {
@@ -96,8 +101,8 @@ def ranked(
     }
 
 
-def _row(method: str, runs: Sequence[Judged], failed: Sequence[Failed]) -> dict[str, Any]:
-    """One method; its rank and difference are not known yet."""
+def _row(method: str, runs: Sequence[JudgedRun], failed: Sequence[FailedRun]) -> dict[str, Any]:
+    """The row of one method, still without its rank and difference."""
     numbers = [_numbers(run) for run in runs]
     verdicts = [run.record.get("verdict") or "-" for run in runs]
     return {
@@ -114,23 +119,29 @@ def _row(method: str, runs: Sequence[Judged], failed: Sequence[Failed]) -> dict[
                 if run.record.get("adaptive_attack")
             }
         ),
-        **{key: spread(row[key] for row in numbers) for key in MEASURES},
+        **{
+            key: summarize(row[key] for row in numbers)
+            for key in (*(number.key for number in list_compared()), *OTHER_MEASURES)
+        },
     }
 
 
-def _numbers(run: Judged) -> dict[str, float | None]:
-    """What one run measured; None where it did not."""
+def _numbers(run: JudgedRun) -> dict[str, float | None]:
+    """The numbers of one run; None where one was not measured."""
     measures = (run.record.get("margins") or {}).get("measures") or {}
     margins = {
         name: (measures.get(kind) or {}).get("mean")
         for name, kind in (("logit_margin", "logit"), ("input_margin_L2", "input_L2"))
     }
-    accuracies = {key: run.record.get(key) for key in MEASURES if key.endswith("_acc")}
+    accuracies = {number.key: run.record.get(number.key) for number in list_compared()}
     return {**accuracies, **margins, "seconds": run.seconds, "peak_memory_mb": run.memory}
 
 
-def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
-    """Mean and sample deviation over the seeds that have a value, and each seed's value; None where none has one."""
+def summarize(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Mean and sample standard deviation over seeds, and the value of each seed.
+
+    Seeds without a value are left out; None if no seed has one.
+    """
     listed = list(values)
     known = [value for value in listed if value is not None]
     if not known:
@@ -142,8 +153,12 @@ def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
     }
 
 
-def _paired_on(runs: Sequence[Judged]) -> str | None:
-    """Whose verdicts are compared: no attack broke the point, else AutoAttack, else the strongest that all runs have."""
+def _paired_on(runs: Sequence[JudgedRun]) -> str | None:
+    """The attack whose outcomes, image by image, the bootstrap compares.
+
+    ``robust`` (no attack succeeded) if all runs have it, then AutoAttack, then the strongest attack
+    that all runs have.
+    """
     common: set[str] | None = None
     for run in runs:
         mine = set(run.record.get("per_point") or ())
@@ -157,24 +172,27 @@ def _paired_on(runs: Sequence[Judged]) -> str | None:
 
 
 def bootstrap(mine: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Difference of robust accuracy, mine less theirs, with its 95 % percentile interval, in points.
+    """Difference of robust accuracy, ``mine`` minus ``theirs``, by a paired bootstrap.
 
-    mine, theirs: a list a seed, 0 or 1 a test point, all of one length n. The n points are drawn again with replacement,
-    the same for both sides, whose accuracies are means over their seeds.
+    The n test images are resampled with replacement, the same for both sides. The accuracy of a
+    side is the mean over its seeds.
+
+    Args:
+        mine: One list per seed, with 0 or 1 for each of the n test images.
+        theirs: The same for the other method; it may have another number of seeds.
+
+    Returns:
+        ``points``, the difference in percentage points; ``interval``, its 95 % percentile interval;
+        ``excludes_zero``, whether 0 is outside of it.
     """
-    ours, others = (
-        np.asarray(mine, dtype=np.int64),
-        np.asarray(theirs, dtype=np.int64),
-    )  # (seeds, n)
+    ours = np.asarray(mine, dtype=np.int64)  # (seeds, n)
+    others = np.asarray(theirs, dtype=np.int64)  # (other seeds, n)
     seeds, other_seeds, n = len(ours), len(others), ours.shape[1]
-    gains: NDArray[np.int64] = (
-        ours.sum(axis=0) * other_seeds - others.sum(axis=0) * seeds
-    )  # (n,), whole numbers: exact sums
+    # (n,), in whole numbers, so that sums are exact
+    gains: NDArray[np.int64] = ours.sum(axis=0) * other_seeds - others.sum(axis=0) * seeds
     values, counts = np.unique(gains, return_counts=True)
-    # drawing points with replacement draws their few distinct gains from a multinomial
-    draws = np.random.default_rng(SEED).multinomial(
-        n, counts / n, size=RESAMPLES
-    )  # (RESAMPLES, distinct gains)
+    # resampling the images is a multinomial draw of their few distinct gains
+    draws = np.random.default_rng(SEED).multinomial(n, counts / n, size=RESAMPLES)
     unit = 100 / (n * seeds * other_seeds)
     low, high = (float(bound) for bound in np.quantile(draws @ values, (0.025, 0.975)) * unit)
     return {
@@ -184,42 +202,47 @@ def bootstrap(mine: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) ->
     }
 
 
-def notes(compared: Mapping[str, Any], runs: Sequence[Judged], core: Iterable[str]) -> list[str]:
-    """What a reader must know that is no number: failures, refused ranks, unequal budgets, methods that did nothing.
+def collect_notes(
+    compared: Mapping[str, Any], runs: Sequence[JudgedRun], core: Iterable[str]
+) -> list[str]:
+    """What a reader must know besides the numbers.
 
-    core: the options that are no plugin's.
+    Failed runs, methods without a rank, unequal settings, methods that had no effect, and methods
+    without an adaptive attack; core: the names of the options of the core.
     """
     rows = compared["rows"]
-    said = [
+    notes = [
         f"{row['method']}, seed {run['seed']} failed: {run['why']}"
         for row in rows
         for run in row["failed"]
     ]
-    said += [
-        f"{row['method']} has no rank: its verdict is FAIL, so its robust accuracy cannot be trusted"
+    notes += [
+        f"{row['method']} has no rank: its verdict is FAIL, so its robust accuracy cannot be "
+        "trusted"
         for row in rows
         if row["verdict"] == "FAIL"
     ]
-    return [*said, *_unequal(runs, frozenset(core)), *_twins(runs), *_adaptive(rows)]
+    return [*notes, *_unequal(runs, frozenset(core)), *_twins(runs), *_adaptive(rows)]
 
 
-def _unequal(runs: Sequence[Judged], core: frozenset[str]) -> list[str]:
-    """Options in which the trainings differ, other than the plugins and what only one of them has."""
-    said = []
+def _unequal(runs: Sequence[JudgedRun], core: frozenset[str]) -> list[str]:
+    """Options in which the trainings differ, apart from the plugins and their own options."""
+    notes = []
     trained = [run for run in runs if run.settings]
-    for key in sorted({key for run in trained for key in run.settings} - SAME - {"plugin", "seed"}):
+    keys = {key for run in trained for key in run.settings}
+    for key in sorted(keys - FREE_IN_COMPARISON - {"plugin", "seed"}):
         found: dict[str, dict[str, None]] = {}
         for run in trained:
             if key in run.settings or key.partition(".")[0] in core:
                 found.setdefault(str(run.settings.get(key, "not set")), {})[run.method] = None
         if len(found) > 1:
             values = (f"{value} ({', '.join(who)})" for value, who in found.items())
-            said.append(f"trained with different {key}: {', '.join(values)}")
-    return said
+            notes.append(f"trained with different {key}: {', '.join(values)}")
+    return notes
 
 
-def _twins(runs: Sequence[Judged]) -> list[str]:
-    """Methods that trained the same network as one before them, bit for bit: what they add did nothing within this budget."""
+def _twins(runs: Sequence[JudgedRun]) -> list[str]:
+    """Methods whose network equals that of an earlier one, bit for bit: they had no effect."""
     first: dict[str, str] = {}  # by the weights
     same: dict[tuple[str, str], None] = {}
     for run in runs:
@@ -227,7 +250,7 @@ def _twins(runs: Sequence[Judged]) -> list[str]:
         if weights and first.setdefault(weights, run.method) != run.method:
             same[run.method, first[weights]] = None
     return [
-        f"{method} left the weights of {other} unchanged: its options do nothing within this budget"
+        f"{method} has the same weights as {other}: its options had no effect in this training"
         for method, other in same
     ]
 

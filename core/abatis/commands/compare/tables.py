@@ -1,4 +1,7 @@
-"""A comparison as Markdown, LaTeX, JSON and on the terminal; all of them from the numbers of ``ranking.ranked``."""
+"""A comparison as Markdown, as LaTeX and on the terminal.
+
+All are made from what :func:`~abatis.commands.compare.ranking.rank_methods` returns.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from abatis.report.numbers import ROBUST, Number, find_number, list_compared
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-GAP = 2  # letters between two columns of the terminal
-HEADLINES = {
-    "robust_acc": "robust accuracy, the share of points that no attack broke",
-    "autoattack_acc": "AutoAttack accuracy",
-    "pgd20_acc": "PGD-20 accuracy",
-}
+GAP = 2  # characters between two columns of the terminal
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -37,7 +37,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``needed`` says how soon a narrow terminal goes without it: the largest first."""
+    """A column of the table.
+
+    Args:
+        heading: Its heading.
+        needed: When a narrow terminal leaves it out: the largest first, 0 never.
+        text: The cell of a row.
+        left: Whether it is aligned to the left.
+    """
 
     heading: str
     needed: int
@@ -45,16 +52,13 @@ class Column:
     left: bool = False
 
 
-def columns(compared: Compared, digits: int = 2) -> list[Column]:
-    """All columns, from left to right; digits: of an accuracy in percent, behind the point."""
+def make_columns(compared: Compared, digits: int = 2) -> list[Column]:
+    """All columns, from left to right; digits: decimals of an accuracy in percent."""
     return [
         Column("rank", 0, lambda row: str(row["rank"] or "-")),
         Column("method", 0, lambda row: row["method"], left=True),
         Column("seeds", 6, _seeds),
-        Column("clean %", 3, lambda row: _spread(row["clean_acc"], digits, 100)),
-        Column("PGD-20 %", 5, lambda row: _spread(row["pgd20_acc"], digits, 100)),
-        Column("AutoAttack %", 4, lambda row: _spread(row["autoattack_acc"], digits, 100)),
-        Column("robust %", 1, lambda row: _spread(row[compared["headline"]], digits, 100)),
+        *(_accuracy(number, compared["headline"], digits) for number in list_compared()),
         Column("verdict", 0, lambda row: row["verdict"] if row["runs"] else "failed", left=True),
         Column(
             f"vs {compared['baseline']} [95 %]",
@@ -68,8 +72,14 @@ def columns(compared: Compared, digits: int = 2) -> list[Column]:
     ]
 
 
+def _accuracy(number: Number, headline: str, digits: int) -> Column:
+    """The column of a number; that of the robust accuracy shows what the methods are ranked by."""
+    key, needed = headline if number == ROBUST else number.key, number.column or 0
+    return Column(f"{number.short} %", needed, lambda row: _spread(row[key], digits, 100))
+
+
 def _seeds(row: Row) -> str:
-    """How many runs count, and of how many."""
+    """How many runs succeeded, and of how many if some failed."""
     done, failed = len(row["runs"]), len(row["failed"])
     return f"{done} of {done + failed}" if failed else str(done)
 
@@ -89,48 +99,49 @@ def _difference(row: Row, baseline: str, digits: int) -> str:
     return f"{points} [{low}, {high}]{' *' if found['excludes_zero'] else ''}"
 
 
-def legend(compared: Compared) -> list[str]:
-    """What the table's numbers are, and what must be said about them: whole sentences."""
+def write_legend(compared: Compared) -> list[str]:
+    """What the numbers of the table are, in whole sentences, and the notes."""
     judged = {
         key: "unknown" if value is None else value for key, value in compared["judged"].items()
     }
     said = [
-        f"Judged on {judged['data']}, test set: {judged['n']} images, threat {judged['threat']}, {judged['ladder']} ladder; "
-        "mean ± standard deviation over seeds.",
-        f"Ranked by {HEADLINES[compared['headline']]}, shown as robust %.",
+        f"Evaluated on {judged['n']} test images of {judged['data']}, threat {judged['threat']}, "
+        f"{judged['ladder']} ladder; mean ± standard deviation over seeds.",
+        f"Ranked by {find_number(compared['headline']).described}, shown as robust %.",
     ]
     if compared["paired_on"]:
         under = "" if compared["paired_on"] == "robust" else f" under {compared['paired_on']}"
         said.append(
-            f"vs {compared['baseline']}: difference of robust accuracy{under} in points, "
-            f"averaged over seeds, with the 95 % interval of {compared['resamples']:,} paired resamples of the test points; "
-            "* excludes 0. It does not cover the choice of the training seeds."
+            f"vs {compared['baseline']}: difference of robust accuracy{under} "
+            "in percentage points, averaged over seeds, with its 95 % interval from a paired "
+            f"bootstrap over the test images ({compared['resamples']:,} resamples); "
+            "* marks intervals without 0. The variation between training seeds is not included."
         )
     return [*said, *compared["notes"]]
 
 
-def markdown(compared: Compared) -> str:
-    """A heading, the table, and a list of remarks."""
-    shown = columns(compared)
+def to_markdown(compared: Compared) -> str:
+    """A heading, the table and a list of notes."""
+    shown = make_columns(compared)
     lines = [
         [column.heading for column in shown],
         ["---" if column.left else "---:" for column in shown],
         *_cells(compared),
     ]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    remarks = [f"- {text}" for text in legend(compared)]
+    remarks = [f"- {text}" for text in write_legend(compared)]
     return "\n".join(
         [f"# Comparison on {compared['judged']['data']}", "", *table, "", *remarks, ""]
     )
 
 
-def latex(compared: Compared) -> str:
-    """A booktabs tabular, with the remarks as comments."""
-    shown = columns(compared)
+def to_latex(compared: Compared) -> str:
+    """A booktabs tabular, with the notes as comments."""
+    shown = make_columns(compared)
     table = [[column.heading for column in shown], *_cells(compared)]
-    lines = [" & ".join(_escaped(cell) for cell in line) + r" \\" for line in table]
+    lines = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in table]
     kinds = "".join("l" if column.left else "r" for column in shown)
-    remarks = [f"% {text}" for text in (r"needs \usepackage{booktabs}", *legend(compared))]
+    remarks = [f"% {text}" for text in (r"needs \usepackage{booktabs}", *write_legend(compared))]
     top, bottom = (
         (rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"),
         (r"\bottomrule", r"\end{tabular}"),
@@ -138,22 +149,25 @@ def latex(compared: Compared) -> str:
     return "\n".join([*remarks, *top, lines[0], r"\midrule", *lines[1:], *bottom, ""])
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def _cells(compared: Compared) -> list[list[str]]:
-    return [[column.text(row) for column in columns(compared)] for row in compared["rows"]]
+    return [[column.text(row) for column in make_columns(compared)] for row in compared["rows"]]
 
 
 def show(compared: Compared, console: Console) -> None:
-    """The table and the remarks; columns that the width has no room for are left out, the least important first."""
+    """Print the table and the notes.
+
+    Columns that do not fit the width are left out, the least important first.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     texts = {
         column: [column.heading, *(column.text(row) for row in compared["rows"])]
-        for column in columns(compared, 1)
+        for column in make_columns(compared, 1)
     }
     texts = {
         column: cells
@@ -179,7 +193,7 @@ def show(compared: Compared, console: Console) -> None:
     console.print(table)
     left = [column.heading for column in texts if column not in kept]
     for text in [
-        *legend(compared),
-        *([f"Not shown here for want of room: {', '.join(left)}."] if left else []),
+        *write_legend(compared),
+        *([f"Not shown, because the terminal is too narrow: {', '.join(left)}."] if left else []),
     ]:
         console.print(escape(text), soft_wrap=not console.is_terminal)

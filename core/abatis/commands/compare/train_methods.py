@@ -1,4 +1,4 @@
-"""Trains and judges the runs that a comparison of methods lacks, then compares."""
+"""Trains and evaluates the runs that a comparison of methods still needs, then compares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from abatis.commands.compare.compare_runs import find_baseline, report
-from abatis.commands.compare.finished_runs import SAME, Failed, Judged, check_alike, read_run
-from abatis.commands.compare.methods import Method
+from abatis.commands.compare.finished_runs import (
+    FREE_IN_COMPARISON,
+    FailedRun,
+    JudgedRun,
+    check_alike,
+    read_run,
+)
+from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
 from abatis.config.run_config import LADDERS, RunConfig
 from abatis.errors import AbatisError, Stopped
@@ -22,61 +28,72 @@ FAILED_RUN, FAILED_VERDICT = 1, 6  # exit codes
 
 
 def compare_methods(asked: Asked) -> int:
-    """``--methods``: train what is missing, then compare; returns the exit code."""
+    """``defense compare --methods NAME ...``; returns the exit code."""
     options, methods = asked.options, asked.methods
     order = [method.name for method in methods]
     baseline = find_baseline(options.baseline, order)
     config = methods[0].configs[0]
     console = Console(quiet=config.quiet, highlight=False)
-    runs, failed = train(
+    runs, failed = train_missing(
         methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal)
     )
     if config.dry_run:
         return FAILED_RUN if failed else 0
     if runs:
         check_alike(runs)
-    told = [f"options of {method.name}: {method.sources}" for method in methods]
-    compared = report(runs, failed, order, baseline, told, config.out, console)
+    sources = [f"options of {method.name}: {method.sources}" for method in methods]
+    compared = report(runs, failed, order, baseline, sources, config.out, console)
     if failed:
         return FAILED_RUN
     masked = any(row["verdict"] == "FAIL" for row in compared["rows"])
     return FAILED_VERDICT if masked and not options.allow_fail else 0
 
 
-def train(
-    methods: Sequence[Method], tell: Callable[[str], None]
-) -> tuple[list[Judged], list[Failed]]:
-    """Train and judge what is missing; raises UsageError where a folder holds another run, Stopped after Ctrl-C."""
+def train_missing(
+    methods: Sequence[MethodRuns], tell: Callable[[str], None]
+) -> tuple[list[JudgedRun], list[FailedRun]]:
+    """Train and evaluate the runs that are not finished.
+
+    Args:
+        methods: The methods with the configurations of their runs.
+        tell: Called with a line about each run.
+
+    Returns:
+        The evaluated runs, and the runs that failed.
+
+    Raises:
+        UsageError: A run folder holds another run.
+        Stopped: The training was interrupted.
+    """
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
-        check_same(config, _folder(config), SAME, fix="choose another --out")
+        check_same(config, _folder(config), FREE_IN_COMPARISON, fix="choose another --out")
         check_files(config, _folder(config), fix="choose another --out")
-    judged: list[Judged] = []
-    failed: list[Failed] = []
+    judged: list[JudgedRun] = []
+    failed: list[FailedRun] = []
     for place, (name, config) in enumerate(todo, start=1):
         folder = _folder(config)
         done = _is_done(config)
-        tell(
-            f"run {place} of {len(todo)}: {name}, seed {config.seed}: {'finished' if done else 'training'}, {folder}"
-        )
-        why = "" if done else _trained(config)
+        state = "finished" if done else "training"
+        tell(f"run {place} of {len(todo)}: {name}, seed {config.seed}: {state}, {folder}")
+        why = "" if done else _train_one(config)
         if why:
             tell(f"failed: {why}")
-            failed.append(Failed(name, config.seed, folder, why))
+            failed.append(FailedRun(name, config.seed, folder, why))
         elif not config.dry_run:
             judged.append(read_run(folder, name))
     return judged, failed
 
 
-def _trained(config: RunConfig) -> str:
-    """Train and judge one run, from where it was; returns why that failed, or nothing."""
+def _train_one(config: RunConfig) -> str:
+    """Train and evaluate one run, or resume it; returns why that failed, or an empty text."""
     try:
         run(config)
     except Stopped as error:
         raise Stopped(
-            error.what, where=error.where, fix="the same command goes on from here"
+            error.what, where=error.where, fix="run the same command again to continue"
         ) from error
-    except Exception as error:  # the comparison goes on without this run, whatever broke it
+    except Exception as error:  # the comparison continues without this run
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
         return f"{type(error).__name__}: {error.what if isinstance(error, AbatisError) else error}"
@@ -88,7 +105,7 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _is_done(config: RunConfig) -> bool:
-    """Is there an evaluation that goes at least as far as this run asks for?"""
+    """Whether there is an evaluation on the ladder this run asks for, or on a higher one."""
     folder = _folder(config)
     if not ((folder / RECORD).exists() and (folder / "run.toml").exists()):
         return False

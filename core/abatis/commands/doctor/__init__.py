@@ -1,4 +1,4 @@
-"""``defense doctor``: what works here, and what does not."""
+"""``defense doctor``: checks this installation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Check whether a run can start here, and say how to fix what is broken."""
+    """Check whether a run can start here, and how to fix what is broken."""
     from abatis.commands.doctor.checks import check_all
 
     return check_all(words, "defense doctor")

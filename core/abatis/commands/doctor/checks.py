@@ -1,4 +1,7 @@
-"""``defense doctor``: can a run start here, and what mends it if not? What may be broken is tried in a process of its own."""
+"""``defense doctor``: whether a run can start here, and how to fix it if not.
+
+Every check that may crash runs in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from abatis import __version__
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import AbatisError
 
 CANNOT_START = 1  # exit code
-PATIENCE = 120  # seconds for one part
-AT_ONCE = 2  # parts tried at the same time
+TIMEOUT = 120  # seconds for one check
+AT_ONCE = 2  # checks that run at the same time
 INSTALL = "python -m pip install -c constraints.txt"
 
 PARTS = {
     "torch": ("import torch; print(torch.__version__)", f"{INSTALL} torch"),
     "torchvision": (
         "from abatis.system.timm_import import torchvision; print(torchvision.__version__)",
-        f"{INSTALL} torch torchvision: they must be of one release",
+        f"{INSTALL} torch torchvision: their releases must match",
     ),
     "timm": (
         "from abatis.system.timm_import import timm; print(timm.__version__)",
@@ -37,23 +40,23 @@ PARTS = {
     ),
     "scikit-learn": (
         "import sklearn.datasets; print(sklearn.__version__)",
-        f"{INSTALL} scikit-learn: the digits come with it",
+        f"{INSTALL} scikit-learn: it contains the digits data set",
     ),
     "pyautoattack": (
         "from abatis.system.timm_import import timm; timm; import abatis.evaluate.autoattack; "
         "from importlib.metadata import version; print(version('pyautoattack'))",
-        f"{INSTALL} pyautoattack; until then --eval quick works",
+        f"{INSTALL} pyautoattack; without it, only --eval quick works",
     ),
     "pillow": (
         "import PIL.Image; print(PIL.__version__)",
-        f"{INSTALL} pillow: folder data need it",
+        f"{INSTALL} pillow: needed for image folders",
     ),
     "jinja2": (
         "import jinja2, abatis.report.html; print(jinja2.__version__)",
-        f"{INSTALL} jinja2: the reports need it",
+        f"{INSTALL} jinja2: needed for the reports",
     ),
 }
-"""What is tried for each part, printing its version, and what mends it."""
+"""For each package: a program that uses it and prints its version, and how to fix it."""
 
 DEVICES = """
 import torch
@@ -64,29 +67,39 @@ for number in range(torch.cuda.device_count()):
     found[f"cuda:{number}"] = f"{about.name}, {about.total_memory / 2**30:.1f} GiB"
 if torch.backends.mps.is_available():
     found["mps"] = "Apple GPU"
-print("; ".join(f"{device}: {told}" for device, told in found.items()))
+print("; ".join(f"{device}: {about}" for device, about in found.items()))
 """
 PLUGIN = """
 import sys
 from abatis.config import discovery
 from abatis.config.run_config import reserved_names
-print(discovery.load(sys.argv[1], reserved=reserved_names()).version)
+print(discovery.load_plugin(sys.argv[1], reserved=reserved_names()).version)
 """
 SELF_TEST = """
 import sys, time, torch, abatis
 began = time.perf_counter()
-options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "eval": "none", "limit": 120, "batch_size": 32,
-           "attack": {"steps": 3}, "quiet": True, "out": sys.argv[1], "name": "doctor"}
+options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "eval": "none",
+           "limit": 120, "batch_size": 32, "attack": {"steps": 3}, "quiet": True,
+           "out": sys.argv[1], "name": "doctor"}
 abatis.run(abatis.RunConfig(**options, epochs=1))
 folder = abatis.run(abatis.RunConfig(**options, epochs=2, resume=True)).folder
 assert torch.isfinite(abatis.load(folder)(torch.rand(2, 1, 8, 8))).all()
-print(f"trained, saved, resumed and read back in {time.perf_counter() - began:.1f} s")
+print(f"trained, saved, resumed and loaded in {time.perf_counter() - began:.1f} s")
 """
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried. Without what is ``needed`` no run can start."""
+    """The result of one check.
+
+    Args:
+        kind: part, plugin, device, self-test or registry.
+        name: What was checked.
+        ok: Whether it works.
+        needed: Whether every run needs it.
+        detail: Its version, or what went wrong.
+        fix: How to fix it; empty if it works.
+    """
 
     kind: str
     name: str
@@ -97,15 +110,15 @@ class Check:
 
 
 def check_all(words: Sequence[str], prog: str) -> int:
-    """``defense doctor [--json]``; returns 0 where a run can start, else 1."""
+    """``defense doctor [--json]``; returns 0 if a run can start, 1 if not."""
     parser = Parser(
         prog=prog,
-        description="Say whether a run can start here, and what mends what is broken.",
+        description="Check whether a run can start here, and how to fix what is broken.",
         allow_abbrev=False,
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(list(words))
-    checks = _checks()
+    checks = _run_checks()
     can_start = all(check.ok for check in checks if check.needed)
     about = {
         "abatis": __version__,
@@ -125,78 +138,85 @@ def check_all(words: Sequence[str], prog: str) -> int:
     return 0 if can_start else CANNOT_START
 
 
-def _checks() -> list[Check]:
-    """Everything that is tried, a few at the same time, in the order of this list."""
+def _run_checks() -> list[Check]:
+    """All checks, a few at the same time; the results are in a fixed order."""
     with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as folder:
         parts = [
-            pool.submit(_tried, "part", name, code, fix, needed=name == "torch")
+            pool.submit(_try_program, "part", name, code, fix, needed=name == "torch")
             for name, (code, fix) in PARTS.items()
         ]
-        found = _known_plugins()
+        found = _find_plugins()
         for name, plugin in ({} if isinstance(found, Check) else found).items():
-            fix = f"mend or reinstall {plugin.distribution}; runs without this plugin are not affected"
-            parts.append(pool.submit(_tried, "plugin", name, PLUGIN, fix, words=[name]))
+            fix = f"fix or reinstall {plugin.distribution}; it affects only runs with this plugin"
+            parts.append(pool.submit(_try_program, "plugin", name, PLUGIN, fix, words=[name]))
         parts.append(
-            pool.submit(_tried, "device", "all", DEVICES, "mend the driver, or use --device cpu")
+            pool.submit(
+                _try_program, "device", "all", DEVICES, "fix the driver, or use --device cpu"
+            )
         )
         parts.append(
             pool.submit(
-                _tried,
+                _try_program,
                 "self-test",
                 "a small run",
                 SELF_TEST,
-                "mend what is broken above",
+                "fix what is broken above",
                 [folder],
                 True,
             )
         )
         checks = [part.result() for part in parts]
-    return [*checks, _registry(), *([found] if isinstance(found, Check) else [])]
+    return [*checks, _check_registry(), *([found] if isinstance(found, Check) else [])]
 
 
-def _tried(
+def _try_program(
     kind: str, name: str, code: str, fix: str, words: Sequence[str] = (), needed: bool = False
 ) -> Check:
-    """Run some code in a process of its own; its last line is the detail, of the output or of the error."""
+    """Run a program in a process of its own.
+
+    The detail is the last line of its output, or of its error.
+    """
     try:
-        line = [sys.executable, "-c", code, *words]
         done = subprocess.run(
-            line,
+            [sys.executable, "-c", code, *words],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return Check(kind, name, False, needed, f"no answer within {PATIENCE} s", fix)
+        return Check(kind, name, False, needed, f"no answer within {TIMEOUT} s", fix)
     ok = done.returncode == 0
     lines = (done.stdout if ok else done.stderr).strip().splitlines()
-    told = next(
-        (line for line in lines if not ok and line.startswith("abatis.errors.")),
+    line = next(
+        (text for text in lines if not ok and text.startswith("abatis.errors.")),
         lines[-1] if lines else "",
     )
-    detail = told or ("" if ok else f"ended with code {done.returncode}")
+    detail = line or ("" if ok else f"ended with exit code {done.returncode}")
     return Check(kind, name, ok, needed, detail, "" if ok else fix)
 
 
-def _known_plugins() -> dict[str, discovery.Installed] | Check:
+def _find_plugins() -> dict[str, discovery.Installed] | Check:
     try:
-        return dict(discovery.installed())
+        return dict(discovery.list_installed())
     except AbatisError as error:
         return Check("plugin", "all", False, True, error.what, error.fix or "")
 
 
-def _registry() -> Check:
+def _check_registry() -> Check:
     try:
-        return Check("registry", "registry.toml", True, False, f"{len(methods())} methods", "")
+        return Check(
+            "registry", "registry.toml", True, False, f"{len(read_registry())} methods", ""
+        )
     except AbatisError as error:
         return Check("registry", "registry.toml", False, False, error.what, error.fix or "")
 
 
 def _show(about: dict[str, Any], checks: Sequence[Check], can_start: bool) -> None:
     print(
-        f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, {about['free_gib']} GiB free here"
+        f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
+        f"{about['free_gib']} GiB free disk space here"
     )
     for check in checks:
         print(

@@ -1,4 +1,4 @@
-"""``defense export``: finished runs in forms that other programs read."""
+"""``defense export``: finished runs in formats that other programs read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Publish a run: safetensors, ONNX, torch.export, RobustBench, the hub."""
+    """Publish a run: safetensors, ONNX, torch.export, RobustBench, the Hugging Face hub."""
     from abatis.commands.export.options import parse
 
     asked = parse(words, "defense export")
-    from abatis.commands.export.export_run import write
+    from abatis.commands.export.export_run import export_run
 
-    return write(asked)
+    return export_run(asked)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.config.toml import read_toml
-from abatis.data import open_data
+from abatis.data import DataRequest, open_data
 from abatis.errors import UsageError
 from abatis.nets.backbones import resolve, view_of
 from abatis.nets.backbones.names import is_factory
@@ -21,13 +21,22 @@ from abatis.nets.weights_file import read_weights, weights_file_of
 from abatis.report.eval_record import read_record
 from abatis.runs.run_folder import PYTHON, load_weights
 
-CHECKED = 6  # test images that what is written is compared on
+CHECKED = 6  # test images on which an exported network is compared with the run's
 
 
 @dataclass(frozen=True)
-class Source:
-    """table: run.toml; plan: the rows of plan.json; record: eval.json, empty where it was not judged; module: in eval mode;
-    facts: of the weights file; images: a few test images (n, C, H, W) in [0, 1] and labels (n,), where they were given."""
+class FinishedRun:
+    """A run folder as it is exported.
+
+    Args:
+        folder: The run folder.
+        table: The contents of run.toml.
+        plan: The rows of plan.json.
+        record: The contents of eval.json; empty where the run was not evaluated.
+        module: The network, in eval mode.
+        facts: What the weights file says of the network: classes, channels, image size.
+        images: A few test images (n, C, H, W) in [0, 1] and their labels (n,), if given.
+    """
 
     folder: Path
     table: Mapping[str, Any]
@@ -39,12 +48,12 @@ class Source:
 
     @property
     def name(self) -> str:
-        """That of the run folder."""
+        """The name of the run folder."""
         return self.folder.resolve().name
 
     @property
     def architecture(self) -> str:
-        """timm's name of the network, else that of the user's function or class."""
+        """timm's name of the network, or the name of the user's function or class."""
         backbone = str(self.table["backbone"])
         return (
             backbone.rpartition(":")[2]
@@ -54,72 +63,83 @@ class Source:
 
     @property
     def in_timm(self) -> bool:
-        """Can timm make the network by its name?"""
+        """Whether timm can build the network by its name."""
         return not is_factory(str(self.table["backbone"])) and not str(
             self.table["backbone"]
         ).startswith(PYTHON)
 
     def test_images(self) -> tuple[Tensor, Tensor]:
-        """The first test images, (CHECKED, C, H, W) and (CHECKED,), again from the start where there are fewer."""
+        """The first test images (CHECKED, C, H, W) and labels (CHECKED,).
+
+        A smaller test set is repeated from the start.
+        """
         if self.images is not None:
             return self.images
         table = self.table
         if str(table["data"]).startswith(PYTHON):
             raise UsageError(
-                f"the run's data were an object of yours, {table['data'][len(PYTHON) :]}",
-                fix="from Python: finished(folder, model=..., images=(x, y)) of abatis.commands.export.finished_run",
+                f"the run's data were given from Python: {table['data'][len(PYTHON) :]}",
+                fix="from Python: abatis.commands.export.finished_run."
+                "read_finished_run(folder, model=..., images=(x, y))",
             )
-        test = open_data(
+        request = DataRequest(
             table["data"],
-            data_dir=Path(table["data_dir"]),
-            limit=table.get("limit"),
+            Path(table["data_dir"]),
+            table.get("limit"),
+            table.get("image_size"),
             augment="none",
-            image_size=table.get("image_size"),
-            device=torch.device("cpu"),
-            workers=0,
             skip_broken=table.get("skip_broken", False),
             view=view_of(str(table["backbone"])),
-        ).test
+        )
+        test = open_data(request).test
         batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
         return batch.x, batch.y
 
 
-def finished(
+def read_finished_run(
     folder: Path,
     *,
     allow_fail: bool = False,
     model: nn.Module | None = None,
     images: tuple[Tensor, Tensor] | None = None,
-) -> Source:
-    """A run that may be exported; raises UsageError where its verdict is FAIL and not allowed, or its weights were not judged.
+) -> FinishedRun:
+    """Read a run that may be exported.
 
-    model, images: the module that the run trained and a few of its test images, (n, C, H, W) in [0, 1] with labels (n,),
-    for a run that was given them from Python.
+    Args:
+        folder: The run folder.
+        allow_fail: Whether a masking verdict of FAIL is accepted.
+        model: The module that the run trained, if it was given from Python.
+        images: A few test images (n, C, H, W) in [0, 1] and their labels (n,), if the data were
+            given from Python.
+
+    Raises:
+        UsageError: ``folder`` is not a run folder, the verdict is FAIL and not accepted, or the
+            weights are not those that were evaluated.
     """
-    record = judged(folder, allow_fail)
+    record = _read_evaluation(folder, allow_fail)
     module = load_weights(folder, model).eval()
     if record.get("weights_sha256") not in (None, weights_digest(module)):
         raise UsageError(
-            f"the weights in {folder} are not the ones that were judged",
+            f"the weights in {folder} are not the ones that were evaluated",
             fix=f"defense eval {folder}",
         )
     plan = folder / "plan.json"
     rows = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
     _, facts = read_weights(weights_file_of(folder))
-    return Source(folder, read_toml(folder / "run.toml"), rows, record, module, facts, images)
+    return FinishedRun(folder, read_toml(folder / "run.toml"), rows, record, module, facts, images)
 
 
-def judged(folder: Path, allow_fail: bool) -> Mapping[str, Any]:
-    """The evaluation of a run that may be exported, empty where there is none; raises UsageError."""
+def _read_evaluation(folder: Path, allow_fail: bool) -> Mapping[str, Any]:
+    """The evaluation of a run that may be exported; empty if it was not evaluated."""
     if not (folder / "run.toml").is_file():
         raise UsageError(
-            f"{folder} is no run folder: it holds no run.toml",
-            fix="name a folder that defense-run wrote",
+            f"{folder} is not a run folder: it has no run.toml",
+            fix="give a folder that defense-run wrote",
         )
     record = read_record(folder)
     if record.get("verdict") == "FAIL" and not allow_fail:
         raise UsageError(
-            f"the masking verdict of {folder} is FAIL: its accuracy under attack cannot be trusted",
-            fix="read its findings in report.html; --allow-fail exports it as unreliable",
+            f"the masking verdict of {folder} is FAIL: its robust accuracy cannot be trusted",
+            fix="read the findings in its report.html; --allow-fail exports it as unreliable",
         )
     return record

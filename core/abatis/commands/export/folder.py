@@ -1,71 +1,89 @@
-"""What every published network comes with: model.safetensors, config.json in timm's form, and the model card."""
+"""``--to safetensors``, part of every other format too: weights, configuration and model card.
+
+The files are model.safetensors, config.json in timm's format, and README.md, the model card.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from abatis import __version__
-from abatis.commands.export.card import card
-from abatis.commands.export.finished_run import Source
+from abatis.commands.export.card import make_card
+from abatis.commands.export.finished_run import FinishedRun
+from abatis.data.sources import is_streamed
 from abatis.nets.backbones import Normalized, view_of
 from abatis.nets.backbones.from_timm import size_options
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import write_weights
 from abatis.runs.published import CONFIG, PUBLISHED_WEIGHTS
-from abatis.runs.run_folder import bare
+from abatis.runs.run_folder import strip_folders
 from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.timm_import import timm
 
 CARD = "README.md"
 
 
-def write_folder(source: Source, out: Path, also: dict[str, str] | None = None) -> list[Path]:
-    """Write the three files; returns them. also: other files of the folder and what they are, for the card.
+def export(asked: argparse.Namespace, run: FinishedRun) -> list[str]:
+    """Write the three files into ``asked.out``; returns the lines to print."""
+    write_folder(run, asked.out)
+    return [f"wrote weights, configuration and model card to {asked.out}"]
 
-    Of a network that timm knows, the weights are timm's own, and the normalisation lies in config.json; any other
-    network is written whole.
+
+def write_folder(run: FinishedRun, out: Path, also: dict[str, str] | None = None) -> list[Path]:
+    """Write the three files.
+
+    For a network that timm knows, the weights are those of timm's module and the normalisation is
+    in config.json. Any other network is written whole.
+
+    Args:
+        run: The finished run.
+        out: The folder to write into; it must exist.
+        also: Other files of the folder and what they are, for the model card.
+
+    Returns:
+        The paths of the three files.
     """
-    table = source.table
+    table = run.table
     about: dict[str, Any] = {
         "version": __version__,
-        "architecture": source.architecture,
-        **{key: source.facts[key] for key in ("num_classes", "channels", "image_size")},
-        "data": bare(table["data"]),
+        "architecture": run.architecture,
+        **{key: run.facts[key] for key in ("num_classes", "channels", "image_size")},
+        "data": strip_folders(table["data"]),
         "threat": table["threat"],
-        "weights_sha256": weights_digest(source.module),
+        "weights_sha256": weights_digest(run.module),
         **{
-            key: source.record.get(key)
+            key: run.record.get(key)
             for key in ("robust_acc", "autoattack_acc", "clean_acc", "n", "verdict")
         },
     }
-    if names := source.facts.get("class_names"):
+    if names := run.facts.get("class_names"):
         about["class_names"] = names
     with explain_disk_errors(out):
-        if source.in_timm and isinstance(source.module, Normalized):
-            _write_timm(source, source.module, out, about)
+        if run.in_timm and isinstance(run.module, Normalized):
+            _write_timm(run, run.module, out, about)
         else:
-            write_weights(out / PUBLISHED_WEIGHTS, source.module.state_dict())
+            write_weights(out / PUBLISHED_WEIGHTS, run.module.state_dict())
             write_text(out / CONFIG, json.dumps({"abatis": about}, indent=2) + "\n")
-        write_text(out / CARD, card(source, also or {}))
+        write_text(out / CARD, make_card(run, also or {}))
     return [out / name for name in (PUBLISHED_WEIGHTS, CONFIG, CARD)]
 
 
-def _write_timm(source: Source, module: Normalized, out: Path, about: dict[str, Any]) -> None:
-    """By timm's own writer; float32 statistics survive JSON bit for bit."""
-    facts = source.facts
+def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str, Any]) -> None:
+    """Write with timm's own writer; float32 statistics survive JSON bit for bit."""
+    facts = run.facts
     channels, size = int(facts["channels"]), int(facts["image_size"])
-    name, pretrained = source.architecture, bool(source.table["pretrained"])
+    name, pretrained = run.architecture, bool(run.table["pretrained"])
     shape = size_options(name, timm.models.get_pretrained_cfg(name), size, pretrained)
     statistics = {
         "mean": module.normalize.mean.flatten().tolist(),
         "std": module.normalize.std.flatten().tolist(),
     }
-    view = view_of(str(source.table["backbone"])).at(size)
-    cropped = (
-        view.crop if str(source.table["data"]).startswith("folder:") else 1.0
-    )  # other images come at their size
+    view = view_of(str(run.table["backbone"])).at(size)
+    # only images of a folder are resized and cropped; others are judged at the size they have
+    cropped = view.crop if str(run.table["data"]).startswith("folder:") else 1.0
     seen = {
         "input_size": (channels, size, size),
         "interpolation": view.interpolation,

@@ -1,14 +1,17 @@
-"""ONNX files: written by torch's exporter, checked against torch in ONNX Runtime."""
+"""``--to onnx``: model.onnx, written by torch's exporter and checked in ONNX Runtime."""
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from abatis.commands.export.program import TOLERANCE, checked_batches
+from abatis.commands.export.finished_run import FinishedRun
+from abatis.commands.export.folder import write_folder
+from abatis.commands.export.program import TOLERANCE, describe_difference, split_batches
 from abatis.errors import UsageError
 from abatis.nets.backbones.from_timm import brief
 from abatis.nets.programs import need, session
@@ -18,16 +21,35 @@ ONNX = "model.onnx"
 TO_WRITE = ("onnx", "onnxscript", "onnxruntime")
 
 
-def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
-    """Write model.onnx of a network in eval mode; returns the largest difference of its logits, as a share of the largest.
+def export(asked: argparse.Namespace, run: FinishedRun) -> list[str]:
+    """Write model.onnx and what ``--to safetensors`` writes; returns the lines to print."""
+    difference = write_onnx(run.module, run.test_images()[0], asked.out)
+    write_folder(run, asked.out, {ONNX: "the same network for ONNX Runtime, any batch size"})
+    return [
+        f"wrote {asked.out / ONNX}, weights, configuration and model card",
+        describe_difference("ONNX Runtime's logits", difference),
+    ]
 
-    x: (at least 3, C, H, W) in [0, 1], on which both are run. Raises UsageError where torch cannot export the network, a
-    package is missing, or the file gives other logits.
+
+def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
+    """Write model.onnx and compare it with the network it was written from.
+
+    Args:
+        module: The network, in eval mode.
+        x: Images (N, C, H, W) in [0, 1], N at least 3, on which both are run.
+        out: The folder to write into.
+
+    Returns:
+        The largest difference of the logits, as a fraction of the largest logit.
+
+    Raises:
+        UsageError: A package is missing, torch cannot export the network, or the logits of the
+            file differ by more than ``TOLERANCE``.
     """
     need(*TO_WRITE)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, about itself
+            warnings.simplefilter("ignore", FutureWarning)  # of the exporter, about its own code
             program = torch.onnx.export(
                 module,
                 (x,),
@@ -37,17 +59,17 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
                 output_names=["logits"],
                 verbose=False,
             )
-    except Exception as error:  # whatever the exporter meets in a network of the user's own
+    except Exception as error:  # a user's network can make the exporter raise anything
         raise UsageError(
-            f"torch.onnx refuses this network: {brief(error)}",
-            fix="its forward must not branch on tensors or fix the batch size",
+            f"torch.onnx cannot export this network: {brief(error)}",
+            fix="change its forward: no branches on tensor values, no fixed batch size",
         ) from error
-    assert program is not None  # what dynamo=True returns
+    assert program is not None  # dynamo=True always returns one
     path = out / ONNX
     with explain_disk_errors(path):
         program.save(path)
     run = session(path)
-    parts = [x[part] for part in checked_batches(len(x))]
+    parts = [x[part] for part in split_batches(len(x))]
     with torch.no_grad():
         pairs = [(module(part), torch.from_numpy(run(part.contiguous().numpy()))) for part in parts]
     worst: float = max(
@@ -56,7 +78,8 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
     if not worst <= TOLERANCE:
         path.unlink()
         raise UsageError(
-            f"ONNX Runtime's logits differ by {worst:.1e} of the largest, more than {TOLERANCE:.0e}",
-            fix="random or stateful layers cannot be exported",
+            f"ONNX Runtime's logits differ by {worst:.1e} of the largest logit, "
+            f"more than {TOLERANCE:.0e}",
+            fix="remove random and stateful layers; they cannot be exported",
         )
     return worst

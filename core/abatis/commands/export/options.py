@@ -1,4 +1,4 @@
-"""The words of ``defense export``. Loads without torch."""
+"""The options of ``defense export``, and its table of formats. Loads without torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ from pathlib import Path
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
 
-FORMATS = ("safetensors", "onnx", "torch-export", "robustbench", "hub")
+FORMATS = {
+    "safetensors": "abatis.commands.export.folder",
+    "onnx": "abatis.commands.export.onnx",
+    "torch-export": "abatis.commands.export.program",
+    "robustbench": "abatis.commands.export.robustbench",
+    "hub": "abatis.commands.export.hub",
+}
+"""Each format, and the module that writes it, which is loaded only when it is used.
+
+The module has a function ``export(asked, run)``. It takes the parsed options and the
+:class:`~abatis.commands.export.finished_run.FinishedRun`, writes into ``asked.out``, and returns
+the lines to print.
+"""
 
 
 def parse(words: Sequence[str], prog: str) -> argparse.Namespace:
     """The options; raises UsageError where they do not go together."""
     parser = Parser(
         prog=prog,
-        description="Write a finished run in a form that other programs read.",
+        description="Write a finished run in a format that other programs read.",
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
@@ -25,12 +37,12 @@ def parse(words: Sequence[str], prog: str) -> argparse.Namespace:
         "--out", metavar="DIR", type=Path, required=True, help="folder to write into"
     )
     parser.add_argument(
-        "--allow-fail", action="store_true", help="export even where the masking verdict is FAIL"
+        "--allow-fail", action="store_true", help="export even if the masking verdict is FAIL"
     )
     parser.add_argument(
-        "--repo", metavar="ORG/NAME", help="for --to hub: where on the Hugging Face hub"
+        "--repo", metavar="ORG/NAME", help="repository on the Hugging Face hub, for --to hub"
     )
-    _leaderboard_options(parser)
+    _add_leaderboard_options(parser)
     asked: argparse.Namespace = parser.parse_args(list(words))
     if asked.to not in FORMATS:
         raise UsageError(
@@ -39,29 +51,30 @@ def parse(words: Sequence[str], prog: str) -> argparse.Namespace:
         )
     if (asked.to == "hub") != (asked.repo is not None):
         raise UsageError(
-            "--to hub and --repo belong together",
+            "--to hub and --repo must be used together",
             fix="--to hub --repo ORG/NAME, or another format without --repo",
         )
     return asked
 
 
-def _leaderboard_options(parser: Parser) -> None:
-    """What only the authors know."""
-    group = parser.add_argument_group("for the entry of a leaderboard")
+def _add_leaderboard_options(parser: Parser) -> None:
+    """What only the authors know, for ``--to robustbench``."""
+    group = parser.add_argument_group("leaderboard entry, for --to robustbench")
     group.add_argument(
         "--name",
         metavar="NAME",
-        help="of the entry, such as Doe2026Sample (default: the run folder's)",
+        help="name of the entry, such as Doe2026Sample (default: the run folder's name)",
     )
     group.add_argument(
         "--dataset",
         metavar="NAME",
-        help="of the leaderboard, such as cifar10 (default: the run's data)",
+        help="data set of the leaderboard, such as cifar10 (default: the run's data)",
     )
     for option in ("paper-title", "authors", "venue", "link"):
         group.add_argument(f"--{option}", metavar="TEXT", default="N/A")
     group.add_argument(
         "--additional-data",
         action=argparse.BooleanOptionalAction,
-        help="were other images used than the training set? (default: yes for pretrained networks)",
+        help="whether images beyond the training set were used "
+        "(default: yes for pretrained networks and for --extra.file)",
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import abatis
-from abatis.commands.registry.entries import methods
+from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.config.run_config import reserved_names
@@ -62,7 +62,7 @@ def make(words: Sequence[str], prog: str) -> int:
         help="where the folder NAME is made (default: here)",
     )
     asked: argparse.Namespace = parser.parse_args(list(words))
-    name = discovery.normal(asked.name)
+    name = discovery.normalise_name(asked.name)
     folder = new_plugin(name, asked.kind, asked.out)
     print(f"{folder}: a {asked.kind} that runs as it is. Next:\n")
     print(f"  python -m pip install -e {shlex.quote(str(folder))} pytest")
@@ -116,16 +116,16 @@ def _class(name: str) -> str:
 
 def _check(name: str) -> None:
     """Raise UsageError where a plugin cannot have a name, or another one has it."""
-    if wrong := discovery.why_no_name(name, reserved_names()):
+    if wrong := discovery.find_name_fault(name, reserved_names()):
         raise UsageError(
             f"no plugin can be named '{name}': {wrong}", fix="choose another name, like my-idea"
         )
-    if name in discovery.installed():
+    if name in discovery.list_installed():
         raise UsageError(
-            f"the installed {discovery.installed()[name].distribution} is named '{name}'",
+            f"the installed {discovery.list_installed()[name].distribution} is named '{name}'",
             fix="choose another name",
         )
-    if name in methods():
+    if name in read_registry():
         raise UsageError(f"the registry has a method named '{name}'", fix="choose another name")
     if _class(name) in (*abatis.__all__, "Tensor"):
         raise UsageError(

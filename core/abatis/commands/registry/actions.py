@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from abatis.commands.registry.add import add
-from abatis.commands.registry.check import problems
-from abatis.commands.registry.entries import Registry, Role, flag, listing, origin
+from abatis.commands.registry.check import find_problems
+from abatis.commands.registry.entries import Registry, Role, format_option, list_methods, origin_of
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
@@ -23,7 +23,7 @@ def act(words: Sequence[str], prog: str) -> int:
     """Do what the words say; returns the exit code: 1 where ``check`` found something."""
     asked: argparse.Namespace = _parser(prog).parse_args(list(words))
     if asked.action == "schema":
-        print(schema(), end="")
+        print(make_schema(), end="")
     elif asked.action == "check":
         return _check()
     elif asked.action == "add":
@@ -35,7 +35,7 @@ def act(words: Sequence[str], prog: str) -> int:
     return 0
 
 
-def schema() -> str:
+def make_schema() -> str:
     """The JSON Schema of registry.toml, as it is committed for editors."""
     return json.dumps(Registry.model_json_schema(), indent=2) + "\n"
 
@@ -69,7 +69,7 @@ def _parser(prog: str) -> Parser:
 def _list(asked: argparse.Namespace) -> None:
     rows = [
         row
-        for row in listing()
+        for row in list_methods()
         if (row["installed"] or not asked.installed)
         and (asked.hook is None or asked.hook in row.get("hooks", []))
     ]
@@ -86,14 +86,14 @@ def _list(asked: argparse.Namespace) -> None:
     for row in rows:
         provides = ", ".join(row.get("hooks", ["unknown"]))
         table.add_row(
-            row["name"], row["installed"] or "no", origin(row), provides, escape(row["title"])
+            row["name"], row["installed"] or "no", origin_of(row), provides, escape(row["title"])
         )
     Console(highlight=False).print(table)
 
 
 def _show(name: str, as_json: bool) -> None:
-    by_name = {row["name"]: row for row in listing()}
-    name = discovery.normal(name)
+    by_name = {row["name"]: row for row in list_methods()}
+    name = discovery.normalise_name(name)
     if name not in by_name:
         raise UsageError(
             f"unknown method '{name}': {did_you_mean(name, by_name)}",
@@ -107,13 +107,13 @@ def _show(name: str, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for key, value in card(by_name[name]):
+    for key, value in describe_method(by_name[name]):
         table.add_row(key, escape(value))
     Console(highlight=False).print(table)
 
 
-def card(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a row of the listing says to a reader, line by line."""
+def describe_method(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a row of the list_methods says to a reader, line by line."""
     whose = {
         "community": "community: not reviewed here",
         "unregistered": "installed, not in the registry",
@@ -121,7 +121,7 @@ def card(row: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("name", row["name"]),
         ("title", row["title"]),
-        ("origin", whose.get(origin(row), origin(row))),
+        ("origin", whose.get(origin_of(row), origin_of(row))),
     ]
     for key, value in row.items():
         if key not in (*HIDDEN, "name", "title") and (value is not None or key in MISSING):
@@ -131,7 +131,10 @@ def card(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _text(name: str, key: str, value: Any) -> str:
     if key == "options":
-        return "\n".join(flag(name, option, default) for option, default in value.items()) or "none"
+        return (
+            "\n".join(format_option(name, option, default) for option, default in value.items())
+            or "none"
+        )
     if key == "records":
         return "\n".join(f"{file}: {', '.join(rows)}" for file, rows in value.items()) or "none"
     if isinstance(value, list):
@@ -140,7 +143,7 @@ def _text(name: str, key: str, value: Any) -> str:
 
 
 def _check() -> int:
-    found, notes = problems()
+    found, notes = find_problems()
     for line in (*found, *notes):
         print(line)
     print(f"{len(found)} problems" if found else "the registry agrees with what is here")

@@ -18,8 +18,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from abatis.api import hooks
-from abatis.commands.registry.check import defaults, provided
-from abatis.commands.registry.entries import Method, read, registry_file
+from abatis.commands.registry.check import list_defaults, list_hooks
+from abatis.commands.registry.entries import Method, parse_registry, registry_file
 from abatis.config import discovery
 from abatis.errors import AbatisError, PluginError, UsageError
 
@@ -34,7 +34,7 @@ def add(folder: Path, write: bool = False) -> str:
     text = "".join(f"\n{tomli_w.dumps({'method': [entry]})}" for entry in _entries(folder))
     path = registry_file()
     whole = path.read_text(encoding="utf-8") + text
-    read(whole, f"{path}, with {folder} added")
+    parse_registry(whole, f"{path}, with {folder} added")
     if write:
         if not (path.parent / "pyproject.toml").is_file():
             raise UsageError(
@@ -76,7 +76,7 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
             fix="add them: one sentence each, for people who choose a method",
         )
     for name, target in points.items():
-        plugin = _load(folder, discovery.normal(name), target)
+        plugin = _load(folder, discovery.normalise_name(name), target)
         yield _entry(plugin, project, told, str(file))
 
 
@@ -91,8 +91,8 @@ def _entry(
                 "community": True,
                 "distribution": project.get("name"),
                 "homepage": urls.get("homepage") or next(iter(urls.values()), None),
-                "hooks": provided(plugin.module),
-                "options": defaults(plugin.config_class),
+                "hooks": list_hooks(plugin.module),
+                "options": list_defaults(plugin.config_class),
                 "evidence": "None in this repository.",
                 **{key: told[key] for key in TOLD if key in told},
             }
@@ -110,7 +110,7 @@ def _load(folder: Path, name: str, target: str) -> discovery.Plugin:
             module: object = importlib.import_module(target.partition(":")[0])
             for part in filter(None, target.partition(":")[2].split(".")):
                 module = getattr(module, part)
-            return discovery.describe(name, module)
+            return discovery.make_plugin(name, module)
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:

@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 from abatis.api import hooks
 from abatis.api.options import PluginConfig
-from abatis.commands.registry.entries import Method, Role, methods, registry_file
+from abatis.commands.registry.entries import Method, Role, read_registry, registry_file
 from abatis.config import discovery
 from abatis.errors import AbatisError
 
 SEVERITY = ("PASS", "WARN", "FAIL")
 
 
-def problems() -> tuple[list[str], list[str]]:
+def find_problems() -> tuple[list[str], list[str]]:
     """What disagrees, and what could not be looked at; raises UsageError where the registry cannot be read."""
-    known, root = methods(), registry_file().parent
+    known, root = read_registry(), registry_file().parent
     checkout = (root / "plugins").is_dir()
     found = [
         f"{method.name}: {line}"
@@ -28,7 +28,7 @@ def problems() -> tuple[list[str], list[str]]:
     ]
     notes = [] if checkout else ["no checkout here: folders and records were not looked at"]
     for method in known.values():
-        if method.name in discovery.installed():
+        if method.name in discovery.list_installed():
             found += [f"{method.name}: {line}" for line in _with_plugin(method)]
         else:
             text = f"{method.name}: not installed, so hooks and options were not looked at"
@@ -39,26 +39,26 @@ def problems() -> tuple[list[str], list[str]]:
                 for line in (*_with_folder(method, root), *_with_records(method, root))
             ]
     if checkout:
-        found += _unentered(known, root)
+        found += _find_unregistered(known, root)
     return found, notes
 
 
-def provided(module: object) -> list[Role]:
+def list_hooks(module: object) -> list[Role]:
     """The hooks that a module implements, besides its options."""
     return [role for role in get_args(Role) if hasattr(module, f"defense_{role}")]
 
 
-def defaults(config_class: type[PluginConfig]) -> dict[str, str]:
+def list_defaults(config_class: type[PluginConfig]) -> dict[str, str]:
     """Every option and its default, as the command line takes them."""
     return {
-        discovery.normal(name): _written(value)
+        discovery.normalise_name(name): _format_value(value)
         for name, value in config_class().model_dump(mode="json").items()
     }
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(_written, value))
+        return ",".join(map(_format_value, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -71,17 +71,17 @@ def _with_others(method: Method, known: Mapping[str, Method]) -> Iterator[str]:
 
 
 def _with_plugin(method: Method) -> Iterator[str]:
-    there = discovery.installed()[method.name]
+    there = discovery.list_installed()[method.name]
     if there.distribution != method.distribution:
         yield f"distribution is {method.distribution}, installed is {there.distribution}"
     try:
-        plugin = discovery.load(method.name)
-        real = defaults(plugin.config_class)
+        plugin = discovery.load_plugin(method.name)
+        real = list_defaults(plugin.config_class)
     except (AbatisError, ValueError) as error:
         yield f"cannot be loaded: {str(error).splitlines()[0]}"
         return
-    if set(method.hooks) != set(provided(plugin.module)):
-        yield f"hooks are {', '.join(method.hooks)}, the module has {', '.join(provided(plugin.module))}"
+    if set(method.hooks) != set(list_hooks(plugin.module)):
+        yield f"hooks are {', '.join(method.hooks)}, the module has {', '.join(list_hooks(plugin.module))}"
     for option in sorted({*real, *method.options}):
         if method.options.get(option) != real.get(option):
             yield f"option {option} is {method.options.get(option, 'absent')}, the plugin has {real.get(option, 'none such')}"
@@ -124,6 +124,6 @@ def _with_records(method: Method, root: Path) -> Iterator[str]:
         yield f"verdict is {method.verdict or 'absent'}, its records have {worst or 'none'}"
 
 
-def _unentered(known: Mapping[str, Method], root: Path) -> list[str]:
+def _find_unregistered(known: Mapping[str, Method], root: Path) -> list[str]:
     folders = [file.parent.name for file in sorted(root.glob("plugins/*/pyproject.toml"))]
     return [f"plugins/{name} has no entry" for name in folders if name not in known]

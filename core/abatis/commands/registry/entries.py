@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from abatis.api.options import Options
 from abatis.config import discovery
-from abatis.config.recipes import recipes_of
+from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
 
 MEND = "reinstall abatis"
@@ -82,7 +82,7 @@ def registry_file() -> Path:
     raise UsageError("the registry is missing from this installation", fix=MEND)
 
 
-def read(text: str, where: str) -> dict[str, Method]:
+def parse_registry(text: str, where: str) -> dict[str, Method]:
     """The methods of a registry's text by name; raises UsageError."""
     try:
         found = Registry.model_validate(tomllib.loads(text))
@@ -103,7 +103,7 @@ def read(text: str, where: str) -> dict[str, Method]:
     return {method.name: method for method in found.method}
 
 
-def methods() -> dict[str, Method]:
+def read_registry() -> dict[str, Method]:
     """Every registered method by name; raises UsageError where the file cannot be read."""
     path = registry_file()
     try:
@@ -112,16 +112,16 @@ def methods() -> dict[str, Method]:
         raise UsageError(
             f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND
         ) from error
-    return read(text, str(path))
+    return parse_registry(text, str(path))
 
 
-def listing() -> list[dict[str, Any]]:
+def list_methods() -> list[dict[str, Any]]:
     """All methods, registered or only installed, each with the version that is installed or None."""
-    found, known = discovery.installed(), methods()
+    found, known = discovery.list_installed(), read_registry()
     rows = []
     for name, method in known.items():
         version = found[name].version if name in found else None
-        recipes = list(recipes_of(name)) if name in found else []
+        recipes = list(list_recipes(name)) if name in found else []
         rows.append(
             {
                 **method.model_dump(mode="json"),
@@ -144,8 +144,8 @@ def listing() -> list[dict[str, Any]]:
     return rows
 
 
-def origin(row: dict[str, Any]) -> str:
-    """Whose a row of the listing is: ours, the community's, or of nobody who entered it."""
+def origin_of(row: dict[str, Any]) -> str:
+    """Whose a row of the list_methods is: ours, the community's, or of nobody who entered it."""
     return (
         ("community" if row["community"] else "first-party")
         if row["registered"]
@@ -153,7 +153,7 @@ def origin(row: dict[str, Any]) -> str:
     )
 
 
-def flag(name: str, option: str, default: str) -> str:
+def format_option(name: str, option: str, default: str) -> str:
     """An option and its default as the command line takes them."""
     return {"true": f"--{name}.{option}", "false": f"--no-{name}.{option}"}.get(
         default, f"--{name}.{option} {default}"
