@@ -122,13 +122,13 @@ def test_restarts_that_would_fail_are_refused_at_the_start(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(UsageError, match="a store of their own"), distributed.joined():
+    with pytest.raises(UsageError, match="a store of their own"), distributed.connect():
         pass
 
 
 def test_a_run_that_may_restart_must_know_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
-    with pytest.raises(UsageError, match="must know its folder"):
+    with pytest.raises(UsageError, match="automatic restarts need --name"):
         abatis.run(tiny(tmp_path))
 
 

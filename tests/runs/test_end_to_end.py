@@ -13,8 +13,8 @@ import torch
 
 import abatis
 from abatis import RunConfig, Threat
-from abatis.data import open_data
-from abatis.evaluate import pgd_verdicts
+from abatis.data import DataRequest, open_data
+from abatis.evaluate import judge_with_pgd
 from tests.reference import reference_dir
 
 PROGRAM = Path(sys.executable).with_name("defense-run")
@@ -33,19 +33,11 @@ def test_adversarial_training_beats_standard_training_by_20_points(tmp_path):
         "optim": {"schedule": "one-cycle"},
         "attack": {"steps": 5},
     }
-    test = open_data(
-        "digits",
-        data_dir=tmp_path,
-        limit=None,
-        image_size=None,
-        augment="none",
-        device=torch.device("cpu"),
-        workers=0,
-    ).test
+    test = open_data(DataRequest("digits", augment="none")).test
 
     def accuracies(**changes):
         model = abatis.load(abatis.run(RunConfig(**core, **changes)).folder)
-        found = pgd_verdicts(
+        found = judge_with_pgd(
             model, test, Threat.parse("Linf:0.1"), steps=20, seed=0, batch_size=256
         )
         return [flags.double().mean().item() for flags in found]

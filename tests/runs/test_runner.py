@@ -64,7 +64,7 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
         "weights-averaged.safetensors",
         1,
     )
-    assert "no benchmark" in record["note"]
+    assert "not a benchmark" in record["note"]
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {
@@ -169,18 +169,18 @@ def test_ctrl_c_saves_and_resume_repeats_the_run_to_the_bit(tmp_path, install, s
 
 
 def test_a_signal_in_the_evaluation_leaves_a_run_that_resume_judges(tmp_path, monkeypatch):
-    attacked = Judge.attacked
+    attacked = Judge.run_attack
 
     def stopped(self, name, *rest, **named):
         if name == "PGD-20":
             signal.raise_signal(signal.SIGTERM)
         return attacked(self, name, *rest, **named)
 
-    monkeypatch.setattr(Judge, "attacked", stopped)
+    monkeypatch.setattr(Judge, "run_attack", stopped)
     with pytest.raises(Stopped, match="during the evaluation") as caught:
         abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1))
     assert caught.value.exit_code == 75
-    monkeypatch.setattr(Judge, "attacked", attacked)
+    monkeypatch.setattr(Judge, "run_attack", attacked)
     cut = abatis.run(tiny(tmp_path, name="r", eval="quick", epochs=1, resume=True))
     whole = abatis.run(tiny(tmp_path, name="whole", eval="quick", epochs=1))
     assert final_bytes(cut.folder) == final_bytes(whole.folder)
@@ -387,7 +387,7 @@ def test_my_own_module_and_data_from_python(tmp_path):
 
 
 def test_labels_beyond_the_head_are_refused_before_training(tmp_path):
-    with pytest.raises(UsageError, match="label 9 is beyond the head"):
+    with pytest.raises(UsageError, match="label 9 does not fit"):
         abatis.run(
             tiny(tmp_path, name="r", limit=None), model=OwnNetwork(classes=5), data=own_data()
         )
@@ -442,15 +442,15 @@ def test_a_plugin_that_begins_too_late_is_named_before_the_run(burn_in, warned, 
     ]
     assert defense_run([*line, "--mail.burn-in", str(burn_in)]) == 0
     assert (
-        f"mail begins after epoch {burn_in}, and the run has 2" in capsys.readouterr().out
+        f"mail begins after epoch {burn_in}; it will have no effect" in capsys.readouterr().out
     ) is warned
 
 
 def test_missing_images_name_the_folder_and_the_offline_default(tmp_path, capsys, monkeypatch):
-    from abatis.data import archives
+    from abatis.data.sources import published
 
     monkeypatch.setattr(
-        archives.urllib.request,
+        published.urllib.request,
         "urlopen",
         lambda *_, **__: (_ for _ in ()).throw(OSError("no network")),
     )
@@ -484,11 +484,11 @@ def test_piped_output_is_plain_lines(tmp_path, capsys):
 def test_what_cannot_learn_or_be_learnt_is_refused_and_missing_classes_are_told(tmp_path, capsys):
     x, y = torch.rand(24, 1, 8, 8), torch.arange(24) % 3
     frozen = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False)
-    with pytest.raises(UsageError, match="no parameter of Sequential can be trained"):
+    with pytest.raises(UsageError, match="Sequential has no trainable parameters"):
         abatis.run(tiny(tmp_path), model=frozen, data=((x, y), (x, y)))
-    with pytest.raises(UsageError, match="model is no torch module"):
+    with pytest.raises(UsageError, match="model is not a torch module"):
         abatis.run(tiny(tmp_path), model=nn.Flatten, data=((x, y), (x, y)))
-    with pytest.raises(UsageError, match="the data have one class"):
+    with pytest.raises(UsageError, match="the data set has only one class"):
         abatis.run(tiny(tmp_path), data=((x, 0 * y), (x, 0 * y)))
     abatis.run(tiny(tmp_path, quiet=False, epochs=1), data=((x, 2 * y + 1), (x, 2 * y + 1)))
     assert "3 of 6 classes have no training image, the first is 0" in " ".join(

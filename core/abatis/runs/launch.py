@@ -1,6 +1,7 @@
-"""``--nproc N``: the same command as N processes of this machine. ``torchrun -m abatis run ...`` does the same on several.
+"""``--nproc N``: the same command as N processes on this machine.
 
-With ``--max-restarts`` torch's own elastic agent looks after them.
+``torchrun -m abatis run ...`` does so on several machines. With ``--max-restarts``, torch's
+elastic agent restarts processes that fail.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from types import FrameType
 
 from abatis.config.run_config import RunConfig
 from abatis.errors import Stopped
-from abatis.runs.run_name import made_up_name
+from abatis.runs.run_name import make_up_name
 
-PATIENCE = 30.0  # seconds for the others to end behind the first that failed
-LOST = 1  # what a process ends with that another one has left alone
+PATIENCE = 30.0  # seconds that the others have to end after the first one failed
+LOST = 1  # exit code of a process that lost another one
 WAIT = 0.1  # seconds between two looks
 INTERRUPTED = 130  # as in cli.py
 
 
 def launch(count: int, words: Sequence[str]) -> int:
-    """Run ``defense run WORDS`` as ``count`` processes; the exit code of one that failed by itself, else 0.
+    """Run ``defense run WORDS`` as ``count`` processes.
 
-    SIGINT and SIGTERM are handed on, once each time they come. This imports no torch.
+    SIGINT and SIGTERM are passed on to all of them. This imports no torch.
+
+    Returns:
+        The exit code of the first process that failed for a reason of its own, else 0.
     """
-    running = [_started(count, places, words) for places in neighbours(count)]
+    running = [_start(count, variables, words) for variables in make_environments(count)]
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for worker in running:
@@ -40,7 +44,7 @@ def launch(count: int, words: Sequence[str]) -> int:
 
     former = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _ended(running)
+        return _wait_for_all(running)
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -49,19 +53,25 @@ def launch(count: int, words: Sequence[str]) -> int:
 
 
 def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
-    """The same under torch's elastic agent: where a process fails, all are started again and resume.
+    """Run ``config.nproc`` processes under torch's elastic agent.
 
-    The exit code is that of the first failure behind the last restart.
+    Where one process fails, all are started again and resume.
+
+    Args:
+        config: the options that ``words`` say.
+        words: the command line behind ``defense run``.
+
+    Returns:
+        The exit code of the first failure after the last restart, else 0.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", _threads(config.nproc))
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see processes.joined
-    named = (
-        words if config.name else [*words, "--name", made_up_name(config)]
-    )  # all attempts share one folder
+    os.environ.setdefault("OMP_NUM_THREADS", _count_threads(config.nproc))
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see distributed.connect
+    # All attempts share one folder.
+    named = words if config.name else [*words, "--name", make_up_name(config)]
     with tempfile.TemporaryDirectory() as folder:
         agent = LaunchConfig(
             1,
@@ -78,18 +88,19 @@ def launch_elastic(config: RunConfig, words: Sequence[str]) -> int:
         except ChildFailedError as error:
             code = int(error.get_first_failure()[1].exitcode)
             return code if code > 0 else 128 - code
-        except SignalException:  # by then all have ended, each in its own way
-            told = (path.read_text(encoding="utf-8") for path in Path(folder).rglob("error.json"))
-            return (
-                Stopped.exit_code
-                if any(f'"{Stopped.__name__}: ' in text for text in told)
-                else INTERRUPTED
-            )
+        except SignalException:  # by then all processes have ended
+            return Stopped.exit_code if _did_stop(Path(folder)) else INTERRUPTED
     return 0
 
 
-def neighbours(count: int) -> list[dict[str, str]]:
-    """What so many processes of this machine find in their environments, so that they find each other."""
+def _did_stop(logs: Path) -> bool:
+    """Did a process end because it saved and stopped? The agent keeps what each one raised."""
+    raised = (path.read_text(encoding="utf-8") for path in logs.rglob("error.json"))
+    return any(f'"{Stopped.__name__}: ' in text for text in raised)
+
+
+def make_environments(count: int) -> list[dict[str, str]]:
+    """Return the environment variables by which ``count`` processes find each other, for each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -97,23 +108,23 @@ def neighbours(count: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
 
 
-def _started(
-    count: int, places: Mapping[str, str], words: Sequence[str]
+def _start(
+    count: int, variables: Mapping[str, str], words: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    """One worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through :func:`launch`."""
-    environment = {"OMP_NUM_THREADS": _threads(count), **os.environ, **places}
+    """Start one process, in its own session: Ctrl-C then reaches it only through :func:`launch`."""
+    environment = {"OMP_NUM_THREADS": _count_threads(count), **os.environ, **variables}
     return subprocess.Popen(
         [sys.executable, "-m", "abatis", "run", *words], env=environment, start_new_session=True
     )
 
 
-def _threads(count: int) -> str:
-    """How many threads each of so many processes gets."""
+def _count_threads(count: int) -> str:
+    """The number of threads that each of ``count`` processes gets."""
     return str(max(1, (os.cpu_count() or 1) // count))
 
 
-def _ended(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; behind the first failure the others have some patience, then they are ended."""
+def _wait_for_all(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended, for a limited time after the first failure; the exit code."""
     while all(worker.poll() in (None, 0) for worker in running):
         if all(worker.poll() == 0 for worker in running):
             return 0

@@ -1,4 +1,4 @@
-"""The model that ``defense eval`` is asked about: a run, what was exported, weights, a timm name, a function in a file."""
+"""The MODEL that a user names: a run, an export, a weights file, a timm name or a function."""
 
 from __future__ import annotations
 
@@ -17,17 +17,31 @@ from abatis.nets.backbones import Normalized, build, first_pass
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.programs import load_program
 from abatis.nets.weights_file import read_weights, weights_file_of
-from abatis.runs.published import HUB, about, from_hub, is_published, load_folder, load_onnx
+from abatis.runs.published import (
+    HUB,
+    fetch_from_hub,
+    is_published,
+    load_onnx,
+    load_published,
+    read_description,
+)
 from abatis.runs.run_folder import load_weights
 from abatis.system.timm_import import timm
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
-PROGRAMS, ONNX = ".pt2", ".onnx"
+PROGRAM = ".pt2"
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What was named, before the data are known; run: the configuration of a run folder, else None."""
+    """A model as the user named it; it is loaded when the data are known.
+
+    Args:
+        spec: the name, path or folder.
+        backbone: of a weights file, the architecture it belongs to.
+        run: of a run folder, its configuration.
+    """
 
     spec: str
     backbone: str | None
@@ -39,21 +53,21 @@ class ModelSpec:
 
     @property
     def threat(self) -> str | None:
-        """What the network was trained against, where that is known."""
+        """The threat that the network was trained against, where it is known."""
         if self.run is not None:
             return self.run.threat
-        return str(about(self._folder)["threat"]) if self._exported else None
+        return str(read_description(self._folder)["threat"]) if self._exported else None
 
     def _class_names(self) -> list[str]:
-        """In the order of its outputs, where they are known."""
+        """The classes in the order of the outputs, where they are known."""
         if self.run is not None or self.path.suffix == ".safetensors":
             file = self.path if self.run is None else weights_file_of(self.path)
             return list(read_weights(file)[1].get("class_names", []))
-        return list(about(self._folder).get("class_names", [])) if self._exported else []
+        return list(read_description(self._folder).get("class_names", [])) if self._exported else []
 
     @property
     def _exported(self) -> bool:
-        return (self.path.is_dir() or self.path.suffix in (PROGRAMS, ONNX)) and is_published(
+        return (self.path.is_dir() or self.path.suffix in (PROGRAM, ONNX)) and is_published(
             self._folder
         )
 
@@ -62,18 +76,31 @@ class ModelSpec:
         return self.path if self.path.is_dir() else self.path.parent
 
     def _check_classes(self, info: DataInfo) -> None:
-        """Raise DataError where output and label of one number are classes of different names."""
+        """Raise DataError where the network's classes have other names or another order."""
         own = self._class_names() if info.class_names else []
         if own and own != list(info.class_names):
             raise DataError(
-                f"the classes of {info.name} are not those of {self.spec}: {', '.join(info.class_names)}",
+                f"the classes of {info.name} are not those of {self.spec}: "
+                f"{', '.join(info.class_names)}",
                 fix=f"name the class folders as in the training: {', '.join(own)}",
             )
 
     def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
-        """The network on images in [0, 1], in eval mode on its device, and what to know about it. Raises UsageError."""
+        """Load the network and try it on one batch.
+
+        Args:
+            info: the facts of the data that it will be judged on.
+            device: where the network will be.
+
+        Returns:
+            The network in eval mode, on images in [0, 1], and notes for the user.
+
+        Raises:
+            UsageError: it cannot be loaded, or does not take such images.
+            DataError: its classes are not those of the data.
+        """
         self._check_classes(info)
-        module, notes = self._found(info, device)
+        module, notes = self._load(info, device)
         module = module.to(device).eval()
         first_pass(
             module,
@@ -82,53 +109,45 @@ class ModelSpec:
         )
         return module, notes
 
-    def _found(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
+    def _load(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         if self.run is not None:
             return load_weights(self.path, None), []
         if self.path.is_dir():
-            return load_folder(self.path), []
-        if self.path.suffix == PROGRAMS:
+            return load_published(self.path), []
+        if self.path.suffix == PROGRAM:
             return load_program(self.path, device), []
         if self.path.suffix == ONNX:
             return load_onnx(self.path), [
-                "the logits are ONNX Runtime's, the gradients those of the weights beside the file"
+                "logits are computed by ONNX Runtime, gradients by the weights beside the file"
             ]
         if self.path.suffix in WEIGHT_FILES:
-            return _from_file(self.path, self.backbone, info)
+            return _load_weights_file(self.path, self.backbone, info)
         if is_factory(self.spec):
-            return build(self.spec, **_shape(info)), []
-        return _pretrained(self.spec, info), ["normalisation and weights are timm's own"]
+            return build(self.spec, **_describe_images(info)), []
+        return _build_pretrained(self.spec, info), ["normalisation and weights are timm's own"]
 
 
 def find_model(spec: str, backbone: str | None, allow_pickle: bool = False) -> ModelSpec:
-    """What MODEL means; raises UsageError where it means nothing, or is a pickle and none is allowed."""
+    """Find what MODEL means.
+
+    Args:
+        spec: the name, path or folder that the user gave.
+        backbone: the architecture of a weights file.
+        allow_pickle: may a file be loaded that can hold pickles?
+
+    Raises:
+        UsageError: there is no such model, or it can hold pickles and none are allowed.
+    """
     if spec.startswith(HUB):
-        return ModelSpec(str(from_hub(spec)), None, None)
+        return ModelSpec(str(fetch_from_hub(spec)), None, None)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return ModelSpec(spec, None, _run_of(path))
-    if path.suffix in (PROGRAMS, ONNX):
-        if not path.is_file():
-            raise UsageError(f"no file {spec}", fix="check the path")
-        if path.suffix == PROGRAMS and not allow_pickle:
-            raise UsageError(
-                f"{spec} is a program, and can hold pickles",
-                fix="--allow-pickle runs it, if you know where it is from",
-            )
+        return ModelSpec(spec, None, _read_run_config(path))
+    if path.suffix in (PROGRAM, ONNX):
+        _check_program(path, spec, allow_pickle)
         return ModelSpec(spec, None, None)
     if path.suffix in WEIGHT_FILES:
-        if not path.is_file():
-            raise UsageError(f"no weights file {spec}", fix="check the path")
-        if path.suffix != ".safetensors" and not allow_pickle:
-            raise UsageError(
-                f"{spec} is a pickle, which can hold a program",
-                fix="give .safetensors; or --allow-pickle, which loads tensors and runs nothing",
-            )
-        if backbone is None:
-            raise UsageError(
-                f"{spec} holds weights, not the network",
-                fix="add --backbone NAME or --backbone FILE.py:FACTORY",
-            )
+        _check_weights_file(path, spec, backbone, allow_pickle)
         return ModelSpec(spec, backbone, None)
     if is_factory(spec) or timm.is_model(spec):
         return ModelSpec(spec, None, None)
@@ -142,24 +161,54 @@ def find_model(spec: str, backbone: str | None, allow_pickle: bool = False) -> M
     )
 
 
+def _check_program(path: Path, spec: str, allow_pickle: bool) -> None:
+    if not path.is_file():
+        raise UsageError(f"no file {spec}", fix="check the path")
+    if path.suffix == PROGRAM and not allow_pickle:
+        raise UsageError(
+            f"{spec} is a program and can contain pickles",
+            fix="add --allow-pickle if you trust where it comes from; it is then run",
+        )
+
+
+def _check_weights_file(path: Path, spec: str, backbone: str | None, allow_pickle: bool) -> None:
+    if not path.is_file():
+        raise UsageError(f"no weights file {spec}", fix="check the path")
+    if path.suffix != ".safetensors" and not allow_pickle:
+        raise UsageError(
+            f"{spec} is a pickle, which can contain a program",
+            fix="give .safetensors; or --allow-pickle, which loads tensors and runs no code",
+        )
+    if backbone is None:
+        raise UsageError(
+            f"{spec} holds weights without the network",
+            fix="add --backbone NAME or --backbone FILE.py:FACTORY",
+        )
+
+
 def _nearest(word: str, known: list[str]) -> str:
     hint = did_you_mean(word, known)
     return hint if hint.startswith("did") else "neither a path nor a timm model"
 
 
-def _run_of(folder: Path) -> RunConfig | None:
-    """The configuration of a run, None for an exported network; raises UsageError for neither, or a plugin that is missing."""
+def _read_run_config(folder: Path) -> RunConfig | None:
+    """Return the configuration of a run folder, None for an exported network.
+
+    Raises:
+        UsageError: the folder is neither, or a plugin of the run is not installed.
+    """
     if (folder / "run.toml").is_file():
         return RunConfig.model_validate(read_toml(folder / "run.toml"))
     if is_published(folder):
         return None
     raise UsageError(
-        f"{folder} is no run folder: it holds no run.toml",
-        fix="name a folder that defense-run or export wrote",
+        f"{folder} is not a run folder: it has no run.toml",
+        fix="name a folder that defense-run or defense export wrote",
     )
 
 
-def _shape(info: DataInfo) -> dict[str, Any]:
+def _describe_images(info: DataInfo) -> dict[str, Any]:
+    """The arguments of :func:`build` that depend on the data."""
     return {
         "num_classes": info.num_classes,
         "channels": info.channels,
@@ -169,15 +218,22 @@ def _shape(info: DataInfo) -> dict[str, Any]:
     }
 
 
-def _from_file(path: Path, backbone: str | None, info: DataInfo) -> tuple[nn.Module, list[str]]:
-    """Weights of ours (with their normalisation) or of the bare backbone, to which the data's normalisation is added."""
+def _load_weights_file(
+    path: Path, backbone: str | None, info: DataInfo
+) -> tuple[nn.Module, list[str]]:
+    """Load our weights, which have the normalisation, or those of the backbone alone.
+
+    The latter get the normalisation of the data.
+    """
     tensors = read_weights(path)[0] if path.suffix == ".safetensors" else _read_pickled(path)
-    module = build(backbone or "", **_shape(info))
+    module = build(backbone or "", **_describe_images(info))
     target: nn.Module = module
     notes = []
     if isinstance(module, Normalized) and not any(name.startswith("backbone.") for name in tensors):
         target = module.backbone
-        notes.append(f"normalised by the mean and deviation of {info.name}: the file brings none")
+        notes.append(
+            f"normalised by the mean and standard deviation of {info.name}: the file has none"
+        )
     try:
         target.load_state_dict(tensors)
     except RuntimeError as error:
@@ -189,7 +245,7 @@ def _from_file(path: Path, backbone: str | None, info: DataInfo) -> tuple[nn.Mod
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pt or .pth file, unwrapped from the usual dictionaries; code in it is not run."""
+    """Read the tensors of a .pt or .pth file or of the usual dictionaries in it; runs no code."""
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -205,18 +261,18 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in found.values()
     ):
         raise UsageError(
-            f"{path} holds no state_dict", fix="save model.state_dict(), not the model"
+            f"{path} does not hold a state_dict", fix="save model.state_dict(), not the model"
         )
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def _pretrained(name: str, info: DataInfo) -> nn.Module:
+def _build_pretrained(name: str, info: DataInfo) -> nn.Module:
     resolved = resolve(name, info.image_size)
     cfg = timm.models.get_pretrained_cfg(resolved)
     outputs = getattr(cfg, "num_classes", None)
     if outputs not in (None, info.num_classes):
         raise UsageError(
-            f"{name} gives {outputs} logits, the data have {info.num_classes} classes",
-            fix="choose the data it was trained on, or give a weights file and --backbone",
+            f"{name} has {outputs} outputs, the data have {info.num_classes} classes",
+            fix="choose the data set it was trained on, or give a weights file and --backbone",
         )
-    return build(name, **_shape(info), pretrained=True)
+    return build(name, **_describe_images(info), pretrained=True)

@@ -1,4 +1,4 @@
-"""What a run knows of its own network that a stranger does not: its training images, an undefended twin, its selection."""
+"""What only a network's own run knows: its training images, an undefended twin, its epoch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from abatis.config.run_config import RunConfig
 from abatis.data import Data
 from abatis.evaluate.masking import Training
 from abatis.nets.weights_file import weights_file_of
-from abatis.runs.undefended_twin import undefended_twin
+from abatis.runs.undefended_twin import train_undefended_twin
 
-TWIN_SHARE, TWIN_EPOCHS = (
-    0.2,
-    5,
-)  # the twin trains for this share of the run's epochs, at most this many
-TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is no SGD
+TWIN_SHARE = 0.2  # of the run's epochs, for which the twin trains
+TWIN_EPOCHS = 5  # at most
+TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is not SGD
 DIAGNOSED = 256  # training images
 
 
-def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
-    """For the diagnostics that look at the training. The twin is trained only when one of them asks for it."""
+def describe_training(config: RunConfig, module: nn.Module, images: Data) -> Training:
+    """Return what the diagnostics of the training need; the twin is trained when one asks for it.
+
+    Args:
+        config: the options of the run.
+        module: its network.
+        images: its data.
+    """
 
     def twin() -> nn.Module:
-        return undefended_twin(
+        return train_undefended_twin(
             module,
             images.train,
             seed=config.seed,
@@ -35,12 +39,12 @@ def training_of(config: RunConfig, module: nn.Module, images: Data) -> Training:
             lr=config.optim.lr if config.optim.name == "sgd" else TWIN_RATE,
         )
 
-    some = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
-    return Training(some, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
+    few = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
+    return Training(few, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
 
 
-def selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:
-    """How the weights that are judged were chosen: those of an epoch, counted from 1."""
+def describe_selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:
+    """Return how the weights that are judged were chosen: those of an epoch, counted from 1."""
     return {
         "weights": weights_file_of(folder).name,
         "selected_at_epoch": epoch,

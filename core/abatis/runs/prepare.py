@@ -1,14 +1,16 @@
-"""Network and plan of a run: everything it needs before the first step but the images."""
+"""The network and the plan of a run: everything it needs before the first step but the images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from abatis.api.context import Run
+from abatis.api.context import Run, TrainerHooks
 from abatis.api.randomness import Randomness, reseed
 from abatis.config import discovery
 from abatis.config.plan_row import BUILT_IN, PlanRow
@@ -24,7 +26,7 @@ from abatis.runs.run_folder import start_from
 from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
-from abatis.train.call_order import order
+from abatis.train.call_order import list_calls
 from abatis.train.plan import Plan, make_plan
 from abatis.train.sharding_checks import check_sharding
 from abatis.train.trace import Say
@@ -40,6 +42,14 @@ class Prepared:
     random: Randomness
     notes: tuple[str, ...]
 
+    def with_trackers(self, trackers: Mapping[str, TrainerHooks]) -> Prepared:
+        """Return the same run, whose plan also tells these trackers; by name."""
+        plan = self.plan
+        for name, tracker in trackers.items():
+            row = PlanRow("trainer", name, version(name), {})
+            plan = plan.with_trainer(name, tracker, row)
+        return replace(self, plan=plan)
+
 
 def prepare(
     config: RunConfig,
@@ -49,60 +59,59 @@ def prepare(
     images: Data | None = None,
     say: Say | None = None,
 ) -> Prepared:
-    """Network and plan; raises UsageError, PluginConflict or PluginError.
+    """Make the network and the plan of a run.
 
-    images: where they were opened; say: hears how the plan is made.
+    Args:
+        config: what was asked for.
+        info: the facts of the data.
+        device: where the network will be.
+        model: the network, where it was given from Python; else it is built from the options.
+        images: the data, where they were opened.
+        say: takes the lines of ``--trace``.
+
+    Raises:
+        UsageError: options that do not fit together, the data or the network.
+        PluginConflict: plugins that do not go together.
+        PluginError: a plugin that breaks the contract.
     """
     notes = [info.note] if info.note else []
     reseed(config.seed, "initialisation")
-    named = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
+    name = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
     if model is None:
-        model = build(
-            config.backbone,
-            num_classes=info.num_classes,
-            channels=info.channels,
-            image_size=info.image_size,
-            mean=info.mean,
-            std=info.std,
-            pretrained=config.pretrained,
-        )
-        notes += _too_small(model, config.backbone, info)
-    _check_trainable(model, named, info)
+        model = _build_backbone(config, info)
+        notes += _warn_too_small(model, config.backbone, info)
+    _check_trainable(model, name, info)
     if config.init is not None:
         notes.append(start_from(model, config.init))
-    net, random = _net(config, model, device), Randomness(config.seed)
-    steps_per_epoch = batches_per_epoch(len(images.train), config.batch_size) if images else 1
-    run = Run(
-        net,
-        info.num_classes,
-        config.epochs,
-        steps_per_epoch,
-        config.threat_model,
-        device,
-        config.attack,
-        random,
-        {type(options): options for options in config.options.values()},
-        images.places if images else 0,
-        distributed.gathered,
-    )
-    plan = make_plan(discovery.load_all(config.plugin), config.options, config.use, run, say)
-    notes += _unseen(images) if images else []
-    notes += [
-        f"{name} begins after epoch {options.idle_epochs}, and the run has {config.epochs}: it does nothing"
-        for name, options in config.options.items()
-        if options.idle_epochs >= config.epochs
-    ]
+    net = _make_net(config, model, device)
+    run = _make_run(config, info, net, device, images)
+    plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
+    notes += _warn_missing_classes(images) if images else []
+    notes += _warn_idle(config)
     _check_head(net, info, images, config)
-    rows = (*_facts(config, info, net.module, named), *plan.rows, _engine(config, net, plan, info))
+    engine = _set_up_engine(config, net, plan, info)
+    rows = (*_describe_inputs(config, info, net.module, name), *plan.rows, engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
     if say is not None:
-        for text in order(plan):
+        for text in list_calls(plan):
             say(f"trace: calls {text}")
-    return Prepared(net, plan, info, random, tuple(notes))
+    return Prepared(net, plan, info, run.random, tuple(notes))
 
 
-def _net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
-    """The network on its device, and in pieces, as it is asked for."""
+def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
+    return build(
+        config.backbone,
+        num_classes=info.num_classes,
+        channels=info.channels,
+        image_size=info.image_size,
+        mean=info.mean,
+        std=info.std,
+        pretrained=config.pretrained,
+    )
+
+
+def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
+    """The network on its device, sharded where that is asked for."""
     if config.sync_bn:
         model = with_sync_batch_norm(model, device)
     switch = partial(checkpointed, model) if config.grad_checkpointing else None
@@ -112,8 +121,27 @@ def _net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     return net
 
 
+def _make_run(
+    config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
+) -> Run:
+    """What the hooks are given; without images an epoch has one step."""
+    return Run(
+        net,
+        info.num_classes,
+        config.epochs,
+        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
+        config.threat_model,
+        device,
+        config.attack,
+        Randomness(config.seed),
+        {type(options): options for options in config.options.values()},
+        images.places if images else 0,
+        distributed.gather,
+    )
+
+
 def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
-    """The plan with the trainer hooks that are no plugins."""
+    """The plan with the trainer hooks that are built in."""
     if config.mix.is_on:
         plan.check_labels(soft=True)
         row = PlanRow("trainer", "mixing", BUILT_IN, config.mix.model_dump())
@@ -126,28 +154,22 @@ def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Pla
     return plan
 
 
-def _facts(config: RunConfig, info: DataInfo, model: nn.Module, named: str) -> tuple[PlanRow, ...]:
-    """The plan's rows of the images and of the network."""
+def _describe_inputs(
+    config: RunConfig, info: DataInfo, model: nn.Module, name: str
+) -> tuple[PlanRow, ...]:
+    """The plan's rows of the data and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    backbone = PlanRow(
-        "backbone", named, "", {"parameters": f"{size:,}", "pretrained": config.pretrained}
-    )
-    return *data_rows(config, info), backbone
+    options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
+    return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 
-def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
-    """Set up how forward passes are made; raises UsageError where they cannot be compiled."""
-    if config.compile in ("step", "both") and plan.needs_double_backward:
-        asking = ", ".join(name for name, _ in plan.regularizers)
-        raise UsageError(
-            f"--compile {config.compile}: a compiled step cannot be differentiated twice, as {asking} needs it",
-            fix="--compile attack",
-        )
-    if config.shard != "none":
-        check_sharding(config, plan, net.module)
+def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
+    """Decide how forward passes are made; returns the plan's row of that."""
+    _check_engine(config, net, plan)
     device = next(net.module.parameters()).device
     like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
-    # a folded norm reads the weights of its convolution, which the passes of a loss have in pieces there
+    # A folded norm reads the weights of its convolution. Those are sharded in the passes of a
+    # loss, where blocks are sharded.
     with net.whole():
         choices = net.tune(
             Randomness(config.seed).uniform("engine", like),
@@ -156,52 +178,83 @@ def _engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
     net.compile(
         attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both")
     )
-    spread = (
-        {"shard": config.shard, "sync_bn": config.sync_bn}
-        if config.shard != "none" or config.sync_bn
-        else {}
-    )
-    precision = {"attack": config.attack.precision or config.precision, "step": config.precision}
-    choices |= {"activations": "computed again"} if config.grad_checkpointing else {}
-    return PlanRow(
-        "engine",
-        "torch",
-        torch.__version__,
-        {**choices, **precision, "compile": config.compile, **spread},
-    )
+    if config.grad_checkpointing:
+        choices |= {"activations": "recomputed"}
+    choices |= {
+        "attack": config.attack.precision or config.precision,
+        "step": config.precision,
+        "compile": config.compile,
+    }
+    if config.shard != "none" or config.sync_bn:
+        choices |= {"shard": config.shard, "sync_bn": config.sync_bn}
+    return PlanRow("engine", "torch", torch.__version__, choices)
 
 
-def _too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
-    """A warning where the images have shrunk to less than 2x2 before the pooling of a net made for larger ones."""
+def _check_engine(config: RunConfig, net: Net, plan: Plan) -> None:
+    """Raise UsageError where ``--compile`` or ``--shard`` does not go with the plan."""
+    if config.compile in ("step", "both") and plan.needs_double_backward:
+        asking = ", ".join(name for name, _ in plan.regularizers)
+        raise UsageError(
+            f"--compile {config.compile}: a compiled step cannot be differentiated twice, "
+            f"as {asking} needs it",
+            fix="--compile attack",
+        )
+    if config.shard != "none":
+        check_sharding(config, plan, net.module)
+
+
+def _warn_too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:
+    """A note where images shrink to less than 2x2 before the pooling: a network for larger ones."""
     last = last_feature_map(model, info.channels, info.image_size) if ":" not in backbone else None
     if last is None or min(last) >= 2:
         return []
-    size = f"{last[0]}x{last[1]} at {info.image_size} pixels"
-    return [f"the last feature map of {backbone} is {size}: choose a net for small images"]
+    size = f"{last[0]}x{last[1]} for images of {info.image_size} pixels"
+    return [f"the last feature map of {backbone} is {size}: choose a network for small images"]
 
 
-def _check_trainable(model: nn.Module, named: str, info: DataInfo) -> None:
-    """Is there anything to learn, and anything that learns?"""
+def _warn_missing_classes(images: Data) -> list[str]:
+    """A note where classes have no training image."""
+    seen, classes = set(images.train.labels.tolist()), images.info.num_classes
+    first = next((label for label in range(classes) if label not in seen), None)
+    if first is None:
+        return []
+    missing = classes - len(seen)
+    return [f"{missing} of {classes} classes have no training image, the first is {first}"]
+
+
+def _warn_idle(config: RunConfig) -> list[str]:
+    """A note for each plugin that would begin after the last epoch."""
+    return [
+        f"{name} begins after epoch {options.idle_epochs}; "
+        f"it will have no effect in a run of {config.epochs} epochs"
+        for name, options in config.options.items()
+        if options.idle_epochs >= config.epochs
+    ]
+
+
+def _check_trainable(model: nn.Module, name: str, info: DataInfo) -> None:
+    """Raise UsageError or DataError where there is nothing to train, or nothing to learn."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
-            f"no parameter of {named} can be trained",
-            fix="model.requires_grad_() for those that shall be",
+            f"{name} has no trainable parameters",
+            fix="call requires_grad_() on the parameters that are to be trained",
         )
     if info.num_classes < 2:
         raise DataError(
-            "the data have one class", where=info.name, fix="give images of at least two classes"
+            "the data set has only one class",
+            where=info.name,
+            fix="give images of at least two classes",
         )
 
 
 def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig) -> None:
-    """Does the network take such images, and has it a logit for every label?"""
+    """Raise an error where the network refuses such images, or has no logit for a label."""
     if images is None:
         device = next(net.module.parameters()).device
         x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
     else:
-        x = next(
-            iter(images.train.subset(torch.arange(min(2, len(images.train)))).eval_batches(2))
-        ).x
+        few = images.train.subset(torch.arange(min(2, len(images.train))))
+        x = next(iter(few.eval_batches(2))).x
     with net.whole():
         logits = first_pass(net.frozen, x, config.backbone)
     if images is None:
@@ -209,17 +262,6 @@ def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig
     largest = max(int(split.labels.max()) for split in (images.train, images.test))
     if largest >= logits.shape[1]:
         raise DataError(
-            f"label {largest} is beyond the head of {config.backbone}: {logits.shape[1]} classes",
-            fix="labels count from 0; give the network a head with enough classes",
+            f"label {largest} does not fit {config.backbone}, which has {logits.shape[1]} outputs",
+            fix="labels count from 0; give the network one output for each class",
         )
-
-
-def _unseen(images: Data) -> list[str]:
-    """A warning where there are labels that no image of the training has."""
-    seen, classes = set(images.train.labels.tolist()), images.info.num_classes
-    first = next((label for label in range(classes) if label not in seen), None)
-    if first is None:
-        return []
-    return [
-        f"{classes - len(seen)} of {classes} classes have no training image, the first is {first}"
-    ]

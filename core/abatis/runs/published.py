@@ -1,4 +1,4 @@
-"""A published network: a folder with model.safetensors and config.json, here or on the Hugging Face hub."""
+"""Published networks: a folder with model.safetensors and config.json, local or on the Hub."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ def is_published(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / PUBLISHED_WEIGHTS).is_file()
 
 
-def from_hub(spec: str) -> Path:
-    """The local folder of ``hf-hub:ORG/NAME[@REVISION]``, downloaded where it is not; raises UsageError."""
+def fetch_from_hub(spec: str) -> Path:
+    """Download ``hf-hub:ORG/NAME[@REVISION]`` where it is not cached yet.
+
+    Returns:
+        The local folder.
+
+    Raises:
+        UsageError: it could not be downloaded.
+    """
     import huggingface_hub
 
     name, _, revision = spec.removeprefix(HUB).partition("@")
@@ -37,48 +44,56 @@ def from_hub(spec: str) -> Path:
                 name, revision=revision or None, allow_patterns=[CONFIG, PUBLISHED_WEIGHTS]
             )
         )
-    except Exception as error:  # no network, no such name, no right to it: the way out is the same
+    except Exception as error:  # no connection, no such name, no permission: the fix is the same
         raise UsageError(
-            f"{spec} could not be had from the hub: {brief(error)}",
-            fix="check the name and the network; a private one needs HF_TOKEN",
+            f"{spec} could not be downloaded from the Hugging Face Hub: {brief(error)}",
+            fix="check the name and the connection; a private repository needs HF_TOKEN",
         ) from error
 
 
-def about(folder: Path) -> dict[str, Any]:
-    """What the exporter wrote of the network; raises UsageError."""
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read what ``defense export`` wrote about the network; raises UsageError."""
     try:
         found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["abatis"]
         return found
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
             f"{folder / CONFIG} was not written by defense export",
-            fix="name a run folder or such a folder",
+            fix="name a run folder, or a folder that defense export wrote",
         ) from error
 
 
-def load_folder(folder: Path, model: nn.Module | None = None) -> nn.Module:
-    """The network of a folder on images in [0, 1], its weights held against their sha256; raises UsageError.
+def load_published(folder: Path, model: nn.Module | None = None) -> nn.Module:
+    """Load the network of a published folder and compare its weights with their sha256.
 
-    model: a module of the same kind, for a network that timm does not know.
+    Args:
+        folder: a folder that ``defense export`` wrote.
+        model: a module of the same kind, for a network that timm does not know.
+
+    Returns:
+        The network on images in [0, 1].
+
+    Raises:
+        UsageError: it cannot be loaded, or the weights are not the published ones.
     """
-    told = about(folder)
+    description = read_description(folder)
     if model is not None:
         model.load_state_dict(read_weights(folder / PUBLISHED_WEIGHTS)[0])
     else:
-        model = _from_timm(folder, told)
-    if weights_digest(model) != told["weights_sha256"]:
+        model = _load_with_timm(folder, description["architecture"])
+    if weights_digest(model) != description["weights_sha256"]:
         raise UsageError(
-            f"{folder / PUBLISHED_WEIGHTS} holds other weights than {CONFIG} tells of",
-            fix="export or download it again",
+            f"the weights in {folder / PUBLISHED_WEIGHTS} are not those that {CONFIG} describes",
+            fix="export or download them again",
         )
     return model
 
 
-def _from_timm(folder: Path, told: dict[str, Any]) -> nn.Module:
-    if not timm.is_model(told["architecture"]):
+def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
+    if not timm.is_model(architecture):
         raise UsageError(
-            f"{folder} holds the weights of {told['architecture']}, which timm does not know",
-            fix="abatis.load(folder, model=your_module); defense eval takes its model.pt2",
+            f"{folder} holds the weights of {architecture}, which timm does not know",
+            fix="abatis.load(folder, model=your_module); or give its model.pt2 to defense eval",
         )
     try:
         backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -90,20 +105,34 @@ def _from_timm(folder: Path, told: dict[str, Any]) -> nn.Module:
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """A network in eval mode on images in [0, 1]: of a run folder, of what ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
+    """Load a trained network.
 
-    Of a run the averaged weights come first, else the best ones. model: needed where the run trained a module of yours.
-    Raises UsageError.
+    Of a run with ``--ema`` these are the averaged weights, else the best ones.
+
+    Args:
+        folder: a run folder, a folder that ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
+        model: a module of the same kind, needed where the run trained your own module.
+
+    Returns:
+        The network in eval mode, on images in [0, 1].
+
+    Raises:
+        UsageError: there is no such network, or the weights do not fit it.
     """
-    path = from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
-    return (load_folder if is_published(path) else load_weights)(path, model).eval()
+    path = fetch_from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
+    return (load_published if is_published(path) else load_weights)(path, model).eval()
 
 
 def load_onnx(path: Path) -> nn.Module:
-    """An ONNX file beside the folder's own weights, which give the gradients it has not; raises UsageError."""
+    """Load an ONNX file together with the weights beside it, which give the gradients.
+
+    Raises:
+        UsageError: there are no weights beside it.
+    """
     if not is_published(path.parent):
         raise UsageError(
-            f"{path} has no gradients, which attacks need, and {PUBLISHED_WEIGHTS} is not beside it",
-            fix="name an .onnx that lies in a folder of defense export --to onnx",
+            f"{path} has no gradients, which attacks need, and there is no {PUBLISHED_WEIGHTS} "
+            "beside it",
+            fix="name the .onnx file in a folder that defense export --to onnx wrote",
         )
-    return OnnxValues(path, load_folder(path.parent))
+    return OnnxValues(path, load_published(path.parent))

@@ -1,80 +1,110 @@
-"""The run folder OUT/NAME: who may write into it, what describes the run, and the way back to a network."""
+"""The run folder OUT/NAME: claiming it, its options, and loading its network again."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from torch import nn
 
+from abatis.config.option_sets import OF_THIS_MACHINE
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.weights_file import read_weights, weights_file_of
-from abatis.runs.run_name import made_up_name
-from abatis.system.files import disk, write_text
-from abatis.system.folder_lock import LOCK, locked
+from abatis.runs.run_name import make_up_name
+from abatis.system.files import explain_disk_errors, write_text
+from abatis.system.folder_lock import LOCK, lock_folder
 
-OF_THIS_MACHINE = ("out", "data_dir", "device", "workers")
 RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")  # an option with a slash that is no path
-PYTHON = "python:"  # marks what was handed over from Python and cannot be named in a file
+PYTHON = "python:"  # marks a network or data set that was given from Python
 
 
 @contextmanager
-def claimed(config: RunConfig) -> Iterator[Path]:
-    """The folder of this run, made and locked; raises UsageError where it exists and is not to be resumed, or is in use."""
-    folder = config.out / (config.name or made_up_name(config))
+def claim_folder(config: RunConfig) -> Iterator[Path]:
+    """Make and lock the folder of this run.
+
+    Folders that this made are removed again where nothing was written into them.
+
+    Yields:
+        The folder.
+
+    Raises:
+        UsageError: it exists and the run does not resume, or another process uses it.
+    """
+    folder = config.out / (config.name or make_up_name(config))
     if not folder.resolve().is_relative_to(config.out.resolve()):
         raise UsageError(
             f"run folder {folder} leads out of {config.out}",
             fix="remove the link, or choose another --name",
         )
-    with disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        there = [path for path in folder.iterdir() if path.name != LOCK]
-        if there and not config.resumes:
-            raise UsageError(
-                f"run folder {folder} exists", fix="go on with --resume, or choose another --name"
-            )
-        links = [path.name for path in there if path.is_symlink()]
-        if links:
-            raise UsageError(
-                f"run folder {folder} holds links: {', '.join(links)}",
-                fix="put the files themselves there",
-            )
-        yield folder
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with explain_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with lock_folder(folder):
+            _check_content(folder, config.resumes)
+            yield folder
+    finally:
+        with suppress(OSError):  # the first that is not empty, or not there
+            for path in missing:
+                path.rmdir()
+
+
+def _check_content(folder: Path, resumes: bool) -> None:
+    """Raise UsageError where a folder holds a run that does not resume, or links."""
+    found = [path for path in folder.iterdir() if path.name != LOCK]
+    if found and not resumes:
+        raise UsageError(
+            f"run folder {folder} already exists",
+            fix="continue that run with --resume, or choose another --name",
+        )
+    links = [path.name for path in found if path.is_symlink()]
+    if links:
+        raise UsageError(
+            f"run folder {folder} contains symbolic links: {', '.join(links)}",
+            fix="replace them by the files themselves",
+        )
 
 
 def write_run_toml(folder: Path, config: RunConfig) -> None:
-    """The resolved configuration; ``defense-run --config run.toml`` repeats the run."""
-    with disk(folder):
+    """Write the resolved options; ``defense-run --config run.toml`` repeats the run."""
+    with explain_disk_errors(folder):
         write_text(folder / "run.toml", tomli_w.dumps(config.to_toml()))
 
 
-def recipe(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's options without what belongs to this machine; paths become the names of their files."""
-    return {key: bare(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
+def portable_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run without those of this machine; paths become names of files."""
+    return {key: strip_folders(value) for key, value in table.items() if key not in OF_THIS_MACHINE}
 
 
-def bare(value: Any) -> Any:
-    """Without the folders that lead to a file: of a text, or of every text in a table."""
+def strip_folders(value: Any) -> Any:
+    """A text, or every text in a table, without the folders that lead to a file."""
     if isinstance(value, Mapping):
-        return {key: bare(part) for key, part in value.items()}
+        return {key: strip_folders(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [bare(part) for part in value]
+        return [strip_folders(part) for part in value]
     if not isinstance(value, str) or RATIO.fullmatch(value):
         return value
     return re.sub(r"[^:]*[/\\]", "", value)
 
 
 def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
-    """A run's network with its weights; built from run.toml and the file's own facts where no model is given."""
+    """Load the weights of a run into a network.
+
+    Args:
+        folder: the run folder.
+        model: a network of the same kind; if None, it is built from run.toml and what the
+            weights file says.
+
+    Raises:
+        UsageError: there are no weights, or they do not fit the network.
+    """
     path = weights_file_of(folder)
     tensors, facts = read_weights(path)
     if model is None:
@@ -82,8 +112,8 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
         backbone = str(table["backbone"])
         if backbone.startswith(PYTHON):
             raise UsageError(
-                f"the run trained a module of yours, {backbone[len(PYTHON) :]}",
-                fix="abatis.load(folder, model=your_module)",
+                f"the network of this run was given from Python: {backbone.removeprefix(PYTHON)}",
+                fix="give it again: abatis.load(folder, model=your_module)",
             )
         channels = int(facts["channels"])
         model = build(
@@ -100,13 +130,25 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UsageError(
-            f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}"
+            f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}",
+            fix="give a network of the same kind as the run's",
         ) from error
     return model
 
 
 def start_from(model: nn.Module, path: Path) -> str:
-    """Load weights to fine-tune from; a head of another size keeps its new values. Returns what was done."""
+    """Load weights to fine-tune from; a head of another size keeps its new random values.
+
+    Args:
+        model: the network, which is changed.
+        path: a weights file or a run folder.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        UsageError: the weights do not fit the network.
+    """
     source = weights_file_of(path) if path.is_dir() else path
     tensors, _ = read_weights(source)
     own = model.state_dict()
@@ -119,7 +161,8 @@ def start_from(model: nn.Module, path: Path) -> str:
     others = [name for name in left if name not in tensors]
     if others or not fitting or len(left) > 2:
         raise UsageError(
-            f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, such as {left[0]}",
+            f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, "
+            f"such as {left[0]}",
             fix="give the --backbone that the weights were trained with",
         )
     model.load_state_dict(fitting, strict=False)

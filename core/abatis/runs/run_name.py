@@ -9,8 +9,11 @@ from pathlib import Path
 from abatis.config.run_config import RunConfig
 
 
-def made_up_name(config: RunConfig) -> str:
-    """``plugins-backbone-data``, with a number behind it from the second run on; the newest one when resuming."""
+def make_up_name(config: RunConfig) -> str:
+    """Return ``PLUGINS-BACKBONE-DATA``, from the second run on with a number behind it.
+
+    A run that resumes gets the newest of these names.
+    """
     parts = [*(config.options or ("at",)), _word(config.backbone), _word(config.data)]
     base = "-".join(parts)[:70]
     numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9][0-9]{1,5}))?")
@@ -27,7 +30,8 @@ def made_up_name(config: RunConfig) -> str:
 
 
 def _word(spec: str) -> str:
-    """The telling part of a backbone or data spec, fit for a folder's name."""
+    """The part of a backbone or data spec that tells it from others, fit for a folder's name."""
     kind, _, rest = spec.partition(":")
-    telling = Path(rest).stem if rest and kind in ("npz", "folder", "python") else Path(kind).stem
+    is_prefix = bool(rest) and not kind.endswith(".py")  # npz:PATH, but not FILE.py:FACTORY
+    telling = Path(rest if is_prefix else kind).stem
     return re.sub(r"[^A-Za-z0-9_]+", "-", telling).strip("-") or "run"

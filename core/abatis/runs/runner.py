@@ -1,12 +1,11 @@
-"""One run from configuration to result: data, network, plan, training, evaluation, run folder."""
+"""One run from start to end: check, open the data, prepare, train, judge, report."""
 
 from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,42 +14,56 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
-from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import LADDERS, Ladder, RunConfig
-from abatis.config.toml import flat
-from abatis.data import Data
+from abatis.config.toml import flatten
+from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
-from abatis.evaluate import evaluate, pgd_verdicts
+from abatis.evaluate import evaluate, judge_with_pgd
 from abatis.evaluate.record import facts
 from abatis.report.eval_record import STATE, read_record, write_record
+from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
-from abatis.runs.open_data import describe_data, open_sources
-from abatis.runs.own_run import selection, training_of
+from abatis.runs.early_checks import check_before_data
+from abatis.runs.open_data import describe_run_data, open_run_data
+from abatis.runs.own_run import describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
-from abatis.runs.run_folder import PYTHON, claimed, load_weights, recipe, write_run_toml
+from abatis.runs.run_folder import (
+    PYTHON,
+    claim_folder,
+    load_weights,
+    portable_options,
+    write_run_toml,
+)
 from abatis.system import distributed
 from abatis.system.device import pick_device
-from abatis.system.environment import ENVIRONMENT, environment, resumptions
-from abatis.system.files import disk, write_text
-from abatis.system.signals import stopped_at_once
+from abatis.system.environment import ENVIRONMENT, collect_environment, read_resumptions
+from abatis.system.files import explain_disk_errors, write_text
+from abatis.system.signals import stop_at_once
 from abatis.train.checkpoint import CHECKPOINTS, set_aside
 from abatis.train.plan import Plan
-from abatis.train.resume import Start, find_start, fitting, is_finished
-from abatis.train.trackers import check, tracking
+from abatis.train.resume import Start, check_fit, find_start, is_finished
+from abatis.train.trace import Say
+from abatis.train.trackers import tracking
 from abatis.train.trainer import Trainer, Training
 
-EVAL_BATCH = 256
+EVAL_BATCH = 256  # images at a time in the evaluation
 VALIDATION_STEPS = 10
-EVAL_BATCH_AT_LEAST = 64  # images at a time in a validation
-ACCURACIES = ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc")
+VALIDATION_BATCH_AT_LEAST = 64  # images at a time in a validation
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves: its folder and its numbers, as fractions of n test images; None for what was not measured.
+    """The result of a run; every accuracy is a fraction of the test images.
 
-    robust_acc: the share that no attack broke; verdict: PASS, WARN or FAIL of the masking diagnostics.
+    Args:
+        folder: the run folder.
+        clean_acc: accuracy on the unchanged images; None where the run was not evaluated.
+        pgd20_acc: accuracy under PGD-20; None where it was not measured.
+        autoattack_acc: accuracy under AutoAttack; None where it was not measured.
+        robust_acc: share of the images that no attack broke; None where it was not measured.
+        verdict: PASS, WARN or FAIL of the masking diagnostics; None where they did not run.
+        n: number of test images.
     """
 
     folder: Path
@@ -62,221 +75,229 @@ class Result:
     n: int = 0
 
 
-def run(config: RunConfig, *, model: nn.Module | None = None, data: object = None) -> Result:
-    """Train and judge; the same as ``defense-run``.
+@dataclass(frozen=True)
+class Job:
+    """One run, as this process sees it.
 
-    model: a module of your own on images in [0, 1], used instead of ``config.backbone``.
-    data: (train, test), each a pair (x, y) of arrays or a torch Dataset of (image in [0, 1], label), used instead of
-    ``config.data``. Raises a subclass of AbatisError; the global random generators are left as found.
+    Args:
+        config: what was asked for.
+        model: the network that was given from Python, else None.
+        data: the data set that was given from Python, else None.
+        device: where the network is.
+        folder: the run folder; the working directory in a dry run, which writes nothing.
+        reporter: writes to the terminal; silent in all processes but the first.
+    """
+
+    config: RunConfig
+    model: nn.Module | None
+    data: object
+    device: torch.device
+    folder: Path
+    reporter: Reporter
+
+    @property
+    def say(self) -> Say | None:
+        """Takes the lines of ``--trace``, where they are asked for."""
+        return self.reporter.note if self.config.trace else None
+
+
+def run(config: RunConfig, *, model: nn.Module | None = None, data: object = None) -> Result:
+    """Train a network and judge it; the same as ``defense-run``.
+
+    The global random generators are left as they were.
+
+    Args:
+        config: the options of the run.
+        model: your own module on images in [0, 1], used instead of ``config.backbone``.
+        data: ``(train, test)``, used instead of ``config.data``: each a pair (x, y) of arrays, or
+            a torch Dataset of (image in [0, 1], label).
+
+    Returns:
+        The run folder and the numbers of the evaluation.
+
+    Raises:
+        AbatisError: one of its subclasses, for everything that can go wrong.
     """
     if model is not None and not isinstance(model, nn.Module):
         raise UsageError(
-            f"model is no torch module, but {model!r:.80}",
-            fix="an instance: model=Net(), not Net or a name",
+            f"model is not a torch module, but {model!r:.80}",
+            fix="give an instance: model=Net(), not the class Net or a name",
         )
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
-    with distributed.joined(), untouched():
+    with distributed.connect(), untouched():
         return _run(config, model, data)
 
 
-def _run(config: RunConfig, model: nn.Module | None, given: object) -> Result:
-    for value, option in ((model, "backbone"), (given, "data")):
-        if value is None and getattr(config, option).startswith(PYTHON):
-            raise UsageError(
-                f"this run's {option} was an object of yours, {getattr(config, option)[len(PYTHON) :]}",
-                fix="pass it again: abatis.run(config, model=..., data=...)",
-            )
-    check(config.track)
-    device, first = pick_device(config.device), distributed.rank() == 0
-    reporter = Reporter(config.quiet or not first)
-    if config.name is None and not config.dry_run and distributed.may_restart():
-        raise UsageError(
-            "a run that is started again by itself must know its folder", fix="give it a --name"
-        )
-    if distributed.restarted():
+def _run(config: RunConfig, model: nn.Module | None, data: object) -> Result:
+    device = pick_device(config.device)
+    check_before_data(config, model, data, device)
+    if distributed.was_restarted():
         config = config.model_copy(update={"resume": True})
-    if config.batch_size < distributed.world_size() * config.accumulate:
-        what = f"batch size {config.batch_size} for {distributed.world_size()} processes with {config.accumulate} micro-batches each"
-        raise UsageError(
-            f"{what}: there would be empty ones", fix="a larger --batch-size, or fewer processes"
-        )
-    if config.dry_run:
-        info = describe_data(config) if given is None else open_sources(config, given, device).info
-        prepared = prepare(
-            config, info, device, model, None, reporter.note if config.trace else None
-        )
-        reporter.plan(prepared.plan.rows, prepared.notes, config)
-        return Result(Path())
-    with claimed(config) if first else nullcontext() as claim:
-        folder = distributed.first_says(claim) or Path()
-        return _train_and_judge(config, model, given, device, folder, reporter)
-
-
-def _train_and_judge(
-    config: RunConfig,
-    model: nn.Module | None,
-    given: object,
-    device: torch.device,
-    folder: Path,
-    reporter: Reporter,
-) -> Result:
     first = distributed.rank() == 0
-    judged = _is_judged(config, folder)
-    start = find_start(config, folder, device, judged) if config.resumes else Start()
+    reporter = Reporter(quiet=config.quiet or not first)
+    if config.dry_run:
+        _show_plan(Job(config, model, data, device, Path(), reporter))
+        return Result(Path())
+    with claim_folder(config) if first else nullcontext() as claimed:
+        folder = distributed.first_says(claimed) or Path()
+        return _train_and_judge(Job(config, model, data, device, folder, reporter))
+
+
+def _show_plan(job: Job) -> None:
+    """Print the plan of a dry run; images are read only where they were given from Python."""
+    if job.data is None:
+        info = describe_run_data(job.config)
+    else:
+        info = open_run_data(job.config, job.data, job.device).info
+    prepared = prepare(job.config, info, job.device, job.model, None, job.say)
+    job.reporter.plan(prepared.plan.rows, prepared.notes, job.config)
+
+
+def _train_and_judge(job: Job) -> Result:
+    config, first = job.config, distributed.rank() == 0
+    judged = _is_judged(job)
+    start = find_start(config, job.folder, job.device, judged) if config.resumes else Start()
     if judged and start.loaded is not None and is_finished(start.loaded.state, config):
-        reporter.note(f"this run is finished: {folder}")
-        return _result(folder)
-    images = open_sources(config, given, device)
-    prepared = prepare(
-        config, images.info, device, model, images, reporter.note if config.trace else None
-    )
-    with tracking(
-        config.track if first else (), folder, dict(flat(recipe(config.to_toml())))
-    ) as trackers:
-        for name, tracker in trackers.items():
-            plan = prepared.plan.with_trainer(
-                name, tracker, PlanRow("trainer", name, version(name), {})
-            )
-            prepared = replace(prepared, plan=plan)
+        job.reporter.note(f"this run is already finished: {job.folder}")
+        return _read_result(job.folder)
+    images = open_run_data(config, job.data, job.device)
+    prepared = prepare(config, images.info, job.device, job.model, images, job.say)
+    options = dict(flatten(portable_options(config.to_toml())))
+    with tracking(config.track if first else (), job.folder, options) as trackers:
+        prepared = prepared.with_trackers(trackers)
         if first:
-            set_aside(folder / CHECKPOINTS, start.rejected)
-            _describe(config, prepared.plan, folder, device, start)
-        reporter.plan(prepared.plan.rows, prepared.notes, config)
-        trainer = _trained(config, prepared, images, folder, reporter, start)
+            set_aside(job.folder / CHECKPOINTS, start.rejected)
+            _describe_run(job, prepared.plan, start)
+        job.reporter.plan(prepared.plan.rows, prepared.notes, config)
+        trainer = _make_trainer(job, prepared, images)
+        _train(job, trainer, start)
         if config.eval != "none":
-            record = _judge(config, prepared.plan, trainer, images, folder, device, reporter)
-            reporter.evaluation(record)
+            record = _judge(job, prepared.plan, trainer, images)
+            job.reporter.evaluation(record)
             if first:
-                found = {
-                    f"test_{name}": record[name]
-                    for name in ACCURACIES
-                    if record.get(name) is not None
-                }
-                trainer.tell({"epoch": trainer.epochs_ended, **found})
+                _tell_trackers(trainer, record)
     if first:
-        write_report(folder)
+        write_report(job.folder)
     distributed.first_says(None)  # the others wait until everything is written
-    reporter.closing(folder, images.info.note)
-    return _result(folder) if config.eval != "none" else Result(folder)
+    job.reporter.closing(job.folder, images.info.note)
+    return _read_result(job.folder) if config.eval != "none" else Result(job.folder)
 
 
-def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
-    """Clean and robust accuracy on the held-out images."""
-    assert images.val is not None
-    clean, robust = pgd_verdicts(
-        network,
-        images.val,
-        config.threat_model,
-        steps=VALIDATION_STEPS,
-        seed=config.seed,
-        batch_size=max(config.batch_size, EVAL_BATCH_AT_LEAST),
-    )
-    return float(clean.double().mean()), float(robust.double().mean())
+def _is_judged(job: Job) -> bool:
+    """Is there an evaluation that goes as far as this configuration asks for?"""
+    wanted, done = job.config.eval, read_record(job.folder).get("ladder")
+    if wanted == "none":
+        return True
+    return done in LADDERS and LADDERS.index(done) >= LADDERS.index(wanted)
 
 
-def _describe(
-    config: RunConfig, plan: Plan, folder: Path, device: torch.device, start: Start
-) -> None:
-    """What the run is and where it runs, into its folder."""
+def _describe_run(job: Job, plan: Plan, start: Start) -> None:
+    """Write what the run is and where it runs into its folder."""
+    config, folder = job.config, job.folder
     write_run_toml(folder, config)
-    record = environment(device, {row.provider: row.version for row in plan.rows if row.version})
-    record["files"] = {
-        plugin.name: str(plugin.file) for plugin in discovery.load_all(config.plugin) if plugin.file
-    }
-    record["resumed"] = [*resumptions(folder), *(["; ".join(start.told())] if start.told() else [])]
-    with disk(folder):
+    versions = {row.provider: row.version for row in plan.rows if row.version}
+    record = collect_environment(job.device, versions)
+    plugins = discovery.load_plugins(config.plugin)
+    record["files"] = {plugin.name: str(plugin.file) for plugin in plugins if plugin.file}
+    resumed = "; ".join(start.told())
+    record["resumed"] = [*read_resumptions(folder), *([resumed] if resumed else [])]
+    rows = [asdict(row) for row in plan.rows]
+    with explain_disk_errors(folder):
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
-        write_text(
-            folder / "plan.json",
-            json.dumps([asdict(row) for row in plan.rows], indent=2, default=str) + "\n",
-        )
+        write_text(folder / "plan.json", json.dumps(rows, indent=2, default=str) + "\n")
 
 
-def _trained(
-    config: RunConfig,
-    prepared: Prepared,
-    images: Data,
-    folder: Path,
-    reporter: Reporter,
-    start: Start,
-) -> Trainer:
-    """Train to the end, from a checkpoint where the run resumes."""
-    info = images.info
-    facts = {
+def _make_trainer(job: Job, prepared: Prepared, images: Data) -> Trainer:
+    training = Training(
+        job.config,
+        prepared.net,
+        prepared.plan,
+        images,
+        job.folder,
+        _describe_weights(job.config, images.info),
+        prepared.random,
+        partial(_validate, job.config, images),
+    )
+    return Trainer(training)
+
+
+def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+    """What a weights file says of its network: enough to build it again."""
+    return {
         "backbone": config.backbone if ":" not in config.backbone else "factory",
         "num_classes": info.num_classes,
         "channels": info.channels,
         "image_size": info.image_size,
         **({"class_names": info.class_names} if info.class_names else {}),
     }
-    training = Training(
-        config,
-        prepared.net,
-        prepared.plan,
-        images,
-        folder,
-        facts,
-        prepared.random,
-        partial(_validate, config, images),
+
+
+def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
+    """Clean and robust accuracy on the held-out images."""
+    assert images.val is not None
+    clean, robust = judge_with_pgd(
+        network,
+        images.val,
+        config.threat_model,
+        steps=VALIDATION_STEPS,
+        seed=config.seed,
+        batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
     )
-    trainer = Trainer(training)
+    return float(clean.double().mean()), float(robust.double().mean())
+
+
+def _train(job: Job, trainer: Trainer, start: Start) -> None:
+    """Train to the end, from a checkpoint where the run resumes."""
     if start.loaded is not None:
-        with fitting(start.loaded):
+        with check_fit(start.loaded):
             trainer.restore(start.loaded)
-    lost = (
-        ["the best weights so far are lost: the best are chosen anew"]
-        if trainer.epochs_ended and not trainer.best
-        else []
-    )
-    for text in [*start.told(), *lost]:
-        reporter.note(text)
-    with reporter.training(trainer.steps, trainer.done):
-        trainer.fit(reporter)
-    return trainer
+    for text in start.told():
+        job.reporter.note(text)
+    if trainer.epochs_ended and not trainer.best:
+        job.reporter.note(
+            "the best weights so far are missing or damaged; best-epoch selection starts over"
+        )
+    with job.reporter.training(trainer.steps, trainer.done):
+        trainer.fit(job.reporter)
 
 
-def _judge(
-    config: RunConfig,
-    plan: Plan,
-    trainer: Trainer,
-    images: Data,
-    folder: Path,
-    device: torch.device,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Look at the test set, with the best weights."""
-    model = load_weights(folder, trainer.judged).to(device)
-    with stopped_at_once(folder), reporter.judging() as progress:
-        verdict = evaluate(
+def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, Any]:
+    """Evaluate the best weights on the test set; returns what eval.json holds."""
+    config, folder = job.config, job.folder
+    model = load_weights(folder, trainer.judged).to(job.device)
+    with stop_at_once(folder), job.reporter.judging() as progress:
+        evaluation = evaluate(
             model,
             images.test,
             config.threat_model,
             ladder=cast(Ladder, config.eval),
             seed=config.seed,
             batch_size=EVAL_BATCH,
-            device=device,
+            device=job.device,
             num_classes=images.info.num_classes,
             progress=progress,
             state=folder / STATE,
-            training=training_of(config, model, images),
+            training=describe_training(config, model, images),
             adaptive=plan.adaptive,
         )
-    told = facts(str(folder), model, images.info, config.threat_model, config.seed)
-    record = {**verdict.to_json(), **told, **selection(images, folder, int(trainer.best["epoch"]))}
+    record = {
+        **evaluation.to_json(),
+        **facts(str(folder), model, images.info, config.threat_model, config.seed),
+        **describe_selection(images, folder, int(trainer.best["epoch"])),
+    }
     return write_record(folder, record) if distributed.rank() == 0 else record
 
 
-def _is_judged(config: RunConfig, folder: Path) -> bool:
-    """Is there an evaluation that goes as far as this configuration asks for?"""
-    ladder = read_record(folder).get("ladder")
-    return config.eval == "none" or (
-        ladder in LADDERS and LADDERS.index(ladder) >= LADDERS.index(config.eval)
-    )
+def _tell_trackers(trainer: Trainer, record: dict[str, Any]) -> None:
+    """Give the numbers of the evaluation to the trackers, as ``test_...``."""
+    measured = {f"test_{number.key}": record[number.key] for number in list_measured(record)}
+    trainer.tell({"epoch": trainer.epochs_ended, **measured})
 
 
-def _result(folder: Path) -> Result:
+def _read_result(folder: Path) -> Result:
+    """The result that the evaluation in a run folder gives."""
     record = read_record(folder)
-    names = (*ACCURACIES, "verdict")
+    names = {field.name for field in fields(Result)} - {"folder", "n"}
     return Result(folder, **{name: record.get(name) for name in names}, n=record.get("n", 0))

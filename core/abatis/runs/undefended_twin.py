@@ -15,13 +15,16 @@ from abatis.data.info import Split
 from abatis.train.optimizer import factor, make_optimizer, set_rate
 
 
-def undefended_twin(
+def train_undefended_twin(
     module: nn.Module, train: Split, *, seed: int, epochs: int, batch_size: int, lr: float
 ) -> nn.Module:
-    """A copy of the network, in eval mode, that was initialised anew and trained with cross-entropy.
+    """Train a copy of the network on clean images with cross-entropy, from new random weights.
 
-    What no ``reset_parameters`` of a submodule reaches starts as it is in ``module``, which is left alone, as are the global
-    generators.
+    Parameters that no ``reset_parameters`` of a submodule resets start with the values they have
+    in ``module``. The module and the global random generators are left as they were.
+
+    Returns:
+        The copy, in eval mode.
     """
     with seeded(seed, "twin"), torch.enable_grad():
         twin = copy.deepcopy(module).train().requires_grad_(True)

@@ -1,0 +1,125 @@
+"""What is refused before any data are opened or downloaded, and before there is a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pluggy
+import torch
+from torch import nn
+
+from abatis.config import discovery
+from abatis.config.discovery import Plugin
+from abatis.config.hook_checks import make_manager
+from abatis.config.run_config import RunConfig
+from abatis.errors import UsageError
+from abatis.nets.backbones.names import SMALL_IMAGE, resolve
+from abatis.nets.weights_file import weights_file_of
+from abatis.runs.open_data import describe_run_data
+from abatis.runs.prepare import prepare
+from abatis.runs.run_folder import PYTHON
+from abatis.system import distributed
+from abatis.train.plan import BUILTIN, list_implementers, read_use
+from abatis.train.sharding_checks import check_shard_options
+from abatis.train.trackers import check
+
+
+def check_before_data(
+    config: RunConfig, model: nn.Module | None, data: object, device: torch.device
+) -> None:
+    """Check what the options and the loaded plugins show by themselves.
+
+    Args:
+        config: what was asked for.
+        model: the network that was given from Python, else None.
+        data: the data set that was given from Python, else None.
+        device: where the network will be.
+
+    Raises:
+        UsageError: options that do not fit together or name what is not there.
+        PluginConflict: plugins that do not go together.
+    """
+    _check_given(config, model, data)
+    _check_processes(config)
+    check(config.track)
+    check_shard_options(config)
+    if model is None:
+        resolve(config.backbone, SMALL_IMAGE)
+    _check_init(config)
+    _check_plugins(config, model, data, device)
+
+
+def _check_given(config: RunConfig, model: nn.Module | None, data: object) -> None:
+    """Raise UsageError where a run.toml says "from Python", and Python gave nothing."""
+    for value, option in ((model, "backbone"), (data, "data")):
+        asked = getattr(config, option)
+        if value is None and asked.startswith(PYTHON):
+            raise UsageError(
+                f"the {option} of this run was given from Python: {asked.removeprefix(PYTHON)}",
+                fix="give it again: abatis.run(config, model=..., data=...)",
+            )
+
+
+def _check_processes(config: RunConfig) -> None:
+    """Raise UsageError where the options do not fit the number of processes."""
+    if config.name is None and not config.dry_run and distributed.may_restart():
+        raise UsageError("automatic restarts need --name", fix="add --name NAME")
+    processes = distributed.world_size()
+    if config.batch_size < processes * config.accumulate:
+        raise UsageError(
+            f"batch size {config.batch_size} is too small for {processes} processes x "
+            f"{config.accumulate} micro-batches",
+            fix="a larger --batch-size, a smaller --accumulate, or fewer processes",
+        )
+
+
+def _check_init(config: RunConfig) -> None:
+    """Raise UsageError where there are no weights to start from."""
+    if config.init is None:
+        return
+    path = weights_file_of(config.init) if config.init.is_dir() else config.init
+    if not path.is_file():
+        raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
+
+
+def _check_plugins(
+    config: RunConfig, model: nn.Module | None, data: object, device: torch.device
+) -> None:
+    """Raise UsageError or PluginConflict where plugins do not fit ``--use``, or each other."""
+    loaded = discovery.load_plugins(config.plugin)
+    active = [plugin for plugin in loaded if not config.options[plugin.name].is_neutral]
+    manager = make_manager((plugin.name, plugin.module) for plugin in active)
+    _check_use(config, loaded, manager)
+    described = model is None and data is None and not config.dry_run
+    if described and _may_conflict(config, active, manager):
+        _try_plan(config, device)
+
+
+def _check_use(config: RunConfig, loaded: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
+    """Raise UsageError where ``--use`` names a provider that cannot provide the role."""
+    for role, name in read_use(config.use, loaded).items():
+        able = [*BUILTIN[role], *list_implementers(manager, role)]
+        if name in able:
+            continue
+        why = f"plugin '{name}' provides no {role}"
+        if config.options[name].is_neutral:
+            why = f"plugin '{name}' is switched off by its options"
+        raise UsageError(f"--use {role}={name}: {why}", fix=f"choose one of {', '.join(able)}")
+
+
+def _may_conflict(
+    config: RunConfig, active: Sequence[Plugin], manager: pluggy.PluginManager
+) -> bool:
+    """Do only the answers of the hooks tell whether these plugins go together?"""
+    contested = any(
+        len(list_implementers(manager, role)) > 1 for role in BUILTIN if role not in config.use
+    )
+    compiled = config.compile in ("step", "both")
+    twice = any(config.options[plugin.name].needs_double_backward for plugin in active)
+    return contested or (compiled and twice)
+
+
+def _try_plan(config: RunConfig, device: torch.device) -> None:
+    """Make the plan once as a dry run does, without images, downloads and other processes."""
+    light = config.model_copy(update={"pretrained": False, "init": None, "shard": "none"})
+    prepare(light, describe_run_data(light), device, None)
