@@ -1,6 +1,7 @@
-"""For tests, ours and a plugin author's: terms by themselves, small networks, one step, and the contract every plugin keeps.
+"""For tests of plugins: terms by themselves, tiny networks, single steps, and the contract.
 
-Everything below is imported when first used: pytest loads this package in every session, and torch takes seconds.
+Every name is imported when it is first used: pytest loads this package in every session, and torch
+takes seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from abatis.testing.contract.standard import STANDARD, PluginContract
     from abatis.testing.terms import loss_terms, penalty_terms, plan_of, step_of
+    from abatis.testing.trainers import add_averaging, load_plugin_state
     from abatis.train.micro_batches import RowShare
 
 _HOME = {
@@ -39,6 +41,7 @@ _HOME = {
     ),
     "testing.contract.standard": ("STANDARD", "PluginContract"),
     "testing.terms": ("loss_terms", "penalty_terms", "plan_of", "step_of"),
+    "testing.trainers": ("add_averaging", "load_plugin_state"),
     "train.micro_batches": ("RowShare",),
 }
 
@@ -49,7 +52,9 @@ __all__ = [
     "Bench",
     "PluginContract",
     "RowShare",
+    "add_averaging",
     "digits_batch",
+    "load_plugin_state",
     "loss_terms",
     "penalty_terms",
     "plan_of",

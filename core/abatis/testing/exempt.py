@@ -1,4 +1,4 @@
-"""Who leaves out or replaces a standard test says why, and the reason is printed."""
+"""Standard tests that a plugin leaves out or replaces: each needs a reason, which is printed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from abatis.errors import UsageError, did_you_mean
 
 
 def require_reasons(cls: type, standard: Mapping[str, object], exempt: Mapping[str, str]) -> None:
-    """Raise UsageError where a class replaces or deletes a standard test, or names one that is none, without a reason."""
+    """Check that every standard test that a class replaces or deletes has a reason.
+
+    Raises:
+        UsageError: a reason is missing, or ``exempt`` names a test that does not exist.
+    """
     for name in exempt:
         if name not in standard:
             raise UsageError(
@@ -25,7 +29,7 @@ def require_reasons(cls: type, standard: Mapping[str, object], exempt: Mapping[s
 
 
 def reasons(cls: type, standard: Mapping[str, object]) -> dict[str, tuple[str, str]]:
-    """Of every exempt test whether it is "left out" or "replaced", and why."""
+    """Return for every exempt test "left out" or "replaced", and the reason."""
     exempt: Mapping[str, str] = cls.exempt  # type: ignore[attr-defined]
     return {
         name: ("left out" if is_left_out(cls, name, standard) else "replaced", why)
@@ -34,7 +38,7 @@ def reasons(cls: type, standard: Mapping[str, object]) -> dict[str, tuple[str, s
 
 
 def is_left_out(cls: type, name: str, standard: Mapping[str, object]) -> bool:
-    """Is a standard test exempt, and nothing put in its place?"""
+    """Is a standard test exempt without a replacement?"""
     return getattr(cls, name, None) in (None, standard[name])
 
 

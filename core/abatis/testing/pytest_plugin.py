@@ -1,6 +1,6 @@
-"""What pytest shows of the plugin contract: standard tests that are left out or replaced, with the reason.
+"""The pytest plugin: skips standard tests that are exempt, and prints the reasons.
 
-Loaded into every pytest session where abatis is installed, so it imports no torch.
+pytest loads it in every session where abatis is installed, so it imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EXEMPT = pytest.StashKey[dict[str, None]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Skip standard tests that are exempt, and note every exemption."""
+    """Skip standard tests that are left out, and note every exemption."""
     lines = config.stash.setdefault(EXEMPT, {})  # a dict for its order
     contract = sys.modules.get("abatis.testing.contract.standard")
     if contract is None:
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the reasons, in every mode but with no summary."""
+    """Print the reasons, unless pytest prints no summary."""
     lines = config.stash.get(EXEMPT, {})
     if lines:
         terminalreporter.section("exempt from the plugin contract")

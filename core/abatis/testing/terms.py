@@ -1,6 +1,6 @@
-"""For tests, ours and a plugin author's: losses and penalties by themselves, and the contract every plugin keeps.
+"""For tests: the terms of losses and penalties by themselves, plans and steps outside any run.
 
-The total of what :func:`loss_terms` and :func:`penalty_terms` return is always ``sum(t.weight * t.value.mean())``.
+The total of terms is always ``sum(term.weight * term.value.mean())``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from abatis.config.run_config import AttackConfig
 from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
-from abatis.train.micro_batches import Engine
 from abatis.train.plan import Plan, make_plan
 from abatis.train.step import Step
+from abatis.train.step_setup import StepSetup
 
 TRAIN_SIZE = 1024  # of plans outside any run
 
@@ -40,11 +40,26 @@ def loss_terms(
     progress: float = 0.0,
     epoch: int = 0,
 ) -> Mapping[str, Term]:
-    """The terms of a composed loss at the level of logits, with no model; differentiable in both logits.
+    """Compute the terms of one or several plugins from logits, without a network.
 
-    names: plugins, by name or module. logits_clean, logits_adv: (B, K); y: (B,). options: ``{"beta": 5}`` for one plugin,
-    ``{"a": {"beta": 5}, "b": {...}}`` for several. info: (B,) each, as an attacker would report. epoch counts from 0.
-    Regularizers that need a network are refused by the network's absence: use :func:`penalty_terms`.
+    They are differentiable in both logits. For plugins that need a forward pass use
+    :func:`penalty_terms`.
+
+    Args:
+        names: plugins, by name or module.
+        logits_clean: logits at the clean images, (B, K).
+        logits_adv: logits at the adversarial images, (B, K).
+        y: labels, (B,).
+        options: ``{"beta": 5}`` for one plugin, ``{"a": {"beta": 5}, "b": {...}}`` for several.
+        info: what an attacker would report, by name: (B,) each.
+        progress: the share of the training that is done, in [0, 1).
+        epoch: the epoch, from 0.
+
+    Returns:
+        The terms by name; those of a regularizer are named ``plugin/term``.
+
+    Raises:
+        UsageError: a plugin needs a network.
     """
     plan = plan_of(
         *names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options
@@ -65,9 +80,25 @@ def penalty_terms(
     progress: float = 0.0,
     epoch: int = 0,
 ) -> Mapping[str, Term]:
-    """The terms of one regularizer on a real model, in any precision and with no check of the range of x.
+    """Compute the terms of one regularizer on a model.
 
-    model: used in the mode it is in. x, x_adv: (B, C, H, W); y: (B,). The keys are ``plugin/term``.
+    Any precision is allowed, and the range of the images is not checked.
+
+    Args:
+        plugin: the plugin, by name or module.
+        model: a torch module, used in the mode it is in.
+        x: clean images, (B, C, H, W).
+        x_adv: adversarial images, (B, C, H, W).
+        y: labels, (B,).
+        options: the options of the plugin.
+        progress: the share of the training that is done, in [0, 1).
+        epoch: the epoch, from 0.
+
+    Returns:
+        The terms by name, ``plugin/term``.
+
+    Raises:
+        UsageError: the plugin has no regularizer.
     """
     net = Net(model)
     with torch.no_grad(), net.frozen_mode():
@@ -90,7 +121,18 @@ def plan_of(
     attack: AttackConfig | None = None,
     random: Randomness | None = None,
 ) -> Plan:
-    """The plan of some plugins (names or modules) on a network, outside any run."""
+    """Make the plan of some plugins on a network, outside any run.
+
+    Args:
+        names: plugins, by name or module; none for the built-in ones alone.
+        net: the network.
+        num_classes: K.
+        options: ``{"beta": 5}`` for one plugin, ``{"a": {"beta": 5}, "b": {...}}`` for several.
+        use: which plugin fills a role, where several could, like ``{"attacker": "none"}``.
+        threat: norm and radius.
+        attack: the options of the built-in attack.
+        random: the random numbers of the steps; of seed 0 if not given.
+    """
     loaded = [_loaded(name) for name in names]
     loaded.sort(key=lambda plugin: plugin.name)
     configs = _configs(loaded, options or {})
@@ -106,7 +148,7 @@ def plan_of(
         random=random or Randomness(0),
         options={type(config): config for config in configs.values()},
         train_size=TRAIN_SIZE,
-        gatherer=distributed.gathered,
+        gatherer=distributed.gather,
     )
     return make_plan(loaded, configs, use or {}, run)
 
@@ -117,18 +159,27 @@ def step_of(
     optimizer: torch.optim.Optimizer,
     threat: Threat,
     random: Randomness,
-    **engine: Any,
+    **setup: Any,
 ) -> Step:
-    """The training step of a plan outside any run; engine: further fields of :class:`Engine`, such as ``accumulate=2``."""
-    return Step(Engine(net, plan, threat, random, **engine), optimizer)
+    """Make the training step of a plan, outside any run.
+
+    Args:
+        net: the network of the plan.
+        plan: what :func:`plan_of` returned.
+        optimizer: a torch optimizer of the network's parameters.
+        threat: norm and radius.
+        random: the random numbers that the plan was made with.
+        setup: further settings, such as ``accumulate=2`` for two micro-batches.
+    """
+    return Step(StepSetup(net, plan, threat, random, **setup), optimizer)
 
 
 class _NoNetwork(nn.Module):
-    """Stands where a network would be; a forward says what to use instead."""
+    """In the place of a network; a forward pass is refused with what to use instead."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise UsageError(
-            "loss_terms has logits only, and this plugin asks for a forward pass",
+            "loss_terms has no network, and this plugin needs a forward pass",
             fix="use penalty_terms",
         )
 
@@ -152,20 +203,20 @@ def _context(
         epoch=epoch,
         progress=progress,
         global_size=len(y),
-        summer=distributed.summed,
+        summer=distributed.sum_over_processes,
     )
 
 
 def _loaded(plugin: object) -> Plugin:
     if isinstance(plugin, str):
-        return discovery.load(plugin)
+        return discovery.load_plugin(plugin)
     name = getattr(plugin, "__name__", type(plugin).__name__)
-    return discovery.describe(discovery.normal(name.removeprefix("abatis_")), plugin)
+    return discovery.make_plugin(discovery.normalise_name(name.removeprefix("abatis_")), plugin)
 
 
 def _configs(loaded: Sequence[Plugin], options: Mapping[str, Any]) -> dict[str, PluginConfig]:
-    """Options by plugin: as tables by name, or flat where there is one plugin."""
-    tables = {discovery.normal(key): value for key, value in options.items()}
+    """Return the options by plugin, from tables by name or, for one plugin, from one table."""
+    tables = {discovery.normalise_name(key): value for key, value in options.items()}
     names = {plugin.name for plugin in loaded}
     if not tables.keys() <= names or not all(
         isinstance(value, Mapping | PluginConfig) for value in tables.values()
@@ -177,7 +228,7 @@ def _configs(loaded: Sequence[Plugin], options: Mapping[str, Any]) -> dict[str, 
             )
         tables = {loaded[0].name: dict(options)}
     return {
-        plugin.name: discovery.options_of(
+        plugin.name: discovery.validate_options(
             plugin, cast("Mapping[str, Any]", tables.get(plugin.name, {}))
         )
         for plugin in loaded

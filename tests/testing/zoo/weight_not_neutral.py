@@ -7,7 +7,7 @@ from pydantic import Field
 from abatis import PluginConfig, Regularizer, Run, StepContext, Term, Terms, hookimpl
 
 FAILS = "test_switched_off_equals_absent"
-WORDS = "a weight of 0 is to switch it off"
+WORDS = "weight=0 must switch the plugin off"
 
 
 class Broken(PluginConfig):

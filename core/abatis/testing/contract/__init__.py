@@ -1,9 +1,9 @@
-"""The contract every plugin keeps, as a class of tests to inherit:
+"""The tests that every plugin passes, as a class to inherit:
 
     from abatis.testing import PluginContract
 
     class TestMine(PluginContract):
         plugin = "mine"
 
-Everything runs on the CPU on tiny networks, in seconds.
+They run on the CPU on tiny networks, in seconds.
 """

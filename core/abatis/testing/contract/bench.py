@@ -1,9 +1,8 @@
-"""What the contract tries a plugin on: tiny networks in float64, tiny batches, and plans and steps made of them."""
+"""What the contract tests a plugin on: tiny networks, tiny batches, and their plans and steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +17,27 @@ from abatis.api.threat import Threat
 from abatis.config import discovery
 from abatis.config.discovery import Plugin
 from abatis.config.run_config import AttackConfig, reserved_names
-from abatis.data.named import read_named
+from abatis.data.sources.digits import read_digits
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.system.timm_import import timm
 from abatis.train.image_checks import check_attacked, check_batch
-from abatis.train.micro_batches import Engine
 from abatis.train.plan import Plan, make_plan
 from abatis.train.step import Step
+from abatis.train.step_setup import StepSetup
 
 PIXELS = 8
 THREAT = Threat.parse("Linf:8/255")
 
 OptionsFor = Callable[[nn.Module, int], Mapping[str, Any]]
-"""A network and its number of classes to the options of the plugin under test."""
+"""From a network and its number of classes to the options of the plugin under test."""
 
 
 def tiny_network(num_classes: int) -> nn.Module:
-    """Convolution, batch norm, ReLU, linear: float64, the same weights every time."""
+    """Make a network of convolution, batch norm, ReLU and linear layer on (B, 3, 8, 8).
+
+    It is float64 and has the same weights every time.
+    """
     with seeded(0, "tiny network"):
         layers = [
             nn.Conv2d(3, 4, 3, stride=2),
@@ -48,7 +50,11 @@ def tiny_network(num_classes: int) -> nn.Module:
 
 
 def smooth_network(num_classes: int) -> nn.Module:
-    """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding. float64."""
+    """Make a network of convolution, softplus and linear layer on (B, 3, 8, 8), in float64.
+
+    Without batch norm two processes compute what one computes; without a kink in the activation
+    rounding errors stay small. It has the same weights every time.
+    """
     with seeded(0, "smooth network"):
         layers = [
             nn.Conv2d(3, 4, 3, stride=2),
@@ -60,7 +66,10 @@ def smooth_network(num_classes: int) -> nn.Module:
 
 
 def tiny_vit(num_classes: int) -> nn.Module:
-    """A vision transformer of one block on patches of 4x4 pixels: float64, the same weights every time."""
+    """Make a vision transformer of one block on (B, 3, 8, 8), with patches of 4x4 pixels.
+
+    It is float64 and has the same weights every time.
+    """
     with seeded(0, "tiny vit"):
         vit: nn.Module = timm.models.VisionTransformer(
             img_size=PIXELS,
@@ -74,39 +83,44 @@ def tiny_vit(num_classes: int) -> nn.Module:
 
 
 def tiny_batch(size: int, num_classes: int) -> Batch:
-    """Random images with labels that run through the classes."""
+    """Make random images, (size, 3, 8, 8) float64, with labels that run through the classes."""
     draw = torch.Generator().manual_seed(size)
     x = torch.rand(size, 3, PIXELS, PIXELS, generator=draw, dtype=torch.float64)
     return Batch(x, torch.arange(size) % num_classes, torch.arange(size))
 
 
 def digits_batch(size: int) -> Batch:
-    """The first handwritten digits, in three equal channels."""
-    digits = read_named("digits", Path())
+    """Return the first handwritten digits in three equal channels, (size, 3, 8, 8) float64."""
+    digits = read_digits()
     x = digits.x_train[:size].double().div(255).expand(-1, 3, -1, -1).contiguous()  # (B, 3, 8, 8)
     return Batch(x, digits.y_train[:size], torch.arange(size))
 
 
 def last_layer(module: nn.Module) -> nn.Linear:
-    """The layer that makes the logits."""
+    """Return the layer that makes the logits."""
     return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
 
 
 class Bench:
-    """One plugin with its options, or none, put to work on a network."""
+    """One plugin with its options, at work on tiny networks.
+
+    Args:
+        name: the plugin; None for a run without plugins.
+        options_for: makes the options for a network and its number of classes.
+    """
 
     def __init__(
         self, name: str | None, options_for: OptionsFor = lambda module, num_classes: {}
     ) -> None:
         self.plugin: Plugin | None = (
-            None if name is None else discovery.load(name, reserved=reserved_names())
+            None if name is None else discovery.load_plugin(name, reserved=reserved_names())
         )
         self.options_for = options_for
 
     def config(self, module: nn.Module, changes: Mapping[str, Any] | None = None) -> PluginConfig:
-        """The validated options for a network."""
+        """Return the validated options for a network, with some changes."""
         assert self.plugin is not None
-        return discovery.options_of(
+        return discovery.validate_options(
             self.plugin,
             {**self.options_for(module, last_layer(module).out_features), **(changes or {})},
         )
@@ -114,7 +128,7 @@ class Bench:
     def plan(
         self, net: Net, changes: Mapping[str, Any] | None = None, random: Randomness | None = None
     ) -> Plan:
-        """The plan of the plugin alone."""
+        """Make the plan of the plugin alone."""
         loaded = [] if self.plugin is None else [self.plugin]
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
         run = Run(
@@ -128,18 +142,18 @@ class Bench:
             random or Randomness(0),
             {type(config): config for config in configs.values()},
             100,
-            _gathered,
+            _gather,
         )
         return make_plan(loaded, configs, {}, run)
 
     def context(self, plan: Plan, net: Net, batch: Batch) -> StepContext:
-        """Transforms and attack as the step makes them, up to what the losses get."""
+        """Transform and attack a batch as a step does; returns what the losses would see."""
         for name, hooks in plan.trainers:
-            with plan.watched(name, "transform_batch", net, batch):
+            with plan.watch(name, "transform_batch", net, batch):
                 changed = hooks.transform_batch(batch)
             check_batch(changed, batch, name)
             batch = changed
-        with net.attack_mode(), plan.watched(plan.attacker_name, "attacker", net, batch):
+        with net.attack_mode(), plan.watch(plan.attacker_name, "attacker", net, batch):
             attacked = plan.attacker(net, batch)
         check_attacked(
             attacked, batch, THREAT, plan.attacker_name, getattr(plan.attacker, "reach", 1.0)
@@ -154,11 +168,11 @@ class Bench:
             0.0,
             len(batch),
             plan.clean_first,
-            summer=_summed,
+            summer=_sum_over_processes,
         )
 
     def terms(self, net: Net, batch: Batch) -> dict[str, Term]:
-        """The terms of one step from a fresh plan."""
+        """Compute the terms of one step, with a new plan."""
         plan = self.plan(net)
         return plan.terms(self.context(plan, net, batch))
 
@@ -169,22 +183,24 @@ class Bench:
         lr: float = 0.02,
         accumulate: int = 1,
     ) -> Step:
-        """A step on a network, with plain gradient descent."""
+        """Make a training step on a network, with plain gradient descent."""
         net, random = Net(module), Randomness(0)
         optimizer = torch.optim.SGD(module.parameters(), lr=lr)
-        engine = Engine(net, self.plan(net, changes, random), THREAT, random, accumulate=accumulate)
-        return Step(engine, optimizer)
+        setup = StepSetup(
+            net, self.plan(net, changes, random), THREAT, random, accumulate=accumulate
+        )
+        return Step(setup, optimizer)
 
 
-def _gathered(values: Tensor, of: int) -> Tensor:
-    """Looked up when it is called: :class:`Lockstep` replaces the function meanwhile."""
-    return distributed.gathered(values, of)
+def _gather(values: Tensor, of: int) -> Tensor:
+    """Look the function up at the call: :class:`Lockstep` replaces it meanwhile."""
+    return distributed.gather(values, of)
 
 
-def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return distributed.summed(tensors)
+def _sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return distributed.sum_over_processes(tensors)
 
 
 def flat(module: nn.Module) -> Tensor:
-    """All weights in one vector, detached."""
+    """Return all weights in one vector, detached."""
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])

@@ -1,6 +1,8 @@
-"""Several processes played in one: each in turn up to an exchange whose values are not known yet, then all from the start.
+"""Several processes simulated in one, one after the other.
 
-Work that is the same at every repetition makes the same exchanges, so after n repetitions the first n are known.
+Each simulated process works up to the first exchange whose values are not known yet. Then all of
+them start again from the beginning. Work that is the same every time makes the same exchanges, so
+after n repetitions the values of the first n exchanges are known.
 """
 
 from __future__ import annotations
@@ -19,21 +21,32 @@ Result = TypeVar("Result")
 
 
 class _Waits(BaseException):
-    """An exchange the others have not come to yet; no plugin's ``except Exception`` may catch it."""
+    """An exchange that the other processes have not reached yet.
+
+    It is not an Exception, so that no plugin catches it.
+    """
 
     def __init__(self, kind: str, values: Tensor) -> None:
         self.kind, self.values = kind, values
 
 
 class Lockstep:
-    """Plays ``count`` processes. What they exchange goes through the functions of ``abatis.system.distributed``, replaced here."""
+    """Simulates ``count`` processes.
+
+    Meanwhile the functions of ``abatis.system.distributed``, by which processes exchange values,
+    are replaced.
+    """
 
     def __init__(self, count: int) -> None:
         self.count, self.rank, self.calls = count, 0, 0
         self.known: list[list[Tensor]] = []  # of every exchange, the values of all processes
 
     def play(self, work: Callable[[], Result]) -> list[Result]:
-        """What the work returns in every process; AssertionError where the processes would wait for each other for ever."""
+        """Do the work in every process; returns what each of them returns.
+
+        Raises:
+            AssertionError: real processes would wait for each other for ever.
+        """
         while True:
             outcomes = [self._one(rank, work) for rank in range(self.count)]
             waiting = [outcome for outcome in outcomes if isinstance(outcome, _Waits)]
@@ -41,8 +54,9 @@ class Lockstep:
                 return [outcome for outcome in outcomes if not isinstance(outcome, _Waits)]
             alike = {(outcome.kind, outcome.values.shape[1:]) for outcome in waiting}
             assert (len(waiting), len(alike)) == (self.count, 1), (
-                f"the processes make different exchanges ({len(waiting)} of {self.count} make one more): a run would hang; "
-                "every process makes the same calls of gather and sum_over_processes in the same order"
+                f"the processes make different exchanges ({len(waiting)} of {self.count} make one"
+                " more): a run would hang. Every process must make the same calls of gather and"
+                " sum_over_processes in the same order"
             )
             self.known.append([outcome.values for outcome in waiting])
 
@@ -61,10 +75,10 @@ class Lockstep:
             rank=lambda: self.rank,
             world_size=lambda: self.count,
             several=lambda: True,
-            gathered=self._gathered,
-            summed=self._summed,
+            gather=self._gather,
+            sum_over_processes=self._sum_over_processes,
             all_agree=self._all_agree,
-            shared=_unwrapped,
+            average_gradients=_leave_unwrapped,
         ):
             yield
 
@@ -74,12 +88,12 @@ class Lockstep:
             raise _Waits(kind, values.detach().clone())
         return self.known[number]
 
-    def _gathered(self, values: Tensor, of: int) -> Tensor:
+    def _gather(self, values: Tensor, of: int) -> Tensor:
         whole = torch.cat(self._exchange("gather", values))
         assert len(whole) == of, f"gather got {len(whole)} values from {of} samples"
         return whole
 
-    def _summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def _sum_over_processes(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         own = torch.cat([tensor.flatten() for tensor in tensors])
         parts = (
             torch.stack(self._exchange("sum", own))
@@ -92,6 +106,6 @@ class Lockstep:
         return torch.stack(self._exchange("agree", flags)).all(0)
 
 
-def _unwrapped(module: nn.Module) -> tuple[nn.Module, Exchanging]:
-    """Gradients are exchanged by whoever plays, not by a wrapper."""
+def _leave_unwrapped(module: nn.Module) -> tuple[nn.Module, Exchanging]:
+    """Leave the gradients alone: the test averages them itself."""
     return module, lambda now: nullcontext()

@@ -1,4 +1,4 @@
-"""Numbers of an option's type, and whether each has a bound."""
+"""Which options hold numbers without a bound."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ BOUNDS = (Ge, Gt, Le, Lt, Interval)
 
 
 def numbers_without_bound(field: FieldInfo) -> bool:
-    """Does an option hold an int or a float, inside a tuple or a union too, that may be anything?"""
-    return any(_bare(field.annotation, any(isinstance(mark, BOUNDS) for mark in field.metadata)))
+    """Does an option hold an int or a float without a bound, in a tuple or union too?"""
+    bounded = any(isinstance(mark, BOUNDS) for mark in field.metadata)
+    return any(_find_unbounded(field.annotation, bounded))
 
 
-def _bare(annotation: Any, bounded: bool) -> Iterator[bool]:
-    """True for every number in a type that no bound goes with."""
+def _find_unbounded(annotation: Any, bounded: bool) -> Iterator[bool]:
+    """Yield for every number in a type whether it lacks a bound."""
     if annotation in (int, float):
         yield not bounded
     elif get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
         constraints = [part for mark in marks for part in getattr(mark, "metadata", [mark])]
-        yield from _bare(inner, bounded or any(isinstance(mark, BOUNDS) for mark in constraints))
+        has_bound = any(isinstance(mark, BOUNDS) for mark in constraints)
+        yield from _find_unbounded(inner, bounded or has_bound)
     elif str(get_origin(annotation)) != "typing.Literal":
         for part in get_args(annotation):
-            yield from _bare(part, bounded)
+            yield from _find_unbounded(part, bounded)

@@ -1,4 +1,4 @@
-"""The standard tests: one class, whose methods each check one promise that a plugin makes."""
+"""The standard tests: one class, each of whose methods checks one promise of a plugin."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ SAMPLES = 7  # two processes have 3 and 4
 
 
 class PluginContract:
-    """Tests of one plugin. Set ``plugin`` to its name, and ``options`` where its defaults do nothing.
+    """The standard tests of one plugin: inherit from it and set ``plugin``.
 
-    exempt: standard tests that a subclass leaves out or replaces, each with the reason, which pytest prints.
+    Attributes:
+        plugin: the plugin's name, or ``./FILE.py``.
+        options: its options, if its defaults do nothing or cost much.
+        exempt: the standard tests that a subclass leaves out or replaces, each with the reason,
+            which pytest prints.
     """
 
     plugin: ClassVar[str]
@@ -54,21 +58,26 @@ class PluginContract:
         require_reasons(cls, STANDARD, cls.exempt)
 
     def options_for(self, module: nn.Module, num_classes: int) -> Mapping[str, Any]:
-        """The options on one network; for a plugin that needs a file made for it, such as weights of the same shapes."""
+        """Return the options for a network, if they need a file made for it.
+
+        Args:
+            module: one of the tiny networks.
+            num_classes: K.
+        """
         return self.options
 
     @property
     def bench(self) -> Bench:
-        """The plugin, put to work."""
+        """The plugin at work on tiny networks."""
         return Bench(self.plugin, self.options_for)
 
     def _config(self) -> PluginConfig:
         return self.bench.config(tiny_network(10))
 
     def test_is_found_and_loads(self) -> None:
-        loaded = discovery.load(self.plugin)
+        loaded = discovery.load_plugin(self.plugin)
         if not discovery.is_file(self.plugin):
-            assert loaded.name in discovery.installed(), (
+            assert loaded.name in discovery.list_installed(), (
                 f"no entry point named {self.plugin} in the group abatis.plugins"
             )
 
@@ -77,7 +86,7 @@ class PluginContract:
         for name in type(config).model_fields:
             changed = _allowed(setattr, config, name, getattr(config, name))
             assert not changed, (
-                f"option {name} can be changed after it was checked: keep frozen=True in model_config"
+                f"option {name} can be changed after validation: keep frozen=True in model_config"
             )
         taken = _allowed(type(config).model_validate, {**config.model_dump(), "no_such_option": 1})
         assert not taken, 'unknown options are accepted: keep extra="forbid" in model_config'
@@ -97,7 +106,7 @@ class PluginContract:
         assert again == config, f"{config!r} came back as {again!r}"
 
     def test_options_can_be_given_on_the_command_line(self) -> None:
-        loaded, config, shown = discovery.load(self.plugin), self._config(), io.StringIO()
+        loaded, config, shown = discovery.load_plugin(self.plugin), self._config(), io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             parse_run(["--plugin", self.plugin, "--help"])
         words = ["--plugin", self.plugin]
@@ -183,19 +192,20 @@ class PluginContract:
         alone, micro = self._two_steps(), self._two_steps(accumulate=2)
         for found, what in (
             (micro, "two micro-batches make"),
-            *((each, "two processes make") for each in self._played()),
+            *((each, "two processes make") for each in self._play_two_processes()),
         ):
             worst = float((found - alone).abs().max())
             assert worst <= 1e-10, (
-                f"{what} another update than one process (weights differ by {worst:.3g}): what couples samples goes through "
-                "ctx.gather and ctx.global_size, draws through run.random, sums over the batch through ctx.sum_over_processes"
+                f"{what} a different update from that of one process (weights differ by"
+                f" {worst:.3g}): couple samples through ctx.gather and ctx.global_size, draw from"
+                " run.random, and sum over the batch by ctx.sum_over_processes"
             )
 
-    def _played(self) -> list[Tensor]:
+    def _play_two_processes(self) -> list[Tensor]:
         return Lockstep(2).play(self._two_steps)
 
     def _two_steps(self, accumulate: int = 1) -> Tensor:
-        """The weights after two steps on this process's rows, gradients averaged over the processes."""
+        """Return the weights after two steps on this process's rows, with averaged gradients."""
         module, rows = smooth_network(10), distributed.rows_of(SAMPLES)
         step = self.bench.step(module, accumulate=accumulate)
         step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(module))
@@ -214,12 +224,14 @@ class PluginContract:
         config = self._config()
         if not config.neutral:
             assert "weight" not in type(config).model_fields, (
-                'a weight of 0 is to switch it off: neutral = {"weight": 0}'
+                'weight=0 must switch the plugin off: declare neutral = {"weight": 0}'
             )
             return
         net = Net(tiny_network(10))
         plan = self.bench.plan(net, config.neutral)
-        found = {row.role for row in plan.rows if row.provider == discovery.load(self.plugin).name}
+        found = {
+            row.role for row in plan.rows if row.provider == discovery.load_plugin(self.plugin).name
+        }
         assert found == {"unused"}, f"with {dict(config.neutral)} the plugin still provides {found}"
         weights = []
         for bench, changes in ((self.bench, config.neutral), (Bench(None), None)):
@@ -228,7 +240,7 @@ class PluginContract:
                 bench.step(module, changes)(tiny_batch(8, 10), 0, 0, 0.0)
             weights.append(flat(module))
         assert torch.equal(*weights), (
-            f"with {dict(config.neutral)} the update is not that of a run without the plugin"
+            f"with {dict(config.neutral)} the update differs from a run without the plugin"
         )
 
     def test_goes_on_from_its_state(self) -> None:
@@ -237,12 +249,16 @@ class PluginContract:
             self._steps(straight, range(4), {})
             self._steps(resumed, range(2, 4), self._steps(resumed, range(2), {}))
         assert torch.equal(flat(straight), flat(resumed)), (
-            "a run that was stopped and resumed makes other updates: keep what lasts from step to step in "
-            "TrainerHooks.state_dict and load_state_dict, nowhere else"
+            "a resumed run makes different updates: keep what lasts from step to step in"
+            " TrainerHooks.state_dict and load_state_dict, nowhere else"
         )
 
     def _steps(self, module: nn.Module, numbers: range, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Some steps with a fresh plugin that takes back a state; the state then, as a checkpoint keeps it."""
+        """Make some steps with a new plugin in a given state.
+
+        Returns:
+            The state after the steps, as a checkpoint keeps it.
+        """
         step, file = self.bench.step(module), io.BytesIO()
         for name, hooks in step.plan.trainers:
             if state:
@@ -278,7 +294,7 @@ def _allowed(act: Callable[..., object], *arguments: object) -> bool:
 
 @contextlib.contextmanager
 def _named(case: str) -> Iterator[None]:
-    """Say on which case an error came."""
+    """Name the case in which an error occurs."""
     try:
         yield
     except Exception as error:
@@ -288,12 +304,12 @@ def _named(case: str) -> Iterator[None]:
 def _average_gradients(module: nn.Module) -> None:
     weights = list(module.parameters())
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    for weight, whole in zip(weights, distributed.summed(own), strict=True):
+    for weight, whole in zip(weights, distributed.sum_over_processes(own), strict=True):
         weight.grad = whole / distributed.world_size()
 
 
 def _state(module: nn.Module, batch: Batch) -> dict[str, Any]:
-    """Everything that a plugin must not change."""
+    """Return everything that a plugin must not change."""
     state: dict[str, Any] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     for name, part in module.named_modules():
         state[f"the mode of {name or 'the network'}"] = part.training
