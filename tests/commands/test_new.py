@@ -1,4 +1,4 @@
-"""``defense new plugin``: the templates are plugins that keep the contract where they lie, and so does every copy."""
+"""``defense new plugin``: the templates keep the contract of plugins, and so does every copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from abatis.cli import main
-from abatis.commands.new.make_plugin import KINDS, TEMPLATES, TRY, new_plugin
+from abatis.commands.new.make_plugin import KINDS, TEMPLATES, TRY, make_plugin
 from abatis.commands.registry.add import add
 from abatis.config import discovery
 from abatis.errors import UsageError
@@ -50,7 +50,7 @@ def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_has_no_trace_of_the_template_s_name(tmp_path, kind):
-    folder = new_plugin("squeeze-it", kind, tmp_path)
+    folder = make_plugin("squeeze-it", kind, tmp_path)
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         text = path.read_text()
@@ -105,7 +105,7 @@ def test_the_command_says_what_to_do_next(tmp_path, capsys):
         ("pgd", "built in"),
         ("emr", "abatis-emr is named 'emr'"),
         ("ball", "its class Ball"),
-        ("there", "is there already"),
+        ("there", "there exists"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(tmp_path, capsys, name, complaint):
@@ -120,7 +120,7 @@ def test_a_name_that_cannot_be_is_refused(tmp_path, capsys, name, complaint):
 def test_a_registered_name_is_refused_where_the_plugin_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(discovery, "list_installed", dict)
     with pytest.raises(UsageError, match="registry has a method named 'emr'"):
-        new_plugin("emr", "loss", tmp_path)
+        make_plugin("emr", "loss", tmp_path)
 
 
 def test_a_wheel_holds_the_templates(tmp_path):
@@ -145,7 +145,7 @@ def test_a_wheel_holds_the_templates(tmp_path):
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """A new environment with this checkout in it; the libraries it needs are those of this one, so nothing is fetched."""
+    """A new environment with this checkout and the libraries of this one; nothing is fetched."""
     home = tmp_path_factory.mktemp("clean")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
     program = home / "venv" / "bin" / "python"
@@ -173,7 +173,7 @@ def clean(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_nothing_to_a_tested_plugin_that_runs(clean, kind):
-    """new, install, listed at once, its own tests unchanged, one step; the plugin is new to everyone."""
+    """new, install, list, its own tests unchanged, one step; no one has heard of the plugin."""
     home, call = clean
     name = f"an-{kind}-idea"
     call("abatis", "new", "plugin", name, "--kind", kind)

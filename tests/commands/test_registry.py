@@ -43,7 +43,8 @@ HOOKS = [
 
 
 def test_every_plugin_of_this_repository_is_registered_and_installed():
-    assert sorted(name for name, method in read_registry().items() if not method.community) == FIRST_PARTY
+    ours = [name for name, method in read_registry().items() if not method.community]
+    assert sorted(ours) == FIRST_PARTY
     assert set(FIRST_PARTY) <= set(discovery.list_installed())
 
 
@@ -62,21 +63,20 @@ def test_the_command_line_takes_the_options_of_an_entry(name):
         for option, value in read_registry()[name].options.items()
         for word in format_option(name, option, value).split()
     ]
-    assert (
-        parse_run(["--plugin", name, *words]).options[name] == discovery.load_plugin(name).config_class()
-    )
+    options = parse_run(["--plugin", name, *words]).options[name]
+    assert options == discovery.load_plugin(name).config_class()
 
 
 BROKEN = {
-    "hooks": (["trainer"], "hooks are trainer, the module has loss"),
-    "options": ({"beta": "5.0", "gamma": "1"}, "option beta is 5.0, the plugin has 6.0"),
-    "distribution": ("abatis-other", "distribution is abatis-other, installed is abatis-mart"),
+    "hooks": (["trainer"], "hooks are trainer, but the module has loss"),
+    "options": ({"beta": "5.0", "gamma": "1"}, "option beta is 5.0, but the plugin has 6.0"),
+    "distribution": ("abatis-other", "distribution is abatis-other, but abatis-mart is installed"),
     "tested_with": (["nobody", "trades"], "tested_with names 'nobody'"),
     "records": (
         {"benchmarks/results/compare-digits.json": ["emr", "nothing"]},
         "has no row 'nothing'",
     ),
-    "verdict": ("WARN", "verdict is WARN, its records have PASS"),
+    "verdict": ("WARN", "verdict is WARN, but its records have PASS"),
 }
 
 
@@ -188,11 +188,11 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
     assert main(["registry", "add", str(folder), "--write"]) == 0
     assert read_registry()["stranger"] == entry
     assert main(["registry", "add", str(folder), "--write"]) == 2
-    assert "stranger is there 2 times" in capsys.readouterr().err
+    assert "stranger is listed 2 times" in capsys.readouterr().err
     assert main(["registry", "list"]) == 0
     assert "community" in capsys.readouterr().out
     assert main(["registry", "show", "stranger"]) == 0
-    assert "not reviewed here" in capsys.readouterr().out
+    assert "not reviewed by us" in capsys.readouterr().out
 
 
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/third-party/*/pyproject.toml"))
@@ -233,7 +233,7 @@ def test_a_folder_that_says_too_little_is_refused(folder, capsys, old, new, comp
 
 
 def test_the_registry_is_found_from_another_folder(tmp_path):
-    code = "from abatis.commands.registry.entries import read_registry; print(sorted(read_registry()))"
+    code = "from abatis.commands.registry.entries import read_registry as read; print([*read()])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -107,5 +107,5 @@ def test_what_the_hub_has_is_loaded_and_judged(judged, tmp_path, monkeypatch):
         raise ConnectionError("no such host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(UsageError, match="hf-hub:org/little could not be had"):
+    with pytest.raises(UsageError, match="hf-hub:org/little could not be downloaded"):
         abatis.load("hf-hub:org/little")

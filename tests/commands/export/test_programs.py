@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch
 import abatis
 from abatis.commands.export import command
 from abatis.commands.export.program import TOLERANCE
-from abatis.data import describe
+from abatis.data import DataRequest, describe
 from abatis.errors import UsageError
 from abatis.runs.model_spec import find_model
 
@@ -26,7 +25,7 @@ def judged_as(file, allow_pickle=False):
     """The module that ``defense eval FILE`` judges, and the threat it takes."""
     subject = find_model(str(file), None, allow_pickle)
     module, _ = subject.module(
-        describe("digits", data_dir=Path(), image_size=None, augment="auto"), torch.device("cpu")
+        describe(DataRequest("digits")), torch.device("cpu")
     )
     return module.eval(), subject.threat
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from abatis.commands.compare.methods import PLAIN
 from abatis.config.discovery import get_plugin_name
+from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.toml import flatten, read_toml
 from abatis.errors import UsageError
 from abatis.report.eval_record import read_record
-from abatis.train.resume import FREE
 
 MUST_AGREE = {
     "data": "--data",
@@ -23,7 +23,6 @@ MUST_AGREE = {
     "ladder": "--ladder",
 }
 """What all evaluations must have in common, and the option of ``defense eval`` that sets it."""
-FREE_IN_COMPARISON = FREE | {"device"}  # not the epochs: a longer training is another budget
 
 
 @dataclass(frozen=True)

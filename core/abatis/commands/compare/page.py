@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from math import nan
 
 from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
-from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page
+from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page, percent
 from abatis.report.numbers import CLEAN, find_number, list_compared
 from abatis.report.svg import points_with_error
-from abatis.report.terminal import percent
 
 VERDICT_TEXTS = {
     "PASS": "no sign of gradient masking in any of its runs",

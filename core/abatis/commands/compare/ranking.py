@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abatis.commands.compare.finished_runs import FREE_IN_COMPARISON, FailedRun, JudgedRun
+from abatis.commands.compare.finished_runs import FailedRun, JudgedRun
+from abatis.config.option_sets import FREE_IN_COMPARISON, VARIED_IN_COMPARISON
 from abatis.errors import UsageError
 from abatis.report.numbers import list_compared, list_ranked
 
@@ -230,7 +231,7 @@ def _unequal(runs: Sequence[JudgedRun], core: frozenset[str]) -> list[str]:
     notes = []
     trained = [run for run in runs if run.settings]
     keys = {key for run in trained for key in run.settings}
-    for key in sorted(keys - FREE_IN_COMPARISON - {"plugin", "seed"}):
+    for key in sorted(keys - FREE_IN_COMPARISON - VARIED_IN_COMPARISON):
         found: dict[str, dict[str, None]] = {}
         for run in trained:
             if key in run.settings or key.partition(".")[0] in core:

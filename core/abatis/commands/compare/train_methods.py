@@ -9,15 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from abatis.commands.compare.compare_runs import find_baseline, report
-from abatis.commands.compare.finished_runs import (
-    FREE_IN_COMPARISON,
-    FailedRun,
-    JudgedRun,
-    check_alike,
-    read_run,
-)
+from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_alike, read_run
 from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
+from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.run_config import LADDERS, RunConfig
 from abatis.errors import AbatisError, Stopped
 from abatis.report.eval_record import RECORD

@@ -1,4 +1,4 @@
-"""``defense eval``: judge a model."""
+"""``defense eval``: evaluates a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Judge any model: attacks, masking verdict, margins, report."""
+    """Evaluate any model: attacks, masking verdict, margins, report."""
     from abatis.commands.eval.options import MASKED, make_parser
 
     asked = make_parser("defense eval").parse_args(list(words))

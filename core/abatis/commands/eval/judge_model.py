@@ -1,4 +1,4 @@
-"""``defense eval MODEL``: judge any model on any data, and say how far the number can be trusted."""
+"""Evaluates any model on any data, and says how far the numbers can be trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat
-from abatis.data import Data, open_data
+from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
 from abatis.evaluate import evaluate
 from abatis.evaluate.judge import First
@@ -19,7 +19,7 @@ from abatis.report.eval_record import STATE, check_replaceable, read_record, wri
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import ModelSpec, find_model
-from abatis.runs.own_run import training_of
+from abatis.runs.own_run import describe_training
 from abatis.runs.prepare import prepare
 from abatis.system import distributed
 from abatis.system.device import pick_device
@@ -28,31 +28,37 @@ from abatis.system.signals import stop_at_once
 
 
 def judge_model(asked: argparse.Namespace, line: str) -> str:
-    """Evaluate, write the record and the report, show them; returns the verdict. line: the command as it was typed."""
+    """Evaluate a model, write eval.json and report.html, and print the numbers.
+
+    Args:
+        asked: The parsed options.
+        line: The command as it was typed, for the record.
+
+    Returns:
+        The masking verdict.
+    """
     with distributed.connect(), untouched():
         return _judge(asked, line)
 
 
 def _judge(asked: argparse.Namespace, line: str) -> str:
     reporter = Reporter(asked.quiet or distributed.rank() > 0)
-    subject, device = (
-        find_model(asked.model, asked.backbone, asked.allow_pickle),
-        pick_device(asked.device),
-    )
-    images = _data(asked, subject, device)
+    subject = find_model(asked.model, asked.backbone, asked.allow_pickle)
+    device = pick_device(asked.device)
+    images = _open_data(asked, subject, device)
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
-    folder = asked.out or _folder(asked, subject, images.info.name, str(threat))
+    folder = asked.out or _choose_folder(asked, subject, images.info.name, str(threat))
     check_replaceable(folder, asked.ladder)
     module, notes = subject.module(images.info, device)
     for note in notes:
         reporter.note(f"note: {note}")
     split = images.test if asked.subset is None else First(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
-    known = _of_run(subject, module, images, device) if _same_data(asked, subject) else {}
+    of_run = _prepare_run(subject, module, images, device) if _same_data(asked, subject) else {}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
-        stop_at_once(folder, "the same command goes on from here"),
+        stop_at_once(folder, "run the same command again to continue"),
         reporter.judging() as progress,
     ):
         found = evaluate(
@@ -67,58 +73,47 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
             progress=progress,
             state=folder / STATE,
             square_bf16=asked.square_bf16,
-            **known,
+            **of_run,
         )
     if distributed.rank() == 0:
-        told = {**facts(asked.model, module, images.info, threat, seed), "command": line}
-        record = write_record(folder, {**found.to_json(), **told, **_selection(subject)})
+        about = {**facts(asked.model, module, images.info, threat, seed), "command": line}
+        record = write_record(folder, {**found.to_json(), **about, **_read_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)
         reporter.closing(folder, images.info.note)
     return found.verdict
 
 
-def _data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
-
+def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
+    """The data a model is evaluated on: those of ``--data``, else the run's own."""
     run = subject.run
     view = view_of(run.backbone if run is not None else subject.backbone or subject.spec)
     if run is not None and _same_data(asked, subject):
-        return open_data(
-            run.data,
-            data_dir=run.data_dir,
-            limit=run.limit,
-            image_size=run.image_size,
-            augment=run.augment,
-            device=device,
-            workers=run.workers,
-            skip_broken=run.skip_broken,
-            view=view,
-        )
+        return open_data(DataRequest.of(run, view, device).for_judging())
     if asked.data is None:
         raise UsageError(
-            f"which data shall {asked.model} be judged on?",
-            fix="add --data cifar10, npz:PATH, folder:PATH, ...",
+            f"no data set given for {asked.model}",
+            fix="add --data, such as cifar10, npz:PATH or folder:PATH",
         )
-    return open_data(
+    request = DataRequest(
         asked.data,
-        data_dir=asked.data_dir,
-        limit=None,
+        asked.data_dir,
         image_size=asked.image_size,
         augment="none",
         device=device,
-        workers=0,
         skip_broken=asked.skip_broken,
         view=view,
     )
+    return open_data(request)
 
 
 def _same_data(asked: argparse.Namespace, subject: ModelSpec) -> bool:
-    """Is the run judged on the data it was trained on?"""
+    """Whether a run is evaluated on the data it was trained on."""
     return subject.run is not None and asked.data in (None, subject.run.data)
 
 
-def _folder(asked: argparse.Namespace, subject: ModelSpec, data: str, threat: str) -> Path:
-    """The run folder for the run's own question, else one that names the question."""
+def _choose_folder(asked: argparse.Namespace, subject: ModelSpec, data: str, threat: str) -> Path:
+    """The run folder if this repeats the run's own evaluation, else a folder below ``evals``."""
     run = subject.run
     if (
         run is not None
@@ -138,19 +133,17 @@ def _folder(asked: argparse.Namespace, subject: ModelSpec, data: str, threat: st
     )
 
 
-def _of_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> dict[str, Any]:
-    """What only a run's own evaluation has: its training images and its plugins' adaptive attacks."""
-
+def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> dict[str, Any]:
+    """What only a run has: its training images, and the adaptive attacks of its plugins."""
     if subject.run is None:
         return {}
-    config = subject.run.model_copy(update={"init": None})  # its weights are those to be judged
+    config = subject.run.model_copy(update={"init": None})  # its weights are loaded already
     plan = prepare(config, images.info, device, module).plan
-    return {"training": training_of(subject.run, module, images), "adaptive": plan.adaptive}
+    return {"training": describe_training(subject.run, module, images), "adaptive": plan.adaptive}
 
 
-def _selection(subject: ModelSpec) -> dict[str, Any]:
-    """How the weights of a run were chosen, as its own evaluation said."""
-
+def _read_selection(subject: ModelSpec) -> dict[str, Any]:
+    """How the weights of a run were selected, as the run recorded it."""
     before = read_record(subject.path) if subject.run is not None else {}
     return {
         key: before[key] for key in ("weights", "selected_at_epoch", "selected_on") if key in before

@@ -1,4 +1,4 @@
-"""The words of ``defense eval``. Loads without torch."""
+"""The options of ``defense eval``. Loads without torch."""
 
 from __future__ import annotations
 
@@ -6,82 +6,103 @@ import argparse
 from pathlib import Path
 
 from abatis.config.parser import Parser
+from abatis.config.run_config import LADDERS
 
-MASKED = 6  # exit code of --strict
+MASKED = 6  # exit code with --strict if the verdict is FAIL
 
 
 def make_parser(prog: str) -> Parser:
-    """All options of the command."""
+    """The parser of all options."""
     parser = Parser(
         prog=prog,
         allow_abbrev=False,
-        description="Judge a model: attacks, masking verdict, margins, report.",
+        description="Evaluate a model: attacks, masking verdict, margins, report.",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="run folder, exported folder, hf-hub:ORG/NAME, .pt2 or .onnx, weights file (with --backbone), "
-        "timm name, or FILE.py:FACTORY",
+        help="run folder, exported folder, hf-hub:ORG/NAME, .pt2 or .onnx file, weights file "
+        "(with --backbone), timm name, or FILE.py:FUNCTION",
     )
-    parser.add_argument("--backbone", metavar="NAME", help="the network of a weights file")
+    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="take .pt and .pth files, whose tensors are loaded, and .pt2 files, which run",
+        help="accept .pt and .pth files (only their tensors are loaded) and .pt2 files (their code "
+        "is run)",
     )
-    parser.add_argument("--data", metavar="SET", help="as in defense-run; a run's own if not given")
+    parser.add_argument(
+        "--data", metavar="SET", help="data set, as in defense-run (default: the run's own)"
+    )
     parser.add_argument(
         "--data-dir",
         type=Path,
         default=Path("data"),
         metavar="PATH",
-        help="where named data sets lie",
-    )
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side for folder data")
-    parser.add_argument(
-        "--skip-broken", action="store_true", help="leave out files of a folder that are no images"
+        help="folder of the named data sets (default: data)",
     )
     parser.add_argument(
-        "--threat", metavar="NORM:EPS", help="Linf:8/255, L2:0.5, L1:12; a run's own if not given"
+        "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
+    )
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave out files of an image folder that cannot be read",
+    )
+    parser.add_argument(
+        "--threat",
+        metavar="NORM:EPS",
+        help="such as Linf:8/255, L2:0.5 or L1:12 (default: the model's own, or Linf:8/255)",
     )
     parser.add_argument(
         "--ladder",
-        choices=("quick", "standard", "thorough"),
+        choices=LADDERS,
         default="standard",
-        help="quick: clean, PGD-20; standard: + AutoAttack; thorough: + PGD-100 x 5, plus",
+        help="quick: clean and PGD-20; standard: also margin-PGD-20 and AutoAttack; thorough: also "
+        "PGD-100 with 5 restarts and AutoAttack plus (default: standard)",
     )
     parser.add_argument(
         "--square-bf16",
         action="store_true",
-        help="AutoAttack's Square in bfloat16: a number of its own",
+        help="run AutoAttack's Square in bfloat16; its result is reported as a separate number",
     )
-    parser.add_argument("--subset", type=_positive, metavar="N", help="the first N test images")
     parser.add_argument(
-        "--batch-size", type=_positive, default=256, metavar="N", help="images at a time"
+        "--subset", type=_positive, metavar="N", help="use only the first N test images"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="images per batch (default: 256)",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
-        help="of every random draw; a run's own for its folder",
+        help="random seed; a run folder is always evaluated with its own (default: 0)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where eval.json and report.html go; made up if not given",
+        help="folder for eval.json and report.html (default: the run folder, or one below evals)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help=f"exit with {MASKED} where the verdict is FAIL"
+        "--strict",
+        action="store_true",
+        help=f"exit with code {MASKED} if the masking verdict is FAIL",
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--quiet", action="store_true", help="print only errors")
     return parser
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value

@@ -83,7 +83,7 @@ def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str
     }
     view = view_of(str(run.table["backbone"])).at(size)
     # only images of a folder are resized and cropped; others are judged at the size they have
-    cropped = view.crop if str(run.table["data"]).startswith("folder:") else 1.0
+    cropped = view.crop if is_streamed(str(run.table["data"])) else 1.0
     seen = {
         "input_size": (channels, size, size),
         "interpolation": view.interpolation,

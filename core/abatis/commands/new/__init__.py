@@ -1,4 +1,4 @@
-"""``defense new``: something of your own from a tested template."""
+"""``defense new``: creates a plugin from a tested template."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Make a plugin of your own from a tested template."""
-    from abatis.commands.new.make_plugin import make
+    """Create a plugin of your own from a tested template."""
+    from abatis.commands.new.make_plugin import run_new
 
-    return make(words, "defense new")
+    return run_new(words, "defense new")

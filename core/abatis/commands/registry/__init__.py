@@ -1,4 +1,4 @@
-"""``defense registry``: the known methods."""
+"""``defense registry``: the registry of methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """The known methods: list, show, check, add."""
+    """List, show, check and add the known methods."""
     from abatis.commands.registry.actions import act
 
     return act(words, "defense registry")

@@ -1,4 +1,4 @@
-"""``defense registry``: list, show, check, add, schema."""
+"""The actions of ``defense registry``: list, show, check, add, schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISSING = {"installed": "no", "verdict": "not measured"}
 
 
 def act(words: Sequence[str], prog: str) -> int:
-    """Do what the words say; returns the exit code: 1 where ``check`` found something."""
+    """Run the action that the words name; returns 1 where ``check`` finds a problem, else 0."""
     asked: argparse.Namespace = _parser(prog).parse_args(list(words))
     if asked.action == "schema":
         print(make_schema(), end="")
@@ -36,33 +36,35 @@ def act(words: Sequence[str], prog: str) -> int:
 
 
 def make_schema() -> str:
-    """The JSON Schema of registry.toml, as it is committed for editors."""
+    """The JSON Schema of registry.toml, which is committed for editors."""
     return json.dumps(Registry.model_json_schema(), indent=2) + "\n"
 
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description="The registry of methods.", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
-    listed = actions.add_parser("list", help="all methods, and whether they are installed")
-    listed.add_argument("--installed", action="store_true", help="only what is installed")
-    listed.add_argument("--hook", choices=get_args(Role), help="only methods that provide this")
+    listed = actions.add_parser("list", help="list all methods, and whether they are installed")
+    listed.add_argument("--installed", action="store_true", help="only installed methods")
+    listed.add_argument(
+        "--hook", choices=get_args(Role), help="only methods that provide this hook"
+    )
     shown = actions.add_parser(
-        "show", help="one method: paper, equation, options, claim, evidence, recipes"
+        "show", help="show a method: paper, equation, options, claim, evidence, recipes"
     )
     shown.add_argument("name")
     for action in (listed, shown):
-        action.add_argument("--json", action="store_true", help="for programs")
-    actions.add_parser("check", help="do the entries agree with plugins, files and records?")
+        action.add_argument("--json", action="store_true", help="print JSON")
+    actions.add_parser("check", help="check the entries against plugins, files and records")
     added = actions.add_parser(
-        "add", help="make the entry of a third-party plugin, ready for a pull request"
+        "add", help="print the entry of a third-party plugin, ready for a pull request"
     )
     added.add_argument(
-        "folder", help="the plugin's folder, with its pyproject.toml; its module is imported"
+        "folder", help="folder of the plugin, with its pyproject.toml; its module is imported"
     )
     added.add_argument(
-        "--write", action="store_true", help="append it to the checkout's registry.toml"
+        "--write", action="store_true", help="append the entry to registry.toml of the checkout"
     )
-    actions.add_parser("schema", help="the JSON Schema of registry.toml, for editors")
+    actions.add_parser("schema", help="print the JSON Schema of registry.toml, for editors")
     return parser
 
 
@@ -97,7 +99,7 @@ def _show(name: str, as_json: bool) -> None:
     if name not in by_name:
         raise UsageError(
             f"unknown method '{name}': {did_you_mean(name, by_name)}",
-            fix="defense registry list shows them all",
+            fix="defense registry list shows all methods",
         )
     if as_json:
         print(json.dumps(by_name[name], indent=2))
@@ -113,10 +115,10 @@ def _show(name: str, as_json: bool) -> None:
 
 
 def describe_method(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a row of the list_methods says to a reader, line by line."""
+    """What a row of :func:`list_methods` says to a reader, as pairs of heading and text."""
     whose = {
-        "community": "community: not reviewed here",
-        "unregistered": "installed, not in the registry",
+        "community": "community (not reviewed by us)",
+        "unregistered": "installed, but not in the registry",
     }
     lines = [
         ("name", row["name"]),
@@ -146,5 +148,5 @@ def _check() -> int:
     found, notes = find_problems()
     for line in (*found, *notes):
         print(line)
-    print(f"{len(found)} problems" if found else "the registry agrees with what is here")
+    print(f"problems: {len(found)}" if found else "no problems found")
     return 1 if found else 0

@@ -1,7 +1,8 @@
-"""The registry entry of a plugin that somebody else keeps, made from its folder.
+"""Makes the registry entry of a third-party plugin from its folder.
 
-Name, distribution, homepage: ``pyproject.toml``. Hooks and options: the module, which is imported. What a program cannot
-know (paper, equation, claim, evidence): the table ``[tool.abatis]`` of ``pyproject.toml``.
+Name, distribution and homepage come from ``pyproject.toml``, hooks and options from the module,
+which is imported. Paper, equation, claim and evidence come from the table ``[tool.abatis]`` of
+``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -21,15 +22,25 @@ from abatis.api import hooks
 from abatis.commands.registry.check import list_defaults, list_hooks
 from abatis.commands.registry.entries import Method, parse_registry, registry_file
 from abatis.config import discovery
+from abatis.config.pydantic_messages import explain
 from abatis.errors import AbatisError, PluginError, UsageError
 
-TOLD = ("title", "paper", "equation", "claim", "evidence")
+DESCRIBED = ("title", "paper", "equation", "claim", "evidence")
 
 
 def add(folder: Path, write: bool = False) -> str:
-    """The entries of a plugin's folder as TOML; with ``write`` they are appended to the checkout's registry, too.
+    """The registry entries of a plugin.
 
-    Raises UsageError where the folder is no plugin or says too little, PluginError where its module cannot be used.
+    Args:
+        folder: The folder of the plugin, with its ``pyproject.toml``.
+        write: Whether the entries are also appended to the registry of the checkout.
+
+    Returns:
+        The entries as TOML.
+
+    Raises:
+        UsageError: ``folder`` is not a plugin, or its table ``[tool.abatis]`` is incomplete.
+        PluginError: The module cannot be imported or used.
     """
     text = "".join(f"\n{tomli_w.dumps({'method': [entry]})}" for entry in _entries(folder))
     path = registry_file()
@@ -38,9 +49,9 @@ def add(folder: Path, write: bool = False) -> str:
     if write:
         if not (path.parent / "pyproject.toml").is_file():
             raise UsageError(
-                "--write needs a checkout of abatis",
+                "--write needs a git checkout of abatis",
                 where=str(path),
-                fix="leave it out: the entry is printed",
+                fix="leave it out; the entry is only printed then",
             )
         path.write_text(whole, encoding="utf-8")
     return text.lstrip("\n")
@@ -50,38 +61,38 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
     file = folder / "pyproject.toml"
     if not folder.is_dir():
         raise UsageError(
-            f"{folder} is no folder",
-            fix="name the folder of a plugin, which holds its pyproject.toml",
+            f"{folder} is not a folder",
+            fix="give the folder of a plugin, the one with pyproject.toml",
         )
     try:
         about = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no plugin: {type(error).__name__}: {error}",
+            f"not a plugin: {type(error).__name__}: {error}",
             where=str(file),
-            fix="name a plugin's folder",
+            fix="give the folder of a plugin, the one with pyproject.toml",
         ) from error
-    project, told = about.get("project", {}), about.get("tool", {}).get("abatis", {})
+    project, described = about.get("project", {}), about.get("tool", {}).get("abatis", {})
     points = project.get("entry-points", {}).get(hooks.ENTRY_POINT_GROUP, {})
     if not points:
         raise UsageError(
             f"no entry point in the group {hooks.ENTRY_POINT_GROUP}",
             where=str(file),
-            fix="docs/writing-a-plugin.md shows one",
+            fix="add one; docs/writing-a-plugin.md has an example",
         )
-    if missing := [key for key in TOLD if key not in told and key != "evidence"]:
+    if missing := [key for key in DESCRIBED if key not in described and key != "evidence"]:
         raise UsageError(
             f"the table [tool.abatis] lacks {', '.join(missing)}",
             where=str(file),
-            fix="add them: one sentence each, for people who choose a method",
+            fix="add one sentence for each, for people who choose a method",
         )
     for name, target in points.items():
         plugin = _load(folder, discovery.normalise_name(name), target)
-        yield _entry(plugin, project, told, str(file))
+        yield _entry(plugin, project, described, str(file))
 
 
 def _entry(
-    plugin: discovery.Plugin, project: Mapping[str, Any], told: Mapping[str, Any], where: str
+    plugin: discovery.Plugin, project: Mapping[str, Any], described: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     urls = {key.lower(): url for key, url in project.get("urls", {}).items()}
     try:
@@ -94,12 +105,12 @@ def _entry(
                 "hooks": list_hooks(plugin.module),
                 "options": list_defaults(plugin.config_class),
                 "evidence": "None in this repository.",
-                **{key: told[key] for key in TOLD if key in told},
+                **{key: described[key] for key in DESCRIBED if key in described},
             }
         )
     except ValidationError as error:
         raise UsageError(
-            discovery.explain(error, Method), where=where, fix="mend the table [tool.abatis]"
+            explain(error, Method), where=where, fix="correct the table [tool.abatis]"
         ) from error
     return method.model_dump(mode="json", exclude_defaults=True)
 
@@ -117,13 +128,13 @@ def _load(folder: Path, name: str, target: str) -> discovery.Plugin:
         raise PluginError(
             f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
             where=str(folder),
-            fix="mend it; PluginContract tests the rest",
+            fix="fix the module; PluginContract tests everything else",
         ) from error
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """The folder's modules come first on the path."""
+    """Put the folder's modules first on the import path."""
     places = [str((folder / "src").resolve()), str(folder.resolve())]
     sys.path[:0] = places
     try:

@@ -1,4 +1,4 @@
-"""Does the registry agree with the plugins that are installed, with their folders, and with the committed records?"""
+"""Checks the registry against the installed plugins, their folders and the committed records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEVERITY = ("PASS", "WARN", "FAIL")
 
 
 def find_problems() -> tuple[list[str], list[str]]:
-    """What disagrees, and what could not be looked at; raises UsageError where the registry cannot be read."""
+    """Problems, and notes on what was not checked; raises UsageError for a broken registry."""
     known, root = read_registry(), registry_file().parent
     checkout = (root / "plugins").is_dir()
     found = [
@@ -26,12 +26,12 @@ def find_problems() -> tuple[list[str], list[str]]:
         for method in known.values()
         for line in _with_others(method, known)
     ]
-    notes = [] if checkout else ["no checkout here: folders and records were not looked at"]
+    notes = [] if checkout else ["not a git checkout: folders and records were not checked"]
     for method in known.values():
         if method.name in discovery.list_installed():
             found += [f"{method.name}: {line}" for line in _with_plugin(method)]
         else:
-            text = f"{method.name}: not installed, so hooks and options were not looked at"
+            text = f"{method.name}: not installed: hooks and options were not checked"
             (found if checkout and not method.community else notes).append(text)
         if checkout:
             found += [
@@ -49,7 +49,7 @@ def list_hooks(module: object) -> list[Role]:
 
 
 def list_defaults(config_class: type[PluginConfig]) -> dict[str, str]:
-    """Every option and its default, as the command line takes them."""
+    """Every option and its default, as on the command line."""
     return {
         discovery.normalise_name(name): _format_value(value)
         for name, value in config_class().model_dump(mode="json").items()
@@ -67,24 +67,30 @@ def _with_others(method: Method, known: Mapping[str, Method]) -> Iterator[str]:
         if other not in known:
             yield f"tested_with names '{other}', which is not registered"
         elif method.name not in known[other].tested_with:
-            yield f"is tested with {other}, whose entry does not say so"
+            yield f"is tested with {other}, but the entry of {other} does not say so"
 
 
 def _with_plugin(method: Method) -> Iterator[str]:
     there = discovery.list_installed()[method.name]
     if there.distribution != method.distribution:
-        yield f"distribution is {method.distribution}, installed is {there.distribution}"
+        yield f"distribution is {method.distribution}, but {there.distribution} is installed"
     try:
         plugin = discovery.load_plugin(method.name)
         real = list_defaults(plugin.config_class)
     except (AbatisError, ValueError) as error:
         yield f"cannot be loaded: {str(error).splitlines()[0]}"
         return
-    if set(method.hooks) != set(list_hooks(plugin.module)):
-        yield f"hooks are {', '.join(method.hooks)}, the module has {', '.join(list_hooks(plugin.module))}"
+    provided = list_hooks(plugin.module)
+    if set(method.hooks) != set(provided):
+        yield f"hooks are {', '.join(method.hooks)}, but the module has {', '.join(provided)}"
     for option in sorted({*real, *method.options}):
-        if method.options.get(option) != real.get(option):
-            yield f"option {option} is {method.options.get(option, 'absent')}, the plugin has {real.get(option, 'none such')}"
+        entered, default = method.options.get(option), real.get(option)
+        if default is None:
+            yield f"option {option} does not exist in the plugin"
+        elif entered is None:
+            yield f"option {option} is missing; the plugin has {default}"
+        elif entered != default:
+            yield f"option {option} is {entered}, but the plugin has {default}"
 
 
 def _with_folder(method: Method, root: Path) -> Iterator[str]:
@@ -92,15 +98,16 @@ def _with_folder(method: Method, root: Path) -> Iterator[str]:
     if method.community:
         return
     if not file.is_file():
-        yield f"there is no {file.relative_to(root)}; a plugin kept elsewhere has community = true"
+        yield f"{file.relative_to(root)} is missing; a plugin kept elsewhere needs community = true"
         return
     project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
     if project["name"] != method.distribution:
-        yield f"distribution is {method.distribution}, {file.relative_to(root)} has {project['name']}"
+        where = file.relative_to(root)
+        yield f"distribution is {method.distribution}, but {where} has {project['name']}"
     if method.name not in project.get("entry-points", {}).get(hooks.ENTRY_POINT_GROUP, {}):
         yield f"{file.relative_to(root)} has no entry point of this name"
     if not (root / "docs" / "methods" / f"{method.name}.md").is_file():
-        yield f"there is no docs/methods/{method.name}.md"
+        yield f"docs/methods/{method.name}.md is missing"
 
 
 def _with_records(method: Method, root: Path) -> Iterator[str]:
@@ -121,7 +128,7 @@ def _with_records(method: Method, root: Path) -> Iterator[str]:
                 verdicts.append(rows[row].get("verdict"))
     worst = max((verdict for verdict in verdicts if verdict), key=SEVERITY.index, default=None)
     if method.verdict != worst:
-        yield f"verdict is {method.verdict or 'absent'}, its records have {worst or 'none'}"
+        yield f"verdict is {method.verdict or 'absent'}, but its records have {worst or 'none'}"
 
 
 def _find_unregistered(known: Mapping[str, Method], root: Path) -> list[str]:

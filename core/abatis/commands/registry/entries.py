@@ -1,6 +1,7 @@
-"""The registry of methods: ``registry.toml`` describes, entry points load. No plugin is imported here.
+"""Reads the registry of methods, ``registry.toml``. No plugin is imported.
 
-The file lies in the package of an installed wheel, and at the top of the checkout in an editable install.
+The file is in the package of an installed wheel, and at the root of the checkout in an editable
+install.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from abatis.config import discovery
 from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
 
-MEND = "reinstall abatis"
+REINSTALL = "reinstall abatis"
 
 Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 Verdict = Literal["PASS", "WARN", "FAIL"]
@@ -27,33 +28,32 @@ class Method(Options):
 
     name: str = Field(description="the plugin's name")
     title: str = Field(description="the method's full name")
-    community: bool = Field(
-        False, description="made and kept elsewhere; nobody here has reviewed it"
-    )
-    homepage: str | None = Field(None, description="where a community plugin lives")
+    community: bool = Field(False, description="maintained elsewhere, not reviewed by us")
+    homepage: str | None = Field(None, description="address of a community plugin")
     paper: str = Field(description="authors, venue, year, identifier")
     equation: str = Field(description="what it adds to or changes in a step, as coded")
     hooks: tuple[Role, ...] = Field(description="what it provides: loss, regularizer, ...")
     distribution: str = Field(description="what to install")
     options: dict[str, str] = Field(
-        description="each option and its default, as the command line takes it"
+        description="each option and its default, as on the command line"
     )
     tested_with: tuple[str, ...] = Field((), description="plugins it is tested together with")
     claim: str = Field(description="what the paper says it does")
-    evidence: str = Field(description="what our own committed records show")
+    evidence: str = Field(description="what our committed records show")
     records: dict[str, tuple[str, ...]] = Field(
-        {}, description="files of the checkout behind the evidence, and their rows"
+        {}, description="record files of the checkout behind the evidence, and their rows"
     )
     verdict: Verdict | None = Field(
-        None, description="the worst masking verdict in these rows; absent where none has one"
+        None, description="the worst masking verdict in these rows; absent if they have none"
     )
-    allow_fail: bool = Field(False, description="list the method although that verdict is FAIL")
+    allow_fail: bool = Field(False, description="list the method even though its verdict is FAIL")
 
     @model_validator(mode="after")
     def _trusted(self) -> Method:
         if self.verdict == "FAIL" and not self.allow_fail:
             raise ValueError(
-                f"{self.name}: its evidence has the masking verdict FAIL; leave it out, or set allow_fail = true"
+                f"{self.name}: its evidence has the masking verdict FAIL; "
+                "leave it out, or set allow_fail = true"
             )
         return self
 
@@ -69,17 +69,17 @@ class Registry(Options):
         names = [method.name for method in methods]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"{name} is there {names.count(name)} times")
+                raise ValueError(f"{name} is listed {names.count(name)} times")
         return methods
 
 
 def registry_file() -> Path:
-    """Where the registry lies; raises UsageError where the installation lacks it."""
+    """The path of the registry; raises UsageError where it is missing."""
     package = Path(__file__).resolve().parents[2]
     for path in (package / "registry.toml", package.parents[1] / "registry.toml"):
         if path.is_file():
             return path
-    raise UsageError("the registry is missing from this installation", fix=MEND)
+    raise UsageError("the registry is missing from this installation", fix=REINSTALL)
 
 
 def parse_registry(text: str, where: str) -> dict[str, Method]:
@@ -90,7 +90,7 @@ def parse_registry(text: str, where: str) -> dict[str, Method]:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"the registry is broken: {path}: {first['msg']}", where=where, fix=MEND
+            f"the registry is broken: {path}: {first['msg']}", where=where, fix=REINSTALL
         ) from error
     except UsageError as error:
         raise UsageError(
@@ -98,25 +98,27 @@ def parse_registry(text: str, where: str) -> dict[str, Method]:
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"the registry is broken: {type(error).__name__}: {error}", where=where, fix=MEND
+            f"the registry is broken: {type(error).__name__}: {error}", where=where, fix=REINSTALL
         ) from error
     return {method.name: method for method in found.method}
 
 
 def read_registry() -> dict[str, Method]:
-    """Every registered method by name; raises UsageError where the file cannot be read."""
+    """Every registered method by name; raises UsageError for a broken registry."""
     path = registry_file()
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"the registry is broken: {type(error).__name__}: {error}", where=str(path), fix=MEND
+            f"the registry is broken: {type(error).__name__}: {error}",
+            where=str(path),
+            fix=REINSTALL,
         ) from error
     return parse_registry(text, str(path))
 
 
 def list_methods() -> list[dict[str, Any]]:
-    """All methods, registered or only installed, each with the version that is installed or None."""
+    """All registered and all installed methods, with the installed version or None."""
     found, known = discovery.list_installed(), read_registry()
     rows = []
     for name, method in known.items():
@@ -145,7 +147,7 @@ def list_methods() -> list[dict[str, Any]]:
 
 
 def origin_of(row: dict[str, Any]) -> str:
-    """Whose a row of the list_methods is: ours, the community's, or of nobody who entered it."""
+    """Where the method of a row comes from: first-party, community or unregistered."""
     return (
         ("community" if row["community"] else "first-party")
         if row["registered"]
@@ -154,7 +156,7 @@ def origin_of(row: dict[str, Any]) -> str:
 
 
 def format_option(name: str, option: str, default: str) -> str:
-    """An option and its default as the command line takes them."""
+    """An option and its default, as on the command line."""
     return {"true": f"--{name}.{option}", "false": f"--no-{name}.{option}"}.get(
         default, f"--{name}.{option} {default}"
     )

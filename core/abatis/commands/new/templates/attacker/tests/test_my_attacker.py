@@ -1,4 +1,4 @@
-"""The contract every plugin keeps, and the formula by hand."""
+"""The contract of every plugin, and the formula with values computed by hand."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ class TestMyAttacker(PluginContract):
 
 
 def test_by_hand():
-    """Where the logits are (0, x), brighter images are worse for the label 0: a step of twice eps ends on the ball's edge."""
+    """The logits are (0, x), the label is 0: a step of twice eps ends on the edge of the ball."""
     layer = nn.Linear(1, 2)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0], [1.0]]))

@@ -1,4 +1,4 @@
-"""The contract every plugin keeps, and the formula by hand."""
+"""The contract of every plugin, and the formula with values computed by hand."""
 
 import math
 
@@ -13,7 +13,7 @@ class TestMyLoss(PluginContract):
 
 
 def test_by_hand():
-    """Two classes, no difference between the logits: log 2. A difference of log 3 for the label: -log 3/4."""
+    """Two classes: equal logits give log 2, a lead of log 3 for the label gives -log 3/4."""
     clean, adversarial = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
     terms = loss_terms(
         "my-loss",

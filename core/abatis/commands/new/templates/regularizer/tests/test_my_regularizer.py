@@ -1,4 +1,4 @@
-"""The contract every plugin keeps, and the formula by hand."""
+"""The contract of every plugin, and the formula with values computed by hand."""
 
 import torch
 

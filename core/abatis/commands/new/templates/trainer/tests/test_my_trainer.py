@@ -1,4 +1,4 @@
-"""The contract every plugin keeps, and the constraint by hand."""
+"""The contract of every plugin, and the constraint with values computed by hand."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ class TestMyTrainer(PluginContract):
 
 
 def test_by_hand():
-    """Weights (3, 4) that grow fourfold are cut back to twice their first norm of 5; the state brings the norms back."""
+    """Weights (3, 4) grow fourfold and are cut back to twice their initial, restored norm."""
     layer = nn.Linear(2, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0]]))

@@ -1,4 +1,4 @@
-"""My attacker: options and hooks; the mathematics are in attack.py."""
+"""My attacker: options and hooks; the mathematics is in attack.py."""
 
 from __future__ import annotations
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from abatis import Attacked, Ball, Batch, Run
+from abatis import Attacked, Ball, Batch, Forward, Run
 
 if TYPE_CHECKING:
     from abatis_my_attacker import MyAttackerConfig
@@ -21,12 +19,10 @@ class MyAttacker:
     def __init__(self, run: Run, config: MyAttackerConfig) -> None:
         self.run, self.config = run, config
 
-    def __call__(self, forward: Callable[[Tensor], Tensor], batch: Batch) -> Attacked:
+    def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         ball, random = Ball(batch.x, self.run.threat), self.run.random
-        uniform, normal = (
-            random.uniform("my-attacker/start", batch.x),
-            random.normal("my-attacker/direction", batch.x),
-        )
+        uniform = random.uniform("my-attacker/start", batch.x)
+        normal = random.normal("my-attacker/direction", batch.x)
         x = ball.uniform_start(uniform, normal).requires_grad_(True)  # (B, C, H, W)
         loss = F.cross_entropy(forward(x), batch.target, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)  # (B, C, H, W)

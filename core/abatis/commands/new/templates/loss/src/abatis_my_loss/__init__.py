@@ -1,4 +1,4 @@
-"""My loss: options and hooks; the mathematics are in loss.py."""
+"""My loss: options and hooks; the mathematics is in loss.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MyLossConfig(PluginConfig):
 
     soft_labels = True
 
-    clean: float = Field(0.5, ge=0, le=1, description="share of the clean images")
+    clean: float = Field(0.5, ge=0, le=1, description="weight of the clean images")
 
     @property
     def needs_clean(self) -> bool:

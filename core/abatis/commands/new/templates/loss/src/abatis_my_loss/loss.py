@@ -1,4 +1,4 @@
-"""Cross-entropy at the clean and at the adversarial images: c CE(z_i, y_i) + (1 - c) CE(z'_i, y_i)."""
+"""Cross-entropy of clean and adversarial images: c CE(z_i, y_i) + (1 - c) CE(z'_i, y_i)."""
 
 from __future__ import annotations
 

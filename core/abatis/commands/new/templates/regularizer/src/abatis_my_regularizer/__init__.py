@@ -1,4 +1,4 @@
-"""My regularizer: options and hooks; the mathematics are in penalty.py."""
+"""My regularizer: options and hooks; the mathematics is in penalty.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The squared L2 norm of the logits at the adversarial images, sum_k z'_ik^2."""
+"""The squared L2 norm of the logits of the adversarial images, sum_k z'_ik^2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""My trainer: options and hooks; the mathematics are in trainer.py."""
+"""My trainer: options and hooks; the mathematics is in trainer.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MyTrainerConfig(PluginConfig):
         2.0,
         ge=1,
         le=1e6,
-        description="largest norm of a unit's weights, as a multiple of the first one",
+        description="largest norm of a unit's weights, as a multiple of the initial norm",
     )
 
 

@@ -1,4 +1,7 @@
-"""After each update the incoming weights of every unit are scaled back to at most ``factor`` times their first norm."""
+"""Max-norm constraint on the incoming weights of every unit, applied after each update.
+
+They are scaled back to at most ``factor`` times their initial norm.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,20 @@ if TYPE_CHECKING:
 
 
 class MyTrainer(TrainerHooks):
-    """The trainer hook ``my-trainer``. Its state, the first norms, goes into checkpoints."""
+    """The trainer hook ``my-trainer``; its state, the initial norms, is saved in checkpoints."""
 
     def __init__(self, run: Run, config: MyTrainerConfig) -> None:
         self.factor = config.factor
-        self.weights = [
-            weight for weight in run.net.module.parameters() if weight.dim() > 1
-        ]  # no biases, no batch norm
-        self.first = [norms(weight) for weight in self.weights]
+        # no biases, no batch norm
+        self.weights = [weight for weight in run.net.module.parameters() if weight.dim() > 1]
+        self.first = [compute_norms(weight) for weight in self.weights]
 
     @torch.no_grad()
     def after_update(self, ctx: StepContext) -> None:
         for weight, first in zip(self.weights, self.first, strict=True):
-            now = norms(weight)
-            scale = (self.factor * first / now.clamp_min(torch.finfo(now.dtype).tiny)).clamp_max(
-                1
-            )  # (units, 1, ...)
-            weight.mul_(scale)
+            now = compute_norms(weight)
+            allowed = self.factor * first / now.clamp_min(torch.finfo(now.dtype).tiny)
+            weight.mul_(allowed.clamp_max(1))  # (units, 1, ...)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}
@@ -41,8 +41,8 @@ class MyTrainer(TrainerHooks):
         ]
 
 
-def norms(weight: Tensor) -> Tensor:
-    """L2 norm of the incoming weights of each unit, detached: (units, ...) -> (units, 1, ...)."""
+def compute_norms(weight: Tensor) -> Tensor:
+    """L2 norm of the incoming weights of each unit: (units, ...) -> (units, 1, ...), detached."""
     found: Tensor = torch.linalg.vector_norm(
         weight.detach(), dim=tuple(range(1, weight.dim())), keepdim=True
     )

@@ -1,4 +1,4 @@
-"""My wrapper: options and hooks; the mathematics are in wrapper.py."""
+"""My wrapper: options and hooks; the mathematics is in wrapper.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MyWrapperConfig(PluginConfig):
     neutral = {"gamma": 0}
 
     gamma: float = Field(
-        2.0, ge=0, le=100, description="how fast the weight falls with the label's probability"
+        2.0, ge=0, le=100, description="how fast the weight falls with the probability of the label"
     )
 
 
