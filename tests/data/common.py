@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from abatis.data import Data, open_data
+from abatis.data import Data, DataRequest, open_data
 from tests.reference import reference_dir
 
 CPU = torch.device("cpu")
@@ -17,14 +17,12 @@ CPU = torch.device("cpu")
 
 def opened(spec: str, **options: Any) -> Data:
     """``open_data`` with the defaults of a run on the CPU."""
-    defaults = {
-        "data_dir": Path("nowhere"),
-        "limit": None,
-        "image_size": None,
-        "augment": "auto",
-        "workers": 0,
-    }
-    return open_data(spec, device=CPU, **{**defaults, **options})
+    return open_data(asked(spec, **options))
+
+
+def asked(spec: str, **options: Any) -> DataRequest:
+    """A request for data that lie nowhere by default."""
+    return DataRequest(spec, **{"data_dir": Path("nowhere"), **options})
 
 
 def reference(name: str) -> Path:

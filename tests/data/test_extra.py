@@ -1,4 +1,4 @@
-"""Additional images: mapped from the file, mixed into every batch, none of them a copy of a test image."""
+"""Additional images: mapped from the file, mixed into every batch, never copies of test images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import abatis
-from abatis.config.run_config import ExtraConfig
+from abatis.config.option_groups import ExtraConfig
 from abatis.data import Data
 from abatis.data.extra import read_extra, sha256_of, spread
 from abatis.errors import DataError, Stopped, UsageError
@@ -108,10 +108,9 @@ def test_evaluation_and_held_out_images_are_the_data_s_own(tmp_path: Path) -> No
             1 if split is data.test else 200 / 255
         )
         assert all(batch.origin is None for batch in split.eval_batches(8))
-    assert (
-        f"70% of each training batch are images of gen.npz, sha256 {sha256_of(tmp_path / 'gen.npz')}"
-        in data.info.note
-    )
+    digest = sha256_of(tmp_path / "gen.npz")
+    note = f"70% of each training batch are images of gen.npz, sha256 {digest}"
+    assert note in data.info.note
 
 
 def test_the_images_are_mapped_not_read(tmp_path: Path) -> None:
@@ -164,11 +163,11 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
         "'image' is uint8 of shape (40, 16, 16)": {"image": x[..., 0], "label": y},
         "'label' is float64 of shape (40,)": {"image": x, "label": y / 1},
         "'label' has 39 labels for 40 images": {"image": x, "label": y[1:]},
-        "'label' has the label 4, and": {"image": x, "label": y + 1},
+        "'label' has the label 4, but": {"image": x, "label": y + 1},
         "'label' has the negative label -1": {"image": x, "label": y - 1},
         "'label' is empty": {"image": x[:0], "label": y[:0]},
-        "columns come first": {"image": np.asfortranarray(x), "label": y},
-        "it holds objects": {"image": x, "label": y.astype(object)},
+        "it is in column order": {"image": np.asfortranarray(x), "label": y},
+        "it holds Python objects": {"image": x, "label": y.astype(object)},
     }
     for words, arrays in cases.items():
         np.savez(tmp_path / "bad.npz", **arrays)
@@ -198,9 +197,9 @@ def test_data_that_are_no_bytes_in_memory_are_refused(tmp_path: Path) -> None:
     file = generated(tmp_path / "gen.npz")
     floats = (torch.rand(20, 3, 16, 16), torch.arange(20) % 4)
     options = {"extra": {"file": file}, "plugin": [], "image_size": None}
-    with pytest.raises(UsageError, match="uint8 in memory"):
+    with pytest.raises(UsageError, match="needs uint8 images in memory"):
         abatis.run(tiny(tmp_path, **options), data=(floats, floats))
-    with pytest.raises(UsageError, match="not with a folder"):
+    with pytest.raises(UsageError, match="a folder is read during training"):
         abatis.run(tiny(tmp_path, data=f"folder:{tmp_path}", **options))
 
 
@@ -254,6 +253,6 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_another_file_is_refused(
 def test_where_all_are_copies_leaving_them_out_is_not_proposed(tmp_path: Path, copies: str) -> None:
     image = random_arrays()["x_test"][:3]
     file = generated(tmp_path / "leak.npz", image=image, label=np.zeros(3, dtype=np.int64))
-    assert "fix:   give other images: without them none is left" in refusal(
+    assert "fix:   give other images: without the copies no image is left" in refusal(
         tmp_path, file, copies=copies
     )

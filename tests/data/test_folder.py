@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.commands.eval.judge_model import _data
+from abatis.commands.eval.judge_model import _open_data
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo, describe
 from abatis.errors import DataError
 from abatis.runs.model_spec import ModelSpec
-from abatis.runs.open_data import open_sources
-from tests.data.common import CPU, opened, reference
+from abatis.runs.open_data import open_run_data
+from tests.data.common import CPU, asked, opened, reference
 
 
 def write(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
@@ -42,11 +42,7 @@ def pets(root: Path, size: tuple[int, int] = (12, 12), test: str = "val") -> Pat
 
 
 def facts(root: Path, **options: Any) -> DataInfo:
-    return describe(
-        f"folder:{root}",
-        data_dir=Path("nowhere"),
-        **{"image_size": None, "augment": "auto", **options},
-    )
+    return describe(asked(f"folder:{root}", **options))
 
 
 def error(root: Path) -> str:
@@ -276,11 +272,11 @@ def test_real_photographs() -> None:
 
 
 def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -> None:
-    """Size, interpolation and crop of its configuration, in a run and when the run is judged again."""
+    """Size, interpolation and crop of its configuration, in a run and when it is judged again."""
     config = RunConfig(backbone="test_convnext", data=f"folder:{pets(tmp_path, size=(240, 200))}")
-    trained = open_sources(config, None, CPU)
+    trained = open_run_data(config, None, CPU)
     assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
-    judged = _data(Namespace(data=None), ModelSpec("runs/x", None, config), CPU)
+    judged = _open_data(Namespace(data=None), ModelSpec("runs/x", None, config), CPU)
     images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]
     assert torch.equal(*images)
     plain = next(opened(config.data, image_size=160).test.eval_batches(2)).x
@@ -294,7 +290,7 @@ def test_16_bits_are_scaled_and_32_refused(tmp_path: Path) -> None:
     x = next(opened(f"folder:{root}").test.eval_batches(2)).x[0] * 255
     assert torch.equal(x.round(), torch.from_numpy(grey.astype(np.float32)).expand(3, 12, 12))
     Image.fromarray(grey.astype(np.float32)).save(root / "train" / "dog" / "odd.tiff")
-    assert "pixels of 32 bits" in error(root)
+    assert "32 bits a channel" in error(root)
     assert len(opened(f"folder:{root}", skip_broken=True).train) == 6
 
 

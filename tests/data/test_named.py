@@ -18,10 +18,13 @@ import torch
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
-from abatis.data import archives, describe, named
-from abatis.data.arrays import statistics
+from abatis.data import describe
+from abatis.data.sources import cifar, mnist, published, svhn
+from abatis.data.sources.digits import read_digits
+from abatis.data.sources.named import NamedSource
+from abatis.data.statistics import measure_statistics
 from abatis.errors import DataError, UsageError
-from tests.data.common import opened, random_arrays, reference
+from tests.data.common import asked, opened, random_arrays, reference
 
 
 def test_digits_are_split_by_class_and_always_alike() -> None:
@@ -38,7 +41,7 @@ def test_digits_are_split_by_class_and_always_alike() -> None:
 
 
 def test_training_and_test_digits_together_are_all_digits() -> None:
-    arrays = named.read_named("digits", Path("nowhere"))
+    arrays = read_digits()
     values, labels = load_digits(return_X_y=True)
     expected = np.round(values * 255 / 16).astype(np.uint8)
     pairs = sorted(zip(map(bytes, expected), labels.tolist(), strict=True))
@@ -57,10 +60,10 @@ def test_training_and_test_digits_together_are_all_digits() -> None:
 def test_the_facts_of_digits_are_those_of_the_images() -> None:
     info = opened("digits").info
     assert (info.num_classes, info.channels, info.image_size, info.augment) == (10, 1, 8, "none")
-    mean, std = statistics(named.read_named("digits", Path("nowhere")).x_train)
+    mean, std = measure_statistics(read_digits().x_train)
     assert info.mean == pytest.approx(mean, abs=6e-5)
     assert info.std == pytest.approx(std, abs=6e-5)
-    assert "no benchmark" in info.note
+    assert "not a benchmark" in info.note
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_the_facts_of_digits_are_those_of_the_images() -> None:
 def test_named_sets_are_described_without_a_file(
     name: str, classes: int, channels: int, size: int, augment: str
 ) -> None:
-    info = describe(name, data_dir=Path("nowhere"), image_size=None, augment="auto")
+    info = describe(asked(name))
     assert (info.name, info.num_classes, info.channels, info.image_size, info.augment) == (
         name,
         classes,
@@ -85,18 +88,16 @@ def test_named_sets_are_described_without_a_file(
         augment,
     )
     assert len(info.mean) == len(info.std) == channels
-    assert (
-        describe(name, data_dir=Path("nowhere"), image_size=size, augment="crop").augment == "crop"
-    )
+    assert describe(asked(name, image_size=size, augment="crop")).augment == "crop"
     with pytest.raises(UsageError, match="image size 64"):
-        describe(name, data_dir=Path("nowhere"), image_size=64, augment="auto")
+        describe(asked(name, image_size=64))
 
 
 def test_a_file_in_the_data_folder_comes_first(tmp_path: Path) -> None:
     arrays = random_arrays(size=32)
     np.savez(tmp_path / "cifar10.npz", **arrays)
     data = opened("cifar10", data_dir=tmp_path, limit=20)
-    assert data.info == describe("cifar10", data_dir=tmp_path, image_size=None, augment="auto")
+    assert data.info == describe(asked("cifar10"))
     assert data.info.num_classes == 10  # the name says so, though the file has labels up to 3 only
     assert (len(data.train), len(data.test)) == (18, 6)
     np.testing.assert_array_equal(
@@ -125,7 +126,7 @@ def test_mnist_from_its_file() -> None:
         )
         x_train = file["x_train"]
     assert batch.x.shape == (100, 1, 28, 28)
-    mean, std = statistics(torch.from_numpy(x_train).permute(0, 3, 1, 2))
+    mean, std = measure_statistics(torch.from_numpy(x_train).permute(0, 3, 1, 2))
     assert data.info.mean == pytest.approx(mean, abs=6e-5)
     assert data.info.std == pytest.approx(std, abs=6e-5)
 
@@ -140,7 +141,7 @@ def test_without_a_network_the_error_names_the_folder_and_the_way_out(
         timeouts.append(timeout)
         raise OSError("<urlopen error\n[Errno -2] Name or service not known>")
 
-    monkeypatch.setattr(archives.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(published.urllib.request, "urlopen", no_network)
     with pytest.raises(DataError) as caught:
         opened(name, data_dir=tmp_path)
     text = str(caught.value)
@@ -148,8 +149,8 @@ def test_without_a_network_the_error_names_the_folder_and_the_way_out(
         assert word in text
     assert text.count("\n") == 2
     assert capfd.readouterr() == ("", "")
-    assert timeouts == [archives.SILENCE]
-    assert archives.SILENCE <= 10
+    assert timeouts == [published.TIMEOUT]
+    assert published.TIMEOUT <= 10
 
 
 def pixels(count: int, channels: int = 3) -> np.ndarray[Any, Any]:
@@ -169,12 +170,12 @@ def tar(**tables: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def cifar(labels: str, **sets: tuple[np.ndarray[Any, Any], list[int]]) -> tuple[bytes]:
+def cifar_archive(labels: str, **sets: tuple[np.ndarray[Any, Any], list[int]]) -> tuple[bytes]:
     tables = {name: {"data": x.reshape(len(x), -1), labels: y} for name, (x, y) in sets.items()}
     return (tar(**tables, meta={"label_names": ["cat"]}),)
 
 
-def svhn(*sets: tuple[np.ndarray[Any, Any], list[int]]) -> list[bytes]:
+def svhn_files(*sets: tuple[np.ndarray[Any, Any], list[int]]) -> list[bytes]:
     buffers = [io.BytesIO() for _ in sets]
     for buffer, (x, y) in zip(buffers, sets, strict=True):
         savemat(buffer, {"X": x.transpose(2, 3, 1, 0), "y": np.array(y)[:, None]})
@@ -188,22 +189,22 @@ def idx(values: np.ndarray[Any, Any]) -> bytes:
     return gzip.compress(header + values.astype(np.uint8).tobytes())
 
 
-def published(
-    name: str, data_dir: Path, contents: Iterable[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lay files into the data folder, and take their sha256 for the published one."""
+def with_files(source: NamedSource, data_dir: Path, contents: Iterable[bytes]) -> NamedSource:
+    """The source with files that lie in the data folder, their sha256 being the published one."""
     files = []
-    for file, content in zip(archives.FILES[name], contents, strict=True):
+    for file, content in zip(source.files, contents, strict=True):
         (data_dir / file.path).parent.mkdir(parents=True, exist_ok=True)
         (data_dir / file.path).write_bytes(content)
         files.append(
             replace(file, sha256=hashlib.sha256(content).hexdigest(), url="http://nowhere.invalid/")
         )
-    monkeypatch.setitem(archives.FILES, name, tuple(files))
+    return replace(source, files=tuple(files))
 
 
-def check(name: str, data_dir: Path, train: tuple[Any, Any], test: tuple[Any, Any]) -> None:
-    arrays = named.read_named(name, data_dir)
+def check(
+    source: NamedSource, data_dir: Path, train: tuple[Any, Any], test: tuple[Any, Any]
+) -> None:
+    arrays = source.read(data_dir)
     for (x, y), (images, labels) in zip(
         (train, test),
         ((arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)),
@@ -214,47 +215,46 @@ def check(name: str, data_dir: Path, train: tuple[Any, Any], test: tuple[Any, An
         assert labels.tolist() == list(y)
 
 
-def test_cifar10_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_is_read_from_its_archive(tmp_path: Path) -> None:
     batches = {
         f"data_batch_{number}": (pixels(number), list(range(number))) for number in (2, 1, 3)
     }
     test = (pixels(4), [9, 8, 7, 6])
-    published("cifar10", tmp_path, cifar("labels", **batches, test_batch=test), monkeypatch)
+    contents = cifar_archive("labels", **batches, test_batch=test)
     together = np.concatenate([pixels(1), pixels(2), pixels(3)])
-    check("cifar10", tmp_path, (together, [0, 0, 1, 0, 1, 2]), test)
+    source = with_files(cifar.CIFAR10, tmp_path, contents)
+    check(source, tmp_path, (together, [0, 0, 1, 0, 1, 2]), test)
 
 
-def test_cifar100_is_read_with_its_fine_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path) -> None:
     train, test = (pixels(3), [99, 0, 5]), (pixels(2), [1, 2])
-    published("cifar100", tmp_path, cifar("fine_labels", train=train, test=test), monkeypatch)
-    check("cifar100", tmp_path, train, test)
+    contents = cifar_archive("fine_labels", train=train, test=test)
+    check(with_files(cifar.CIFAR100, tmp_path, contents), tmp_path, train, test)
 
 
-def test_svhn_counts_its_zeros_from_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published("svhn", tmp_path, svhn((pixels(3), [10, 1, 9]), (pixels(2), [2, 10])), monkeypatch)
-    check("svhn", tmp_path, (pixels(3), [0, 1, 9]), (pixels(2), [2, 0]))
+def test_svhn_counts_its_zeros_from_10(tmp_path: Path) -> None:
+    contents = svhn_files((pixels(3), [10, 1, 9]), (pixels(2), [2, 10]))
+    source = with_files(svhn.SVHN, tmp_path, contents)
+    check(source, tmp_path, (pixels(3), [0, 1, 9]), (pixels(2), [2, 0]))
 
 
-def test_mnist_is_read_from_its_four_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist_is_read_from_its_four_files(tmp_path: Path) -> None:
     train, test = (pixels(3, 1), [5, 0, 4]), (pixels(2, 1), [7, 2])
     contents = [idx(part) for x, y in (train, test) for part in (x[:, 0], np.array(y))]
-    published("mnist", tmp_path, contents, monkeypatch)
-    check("mnist", tmp_path, train, test)
+    check(with_files(mnist.MNIST, tmp_path, contents), tmp_path, train, test)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
+@pytest.mark.parametrize("source", [cifar.CIFAR10, cifar.CIFAR100, svhn.SVHN, mnist.MNIST])
 def test_other_bytes_than_the_published_ones_are_not_opened(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: NamedSource, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(archives.READERS, name, lambda *contents: pytest.fail("opened"))
-    for file in archives.FILES[name]:
+    source = replace(source, parse=lambda *contents: pytest.fail("opened"))
+    for file in source.files:
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file.path).write_bytes(b"something else")
     with pytest.raises(DataError, match="not the published") as caught:
-        opened(name, data_dir=tmp_path)
-    assert str(tmp_path / archives.FILES[name][0].path) in str(caught.value)
+        source.open(asked(source.info.name, data_dir=tmp_path))
+    assert str(tmp_path / source.files[0].path) in str(caught.value)
 
 
 def test_a_download_is_believed_and_kept_only_if_it_is_the_published_one(
@@ -262,16 +262,16 @@ def test_a_download_is_believed_and_kept_only_if_it_is_the_published_one(
 ) -> None:
     answers = iter([b"other", b"right"])
     monkeypatch.setattr(
-        archives.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(next(answers))
+        published.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(next(answers))
     )
-    file = archives.File(
+    file = published.PublishedFile(
         "sub/file", hashlib.sha256(b"right").hexdigest(), "http://nowhere.invalid/file"
     )
     with pytest.raises(DataError, match="not the published file") as caught:
-        file.content(tmp_path)
+        file.read(tmp_path)
     assert "http://nowhere.invalid/file" in str(caught.value)
     assert not (tmp_path / file.path).exists()
-    assert file.content(tmp_path) == b"right"
+    assert file.read(tmp_path) == b"right"
     assert (tmp_path / file.path).read_bytes() == b"right"
 
 
@@ -288,11 +288,11 @@ def test_a_download_is_believed_and_kept_only_if_it_is_the_published_one(
 )
 def test_an_unknown_set_is_answered_with_the_nearest(spec: str, words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        describe(spec, data_dir=Path("nowhere"), image_size=None, augment="auto")
+        describe(asked(spec))
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_folder_without_its_prefix_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="write folder:"):
-        describe(str(tmp_path), data_dir=Path("nowhere"), image_size=None, augment="auto")
+        describe(asked(str(tmp_path)))

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from abatis.data import DataInfo, describe
-from abatis.data.arrays import statistics
+from abatis.data.statistics import measure_statistics
 from abatis.errors import DataError, UsageError
-from tests.data.common import opened, random_arrays, reference
+from tests.data.common import asked, opened, random_arrays, reference
 
 
 def save(path: Path, **changes: Any) -> str:
@@ -24,9 +24,7 @@ def save(path: Path, **changes: Any) -> str:
 
 
 def facts(spec: str, **options: Any) -> DataInfo:
-    return describe(
-        spec, data_dir=Path("nowhere"), **{"image_size": None, "augment": "auto", **options}
-    )
+    return describe(asked(spec, **options))
 
 
 def test_images_labels_and_facts_are_those_of_the_file(tmp_path: Path) -> None:
@@ -53,10 +51,10 @@ def test_images_labels_and_facts_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_the_statistics_of_four_pixels_are_those_by_hand() -> None:
     x = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(1, 1, 2, 2)
-    assert statistics(x) == ((0.5,), (0.5,))
-    assert statistics(x.float() / 255) == ((0.5,), (0.5,))
+    assert measure_statistics(x) == ((0.5,), (0.5,))
+    assert measure_statistics(x.float() / 255) == ((0.5,), (0.5,))
     constant = torch.full((2, 1, 2, 2), 51, dtype=torch.uint8)
-    mean, std = statistics(constant)
+    mean, std = measure_statistics(constant)
     assert mean == pytest.approx((0.2,))
     assert std == (1.0,)  # not 0, by which nothing can be divided
 

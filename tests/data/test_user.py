@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from abatis.data import Data, from_user
+from abatis.data import Data, DataRequest, from_user
 from abatis.errors import DataError, UsageError
-from tests.data.common import CPU, random_arrays
+from tests.data.common import random_arrays
 
 
 def given(train: Any, test: Any, **options: Any) -> Data:
-    return from_user((train, test), device=CPU, **{"workers": 0, **options})
+    return from_user((train, test), DataRequest("python:tuple", **options))
 
 
 def pairs(kind: str) -> tuple[Any, Any]:
@@ -262,7 +262,7 @@ class Endless(IterableDataset[Any]):
 )
 def test_other_things_are_answered_with_the_form(data: Any) -> None:
     with pytest.raises(UsageError, match=r"data|which cannot be indexed") as caught:
-        from_user(data, device=CPU, workers=0)
+        from_user(data, DataRequest("python:tuple"))
     assert "(train, test)" in str(caught.value)
 
 

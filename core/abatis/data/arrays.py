@@ -11,17 +11,20 @@ import torch
 from torch import Tensor
 
 from abatis.api.batch import Batch
-from abatis.data.augment import augmented, moved, to_unit
+from abatis.data.augment import augment_batch, to_device, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
-from abatis.data.order import hold_out, limited
+from abatis.data.order import apply_limit, hold_out
 from abatis.errors import DataError
 
 
 class ArraySplit:
     """A split in memory. Subsets share the images of the whole set.
 
-    images: (N, C, H, W) uint8, or float32 in [0, 1], on the device; labels: (N,) int64 on the CPU;
-    index: (n,) int64, which of the N, by default all.
+    Args:
+        images: (N, C, H, W) uint8, or float32 in [0, 1], on the device.
+        labels: (N,) int64 on the CPU.
+        augment: "none", "crop" or "crop-flip".
+        index: (n,) int64, which of the N images, by default all.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class ArraySplit:
         for step, positions in batches:
             mine = rows(len(positions))
             batch = self.stored(positions[mine])
-            x = augmented(batch.x, self.augment, seed, step, mine, len(positions))
+            x = augment_batch(batch.x, self.augment, seed, step, mine, len(positions))
             yield Batch(to_unit(x), batch.y, batch.index)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -57,13 +60,16 @@ class ArraySplit:
     def stored(self, positions: Tensor) -> Batch:
         """Some images as they are stored, on the device."""
         device = self._images.device
-        index = moved(self.index[positions], device)
-        return Batch(self._images[index], moved(self.labels[positions], device), index)
+        index = to_device(self.index[positions], device)
+        return Batch(self._images[index], to_device(self.labels[positions], device), index)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A whole data set on the CPU. Images: (N, C, H, W) uint8, or float32 in [0, 1]; labels: (N,) int64."""
+    """A whole data set on the CPU.
+
+    Images are (N, C, H, W) uint8, or float32 in [0, 1]; labels are (N,) int64.
+    """
 
     x_train: Tensor
     y_train: Tensor
@@ -76,8 +82,11 @@ class Arrays:
         return int(torch.maximum(self.y_train.max(), self.y_test.max())) + 1
 
     def open(self, info: DataInfo, limit: int | None, device: torch.device) -> Data:
-        """The splits: the first ``limit`` training images, of which some are held out, and their share of the test images."""
-        some, tested = limited(limit, len(self.y_train), len(self.y_test))
+        """The splits: the first ``limit`` training images, and the same share of the test images.
+
+        Some of the training images are held out.
+        """
+        some, tested = apply_limit(limit, len(self.y_train), len(self.y_test))
         train, val = hold_out(
             ArraySplit(self.x_train[:some].to(device), self.y_train[:some], info.augment)
         )
@@ -89,32 +98,22 @@ class Arrays:
         )
 
 
-def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel of (N, C, H, W) images, in [0, 1] units; exact for uint8.
+def parse_labels(values: Any, count: int, name: str, where: str) -> Tensor:
+    """Labels as (count,) int64, from a tensor, array or list of integers >= 0.
 
-    A constant channel gets the standard deviation 1, by which the network can divide.
+    Args:
+        values: The labels.
+        count: Number of images that they belong to.
+        name: What an error calls them.
+        where: The file or object that they come from.
+
+    Raises:
+        DataError: They are not such integers, or not one for each image.
     """
-    if images.dtype != torch.uint8:
-        std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
-        return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        share = (
-            torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        )  # (256,)
-        mean = (share * values).sum()
-        means.append(float(mean))
-        stds.append(float((share * (values - mean) ** 2).sum().sqrt()) or 1.0)
-    return tuple(means), tuple(stds)
-
-
-def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
-    """Labels as (count,) int64, from a tensor, array or list; raises DataError unless they are integers >= 0."""
     labels = np.asarray(values.tolist() if isinstance(values, Tensor) else values)
     if count == 0:
         raise DataError(
-            f"{name} is empty: there are no images", where=where, fix="give at least one image"
+            f"{name} is empty: no images were given", where=where, fix="give at least one image"
         )
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         kind = str(getattr(values, "dtype", labels.dtype)).removeprefix("torch.")
@@ -127,7 +126,7 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
         raise DataError(
             f"{name} has {len(labels)} labels for {count} images",
             where=where,
-            fix="give one label an image",
+            fix="give one label for each image",
         )
     if labels.min() < 0:
         raise DataError(
@@ -139,7 +138,7 @@ def checked_labels(values: Any, count: int, name: str, where: str) -> Tensor:
 
 
 def check_alike(x_train: Tensor, x_test: Tensor, where: str) -> None:
-    """Raise DataError where training and test images, (N, C, H, W) each, differ in type or shape."""
+    """Raise DataError where images (N, C, H, W) of the two sets differ in type or shape."""
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         train, test = (
             f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (x_train, x_test)
@@ -147,5 +146,5 @@ def check_alike(x_train: Tensor, x_test: Tensor, where: str) -> None:
         raise DataError(
             f"training images are {train}, test images {test}",
             where=where,
-            fix="make them alike in type and (C, H, W)",
+            fix="give both the same type and (C, H, W)",
         )

@@ -10,17 +10,15 @@ from abatis.api.randomness import generator
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) as float32 in [0, 1]; float images are handed through."""
+    """uint8 (B, C, H, W) as float32 in [0, 1]; float images as they are."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on the device; the host does not wait for the copy."""
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def padding(image_size: int) -> int:
@@ -29,9 +27,10 @@ def padding(image_size: int) -> int:
 
 
 def draw(count: int, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """The draws of one step: corners (count, 2) int64 in 0..2*pad, rows then columns, and flips (count,) bool.
+    """The draws of one step, made on the CPU, so that every device augments alike.
 
-    Drawn on the CPU, so that every device augments alike.
+    Returns:
+        Corners (count, 2) int64 in 0..2*pad, rows then columns, and flips (count,) bool.
     """
     source = generator(seed, "augment", step)
     corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=source)
@@ -39,21 +38,27 @@ def draw(count: int, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
 
 
 def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tensor:
-    """Every image (B, C, H, W) padded with zeros, cropped to its size at its corner (B, 2), mirrored by flips (B,)."""
+    """Images (B, C, H, W) padded with ``pad`` zeros, and cropped to their size.
+
+    Args:
+        images: (B, C, H, W).
+        corners: (B, 2) int64, row and column where the crop of each image begins.
+        flips: (B,) bool, which crops are mirrored.
+        pad: Pixels of zeros on every side.
+    """
     count, channels, height, width = images.shape
     device = images.device
     rows = corners[:, :1] + torch.arange(height, device=device)  # (B, H)
     columns = corners[:, 1:] + torch.arange(width, device=device)  # (B, W)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     # one gather in the flattened planes takes a quarter of the time of indexing by rows and columns
-    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(
-        count, 1, -1
-    )  # (B, 1, H*W)
+    places = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]  # (B, H, W)
+    pixels = places.view(count, 1, -1)  # (B, 1, H*W)
     planes = F.pad(images, (pad, pad, pad, pad)).flatten(2)  # (B, C, padded H*W)
     return planes.gather(2, pixels.expand(-1, channels, -1)).view_as(images)
 
 
-def augmented(
+def augment_batch(
     images: Tensor,
     augment: str,
     seed: int,
@@ -61,15 +66,21 @@ def augmented(
     rows: slice = slice(None),
     count: int | None = None,
 ) -> Tensor:
-    """A batch (B, C, H, W) under "none", "crop" or "crop-flip"; a pure function of the images, seed and step.
+    """A batch (B, C, H, W) under an augmentation; a pure function of the images, seed and step.
 
-    rows: which of the ``count`` images of the step's global batch these are; its draws are made for all of them.
+    Args:
+        images: (B, C, H, W).
+        augment: "none", "crop" or "crop-flip".
+        seed: Seed of the run.
+        step: Number of the training step.
+        rows: Which images of the step's global batch these are; draws are made for all of them.
+        count: Number of images in the global batch; by default these are all.
     """
     if augment == "none":
         return images
     pad = padding(images.shape[-1])
     drawn = draw(len(images) if count is None else count, pad, seed, step)
-    corners, flips = (moved(part[rows], images.device) for part in drawn)
-    return crop_flip(
-        images, corners, flips if augment == "crop-flip" else torch.zeros_like(flips), pad
-    )
+    corners, flips = (to_device(part[rows], images.device) for part in drawn)
+    if augment == "crop":
+        flips = torch.zeros_like(flips)
+    return crop_flip(images, corners, flips, pad)

@@ -16,20 +16,23 @@ from torch import Tensor
 
 from abatis.api.batch import Batch
 from abatis.api.randomness import generator
-from abatis.config.run_config import ExtraConfig
-from abatis.data.arrays import Arrays, ArraySplit, checked_labels
-from abatis.data.augment import augmented, moved, to_unit
+from abatis.config.option_groups import ExtraConfig
+from abatis.data.arrays import Arrays, ArraySplit, parse_labels
+from abatis.data.augment import augment_batch, to_device, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.errors import DataError, UsageError
 from abatis.system.files import sha256_of
 
 IMAGE, LABEL = "image", "label"
-REWRITE = "write it again with numpy.savez (not savez_compressed): image (N, H, W, C) uint8 and label (N,) of integers"
-LOCAL_HEADER = 30  # bytes before the name of a zip member; the lengths of name and extra field are its last four
+REWRITE = (
+    "write it again with numpy.savez (not savez_compressed): "
+    "image (N, H, W, C) uint8 and label (N,) of integers"
+)
+LOCAL_HEADER = 30  # bytes before a zip member's name; the last four: lengths of name, extra field
 
 
 @functools.cache
-def content_of(path: Path) -> str:
+def sha256_of_extra(path: Path) -> str:
     """The sha256 of a file, read once a process; raises DataError."""
     try:
         return sha256_of(path.expanduser())
@@ -41,7 +44,14 @@ def content_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Extra:
-    """The images of a file. images: (M, H, W, C) uint8, mapped; labels: (M,) int64; chosen: (m,) int64, which are used."""
+    """The images of a file.
+
+    Args:
+        path: The file.
+        images: (M, H, W, C) uint8, mapped into memory.
+        labels: (M,) int64.
+        chosen: (m,) int64, which of the M images are used.
+    """
 
     path: Path
     images: np.ndarray[Any, np.dtype[np.uint8]]
@@ -58,29 +68,34 @@ def read_extra(path: Path, info: DataInfo) -> Extra:
     path = path.expanduser()
     images, labels = (_member(path, name) for name in (IMAGE, LABEL))
     shape = (info.image_size, info.image_size, info.channels)
-    if images.dtype != np.uint8 or images.shape[1:] not in (
-        shape,
-        shape[:2] if info.channels == 1 else shape,
-    ):
+    shapes = (shape, shape[:2]) if info.channels == 1 else (shape,)
+    if images.dtype != np.uint8 or images.shape[1:] not in shapes:
         raise DataError(
             f"'{IMAGE}' is {images.dtype} of shape {images.shape}",
             where=str(path),
             fix=f"the data need uint8 (N, {', '.join(map(str, shape))})",
         )
-    y = checked_labels(labels, len(images), f"'{LABEL}'", str(path))
+    y = parse_labels(labels, len(images), f"'{LABEL}'", str(path))
     if int(y.max()) >= info.num_classes:
         raise DataError(
-            f"'{LABEL}' has the label {int(y.max())}, and {info.name} has {info.num_classes} classes",
+            f"'{LABEL}' has the label {int(y.max())}, but {info.name} has "
+            f"{info.num_classes} classes",
             where=str(path),
             fix="give labels of the same classes, counted from 0",
         )
     return Extra(path, images.reshape(len(images), *shape), y, torch.arange(len(images)))
 
 
-def without_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> tuple[Extra, int]:
-    """The images that are no exact copies of any image, (N, C, H, W) uint8 each, and how many were; by sha256 of the pixels.
+def drop_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> tuple[Extra, int]:
+    """The images that are not exact copies of others, by sha256 of the pixels.
 
-    policy: "refuse" raises DataError where there is a copy, "drop" leaves them out.
+    Args:
+        extra: The images of a file.
+        kept_apart: The others, (N, C, H, W) uint8 each.
+        policy: "refuse" raises DataError where there is a copy, "drop" leaves copies out.
+
+    Returns:
+        What remains, and how many were copies.
     """
     known = {
         _digest(image.permute(1, 2, 0).contiguous().numpy())
@@ -90,15 +105,11 @@ def without_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> t
     fresh = [number for number, image in enumerate(extra.images) if _digest(image) not in known]
     copies = len(extra.images) - len(fresh)
     if copies and (policy == "refuse" or not fresh):
-        out = (
-            "remove them, or leave them out: --extra.copies drop"
-            if fresh
-            else "give other images: without them none is left"
-        )
+        fix = "remove them, or leave them out with --extra.copies drop"
         raise DataError(
             f"{copies} of {len(extra.images)} images are exact copies of test or held-out images",
             where=str(extra.path),
-            fix=out,
+            fix=fix if fresh else "give other images: without the copies no image is left",
         )
     return Extra(extra.path, extra.images, extra.labels, torch.tensor(fresh)), copies
 
@@ -107,46 +118,53 @@ def _digest(image: np.ndarray[Any, Any]) -> bytes:
     return hashlib.sha256(image.data).digest()
 
 
-def with_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
-    """The data with additional images in every training batch, none of them a copy of a test or held-out image.
+def add_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
+    """The data with additional images in every training batch.
 
+    None of them is a copy of a test or held-out image.
     Raises DataError, or UsageError where the data hold no bytes to compare with.
     """
     assert config.file is not None
     if not isinstance(data.train, ArraySplit) or arrays.x_train.dtype != torch.uint8:
         raise UsageError(
-            "--extra.file goes with data of uint8 in memory", fix="give the images as uint8 arrays"
+            "--extra.file needs uint8 images in memory", fix="give the images as uint8 arrays"
         )
     held_out = arrays.x_train[data.val.index] if data.val is not None else arrays.x_train[:0]
-    extra, copies = without_copies(
+    extra, copies = drop_copies(
         read_extra(config.file, data.info), (arrays.x_test, held_out), config.copies
     )
-    note = f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, sha256 {content_of(config.file)}"
-    note += (
-        f"; {copies} copies of test or held-out images among them are left out" if copies else ""
+    note = (
+        f"{config.fraction:.0%} of each training batch are images of {extra.path.name}, "
+        f"sha256 {sha256_of_extra(config.file)}"
     )
+    if copies:
+        note += f"; {copies} copies of test or held-out images among them are left out"
     info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
     size = len(arrays.x_train)
     train = MixedSplit(data.train, extra, config.fraction, size)
-    return replace(data, info=info, train=train, with_extra=size + len(extra.images))
+    return replace(data, info=info, train=train, places_with_extra=size + len(extra.images))
 
 
-def described(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str, Any]:
-    """What a plan says of the file; raises DataError or UsageError where it does not fit the data or the batch."""
+def describe_extra(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict[str, Any]:
+    """What a plan says about the file.
+
+    Raises DataError or UsageError where it does not fit the data or the batch.
+    """
     assert config.file is not None
     extra, added = read_extra(config.file, info), int(spread(batch_size, config.fraction).sum())
     return {
         "images": len(extra.images),
         "of a batch": f"{added} of {batch_size}",
         "copies": config.copies,
-        "sha256": content_of(config.file),
+        "sha256": sha256_of_extra(config.file),
     }
 
 
 class MixedSplit:
-    """A training split of which every batch has a fixed share replaced by additional images, drawn with replacement.
+    """A training split in which additional images replace a fixed share of every batch.
 
-    An epoch has as many batches as without them. Their index is that of the whole training set, ``size`` images, going on.
+    They are drawn with replacement, and an epoch has as many batches as without them. Their index
+    continues that of the whole training set, which has ``size`` images.
     """
 
     def __init__(self, own: ArraySplit, extra: Extra, fraction: float, size: int) -> None:
@@ -182,32 +200,34 @@ class MixedSplit:
             drawn = torch.randint(
                 len(self.extra.chosen), (len(positions),), generator=generator(seed, "extra", step)
             )
-            numbers, added = (
-                self.extra.chosen[drawn][mine],
-                spread(len(positions), self.fraction)[mine],
-            )  # (b,) each
+            numbers = self.extra.chosen[drawn][mine]  # (b,)
+            added = spread(len(positions), self.fraction)[mine]  # (b,)
             batch = self.own.stored(positions[mine])
             device = batch.x.device
             x, y, index = batch.x, batch.y, batch.index
-            where = moved(added.nonzero().squeeze(1), device)
+            where = to_device(added.nonzero().squeeze(1), device)
             chosen = numbers[added]
-            x[where] = moved(self.extra.some(chosen), device)
-            y[where] = moved(self.extra.labels[chosen], device)
-            index[where] = moved(self.size + chosen, device)
-            x = augmented(x, self.own.augment, seed, step, mine, len(positions))
-            yield Batch(to_unit(x), y, index, origin=moved(added.long(), device))
+            x[where] = to_device(self.extra.some(chosen), device)
+            y[where] = to_device(self.extra.labels[chosen], device)
+            index[where] = to_device(self.size + chosen, device)
+            x = augment_batch(x, self.own.augment, seed, step, mine, len(positions))
+            yield Batch(to_unit(x), y, index, origin=to_device(added.long(), device))
 
 
 def spread(count: int, fraction: float) -> Tensor:
-    """Which rows of a batch are additional images: (count,) bool, ``round(fraction * count)`` of them, evenly spread.
+    """Which rows of a batch are additional images: ``round(fraction * count)``, evenly spread.
 
-    Raises UsageError where the batch would be of one kind only.
+    Returns:
+        (count,) bool.
+
+    Raises:
+        UsageError: The batch would be of one kind only.
     """
     added = round(fraction * count)
     if not 0 < added < count:
         raise UsageError(
-            f"--extra.fraction {fraction:g} of a batch of {count} images is {added}",
-            fix="a larger --batch-size, or another fraction",
+            f"--extra.fraction {fraction:g} of a batch of {count} images is {added} images",
+            fix="choose a larger --batch-size or another fraction",
         )
     return (torch.arange(count) * added % count) < added
 
@@ -232,14 +252,13 @@ def _member(path: Path, name: str) -> np.ndarray[Any, Any]:
             info = known[name]
             if info.compress_type != zipfile.ZIP_STORED:
                 raise DataError(
-                    f"'{name}' is compressed, and cannot be mapped", where=str(path), fix=REWRITE
+                    f"'{name}' is compressed and cannot be mapped", where=str(path), fix=REWRITE
                 )
             file.seek(info.header_offset)
             header = file.read(LOCAL_HEADER)
-            file.seek(
-                int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1
-            )
-            return _mapped(path, file)
+            lengths = (header[26:28], header[28:30])  # of the name and of the extra field
+            file.seek(sum(int.from_bytes(length, "little") for length in lengths), 1)
+            return _map(path, file)
     except DataError:
         raise
     except Exception as error:  # zip and header errors of every type mean the same thing
@@ -250,8 +269,11 @@ def _member(path: Path, name: str) -> np.ndarray[Any, Any]:
         ) from error
 
 
-def _mapped(path: Path, file: Any) -> np.ndarray[Any, Any]:
-    """The array whose .npy header the file stands at; raises ValueError for what cannot be mapped row by row."""
+def _map(path: Path, file: Any) -> np.ndarray[Any, Any]:
+    """The array whose .npy header comes next in the file.
+
+    Raises ValueError for what cannot be mapped row by row.
+    """
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0
@@ -260,9 +282,9 @@ def _mapped(path: Path, file: Any) -> np.ndarray[Any, Any]:
     )
     shape, fortran, dtype = read(file)
     if fortran and len(shape) > 1:
-        raise ValueError("columns come first: save numpy.ascontiguousarray(array)")
+        raise ValueError("it is in column order: save numpy.ascontiguousarray(array)")
     if dtype.hasobject:
-        raise ValueError("it holds objects")
+        raise ValueError("it holds Python objects")
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.asarray(np.memmap(path, dtype, "r", file.tell(), shape))

@@ -28,9 +28,12 @@ def whole(n: int) -> slice:
 class View:
     """How an image file becomes an image for the network.
 
-    image_size: pixels a side, where the files do not say; interpolation: in timm's words; crop: share of the resized image
-    that is judged, from its middle. In training only: auto_augment, a policy in timm's words, and erasing, the share of
-    the images of which a rectangle becomes noise.
+    Args:
+        image_size: Pixels a side, where the files do not say.
+        interpolation: timm's name of it.
+        crop: Share of the resized image that is judged, from its middle.
+        auto_augment: A policy as timm writes it; in training only.
+        erasing: Share of the images of which a rectangle becomes noise; in training only.
     """
 
     image_size: int = 224
@@ -40,7 +43,7 @@ class View:
     erasing: float = 0.0
 
     def at(self, size: int) -> View:
-        """For images of so many pixels a side."""
+        """The view of images of ``size`` pixels a side: small ones are not cropped."""
         return replace(self, crop=1.0) if size <= SMALL else self
 
 
@@ -48,10 +51,17 @@ class View:
 class DataInfo:
     """The facts of a data set.
 
-    name: as asked for; image_size: pixels, square, what the network sees;
-    mean, std: one number a channel, for images in [0, 1]; augment: "none", "crop" or "crop-flip";
-    note: what a reader of results must know about these data; view: of image files; class_names: in the order of the labels,
-    where the data have names for them.
+    Args:
+        name: As it was asked for.
+        num_classes: Number of classes.
+        channels: Number of channels.
+        image_size: Pixels a side of the square images that the network sees.
+        mean: One number a channel, for images in [0, 1].
+        std: One number a channel, for images in [0, 1].
+        augment: "none", "crop" or "crop-flip".
+        note: What a reader of results must know about these data.
+        view: How image files become images; None for data in memory.
+        class_names: In the order of the labels, where the data have names for them.
     """
 
     name: str
@@ -62,7 +72,7 @@ class DataInfo:
     std: tuple[float, ...]
     augment: str
     note: str = ""
-    view: View = View()
+    view: View | None = None
     class_names: tuple[str, ...] = ()
 
 
@@ -85,9 +95,13 @@ class Split(Protocol):
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
     ) -> Iterator[Batch]:
-        """Augmented batches on the device, for pairs (global step, (B,) positions) that are consumed lazily.
+        """Augmented batches on the device; the pairs are consumed lazily.
 
-        rows: which rows of a global batch of so many samples this process takes; the draws are those of the global batch.
+        Args:
+            batches: Pairs of a global step and (B,) int64 positions.
+            seed: Seed of the run.
+            rows: From the size of a global batch to the rows that this process takes; the draws
+                are those of the global batch.
         """
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -96,25 +110,35 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one data set; val is ``min(1000, n // 10)`` images held out of train, None where that is 0.
+    """The splits of one data set.
 
-    with_extra: above every index, where there are additional images.
+    Args:
+        info: Its facts.
+        train: The training images, without those held out.
+        val: ``min(1000, n // 10)`` images held out of training, None where that is 0.
+        test: The test images.
+        places_with_extra: Above every index, where there are additional images.
     """
 
     info: DataInfo
     train: Split
     val: Split | None
     test: Split
-    with_extra: int | None = None
+    places_with_extra: int | None = None
 
     @property
     def places(self) -> int:
         """Above every index of a training image, those held out included."""
-        return self.with_extra or len(self.train) + (0 if self.val is None else len(self.val))
+        if self.places_with_extra is not None:
+            return self.places_with_extra
+        return len(self.train) + (0 if self.val is None else len(self.val))
 
 
 def resolve_augment(asked: str, auto: str) -> str:
-    """The augmentation to use: ``auto`` where "auto" was asked for. Raises UsageError on unknown names."""
+    """The augmentation to use: ``auto`` where "auto" was asked for.
+
+    Raises UsageError for an unknown name.
+    """
     if asked == "auto":
         return auto
     if asked not in AUGMENTS:
@@ -131,5 +155,5 @@ def require_size(name: str, native: int, asked: int | None) -> None:
     if asked not in (None, native):
         raise UsageError(
             f"image size {asked}: the images of {name} are {native}x{native} and are not resized",
-            fix=f"leave the image size out, or write {native}; only folder: data are resized",
+            fix=f"leave --image-size out, or write {native}; only image files are resized",
         )

@@ -12,9 +12,12 @@ HELD_OUT_AT_MOST = 1000
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """The batches of one epoch: (B,) int64 positions each, a permutation of 0..n-1 given by (seed, epoch) alone.
+    """The batches of one epoch: a permutation of 0..n-1 given by (seed, epoch) alone.
 
     The last, smaller batch is dropped where a full one exists.
+
+    Returns:
+        Positions, (B,) int64 each.
     """
     batches = list(
         torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size)
@@ -27,17 +30,21 @@ def batches_per_epoch(n: int, batch_size: int) -> int:
     return max(1, n // batch_size)
 
 
-def limited(limit: int | None, train: int, test: int) -> tuple[int, int]:
-    """How many of the first training and test images to use: ``limit`` training images, and the same share of the test set."""
+def apply_limit(limit: int | None, train: int, test: int) -> tuple[int, int]:
+    """How many of the first training and test images to use, given the numbers of all.
+
+    That is ``limit`` training images, and the same share of the test set.
+    """
     if limit is None or limit >= train:
         return train, test
-    return limit, -(-test * limit // train)  # rounded up: never none
+    return limit, -(-test * limit // train)  # rounded up: at least one
 
 
 def hold_out(split: Split) -> tuple[Split, Split | None]:
-    """A training split as (train, val): ``min(1000, n // 10)`` images are held out; val is None where that is 0.
+    """A training split as (train, val), with ``min(1000, n // 10)`` images held out.
 
-    The choice depends on n alone, so that every run on the same data, whatever its seed, holds out the same images.
+    The choice depends on n alone, so that all runs on the same data hold out the same images,
+    whatever their seed. val is None where there are too few images.
     """
     n = len(split)
     size = min(HELD_OUT_AT_MOST, n // 10)

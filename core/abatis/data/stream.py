@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from abatis.api.batch import Batch
 from abatis.api.randomness import seeded
-from abatis.data.augment import moved, to_unit
+from abatis.data.augment import to_device, to_unit
 from abatis.data.info import Rows, Split, whole
 from abatis.errors import DataError
 
@@ -20,20 +20,23 @@ Sample = tuple[Tensor, int]  # image, its index
 Stacked = tuple[Tensor, Tensor]  # images (B, C, H, W), index (B,)
 
 
-class Source(Protocol):
-    """Where streamed images come from. It is sent to the workers, so it holds plain data."""
+class ImageSource(Protocol):
+    """Reads one image at a time. It is sent to the loader processes, so it holds plain data."""
 
     labels: Tensor  # (N,) int64 on the CPU
 
     def image(self, index: int, train: bool) -> Tensor:
-        """(C, H, W), uint8 or float32 in [0, 1]; may draw from the global generators. Raises DataError."""
+        """(C, H, W), uint8 or float32 in [0, 1]; may draw from the global generators.
+
+        Raises DataError.
+        """
 
 
 class StreamSplit:
     """A split that is read image by image, with ``workers`` processes (0: in this one)."""
 
     def __init__(
-        self, source: Source, device: torch.device, workers: int, index: Tensor | None = None
+        self, source: ImageSource, device: torch.device, workers: int, index: Tensor | None = None
     ) -> None:
         self.index = torch.arange(len(source.labels)) if index is None else index
         self.labels = source.labels[self.index]
@@ -49,7 +52,10 @@ class StreamSplit:
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
     ) -> Iterator[Batch]:
-        """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions); an image draws for itself."""
+        """Augmented batches, a process's rows of each, for pairs (global step, (B,) positions).
+
+        Every image has draws of its own.
+        """
         mine = ((step, positions[rows(len(positions))]) for step, positions in batches)
         keys = (
             [(index, step) for index in self.index[positions].tolist()] for step, positions in mine
@@ -76,16 +82,21 @@ class StreamSplit:
             if isinstance(stacked, DataError):
                 raise stacked
             images, index = stacked
-            y = moved(self._source.labels[index], self._device)
+            y = to_device(self._source.labels[index], self._device)
             yield Batch(
-                to_unit(images.to(self._device, non_blocking=True)), y, moved(index, self._device)
+                to_unit(images.to(self._device, non_blocking=True)),
+                y,
+                to_device(index, self._device),
             )
 
 
 class _Keyed(Dataset[Sample | DataError]):
-    """Reads the image of a key, with every global generator seeded from (seed, purpose, index, step)."""
+    """Reads the image of a key.
 
-    def __init__(self, source: Source, purpose: str, seed: int) -> None:
+    All global generators are then seeded from (seed, purpose, index, step).
+    """
+
+    def __init__(self, source: ImageSource, purpose: str, seed: int) -> None:
         self.source, self.purpose, self.seed = source, purpose, seed
 
     def __getitem__(self, key: Key) -> Sample | DataError:
@@ -93,9 +104,7 @@ class _Keyed(Dataset[Sample | DataError]):
         try:
             with seeded(self.seed, f"{self.purpose}/{index}", step):
                 return self.source.image(index, self.purpose == "augment"), index
-        except (
-            DataError
-        ) as error:  # raised in a worker it would come back as the text of a traceback
+        except DataError as error:  # raised in a worker, it would arrive as a traceback's text
             return error
 
 

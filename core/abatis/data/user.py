@@ -1,4 +1,4 @@
-"""Data that a program hands over: arrays, or torch Datasets."""
+"""Data given from Python: arrays, or torch Datasets."""
 
 from __future__ import annotations
 
@@ -11,73 +11,66 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from abatis.api.randomness import seeded
-from abatis.config.run_config import ExtraConfig
-from abatis.data.arrays import Arrays, check_alike, checked_labels, statistics
-from abatis.data.extra import with_extra
+from abatis.data.arrays import Arrays, check_alike, parse_labels
+from abatis.data.in_memory import open_arrays
 from abatis.data.info import Data, DataInfo, resolve_augment
-from abatis.data.order import hold_out, limited
+from abatis.data.order import apply_limit, hold_out
+from abatis.data.request import DataRequest
+from abatis.data.statistics import Statistics, measure_statistics
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError, UsageError
 from abatis.system.user_module import raised_at
 
 NAME = "user"
-FORM = "hand over (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
+FORM = "pass (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
 STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
 
 
-def from_user(
-    data: object,
-    *,
-    device: torch.device,
-    workers: int,
-    limit: int | None = None,
-    augment: str = "auto",
-    extra: ExtraConfig | None = None,
-) -> Data:
-    """The splits of ``(train, test)``, each a pair (x, y) of numpy arrays or tensors, or a torch Dataset.
+def from_user(given: object, request: DataRequest) -> Data:
+    """The splits of ``(train, test)``, each a pair (x, y) of arrays or tensors, or a torch Dataset.
 
-    x: uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; y: (N,) integers.
-    A Dataset yields (float image (C, H, W) in [0, 1], int label) and is not augmented here. All images are square.
-    limit: a switch for smoke tests, the first training images, and their share of the test images.
-    Raises DataError, UsageError.
+    All images are square. A Dataset is not augmented here.
+
+    Args:
+        given: x is uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1];
+            y is (N,) integers. A Dataset yields (float image (C, H, W) in [0, 1], int label).
+        request: How to open them.
+
+    Raises:
+        DataError: The images or labels are of another form.
+        UsageError: An option does not apply to such data.
     """
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise UsageError(f"data is a {type(data).__name__}, not a pair", fix=FORM)
-    pairs = [isinstance(part, tuple | list) and len(part) == 2 for part in data]
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise UsageError(f"data is a {type(given).__name__}, not a pair", fix=FORM)
+    request.check(streamed=False)
+    pairs = [isinstance(part, tuple | list) and len(part) == 2 for part in given]
     if all(pairs):
-        return _open_arrays(data[0], data[1], device, limit, augment, extra)
+        return _open_arrays(given[0], given[1], request)
     if any(pairs):
         raise UsageError("data mixes a pair of arrays and a Dataset", fix=FORM)
-    if extra is not None:
+    if request.extra is not None:
         raise UsageError(
-            "--extra.file goes with arrays, and the data are Datasets", fix="leave it out"
+            "--extra.file needs data that are arrays, and these are Datasets", fix="leave it out"
         )
-    if augment not in ("auto", "none"):
+    if request.augment not in ("auto", "none"):
         raise UsageError(
-            f"augmentation {augment!r}: a Dataset augments its own images",
-            fix="leave the augmentation out",
+            f"augmentation {request.augment!r}: a Dataset augments its own images",
+            fix="leave --augment out",
         )
-    return _open_datasets(data[0], data[1], device, workers, limit)
+    return _open_datasets(given[0], given[1], request)
 
 
-def _open_arrays(
-    train: Any,
-    test: Any,
-    device: torch.device,
-    limit: int | None,
-    augment: str,
-    extra: ExtraConfig | None,
-) -> Data:
+def _open_arrays(train: Any, test: Any, request: DataRequest) -> Data:
     x_train, x_test = _images(train[0], "x of train"), _images(test[0], "x of test")
     check_alike(x_train, x_test, "data")
-    y_train = checked_labels(train[1], len(x_train), "y of train", "data")
-    y_test = checked_labels(test[1], len(x_test), "y of test", "data")
+    y_train = parse_labels(train[1], len(x_train), "y of train", "data")
+    y_test = parse_labels(test[1], len(x_test), "y of test", "data")
     arrays = Arrays(x_train, y_train, x_test, y_test)
     channels, size = x_train.shape[1:3]
-    resolved = resolve_augment(augment, "crop-flip" if channels == 3 else "none")
-    info = DataInfo(NAME, arrays.num_classes, channels, size, *statistics(x_train), resolved)
-    opened = arrays.open(info, limit, device)
-    return opened if extra is None else with_extra(opened, arrays, extra)
+    augment = resolve_augment(request.augment, "crop-flip" if channels == 3 else "none")
+    mean, std = measure_statistics(x_train)
+    info = DataInfo(NAME, arrays.num_classes, channels, size, mean, std, augment)
+    return open_arrays(arrays, info, request)
 
 
 def _images(values: Any, name: str) -> Tensor:
@@ -88,7 +81,8 @@ def _images(values: Any, name: str) -> Tensor:
         raise DataError(
             f"{name} is {str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}",
             where="data",
-            fix="images must be square: uint8 (N, H, W, C) or (N, C, H, W), or float (N, C, H, W) in [0, 1]",
+            fix="give square images: uint8 (N, H, W, C) or (N, C, H, W), "
+            "or float (N, C, H, W) in [0, 1]",
         )
     if x.is_floating_point() and len(x):
         _check_range(x, name)
@@ -96,7 +90,10 @@ def _images(values: Any, name: str) -> Tensor:
 
 
 def _native(found: Any) -> Tensor:
-    """uint8 as it is, floats as float32, of other types nothing: (0,). Arrays are copied: they may be read-only."""
+    """uint8 as it is, floats as float32, and (0,) for other types.
+
+    Arrays are copied: they may be read-only.
+    """
     if isinstance(found, Tensor):
         x = found
     elif found.dtype == np.uint8 or found.dtype.kind == "f":
@@ -107,7 +104,7 @@ def _native(found: Any) -> Tensor:
 
 
 def _channels_first(x: Tensor) -> Tensor:
-    """uint8 (N, H, W) and (N, H, W, C) as (N, C, H, W): which it is shows in which two sides are equal."""
+    """uint8 (N, H, W) and (N, H, W, C) as (N, C, H, W); the two equal sides are H and W."""
     if x.dtype == torch.uint8 and x.dim() == 3:
         return x[:, None]
     if x.dtype == torch.uint8 and x.dim() == 4 and x.shape[1] == x.shape[2]:
@@ -127,9 +124,7 @@ def _check_range(x: Tensor, name: str) -> None:
     )
 
 
-def _open_datasets(
-    train: Any, test: Any, device: torch.device, workers: int, limit: int | None
-) -> Data:
+def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     for part, name in ((train, "train"), (test, "test")):
         if isinstance(part, IterableDataset) or not (
             hasattr(part, "__getitem__") and hasattr(part, "__len__")
@@ -140,20 +135,20 @@ def _open_datasets(
         if len(part) == 0:
             raise DataError("the Dataset is empty", where=name, fix="give at least one image")
     with seeded(0, "describe"):  # a Dataset may draw from the global generators
-        shape, mean, std = _facts(train)
-        some, tested = limited(limit, len(train), len(test))
+        shape, (mean, std) = _measure(train)
+        some, tested = apply_limit(request.limit, len(train), len(test))
         y_train, y_test = _labels(train, "train", some), _labels(test, "test", tested)
     num_classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
     info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none")
     sources = (
-        _DatasetSource(train, "train", y_train, shape),
-        _DatasetSource(test, "test", y_test, shape),
+        _DatasetImages(train, "train", y_train, shape),
+        _DatasetImages(test, "test", y_test, shape),
     )
-    training, testing = (StreamSplit(source, device, workers) for source in sources)
+    training, testing = (StreamSplit(source, request.device, request.workers) for source in sources)
     return Data(info, *hold_out(training), testing)
 
 
-class _DatasetSource:
+class _DatasetImages:
     """Reads the images of a Dataset and checks each: its shape, its range, its label."""
 
     def __init__(self, dataset: Any, name: str, labels: Tensor, shape: tuple[int, ...]) -> None:
@@ -172,7 +167,7 @@ class _DatasetSource:
             raise DataError(
                 f"the label is {label} now and was {int(self.labels[index])} before",
                 where=f"{self.name}, sample {index}",
-                fix="let the Dataset give the same label each time, the one in its .targets if it has these",
+                fix="yield the same label each time, the one in .targets if the Dataset has them",
             )
         return image
 
@@ -213,15 +208,15 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
 
 
 def _labels(dataset: Any, name: str, count: int) -> Tensor:
-    """(count,) int64 labels of the first images: the Dataset's ``.targets``, else by one pass over them."""
+    """(count,) int64 labels of the first images, from ``.targets`` or by one pass over them."""
     targets = getattr(dataset, "targets", None)
     if targets is not None and len(targets) == len(dataset):
-        return checked_labels(targets, len(dataset), ".targets", name)[:count]
+        return parse_labels(targets, len(dataset), ".targets", name)[:count]
     return torch.tensor([_sample(dataset, index, name)[1] for index in range(count)])
 
 
-def _facts(dataset: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
-    """Shape (C, H, W) of the first image; mean and standard deviation of the channels over the first 1,000."""
+def _measure(dataset: Any) -> tuple[tuple[int, ...], Statistics]:
+    """Shape (C, H, W) of the first image, and the statistics of the first 1,000."""
     shape = tuple(_sample(dataset, 0, "train")[0].shape)
     if shape[1] != shape[2]:
         raise DataError(f"images are {shape[1]}x{shape[2]}", where="train", fix="make them square")
@@ -232,4 +227,4 @@ def _facts(dataset: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[floa
         sums += torch.stack([flat.mean(1), flat.square().mean(1)])
     mean, square = sums / count
     std = (square - mean**2).clamp_(min=0).sqrt()
-    return shape, tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
+    return shape, (tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist()))

@@ -1,4 +1,4 @@
-"""Images in folders: PATH/train/<class>/* and PATH/val/<class>/* (or test/)."""
+"""folder:PATH, images in class folders: PATH/train/<class>/* and PATH/val/<class>/* (or test/)."""
 
 from __future__ import annotations
 
@@ -14,95 +14,97 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.data.info import AREA, ASPECT, SMALL, Data, DataInfo, View, resolve_augment
-from abatis.data.order import hold_out, limited
+from abatis.data.info import AREA, ASPECT, SMALL, Data, DataInfo, resolve_augment
+from abatis.data.order import apply_limit, hold_out
 from abatis.data.policy import PolicyView
+from abatis.data.request import DataRequest
+from abatis.data.sources import DataSource
+from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
 from abatis.system.timm_import import timm, torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-LONGEST = 100  # times the shorter side: beyond it, resizing would blow an image up
-DEFAULT = View()
+LONGEST = 100  # times the shorter side: beyond it, resizing would need too much memory
 
 
-def folder_info(
-    name: str,
-    root: Path,
-    image_size: int | None,
-    augment: str,
-    skip_broken: bool = False,
-    view: View = DEFAULT,
-) -> DataInfo:
-    """The facts, from the names of the class folders and the headers of one image each. Raises DataError."""
-    train, test, note = _layout(root)
-    if not skip_broken:
-        _refuse_others([train, test])
-    classes = _classes(train)
-    strange = sorted(set(_classes(test)) - set(classes))
-    if strange:
-        raise DataError(
-            f"{len(strange)} class folders of {test.name}/ are not in train/: {', '.join(strange[:5])}",
-            where=str(root),
-            fix=f"give both the same class folders; train/ has {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}",
+class FolderSource(DataSource):
+    """Image files, which are read during training."""
+
+    streamed = True
+
+    def describe(self, request: DataRequest) -> DataInfo:
+        """From the names of the class folders and the headers of one image each."""
+        root = request.path
+        train, test, note = _find_splits(root)
+        if not request.skip_broken:
+            _refuse_others([train, test])
+        classes = _classes(train)
+        strange = sorted(set(_classes(test)) - set(classes))
+        if strange:
+            some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
+            raise DataError(
+                f"{len(strange)} class folders of {test.name}/ are not in train/: "
+                f"{', '.join(strange[:5])}",
+                where=str(root),
+                fix=f"give both the same class folders; train/ has {some}",
+            )
+        first = [_first(train / name, request.skip_broken) for name in classes]
+        size = request.image_size or _common_size(first) or request.view.image_size
+        return DataInfo(
+            request.spec,
+            len(classes),
+            3,
+            size,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            resolve_augment(request.augment, "crop-flip"),
+            note,
+            request.view.at(size),
+            tuple(classes),
         )
-    size = (
-        image_size
-        or _common_size([_first(train / name, skip_broken) for name in classes])
-        or view.image_size
-    )
-    resolved = resolve_augment(augment, "crop-flip")
-    return DataInfo(
-        name, len(classes), 3, size, MEAN, STD, resolved, note, view.at(size), tuple(classes)
-    )
+
+    def open(self, request: DataRequest) -> Data:
+        """The splits. Classes take turns, so that the first N images are of all classes.
+
+        With ``skip_broken`` every image is read once, and what cannot be read is left out.
+        """
+        info = self.describe(request)
+        train, test, _ = _find_splits(request.path)
+        classes = _classes(train)
+        listings = [_list_files(part, classes) for part in (train, test)]
+        if request.skip_broken:
+            listings, note = _leave_out_broken(listings)
+            info = replace(info, note="; ".join(text for text in (info.note, note) if text))
+        counts = apply_limit(request.limit, *map(len, listings))
+        training, testing = (
+            StreamSplit(_ImageFiles(pairs[:count], info), request.device, request.workers)
+            for pairs, count in zip(listings, counts, strict=True)
+        )
+        return Data(info, *hold_out(training), testing)
+
+    def matches(self, path: Path) -> bool:
+        """Is it a folder?"""
+        return path.is_dir()
 
 
-def open_folder(
-    name: str,
-    root: Path,
-    limit: int | None,
-    image_size: int | None,
-    augment: str,
-    device: torch.device,
-    workers: int,
-    skip_broken: bool = False,
-    view: View = DEFAULT,
-) -> Data:
-    """The splits. Classes take turns in the order of the images, so that the first N of them are of all classes.
-
-    skip_broken: read every image once, and leave out what is none. Raises DataError.
-    """
-    info = folder_info(name, root, image_size, augment, skip_broken, view)
-    train, test, _ = _layout(root)
-    classes = _classes(train)
-    listings = [_listing(part, classes) for part in (train, test)]
-    if skip_broken:
-        listings, note = _without_broken(listings)
-        info = replace(info, note="; ".join(text for text in (info.note, note) if text))
-    counts = limited(limit, *map(len, listings))
-    sources = [
-        _FolderSource(pairs[:count], info) for pairs, count in zip(listings, counts, strict=True)
-    ]
-    training, testing = (StreamSplit(source, device, workers) for source in sources)
-    return Data(info, *hold_out(training), testing)
-
-
-class _FolderSource:
+class _ImageFiles:
     """Reads, crops and resizes the images of some files."""
 
     def __init__(self, listing: list[tuple[str, int]], info: DataInfo) -> None:
         self.files = [file for file, _ in listing]
         self.labels = torch.tensor([label for _, label in listing])
+        assert info.view is not None
         self.size, self.augment, self.view = info.image_size, info.augment, info.view
         self.interpolation = timm.data.transforms.str_to_interp_mode(info.view.interpolation)
-        self.policy = PolicyView(info) if info.view.auto_augment or info.view.erasing else None
+        has_policy = bool(info.view.auto_augment or info.view.erasing)
+        self.policy = PolicyView(info, info.view) if has_policy else None
 
     def image(self, index: int, train: bool) -> Tensor:
         """(3, size, size) uint8."""
-        with _opened(self.files[index]) as image:
-            whole = _rgb(image)
+        with _open_image(self.files[index]) as image:
+            whole = _to_rgb(image)
         if train and self.policy is not None:
             return self.policy(whole)
         seen = (
@@ -131,24 +133,24 @@ class _FolderSource:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Image.Image]:
-    """An image file, for reading; whatever goes wrong inside is a DataError that names it."""
+def _open_image(file: str) -> Iterator[Image.Image]:
+    """An image file, for reading; whatever fails inside is a DataError that names the file."""
     try:
         with Image.open(file) as image:
             if max(image.size) > LONGEST * min(image.size):
-                raise ValueError(f"{image.width} x {image.height} pixels")
-            if image.mode in ("I", "F"):  # it is not known which value is white
-                raise ValueError("pixels of 32 bits")
+                raise ValueError(f"{image.width} x {image.height} pixels: too elongated")
+            if image.mode in ("I", "F"):  # which value is white is not known
+                raise ValueError("32 bits a channel are not supported")
             yield image
     except Exception as error:  # decoders raise whatever they like; it is the file in every case
         raise DataError(
             f"an image cannot be read ({type(error).__name__}: {error})",
             where=file,
-            fix="repair or remove the file, or leave out what cannot be read: --skip-broken",
+            fix="repair or remove the file, or leave out such files with --skip-broken",
         ) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel. Pillow would cut 16 bits off at 255 instead of scaling them."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(
@@ -157,10 +159,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _without_broken(
+def _leave_out_broken(
     listings: list[list[tuple[str, int]]],
 ) -> tuple[list[list[tuple[str, int]]], str]:
-    """The listings without the files that cannot be read to their end, and a sentence that counts and names them."""
+    """The listings without the files that cannot be read to their end, and a note on these."""
     kept = [[pair for pair in listing if not _is_broken(pair[0])] for listing in listings]
     broken = [
         file
@@ -168,16 +170,16 @@ def _without_broken(
         for file, _ in sorted({*before} - {*after})
     ]
     if any(not listing for listing in kept):
-        raise DataError("no image can be read", where=broken[0], fix="this is no folder of images")
-    return (
-        kept,
-        f"{len(broken)} images cannot be read and are left out: {_some(broken)}" if broken else "",
-    )
+        raise DataError(
+            "none of the images can be read", where=broken[0], fix="give a folder of images"
+        )
+    note = f"{len(broken)} images cannot be read and are left out: {_some(broken)}"
+    return kept, note if broken else ""
 
 
 def _is_broken(file: str) -> bool:
     try:
-        with _opened(file) as image:
+        with _open_image(file) as image:
             image.load()
     except DataError:
         return True
@@ -185,13 +187,13 @@ def _is_broken(file: str) -> bool:
 
 
 def _first(folder: Path, skip_broken: bool) -> str:
-    """An image of a class folder, one that can be read where broken ones are to be left out."""
+    """The first image of a class folder, or the first readable one with ``skip_broken``."""
     files = (file for file in _images(folder) if not (skip_broken and _is_broken(file)))
     return next(files, None) or next(_images(folder))
 
 
 def _refuse_others(parts: list[Path]) -> None:
-    """Raise DataError where files lie among the images that are none by their names."""
+    """Raise DataError where files lie among the images that are not images by their extension."""
     others = [
         file
         for part in parts
@@ -201,9 +203,9 @@ def _refuse_others(parts: list[Path]) -> None:
     ]
     if others:
         raise DataError(
-            f"{len(others)} files among the images are none by their names: {_some(others)}",
+            f"{len(others)} files are not images (by extension): {_some(others)}",
             where=str(parts[0].parent),
-            fix="move them away, or leave them out: --skip-broken",
+            fix="move them away, or leave them out with --skip-broken",
         )
 
 
@@ -211,7 +213,7 @@ def _some(files: list[str]) -> str:
     return ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
 
 
-def _layout(root: Path) -> tuple[Path, Path, str]:
+def _find_splits(root: Path) -> tuple[Path, Path, str]:
     """The folders of training and test images, and a note where there is a choice."""
     if not root.is_dir():
         raise DataError(
@@ -222,7 +224,7 @@ def _layout(root: Path) -> tuple[Path, Path, str]:
         wanted = "train/" if "train" not in there else "val/ (or test/)"
         raise DataError(f"there is no {wanted} in the folder", where=str(root), fix=LAYOUT)
     note = (
-        "val/ is the test set here; test/ is there too and is not read" if len(there) == 3 else ""
+        "val/ is used as the test set; test/ exists too and is not read" if len(there) == 3 else ""
     )
     return root / "train", root / there[1], note
 
@@ -262,7 +264,7 @@ def _files(folder: Path) -> Iterator[str]:
         yield from (os.path.join(below, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _listing(part: Path, classes: list[str]) -> list[tuple[str, int]]:
+def _list_files(part: Path, classes: list[str]) -> list[tuple[str, int]]:
     """All files with their labels, classes taking turns."""
     turns = zip_longest(*(_images(part / name) for name in classes))
     return [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None]
@@ -272,7 +274,10 @@ def _common_size(files: list[str]) -> int | None:
     """The size of all these images where it is one small square, else None."""
     sizes = set()
     for file in files:
-        with _opened(file) as image:
+        with _open_image(file) as image:
             sizes.add(image.size)
     width, height = sizes.pop()
     return width if not sizes and width == height <= SMALL else None
+
+
+FOLDER = FolderSource()

@@ -1,0 +1,17 @@
+"""Data sets whose images fit into memory, opened as a request asks for them."""
+
+from __future__ import annotations
+
+from abatis.data.arrays import Arrays
+from abatis.data.extra import add_extra
+from abatis.data.info import Data, DataInfo
+from abatis.data.request import DataRequest
+
+
+def open_arrays(arrays: Arrays, info: DataInfo, request: DataRequest) -> Data:
+    """The splits of arrays, with additional training images where the request has them.
+
+    Raises DataError, UsageError.
+    """
+    data = arrays.open(info, request.limit, request.device)
+    return data if request.extra is None else add_extra(data, arrays, request.extra)

@@ -1,0 +1,88 @@
+"""What a run asks of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from abatis.config.option_groups import ExtraConfig
+from abatis.config.run_config import RunConfig
+from abatis.data.info import View
+from abatis.errors import UsageError
+
+CPU = torch.device("cpu")
+DEFAULT_VIEW = View()
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data to open, and how.
+
+    Args:
+        spec: The data as ``--data`` names them, for example ``"cifar10"`` or ``"npz:PATH"``.
+        data_dir: Where named data sets lie.
+        limit: Use the first N training images and the same share of the test images; for smoke
+            tests. A limit beyond the set is fine.
+        image_size: Pixels a side, for image files; else from the files, else from ``view``.
+        augment: "auto", "none", "crop" or "crop-flip".
+        device: Where batches are put.
+        workers: Loader processes for data that are read during training; 0 reads in this process.
+        skip_broken: Leave out image files that cannot be read.
+        view: How image files become images for the network.
+        extra: Additional training images, for data in memory.
+    """
+
+    spec: str
+    data_dir: Path = Path("data")
+    limit: int | None = None
+    image_size: int | None = None
+    augment: str = "auto"
+    device: torch.device = CPU
+    workers: int = 0
+    skip_broken: bool = False
+    view: View = DEFAULT_VIEW
+    extra: ExtraConfig | None = None
+
+    @property
+    def path(self) -> Path:
+        """What ``spec`` has behind its prefix."""
+        return Path(self.spec.partition(":")[2]).expanduser()
+
+    @classmethod
+    def of(cls, config: RunConfig, view: View, device: torch.device = CPU) -> DataRequest:
+        """The request of a run; view: how its network sees image files."""
+        return cls(
+            config.data,
+            config.data_dir,
+            config.limit,
+            config.image_size,
+            config.augment,
+            device,
+            config.workers,
+            config.skip_broken,
+            replace(view, auto_augment=config.auto_augment, erasing=config.erasing),
+            config.extra if config.extra.file is not None else None,
+        )
+
+    def for_judging(self) -> DataRequest:
+        """The same images without what only a training step sees."""
+        return replace(self, view=replace(self.view, auto_augment="", erasing=0.0), extra=None)
+
+    def check(self, streamed: bool) -> None:
+        """Raise UsageError for options that do not apply to such data.
+
+        Args:
+            streamed: The data are image files that are read during training, not arrays in memory.
+        """
+        if streamed and self.extra is not None:
+            raise UsageError(
+                "--extra.file needs data in memory, and a folder is read during training",
+                fix="use npz:PATH or a named data set, or leave --extra.file out",
+            )
+        if not streamed and (self.view.auto_augment or self.view.erasing):
+            raise UsageError(
+                f"--auto-augment and --erasing apply to image files, and the data are {self.spec}",
+                fix="leave them out, or use folder:PATH",
+            )

@@ -1,0 +1,99 @@
+"""Where images come from: one file for each source here, and one line for it in ``SOURCES``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from abatis.data.info import Data, DataInfo
+from abatis.data.request import DataRequest
+from abatis.errors import DataError, did_you_mean
+
+SOURCES = {
+    "digits": "abatis.data.sources.digits:DIGITS",
+    "cifar10": "abatis.data.sources.cifar:CIFAR10",
+    "cifar100": "abatis.data.sources.cifar:CIFAR100",
+    "svhn": "abatis.data.sources.svhn:SVHN",
+    "mnist": "abatis.data.sources.mnist:MNIST",
+    "npz:PATH": "abatis.data.sources.npz:NPZ",
+    "folder:PATH": "abatis.data.sources.folder:FOLDER",
+}
+"""What ``--data`` takes, as ``NAME`` or ``PREFIX:PATH``, and the object that opens it.
+
+A module is imported when its source is used, so that digits need no image decoder.
+"""
+
+
+class DataSource(Protocol):
+    """One kind of data: a named data set, or whatever lies at a path behind a prefix."""
+
+    streamed: bool = False
+    """The data are image files that are read during training; else arrays in memory."""
+
+    def describe(self, request: DataRequest) -> DataInfo:
+        """The facts of the data, without opening the images; raises DataError, UsageError."""
+
+    def open(self, request: DataRequest) -> Data:
+        """The splits of the data; raises DataError, UsageError."""
+
+    def matches(self, path: Path) -> bool:
+        """Does a path without a prefix look like such data? For the hint in an error."""
+        return False
+
+
+def describe(request: DataRequest) -> DataInfo:
+    """The facts of a data set: of a named one without its files, of a folder without its images.
+
+    Raises:
+        DataError: The data are unknown, missing or of the wrong form.
+        UsageError: An option does not apply to these data.
+    """
+    source = find_source(request.spec)
+    request.check(source.streamed)
+    return source.describe(request)
+
+
+def open_data(request: DataRequest) -> Data:
+    """The splits of a data set: in memory on the device, or streamed by loader processes.
+
+    Of image files the classes take turns, so that the first N images are of all classes.
+
+    Raises:
+        DataError: The data are unknown, missing or of the wrong form.
+        UsageError: An option does not apply to these data.
+    """
+    source = find_source(request.spec)
+    request.check(source.streamed)
+    return source.open(request)
+
+
+def is_streamed(spec: str) -> bool:
+    """Does a spec name image files that are read during training? False for unknown specs."""
+    key = _find_key(spec)
+    return key is not None and _load(key).streamed
+
+
+def find_source(spec: str) -> DataSource:
+    """The source of ``"cifar10"`` or ``"npz:PATH"``; raises DataError where there is none."""
+    key = _find_key(spec)
+    if key is not None:
+        return _load(key)
+    *others, last = SOURCES
+    fix = f"use {', '.join(others)} or {last}"
+    for known in SOURCES:
+        if ":" in known and _load(known).matches(Path(spec).expanduser()):
+            fix = f"write {known.partition(':')[0]}:{spec}"
+    raise DataError(f"data {spec!r}: {did_you_mean(spec.partition(':')[0], SOURCES)}", fix=fix)
+
+
+def _find_key(spec: str) -> str | None:
+    prefix, colon, path = spec.partition(":")
+    if not colon:
+        return spec if spec in SOURCES else None
+    return next((key for key in SOURCES if path and key.startswith(f"{prefix}:")), None)
+
+
+def _load(key: str) -> DataSource:
+    module, _, name = SOURCES[key].partition(":")
+    return cast(DataSource, getattr(import_module(module), name))
