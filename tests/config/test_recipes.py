@@ -58,11 +58,11 @@ def test_the_registry_lists_the_recipes(capsys):
 
 def test_the_learning_rate_of_a_released_schedule():
     """ResNet-18 script of MART: 0.01 until epoch 74, then 0.001, 0.0001 from 90 and 0.00001 from 100, counted from 1."""
-    from abatis.train.optimizer import factor
+    from abatis.train.optimizer import schedule_rate
 
     config, per_epoch = parse_run(["--recipe", "mart/cifar10-resnet18"]), 390
     rates = [
-        factor(config.optim, (epoch - 1) * per_epoch, 120 * per_epoch)
+        schedule_rate(config.optim, (epoch - 1) * per_epoch, 120 * per_epoch)
         for epoch in (74, 75, 89, 90, 99, 100)
     ]
     assert rates == pytest.approx([1, 0.1, 0.1, 0.01, 0.01, 0.001])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from abatis.api.ball import Ball
 from abatis.api.batch import Batch
 from abatis.api.threat import Threat
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.nets.backbones import build
 from abatis.nets.net import Net
 from abatis.testing import plan_of

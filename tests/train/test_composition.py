@@ -10,7 +10,7 @@ import torch
 from abatis.api.randomness import Randomness, seeded
 from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.errors import PluginConflict, UsageError
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network

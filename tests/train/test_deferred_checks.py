@@ -11,14 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from abatis import Attacked, Batch, Term
 from abatis.api.randomness import Randomness
-from abatis.config import discovery
-from abatis.config.run_config import AttackConfig, OptimConfig
+from abatis.config.option_groups import AttackConfig, OptimConfig
 from abatis.errors import NotFiniteError, PluginError
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
 from abatis.train.deferred_checks import DeferredChecks
 from abatis.train.optimizer import make_optimizer
-from tests.helpers import plugin
+from tests.helpers import our_plugins, plugin
 
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
 DATA_DEPENDENT = {"amm"}  # its rows are chosen by what the network says
@@ -41,11 +40,11 @@ def state(step):
 def test_the_first_broken_step_is_remembered_with_its_names():
     watch, yes, no = DeferredChecks(), torch.tensor(True), torch.tensor(False)
     assert watch.read() is None
-    assert watch.see(3, {"a": yes, "b": yes}).item() == 0
+    assert watch.note(3, {"a": yes, "b": yes}).item() == 0
     assert watch.read() is None
-    assert watch.see(5, {"a": yes, "b": no}).item() == 1
-    assert watch.see(6, {"a": no, "c": no}).item() == 1
-    assert watch.see(7, {"a": yes, "b": yes}).item() == 1  # sticky
+    assert watch.note(5, {"a": yes, "b": no}).item() == 1
+    assert watch.note(6, {"a": no, "c": no}).item() == 1
+    assert watch.note(7, {"a": yes, "b": yes}).item() == 1  # sticky
     assert watch.read() == (5, ["b"])
 
 
@@ -87,7 +86,7 @@ def test_deferred_and_immediate_reading_make_the_same_update():
     weights = []
     for deferred in (False, True):
         step = deferred_step()
-        step.watch = step.watch if deferred else None
+        step.deferred_checks = step.deferred_checks if deferred else None
         for number in range(3):
             step(tiny_batch(8, 10), number, 0, 0.0)
         step.check()
@@ -108,7 +107,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [None, *sorted(discovery.installed())])
+@pytest.mark.parametrize("name", [None, *our_plugins()])
 def test_the_host_reads_nothing_in_a_step(name):
     step = deferred_step(*([name] if name else []))
     step(tiny_batch(8, 10), 1, 0, 0.0)
@@ -118,7 +117,7 @@ def test_the_host_reads_nothing_in_a_step(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", [None, *sorted(set(discovery.installed()) - DATA_DEPENDENT)])
+@pytest.mark.parametrize("name", [None, *sorted({*our_plugins()} - DATA_DEPENDENT)])
 def test_a_step_on_a_gpu_waits_for_nothing(name):
     step, batch = deferred_step(*([name] if name else []), device="cuda"), tiny_batch(8, 10)
     batch = Batch(batch.x.cuda(), batch.y.cuda(), batch.index.cuda())
@@ -133,7 +132,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(name):
 
 def test_the_count_sees_the_immediate_reading():
     step = deferred_step()
-    step.watch = None
+    step.deferred_checks = None
     with Reads() as reads:
         step(tiny_batch(8, 10), 0, 0, 0.0)
     assert reads.found

@@ -12,7 +12,7 @@ from abatis import PluginConfig, Term, TrainerHooks, hookimpl
 from abatis.errors import PluginConflict, PluginError, UsageError
 from abatis.nets.net import Net
 from abatis.testing import loss_terms, plan_of, tiny_network, total
-from abatis.train.plan import checked
+from abatis.train.term_checks import check_terms
 from tests.helpers import plugin
 
 
@@ -152,13 +152,13 @@ def test_a_neutral_plugin_adds_no_callable():
 def test_a_term_of_the_wrong_shape_is_named(made, complaint):
     context = SimpleNamespace(batch=range(4))
     with pytest.raises(PluginError, match="'mine'") as caught:
-        checked(made, context, "mine")
+        check_terms(made, context, "mine")
     assert complaint in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 4
 
 
 def test_a_scalar_term_is_legal():
-    assert checked({"x": Term(torch.tensor(1.0))}, SimpleNamespace(batch=range(4)), "mine")
+    check_terms({"x": Term(torch.tensor(1.0))}, SimpleNamespace(batch=range(4)), "mine")
 
 
 @pytest.mark.parametrize(

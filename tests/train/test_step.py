@@ -13,7 +13,7 @@ from abatis import Attacked, Term, TrainerHooks
 from abatis.api.ball import Ball
 from abatis.api.randomness import Randomness
 from abatis.api.threat import Threat
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from abatis.api.randomness import Randomness, seeded
-from abatis.config import discovery
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+from tests.helpers import our_plugins
 
 STORED = Path(__file__).with_suffix(".json")
-METHODS = ["none", *sorted(discovery.installed())]
+METHODS = ["none", *our_plugins()]
 
 
 def three_losses(name, tuned=False):

@@ -29,20 +29,20 @@ def of_version(version):
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.9", 1.0])
 def test_any_minor_version_of_the_same_major_one_will_do(version):
-    assert discovery.describe("mine", of_version(version)).name == "mine"
+    assert discovery.make_plugin("mine", of_version(version)).name == "mine"
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "", "one", "1.x"])
 def test_another_major_version_and_what_is_none_are_refused_by_name(version):
     with pytest.raises(PluginError, match=r"'mine'.*DEFENSE_API"):
-        discovery.describe("mine", of_version(version))
+        discovery.make_plugin("mine", of_version(version))
 
 
 def test_a_hook_of_a_newer_minor_version_asks_for_a_newer_core():
     module = of_version("1.7")
     module.defense_sampler = hookimpl(lambda run: None)
     with pytest.raises(PluginError) as caught:
-        discovery.describe("mine", module)
+        discovery.make_plugin("mine", module)
     assert "unknown hook 'defense_sampler'" in str(caught.value)
     assert f"written for DEFENSE_API 1.7, this core has {hooks.DEFENSE_API}: update abatis" in str(
         caught.value
@@ -52,7 +52,7 @@ def test_a_hook_of_a_newer_minor_version_asks_for_a_newer_core():
 def told_of(module):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        discovery.describe(module.__name__, module)
+        discovery.make_plugin(module.__name__, module)
     return told
 
 

@@ -61,11 +61,11 @@ def test_a_missing_library_is_said_before_anything_is_done(name, tmp_path, monke
 
 def test_a_tracker_goes_on_with_its_record_and_starts_one_where_the_checkpoint_has_none(tmp_path):
     first, second = Tracker(tmp_path, {}), Tracker(tmp_path, {})
-    first.record, first.told = "x1", 3
+    first.record, first.logged = "x1", 3
     second.load_state_dict(first.state_dict())
-    assert (second.record, second.told) == ("x1", 3)
+    assert (second.record, second.logged) == ("x1", 3)
     second.load_state_dict({})
-    assert (second.record, second.told) == ("", 0)
+    assert (second.record, second.logged) == ("", 0)
 
 
 def interrupted_and_resumed(out, name):

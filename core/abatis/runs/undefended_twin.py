@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from abatis.api.randomness import seeded
-from abatis.config.run_config import OptimConfig
+from abatis.config.option_groups import OptimConfig
 from abatis.data import epoch_batches
 from abatis.data.info import Split
-from abatis.train.optimizer import factor, make_optimizer, set_rate
+from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
 
 
 def train_undefended_twin(
@@ -39,7 +39,7 @@ def train_undefended_twin(
             for one in epoch_batches(len(train), batch_size, seed, epoch)
         ]
         for step, batch in enumerate(train.train_batches(enumerate(batches), seed)):
-            set_rate(optimizer, lr * factor(options, step, len(batches)))
+            set_rate(optimizer, lr * schedule_rate(options, step, len(batches)))
             optimizer.zero_grad()
             F.cross_entropy(twin(batch.x), batch.y).backward()
             optimizer.step()

@@ -38,3 +38,4 @@ def _import_torchvision() -> ModuleType:
 torchvision = _import_torchvision()
 
 import timm  # noqa: E402  # after torchvision, which it imports
+import timm.optim  # noqa: E402  # which timm itself leaves out

@@ -1,63 +1,100 @@
-"""The best weights so far: files of the run folder, which a resumed run does not believe unseen."""
+"""The best weights so far: files in the run folder, checked before a resumed run uses them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from abatis.nets.weights_file import write_weights
-from abatis.system.files import disk, sha256_of
-from abatis.train.checkpoint import read_checkpoint
+from abatis.errors import CheckpointError
+from abatis.nets.weights_file import WEIGHTS, WEIGHTS_AVERAGED, write_weights
+from abatis.system import distributed
+from abatis.system.files import explain_disk_errors, sha256_of
+from abatis.train.checkpoint import CHECKPOINTS, Loaded, place_of, read_checkpoint
+from abatis.train.training import Progress, Training
 
-WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
-    "weights.safetensors",
-    "weights-last.safetensors",
-    "weights-averaged.safetensors",
-)
-
-Join = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+Weights = Mapping[str, Tensor]
 
 
-def best_digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each file that holds the best weights, or those averaged along with them."""
-    return {
-        name: sha256_of(folder / name)
-        for name in (WEIGHTS, WEIGHTS_AVERAGED)
-        if (folder / name).is_file()
-    }
+def keep_best(training: Training, progress: Progress, accuracies: Mapping[str, float]) -> None:
+    """Write the weights of the epoch that has just ended, if they are the best so far.
 
+    Robust accuracy counts, then clean accuracy. Without held-out images the last epoch is the best.
 
-def restore_best(
-    folder: Path,
-    before: Mapping[str, str],
-    checkpoint: Path,
-    facts: Mapping[str, Any],
-    join: Join | None = None,
-) -> bool:
-    """Are the files those that were best_digests ``before``? If not, make them again from the checkpoint of their epoch.
-
-    join: reads the weights of a checkpoint in pieces, and the averaged ones.
-    Equal weights are equal bytes, so the answer is about what lies there in the end.
+    Args:
+        training: What is trained.
+        progress: Remembers the best epoch and its files.
+        accuracies: ``val_robust_acc`` and ``val_clean_acc``; empty without held-out images.
     """
-    if best_digests(folder) == before:
-        return True
-    found = read_checkpoint(checkpoint)
-    if isinstance(found, str):
-        return False
-    weights: Mapping[str, Tensor]
-    averaged: Mapping[str, Tensor]
-    if join is None:
-        weights, averaged = (
-            found.weights,
-            found.state["trainers"].get("averaging", {}).get("averaged", {}),
+    best = progress.best
+    robust = accuracies.get("val_robust_acc", 0.0)
+    clean = accuracies.get("val_clean_acc", 0.0)
+    if best and accuracies and (robust, clean) <= (best["val_robust_acc"], best["val_clean_acc"]):
+        return
+    progress.best = {
+        "epoch": progress.epochs_ended,
+        "val_robust_acc": robust,
+        "val_clean_acc": clean,
+    }
+    training.write_weights(WEIGHTS, training.net.module)
+    if training.averaging is not None:
+        training.write_weights(WEIGHTS_AVERAGED, training.averaging.averaged)
+    progress.best_files = hash_best(training.folder)
+
+
+def best_step(training: Training, progress: Progress) -> int:
+    """After which step the weights were the best."""
+    return int(progress.best.get("epoch", 0)) * training.steps_per_epoch
+
+
+def restore_best(training: Training, progress: Progress) -> None:
+    """Check the best weights of an earlier process; rewrite them from their checkpoint if needed.
+
+    If that is gone too, best-epoch selection starts over.
+
+    Raises:
+        CheckpointError: They are damaged, and the training is finished.
+    """
+    checkpoint = place_of(training.folder / CHECKPOINTS, best_step(training, progress))
+    first = distributed.rank() == 0
+    if distributed.first_says(not first or _rewrite_best(training, progress, checkpoint)):
+        return
+    if progress.finished:
+        raise CheckpointError(
+            "the best weights are damaged, and the checkpoint of their epoch is missing",
+            where=str(training.folder),
+            fix="restore the files from a backup, or start over under another --name",
         )
-    else:
-        weights, averaged = join(checkpoint)
-    with disk(folder):
-        write_weights(folder / WEIGHTS, weights, facts)
-        if WEIGHTS_AVERAGED in before:
-            write_weights(folder / WEIGHTS_AVERAGED, averaged, facts)
-    return best_digests(folder) == before
+    progress.best = {}
+    progress.best_files = {}
+
+
+def hash_best(folder: Path) -> dict[str, str]:
+    """The sha256 of each file that holds the best weights, or the averages that go with them."""
+    names = [name for name in (WEIGHTS, WEIGHTS_AVERAGED) if (folder / name).is_file()]
+    return {name: sha256_of(folder / name) for name in names}
+
+
+def _rewrite_best(training: Training, progress: Progress, checkpoint: Path) -> bool:
+    """Are the files the best weights, if need be written again? Equal weights are equal bytes."""
+    folder = training.folder
+    if hash_best(folder) == progress.best_files:
+        return True
+    loaded = read_checkpoint(checkpoint)
+    if isinstance(loaded, str):
+        return False
+    weights, averaged = _read_weights(training, loaded)
+    with explain_disk_errors(folder):
+        write_weights(folder / WEIGHTS, weights, training.facts)
+        if WEIGHTS_AVERAGED in progress.best_files:
+            write_weights(folder / WEIGHTS_AVERAGED, averaged, training.facts)
+    return hash_best(folder) == progress.best_files
+
+
+def _read_weights(training: Training, loaded: Loaded) -> tuple[Weights, Weights]:
+    """The weights of a checkpoint, and the averaged ones."""
+    if training.net.sharding is not None:
+        return training.net.sharding.join(loaded.folder, twin=training.twin is not None)
+    averaging = loaded.state["trainers"].get("averaging", {})
+    return loaded.weights, averaging.get("averaged", {})

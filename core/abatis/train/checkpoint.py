@@ -1,7 +1,8 @@
 """Checkpoints that exist only when every byte of them verifies.
 
-A checkpoint is written as ``step-N.tmp``, each file flushed to disk, a manifest with the sha256 and size of each file last,
-then the folder is renamed. Reading takes the newest one whose manifest verifies; older ones go only after the new one did.
+A checkpoint is written as ``step-N.tmp``: each file is flushed to disk, a manifest with the sha256
+and size of each file comes last, then the folder is renamed. Reading takes the newest checkpoint
+that verifies; older ones are removed only after a new one has verified.
 """
 
 from __future__ import annotations
@@ -21,31 +22,42 @@ from torch import Tensor
 
 from abatis.errors import CheckpointError
 from abatis.nets.weights_file import WEIGHTS, write_weights
-from abatis.system.files import digest, disk, flush, flush_folder, sha256_of, write_text
+from abatis.system.files import (
+    digest,
+    explain_disk_errors,
+    flush,
+    flush_folder,
+    sha256_of,
+    write_text,
+)
 
 FORMAT = 3
 CHECKPOINTS = "checkpoints"  # their folder in a run folder
 KEEP = 3  # the newest ones
-ROOM = 2  # times the last checkpoint must be free on the disk: the new one, before an old one goes
-GRACE, MOST_OF_IT = 30, 0.6  # seconds from SIGTERM to SIGKILL under torchrun and most schedulers
-MANIFEST, STATE = "manifest.json", "state.pt"
-PIECES = (
-    ".metadata"  # the index of torch.distributed.checkpoint, beside its pieces: instead of WEIGHTS
-)
-NAME = re.compile(
-    r"step-([0-9]{1,18})(\.old)?"
-)  # .old: finished, and about to be replaced by another of the same step
-
+ROOM = 2  # times the size of the last checkpoint must be free, before a new one is written
+GRACE = 30  # seconds from SIGTERM to SIGKILL under torchrun and most schedulers
+MOST_OF_IT = 0.6  # a save that takes this share of them is too slow
+MANIFEST = "manifest.json"
+STATE = "state.pt"
+PIECES = ".metadata"  # instead of WEIGHTS: the index of torch.distributed.checkpoint
+NAME = re.compile(r"step-([0-9]{1,18})(\.old)?")
+"""Folders of finished checkpoints; .old is about to be replaced by another one of its step."""
 
 Weights = Mapping[str, Tensor] | Callable[[Path], None]
+"""Tensors of the model, or a function that writes them into a folder, in pieces."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint that verified.
 
-    weights, state: tensors of the model, none where they lie in pieces in ``folder``, and the rest of the training state;
-    about: what the manifest says of the run; rejected: the newer ones that did not verify, and why.
+    Attributes:
+        step: After which step it was written.
+        weights: Tensors of the model; empty where they are in pieces in ``folder``.
+        state: The rest of the training state.
+        about: What the manifest says about the run.
+        folder: The checkpoint's own.
+        rejected: Newer checkpoints that did not verify, and why.
     """
 
     step: int
@@ -64,14 +76,25 @@ def save_checkpoint(
     about: Mapping[str, Any] | None = None,
     best: int = 0,
 ) -> Path:
-    """Write ``folder/step-N``, then prune: the newest ones stay, and that of step ``best``.
+    """Write ``folder/step-N``, then remove all but the newest ones and that of step ``best``.
 
-    weights: tensors of the model, or what writes them in pieces into a folder; about: of the run, in plain types.
-    Raises UsageError where the disk refuses; the older ones are then as they were.
+    Args:
+        folder: Holds the checkpoints.
+        step: After which step this one is written.
+        weights: Tensors of the model, or a function that writes them in pieces.
+        state: The rest of the training state.
+        about: Facts about the run, in plain types.
+        best: The step of the best weights so far.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        UsageError: The disk refuses. The older checkpoints are then as they were.
     """
     final = place_of(folder, step)
     partial, replaced = final.with_suffix(".tmp"), final.with_suffix(".old")
-    with disk(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(exist_ok=True)  # without parents: a run folder that is gone is not made again
         _check_room(folder)
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,8 +109,8 @@ def save_checkpoint(
             final.rename(replaced)
         partial.rename(final)
         flush_folder(folder)
-        if complaint := _complaint(final):
-            raise OSError(f"what was written does not read back: {complaint}")
+        if fault := _find_fault(final):
+            raise OSError(f"the checkpoint does not read back: {fault}")
     _prune(folder, final, best)
     return final
 
@@ -120,40 +143,47 @@ def _write(
     flush_folder(partial)
 
 
-def too_slow(seconds: float) -> str:
-    """A warning where writing a checkpoint takes most of the time between SIGTERM and SIGKILL; else nothing."""
+def describe_slow_save(seconds: float) -> str:
+    """A warning, if saving takes most of the time between SIGTERM and SIGKILL; else empty."""
     grace = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE))
     if seconds <= MOST_OF_IT * grace:
         return ""
     return (
-        f"warning: writing a checkpoint took {seconds:.3g} s of the {grace:g} s that are given after SIGTERM; "
-        "give more time, or set --checkpoint-every"
+        f"warning: writing a checkpoint took {seconds:.3g} s of the {grace:g} s that a run has"
+        " after SIGTERM; allow more time, or set --checkpoint-every"
     )
 
 
 def _check_room(folder: Path) -> None:
-    """Raise OSError where the disk would not hold another one like the last."""
-    needed = ROOM * sum(
-        file.stat().st_size for last in _finished(folder)[-1:] for file in last.iterdir()
-    )
-    if (free := shutil.disk_usage(folder).free) < needed:
+    """Raise OSError where the disk would not hold another checkpoint like the last."""
+    finished = _list_finished(folder)
+    if not finished:
+        return
+    needed = ROOM * sum(file.stat().st_size for file in finished[-1].iterdir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
         raise OSError(
-            f"the disk is nearly full: {free >> 20} MiB are free, the next checkpoint wants {needed >> 20} MiB"
+            f"the disk is nearly full: {free >> 20} MiB are free,"
+            f" the next checkpoint needs {needed >> 20} MiB"
         )
 
 
 def _prune(folder: Path, newest: Path, best: int) -> None:
-    """Remove what a checkpoint that verified makes superfluous: old ones, replaced ones, and what a killed save left."""
-    there = _finished(folder)
+    """Remove old and replaced checkpoints, and the remains of a save that was killed."""
+    there = _list_finished(folder)
     kept = {newest, place_of(folder, best), *[path for path in there if not path.suffix][-KEEP:]}
     for path in {*there, *folder.glob("step-*.tmp")} - kept:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Loaded | None:
-    """The newest checkpoint that verifies; None where there never was one; raises CheckpointError where none is valid."""
+    """The newest checkpoint that verifies; None where there never was one.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none is valid.
+    """
     rejected: list[str] = []
-    for path in reversed(_finished(folder)):
+    for path in reversed(_list_finished(folder)):
         found = read_checkpoint(path)
         if isinstance(found, Loaded):
             return replace(found, rejected=tuple(rejected))
@@ -163,7 +193,7 @@ def load_checkpoint(folder: Path) -> Loaded | None:
     none_valid = CheckpointError(
         f"no valid checkpoint: {'; '.join(rejected)}",
         where=str(folder),
-        fix="put a valid checkpoint back, or begin anew from step 0 with --restart",
+        fix="restore a valid checkpoint, or start over from step 0 with --restart",
     )
     none_valid.rejected = tuple(rejected)
     raise none_valid
@@ -171,8 +201,8 @@ def load_checkpoint(folder: Path) -> Loaded | None:
 
 def read_checkpoint(path: Path) -> Loaded | str:
     """One checkpoint, or what is wrong with it."""
-    if complaint := _complaint(path):
-        return complaint
+    if fault := _find_fault(path):
+        return fault
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
         about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -183,16 +213,16 @@ def read_checkpoint(path: Path) -> Loaded | str:
 
 
 def set_aside(folder: Path, rejected: tuple[str, ...]) -> None:
-    """Rename what was rejected, so that it neither counts as a checkpoint again nor takes the place of one."""
-    with disk(folder):
+    """Rename rejected checkpoints, so that they are not read again and new ones have room."""
+    with explain_disk_errors(folder):
         for name in (text.partition(":")[0] for text in rejected):
             aside = folder / f"{name}.rejected"
             shutil.rmtree(aside, ignore_errors=True)
             (folder / name).rename(aside)
 
 
-def _complaint(path: Path) -> str:
-    """What is wrong with a checkpoint; empty where nothing is."""
+def _find_fault(path: Path) -> str:
+    """What is wrong with a checkpoint; empty if it verifies."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
@@ -204,24 +234,21 @@ def _complaint(path: Path) -> str:
         for name, entry in manifest["files"].items():
             file = path / name
             if file.parent != path or file.is_symlink() or not file.is_file():
-                return f"{name} is no file of the checkpoint"
+                return f"{name} is not a file of the checkpoint"
             if file.stat().st_size != entry["size"] or sha256_of(file) != entry["sha256"]:
                 return f"{name} does not match its sha256"
         files = manifest["files"].keys()
-        return (
-            ""
-            if STATE in files and (WEIGHTS in files or PIECES in files)
-            else "files are missing in the manifest"
-        )
+        complete = STATE in files and (WEIGHTS in files or PIECES in files)
+        return "" if complete else "files are missing in the manifest"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"no readable manifest ({type(error).__name__})"
 
 
-def _finished(folder: Path) -> list[Path]:
-    """Folders of finished checkpoints, oldest first; of two for one step, the one that was replaced first."""
-    found = [
-        (int(match[1]), match[2] is None, path)
-        for path in folder.glob("step-*")
-        if (match := NAME.fullmatch(path.name))
-    ]
-    return [path for _, _, path in sorted(found) if path.is_dir()]
+def _list_finished(folder: Path) -> list[Path]:
+    """Folders of finished checkpoints, oldest first; of two for a step, the replaced one first."""
+    found = []
+    for path in folder.glob("step-*"):
+        match = NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), match[2] is None, path))
+    return [path for _, _, path in sorted(found)]

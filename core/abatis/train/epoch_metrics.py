@@ -1,4 +1,4 @@
-"""Averages of what the steps of an epoch say of themselves."""
+"""Averages over the steps of an epoch, as metrics.jsonl has them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from abatis.train.step import StepResult, add_to
 
 @dataclass
 class EpochMetrics:
-    """Averages over the samples since the last reset; sums stay on the device until they are read."""
+    """Averages over the samples of an epoch; sums stay on the device until they are read.
+
+    Attributes:
+        sums: Of this process, () each, by name.
+        samples: Of all processes.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     samples: int = 0
 
     def add(self, result: StepResult) -> None:
-        """Count one step's samples in."""
-        sums = {"loss": result.total, **result.terms}
-        sums = {name: value * result.samples for name, value in sums.items()}
+        """Count in the samples of a step."""
+        means = {"loss": result.total, **result.terms}
+        sums = {name: mean * result.samples for name, mean in means.items()}
         if result.right_adv is not None:
             sums["train_robust_acc"] = result.right_adv
         if result.right_clean is not None:
@@ -31,11 +36,17 @@ class EpochMetrics:
         add_to(self.sums, sums)
         self.samples += result.samples
 
+    def clear(self) -> None:
+        """Begin another epoch."""
+        self.sums = {}
+        self.samples = 0
+
     def averages(self) -> dict[str, float]:
-        """Read by the host: one synchronisation."""
+        """The averages so far, read by the host: one synchronisation."""
         if not self.samples:
             return {}
-        (sums,) = distributed.summed([torch.stack([value.float() for value in self.sums.values()])])
+        own = torch.stack([value.float() for value in self.sums.values()])
+        (sums,) = distributed.sum_over_processes([own])
         values = sums.tolist()
         return {name: value / self.samples for name, value in zip(self.sums, values, strict=True)}
 
@@ -46,14 +57,18 @@ class EpochMetrics:
             "samples": self.samples,
         }
 
-    @classmethod
-    def restored(cls, states: Sequence[Mapping[str, Any]], device: torch.device) -> EpochMetrics:
-        """This process's part of what all had; where there are more or fewer now, the first one has everything."""
-        rank, sums = distributed.rank(), states[0]["sums"]
+    def restore(self, states: Sequence[Mapping[str, Any]], device: torch.device) -> None:
+        """Take over what :meth:`state_dict` gave in every process.
+
+        Where there are more or fewer processes now, the first one takes over all sums.
+        """
+        rank = distributed.rank()
         if len(states) == distributed.world_size():
             sums = states[rank]["sums"]
         else:
             sums = {
-                name: sum(state["sums"][name] for state in states) * (rank == 0) for name in sums
+                name: sum(state["sums"][name] for state in states) * (rank == 0)
+                for name in states[0]["sums"]
             }
-        return cls({name: value.to(device) for name, value in sums.items()}, states[0]["samples"])
+        self.sums = {name: value.to(device) for name, value in sums.items()}
+        self.samples = states[0]["samples"]

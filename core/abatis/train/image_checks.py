@@ -1,4 +1,4 @@
-"""What attackers and transforms of the batch promise of their images, held against what they return."""
+"""Whether the images of attackers and of batch transforms are as they must be."""
 
 from __future__ import annotations
 
@@ -16,10 +16,23 @@ INSIDE = "the attacker's images inside the ball"
 STAY_INSIDE = "end the attack with Ball(batch.x, run.threat).project(x)"
 
 
-def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1) -> Tensor:
-    """Which images of an attacker's result lie in [0, 1] and in ``reach`` times the ball: (B,) bool, not read by the host.
+def find_inside(
+    attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1
+) -> Tensor:
+    """Which of an attacker's images lie in [0, 1] and in the ball; not read by the host.
 
-    Raises PluginError where the result is no detached image batch.
+    Args:
+        attacked: What the attacker returned.
+        batch: The clean images.
+        threat: Norm and radius.
+        name: The attacker's, for errors.
+        reach: The multiple of the radius that this attacker may go to.
+
+    Returns:
+        (B,) bool.
+
+    Raises:
+        PluginError: The attacker returned something other than a detached batch of images.
     """
     x = getattr(attacked, "x", None)
     if (
@@ -36,8 +49,9 @@ def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: f
         )
     for key, values in attacked.info.items():
         if values.shape[:1] != (len(batch),):
+            shape = tuple(values.shape)
             raise PluginError(
-                f"attacker '{name}', info '{key}': shape {tuple(values.shape)} is not one value a sample"
+                f"attacker '{name}', info '{key}': shape {shape} is not one value per sample"
             )
     if x is batch.x:
         return torch.ones_like(batch.y, dtype=torch.bool)
@@ -47,21 +61,27 @@ def inside(attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: f
 def check_attacked(
     attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1
 ) -> Tensor:
-    """The same, read by the host: raises PluginError where an image lies outside."""
-    kept = inside(attacked, batch, threat, name, reach)
-    if not bool(kept.all()):
-        x, allowed = attacked.x, threat.text if reach == 1 else f"{reach:g} times {threat.text}"
+    """Like :func:`find_inside`; raises PluginError where an image lies outside. Synchronises."""
+    inside = find_inside(attacked, batch, threat, name, reach)
+    if not bool(inside.all()):
+        x = attacked.x
+        allowed = threat.text if reach == 1 else f"{reach:g} times {threat.text}"
+        farthest = float(Ball(batch.x, threat).distance(x).max())
         raise PluginError(
-            f"attacker '{name}' left the ball or [0, 1] for {int((~kept).sum())} of {len(batch)} images",
-            where=f"pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}], largest {threat.norm} distance "
-            f"{float(Ball(batch.x, threat).distance(x).max()):.6g}, allowed {allowed}",
+            f"attacker '{name}' left the ball or [0, 1] for {int((~inside).sum())} of "
+            f"{len(batch)} images",
+            where=f"pixels in {_describe_range(x)}, largest {threat.norm} distance "
+            f"{farthest:.6g}, allowed {allowed}",
             fix=STAY_INSIDE,
         )
-    return kept
+    return inside
 
 
 def check_batch(changed: Batch, batch: Batch, name: str) -> None:
-    """Raise PluginError where a transform returned what is no batch of as many images in [0, 1]. Read by the host."""
+    """Raise PluginError where a transform broke a batch. Synchronises.
+
+    The result must hold as many images of the same type in [0, 1], and legal soft labels if any.
+    """
     x = getattr(changed, "x", None)
     if (
         not isinstance(x, Tensor)
@@ -71,21 +91,28 @@ def check_batch(changed: Batch, batch: Batch, name: str) -> None:
     ):
         got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(changed).__name__
         raise PluginError(
-            f"plugin '{name}' made {got} of a batch",
-            where=f"of images {tuple(batch.x.shape)} {batch.x.dtype}",
+            f"plugin '{name}' returned {got} from transform_batch",
+            where=f"for images {tuple(batch.x.shape)} {batch.x.dtype}",
             fix="return dataclasses.replace(batch, x=...) with as many images of the same type",
         )
     if not bool(((x >= 0) & (x <= 1)).all()):
         raise PluginError(
-            f"plugin '{name}' made pixels in [{float(x.min()):.4g}, {float(x.max()):.4g}] of a batch",
-            fix="images are in [0, 1]: clamp them at the end of transform_batch",
+            f"plugin '{name}' returned pixels in {_describe_range(x)} from transform_batch",
+            fix="clamp the images to [0, 1] at the end of transform_batch",
         )
-    soft = changed.y_soft
-    if soft is not None and (
-        len(soft) != len(batch)
-        or not bool(((soft >= 0).all(1) & ((soft.sum(1) - 1).abs() < 1e-4)).all())
-    ):
+    if changed.y_soft is not None and not _are_distributions(changed.y_soft, len(batch)):
         raise PluginError(
-            f"plugin '{name}': y_soft is no distribution over the classes, (B, K), of every sample",
-            fix="rows of y_soft are not negative and sum to 1",
+            f"plugin '{name}': y_soft is not a distribution over the classes per sample, (B, K)",
+            fix="rows of y_soft must be non-negative and sum to 1",
         )
+
+
+def _are_distributions(soft: Tensor, size: int) -> bool:
+    """Is every row of the (B, K) soft labels a distribution over the classes?"""
+    if len(soft) != size:
+        return False
+    return bool(((soft >= 0).all(1) & ((soft.sum(1) - 1).abs() < 1e-4)).all())
+
+
+def _describe_range(x: Tensor) -> str:
+    return f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"

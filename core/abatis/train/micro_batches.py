@@ -1,4 +1,4 @@
-"""The micro-batches of a step: attacked, given contexts on the draws of their rows, and gathered over."""
+"""The micro-batches of a step: each is attacked and gets a context on the draws of its rows."""
 
 from __future__ import annotations
 
@@ -12,133 +12,138 @@ from torch import Tensor
 
 from abatis.api.batch import Attacked, Batch
 from abatis.api.context import StepContext
-from abatis.api.randomness import Randomness, reseed
-from abatis.api.threat import Threat
-from abatis.nets.net import Net
+from abatis.api.randomness import reseed
 from abatis.system import distributed
-from abatis.train.image_checks import check_attacked, inside
-from abatis.train.plan import Plan
+from abatis.train.image_checks import check_attacked, find_inside
+from abatis.train.step_setup import StepSetup
 
 
 class NotYetKnown(BaseException):
-    """A gather whose values other micro-batches have not given yet; no plugin's ``except Exception`` may catch it."""
+    """A gather whose values from other micro-batches are not known yet.
+
+    A BaseException, so that no plugin's ``except Exception`` catches it.
+    """
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What every step of a run works with.
-
-    batch_statistics: does the attack run on those of the batch? deferred: is what must hold read later, not in the step?
-    """
-
-    net: Net
-    plan: Plan
-    threat: Threat
-    random: Randomness
-    batch_statistics: bool = False
-    accumulate: int = 1
-    clip_grad: float = 0.0
-    deferred: bool = False
-
-
-@dataclass(frozen=True)
 class RowShare:
-    """Which rows of the global batch of ``of`` samples a process has: those from ``first`` on."""
+    """The rows of the global batch that a process has.
+
+    Attributes:
+        first: The first of them.
+        of: The number of rows in the global batch.
+    """
 
     first: int
     of: int
 
 
 class MicroBatches:
-    """The micro-batches of one step; every iteration yields fresh contexts, each on the draws that belong to its rows.
+    """The micro-batches of one step. Each iteration yields fresh contexts, on the same draws.
 
-    gathered: what the calls of ``ctx.gather`` return, in order; None where one micro-batch is the whole batch.
+    Args:
+        setup: What every step works with.
+        batch: This process's rows.
+        number: The step's, from 0.
+        epoch: From 0.
+        progress: Share of the training done, in [0, 1).
+        share: Which rows of the global batch these are.
+
+    Attributes:
+        gathered: What the calls of ``ctx.gather`` return, in order; None where there is only one
+            micro-batch, which needs no second pass.
+        inside: Which images the attacker left in the ball, (B,) bool of every micro-batch.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        setup: StepSetup,
         batch: Batch,
         number: int,
         epoch: int,
         progress: float,
         share: RowShare,
     ) -> None:
-        self.engine, self.batch, self.share = engine, batch, share
-        self.number, self.epoch, self.progress = number, epoch, progress
-        self.cuts = _cuts(len(batch), engine.accumulate)
+        self.setup = setup
+        self.batch = batch
+        self.number = number
+        self.epoch = epoch
+        self.progress = progress
+        self.share = share
+        self.cuts = _cut(len(batch), setup.accumulate)
         self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
-        self.inside: list[
-            Tensor
-        ] = []  # (B,) bool of every micro-batch: did the attacker stay in the ball?
+        self.inside: list[Tensor] = []
         self.attacked = [self._attack(rows) for rows in self.cuts]
 
     def __iter__(self) -> Iterator[StepContext]:
         for rows, (batch, attacked) in zip(self.cuts, self.attacked, strict=True):
-            self._move(rows)
-            yield self._context(batch, attacked, self._gatherer())
+            self._move_draws(rows)
+            yield self._make_context(batch, attacked, self._make_gatherer())
 
     def whole(self) -> StepContext:
         """A fresh context of all rows of this process, for trainer hooks."""
-        batch, attacked = self.batch, self._joined
-        self._move(slice(0, len(batch)))
-        return self._context(
-            batch, attacked, lambda values: distributed.gathered(values, self.share.of)
-        )
+        self._move_draws(slice(0, len(self.batch)))
+        return self._make_context(self.batch, self._whole_attacked, self._gather_whole)
 
-    def _context(
+    def _make_context(
         self, batch: Batch, attacked: Attacked, gatherer: Callable[[Tensor], Tensor]
     ) -> StepContext:
         return StepContext(
             batch,
             attacked.x,
             attacked.info,
-            self.engine.net,
+            self.setup.net,
             self.number,
             self.epoch,
             self.progress,
             global_size=self.share.of,
-            clean_first=self.engine.plan.clean_first,
+            clean_first=self.setup.plan.clean_first,
             gatherer=gatherer,
-            summer=distributed.summed,
+            summer=distributed.sum_over_processes,
         )
 
     @cached_property
-    def _joined(self) -> Attacked:
-        """What the attacker made of all rows."""
-        parts = [part for _, part in self.attacked]
+    def _whole_attacked(self) -> Attacked:
+        """What the attacker returned for all rows."""
+        parts = [attacked for _, attacked in self.attacked]
         if len(parts) == 1:
             return parts[0]
         info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info}
         # without an attack the adversarial images are the clean ones, the same tensor
-        same = all(part.x is micro.x for micro, part in self.attacked)
+        same = all(attacked.x is batch.x for batch, attacked in self.attacked)
         return Attacked(self.batch.x if same else torch.cat([part.x for part in parts]), info)
 
-    def _move(self, rows: slice) -> None:
-        random, first = self.engine.random, self.share.first
+    def _move_draws(self, rows: slice) -> None:
+        """From here on, draws are those of these rows of the batch."""
+        random, first = self.setup.random, self.share.first
         random.at(self.number, slice(first + rows.start, first + rows.stop), self.share.of)
         reseed(random.seed, f"step/{first + rows.start}", self.number)
 
     def _attack(self, rows: slice) -> tuple[Batch, Attacked]:
         """One micro-batch and its adversarial images, checked."""
-        micro = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
-        self._move(rows)
-        net, plan = self.engine.net, self.engine.plan
-        watched = plan.watched(plan.attacker_name, "attacker", net, micro)
-        with net.whole(), net.attack_mode(self.engine.batch_statistics), watched:
-            attacked = plan.attacker(net, micro)
-        # an attacker that goes beyond the threat by design says how far; what is judged is always the threat itself
+        net, plan = self.setup.net, self.setup.plan
+        batch = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
+        self._move_draws(rows)
+        watched = plan.watch(plan.attacker_name, "attacker", net, batch)
+        with net.whole(), net.attack_mode(self.setup.batch_statistics), watched:
+            attacked = plan.attacker(net, batch)
+        # an attacker that leaves the ball by design says how far; networks are judged without it
         reach = getattr(plan.attacker, "reach", 1.0)
-        check = inside if self.engine.deferred else check_attacked
-        self.inside.append(check(attacked, micro, self.engine.threat, plan.attacker_name, reach))
-        return micro, attacked
+        check = find_inside if self.setup.deferred else check_attacked
+        inside = check(attacked, batch, self.setup.threat, plan.attacker_name, reach)
+        self.inside.append(inside)
+        return batch, attacked
 
-    def _gatherer(self) -> Callable[[Tensor], Tensor]:
+    def _gather_whole(self, values: Tensor) -> Tensor:
+        return distributed.gather(values, self.share.of)
+
+    def _make_gatherer(self) -> Callable[[Tensor], Tensor]:
+        """What ``ctx.gather`` does in the next micro-batch."""
         if self.gathered is None:
-            return lambda values: distributed.gathered(values, self.share.of)
+            return self._gather_whole
         calls = iter(self.gathered)
 
         def gather(values: Tensor) -> Tensor:
@@ -150,27 +155,33 @@ class MicroBatches:
         return gather
 
     def gather(self, calls: int | None) -> int | None:
-        """Record what every call of ``ctx.gather`` returns: call k is exact once the calls before it are.
+        """Record what every call of ``ctx.gather`` returns.
 
-        calls: how many there are in a micro-batch, None where that is not known yet; returns their number. A plan that
-        gathers nothing pays for one pass, in its first step.
+        Call k is exact once the calls before it are. A plan that gathers nothing pays for one pass,
+        in its first step.
+
+        Args:
+            calls: How many calls a micro-batch makes; None where that is not known yet.
+
+        Returns:
+            Their number, where there are several micro-batches.
         """
         while self.gathered is not None and calls != len(self.gathered):
             asked: list[Tensor] = []
-            with self.engine.net.whole(), self.engine.net.buffers_restored():
+            with self.setup.net.whole(), self.setup.net.restore_buffers():
                 for ctx in self:
                     try:
-                        self.engine.plan.terms(ctx)
+                        self.setup.plan.terms(ctx)
                     except NotYetKnown as signal:
                         asked.append(signal.values)
             if not asked:
                 calls = len(self.gathered)
             else:
-                self.gathered.append(distributed.gathered(torch.cat(asked), self.share.of))
+                self.gathered.append(distributed.gather(torch.cat(asked), self.share.of))
         return calls
 
 
-def _cuts(size: int, parts: int) -> list[slice]:
+def _cut(size: int, parts: int) -> list[slice]:
     """Slices of nearly equal length that cover a batch."""
     edges = [size * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]

@@ -1,26 +1,35 @@
-"""The learning rate as a pure function of the training's progress: there is no scheduler state to save."""
+"""The optimizer, and the learning rate as a pure function of the training's progress.
+
+There is no scheduler, and so no state of one to save.
+"""
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from abatis.config.run_config import OptimConfig
+from abatis.config.option_groups import OptimConfig
 from abatis.errors import UsageError
-from abatis.nets.backbones import inner
+from abatis.nets.backbones import unwrap
+from abatis.system.timm_import import timm
 
 PEAK = 0.3  # where one-cycle reaches its peak
 WARM_START = 0.01  # its first factor
 
 
-def factor(config: OptimConfig, step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step counted from 0; a warm-up comes before the schedule, which then takes the rest.
+def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The learning rate of a step, as a share of the peak.
 
-    The drops of piecewise lie where they are, with or without a warm-up.
+    A warm-up comes first, and the schedule takes the rest of the training. The drops of piecewise
+    are at the same steps with or without a warm-up.
+
+    Args:
+        config: The options of the optimizer.
+        step: Counts from 0.
+        steps: How many steps the training has.
     """
     warm = round(config.warmup * steps)
     if step < warm:
@@ -28,9 +37,8 @@ def factor(config: OptimConfig, step: int, steps: int) -> float:
     progress = (step - warm) / (steps - warm)
     if config.schedule == "piecewise":
         # compared in steps: 0.6 * 100 epochs must drop exactly when 60 epochs are done
-        return float(
-            config.gamma ** sum(step >= round(milestone * steps) for milestone in config.milestones)
-        )
+        drops = sum(step >= round(milestone * steps) for milestone in config.milestones)
+        return float(config.gamma**drops)
     if config.schedule == "cosine":
         return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
     if config.schedule == "one-cycle":
@@ -42,12 +50,18 @@ def factor(config: OptimConfig, step: int, steps: int) -> float:
 def make_optimizer(
     config: OptimConfig, module: nn.Module, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that take part in training, in the groups that weight decay and layers ask for.
+    """SGD or AdamW over the trainable parameters, in groups by weight decay and layer.
 
-    fused: one kernel for the update, which a flag on the device can leave out (``optimizer.found_inf``).
-    Raises UsageError where layers cannot be told apart.
+    Args:
+        config: The options of the optimizer.
+        module: The network.
+        fused: Make the update in one kernel, which a flag on the device can skip
+            (``optimizer.found_inf``).
+
+    Raises:
+        UsageError: Rates differ by layer, and the network does not say what its layers are.
     """
-    groups = _groups(config, module)
+    groups = _group_parameters(config, module)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -61,29 +75,28 @@ def make_optimizer(
     )
 
 
-def _groups(config: OptimConfig, module: nn.Module) -> list[dict[str, Any]]:
-    """One group as in the field's published code for small nets; else timm's, by the rules of the net itself."""
+def _group_parameters(config: OptimConfig, module: nn.Module) -> list[dict[str, Any]]:
+    """One group, as published code for small nets has it; else timm's, by the net's own rules."""
     if config.decay_all:
-        return [
-            {"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}
-        ]
-    net = inner(module)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return [{"params": trained}]
+    net = unwrap(module)
     exempt: set[str] = getattr(net, "no_weight_decay", set)()
-    groups = importlib.import_module("timm.optim")
+    groups: list[dict[str, Any]]
     if config.layer_decay == 1:
-        found: list[dict[str, Any]] = groups.param_groups_weight_decay(
+        groups = timm.optim.param_groups_weight_decay(
             net, config.weight_decay, no_weight_decay_list=exempt
         )
-        return found
+        return groups
     if not hasattr(net, "group_matcher"):
         raise UsageError(
             f"--optim.layer-decay: {type(net).__name__} does not say what its layers are",
-            fix="leave it out, or take a timm net made for it",
+            fix="leave it out, or choose a timm backbone that defines group_matcher",
         )
-    by_layer: list[dict[str, Any]] = groups.param_groups_layer_decay(
+    groups = timm.optim.param_groups_layer_decay(
         net, config.weight_decay, no_weight_decay_list=exempt, layer_decay=config.layer_decay
     )
-    return by_layer
+    return groups
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""What a plugin's code must leave as it found it: the network's modes, weights and gradients, and the batch."""
+"""What a plugin may not change: the network's modes, weights and gradients, and the batch."""
 
 from __future__ import annotations
 
@@ -12,45 +12,55 @@ from abatis.errors import PluginError
 
 
 class SideEffectChecks:
-    """Looks on at the first call of every plugin and role. Later calls are believed: looking takes milliseconds."""
+    """Checks the first call of every plugin and role; a check takes milliseconds."""
 
     def __init__(self) -> None:
-        self._known: set[tuple[str, str]] = set()
+        self._checked: set[tuple[str, str]] = set()
 
     @contextmanager
-    def watched(self, plugin: str, role: str, net: Network, **tensors: Tensor) -> Iterator[bool]:
-        """Around one call; yields whether it is looked at. Raises PluginError naming what was changed.
+    def watch(self, plugin: str, role: str, net: Network, **tensors: Tensor) -> Iterator[bool]:
+        """Around one call. Trainer hooks may change weights.
 
-        tensors: what may not be written on, by name. Trainer hooks may change weights.
+        Args:
+            plugin: The plugin's name.
+            role: What it is called for, such as "loss".
+            net: The network.
+            tensors: What else the call may not write on, by name.
+
+        Yields:
+            Is this call checked?
+
+        Raises:
+            PluginError: The call changed something, which the error names.
         """
-        first = (plugin, role) not in self._known
-        before = _condition(net, tensors, role) if first else {}
-        yield first
-        if not first:
+        if (plugin, role) in self._checked:
+            yield False
             return
-        after = _condition(net, tensors, role)
+        before = _record_state(net, tensors, role)
+        yield True
+        after = _record_state(net, tensors, role)
         changed = [what for what in before if after.get(what) != before[what]]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise PluginError(
                 f"plugin '{plugin}' changed {', '.join(changed[:3])}{more} in its {role}",
-                fix="leave all as found: work on copies, use torch.autograd.grad, restore modes",
+                fix="work on copies, use torch.autograd.grad, and restore the modes you set",
             )
-        self._known.add((plugin, role))
+        self._checked.add((plugin, role))
 
 
-def _condition(net: Network, tensors: dict[str, Tensor], role: str) -> dict[str, object]:
-    """Everything in question, in values that can be compared; torch counts the writes on a tensor."""
-    found: dict[str, object] = {
+def _record_state(net: Network, tensors: dict[str, Tensor], role: str) -> dict[str, object]:
+    """Everything that is checked, as values that compare; torch counts the writes on a tensor."""
+    state: dict[str, object] = {
         f"the {name}": (tensor._version, tensor.requires_grad) for name, tensor in tensors.items()
     }
     for name, module in net.module.named_modules():
-        found[f"the mode of {name or 'the network'}"] = module.training
+        state[f"the mode of {name or 'the network'}"] = module.training
     for name, weight in net.module.named_parameters():
-        found[f"requires_grad of {name}"] = weight.requires_grad
-        found[f"the gradient of {name}"] = (
+        state[f"requires_grad of {name}"] = weight.requires_grad
+        state[f"the gradient of {name}"] = (
             None if weight.grad is None else (id(weight.grad), weight.grad._version)
         )
         if role in ("attacker", "loss", "regularizer"):
-            found[f"the values of {name}"] = weight._version
-    return found
+            state[f"the values of {name}"] = weight._version
+    return state

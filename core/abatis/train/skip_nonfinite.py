@@ -1,4 +1,4 @@
-"""Going on after a step whose loss or gradient is not finite, so many times in a row: ``--skip-nonfinite``."""
+"""``--skip-nonfinite N``: training continues after a step whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -12,15 +12,30 @@ from abatis.errors import NotFiniteError
 
 
 class SkipNonFinite:
-    """Around every step. A skipped one leaves weights, buffers and optimizer as they were, and is told to ``heard``."""
+    """Undoes a step that was not finite: weights, buffers and optimizer are as they were before.
+
+    Args:
+        most: How many steps in a row may be skipped; 0 skips none.
+        module: The network that is trained.
+        optimizer: Its optimizer.
+    """
 
     def __init__(self, most: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.most, self.module, self.optimizer = most, module, optimizer
+        self.most = most
+        self.module = module
+        self.optimizer = optimizer
         self.in_a_row = 0
 
     @contextmanager
-    def allowed(self, heard: Callable[[NotFiniteError], None]) -> Iterator[None]:
-        """Raises the NotFiniteError of a step where as many before it were skipped as may be."""
+    def tolerate(self, report: Callable[[NotFiniteError], None]) -> Iterator[None]:
+        """Around a step.
+
+        Args:
+            report: Receives the error of a step that was skipped.
+
+        Raises:
+            NotFiniteError: That of the step, where too many steps in a row were not finite.
+        """
         if not self.most:
             yield
             return
@@ -36,4 +51,4 @@ class SkipNonFinite:
             with torch.no_grad():
                 torch._foreach_copy_(state, kept)
             self.optimizer.zero_grad(set_to_none=True)
-            heard(error)
+            report(error)

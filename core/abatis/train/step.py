@@ -1,7 +1,7 @@
 """One training step: attack, terms, one total, backward, update.
 
-The loss and the penalties of a micro-batch sit in one ``StepModule.forward``, the only thing a process wrapper may wrap.
-Nothing here logs, validates or saves.
+The loss and the penalties of a micro-batch are computed in one ``StepModule.forward``, the only
+thing that is wrapped for several processes. Nothing here logs, validates or saves.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from abatis.api.batch import Batch
 from abatis.api.context import StepContext, TrainerHooks
 from abatis.api.randomness import reseed
 from abatis.api.term import Term, total
-from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError, is_out_of_memory
+from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.nets.net import Net
 from abatis.system import distributed
-from abatis.system.plugin_errors import blamed
+from abatis.system.plugin_errors import blame_plugin
+from abatis.system.torch_messages import is_out_of_memory
 from abatis.train.deferred_checks import DeferredChecks
 from abatis.train.image_checks import INSIDE, STAY_INSIDE, check_batch
-from abatis.train.micro_batches import Engine, MicroBatches, NotYetKnown, RowShare
+from abatis.train.micro_batches import MicroBatches, NotYetKnown, RowShare
 from abatis.train.plan import Plan
+from abatis.train.step_setup import StepSetup
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves behind, still on the device: nothing here was read by the host.
+    """What a step reports, still on the device: nothing here was read by the host.
 
-    total (), terms: name to mean (), right_adv and right_clean: correct predictions among the samples, () int64,
-    None where no such forward was made.
+    Attributes:
+        total: The objective, ().
+        terms: The mean of every term, () each, by name.
+        right_adv: Correct predictions at adversarial images, () int64; None without such a forward.
+        right_clean: Correct predictions at clean images, likewise.
+        samples: The size of the global batch.
     """
 
     total: Tensor
@@ -58,72 +64,90 @@ class StepModule(nn.Module):
 
 
 class Step:
-    """Runs the steps of one plan on one network. Call it with a batch; the gradients are empty before and after."""
+    """Runs the steps of one plan on one network; gradients are empty before and after each.
 
-    def __init__(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
-        """optimizer: a fused one where the engine defers reading."""
-        self.engine, self.optimizer = engine, optimizer
-        self.net, self.plan, self.random = engine.net, engine.plan, engine.random
-        net, plan = engine.net, engine.plan
-        share = distributed.shared if net.sharding is None else net.sharding.shared
-        self.module, self.exchanging = share(StepModule(net, plan))
+    Args:
+        setup: What every step works with.
+        optimizer: Makes the update; a fused one where checks are deferred.
+    """
+
+    def __init__(self, setup: StepSetup, optimizer: torch.optim.Optimizer) -> None:
+        self.setup = setup
+        self.optimizer = optimizer
+        self.net = setup.net
+        self.plan = setup.plan
+        self.random = setup.random
+        module = StepModule(self.net, self.plan)
+        if self.net.sharding is None:
+            self.module, self.exchanging = distributed.average_gradients(module)
+        else:
+            self.module, self.exchanging = self.net.sharding.share(module)
         self.parameters = [
-            parameter for parameter in net.module.parameters() if parameter.requires_grad
+            parameter for parameter in self.net.module.parameters() if parameter.requires_grad
         ]
-        self.gathers: int | None = (
-            None  # calls of ctx.gather in a micro-batch; counted in the first step
-        )
-        # what must hold is then not read in the step, which makes no update once it is broken
-        self.watch = DeferredChecks() if engine.deferred else None
+        # calls of ctx.gather in a micro-batch; counted in the first step
+        self.gathers: int | None = None
+        # once a deferred check has failed, no step makes an update any more
+        self.deferred_checks = DeferredChecks() if setup.deferred else None
 
     def __call__(
         self, batch: Batch, number: int, epoch: int, progress: float, share: RowShare | None = None
     ) -> StepResult:
-        """One update; raises NotFiniteError before it, PluginError for a broken promise, OutOfMemoryError with its phase.
+        """Make one update. Where checks are deferred, :meth:`check` raises the first two errors.
 
-        share: where ``batch`` is one process's part of the global batch.
-        Where reading is deferred, :meth:`check` raises the first two.
+        Args:
+            batch: Images and labels; with several processes, the rows of this one.
+            number: The step's, from 0.
+            epoch: From 0.
+            progress: Share of the training done, in [0, 1).
+            share: Which rows of the global batch these are; all of them if not given.
+
+        Raises:
+            NotFiniteError: Loss or gradient is not finite; no update was made.
+            PluginError: A plugin failed, or broke its contract.
+            OutOfMemoryError: The device has no memory left, and in which phase.
         """
         share = share or RowShare(0, len(batch))
-        with _phase("transform of the batch"):
-            batch = self._transformed(batch, number, share)
-        with _phase("attack"):
-            micros = MicroBatches(self.engine, batch, number, epoch, progress, share)
-        with _phase("loss"):
-            self.gathers = micros.gather(self.gathers)
-            try:
-                result = self._outer(micros)
-            except NotYetKnown:  # a plugin gathers more than in the first step: count again
-                self.optimizer.zero_grad(set_to_none=True)
-                self.gathers = micros.gather(None)
-                result = self._outer(micros)
-        self._guard(result, micros)
+        with _name_phase("transform of the batch"):
+            batch = self._transform(batch, number, share)
+        with _name_phase("attack"):
+            micros = MicroBatches(self.setup, batch, number, epoch, progress, share)
+        with _name_phase("loss"):
+            result = self._compute_gradients(micros)
+        self._check_and_clip(result, micros)
         self.optimizer.step()
         for name, hooks in self.plan.trainers:
-            with self.plan.watched(name, "after_update", self.net):
+            with self.plan.watch(name, "after_update", self.net):
                 hooks.after_update(micros.whole())
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _transformed(self, batch: Batch, number: int, share: RowShare) -> Batch:
+    def _transform(self, batch: Batch, number: int, share: RowShare) -> Batch:
         """The batch as the trainer hooks change it, on the draws of its rows."""
         self.random.at(number, slice(share.first, share.first + len(batch)), share.of)
         reseed(self.random.seed, "transform", number)
         for name, hooks in self.plan.trainers:
-            with self.plan.watched(name, "transform_batch", self.net, batch) as first:
+            with self.plan.watch(name, "transform_batch", self.net, batch) as first:
                 changed = hooks.transform_batch(batch)
                 if first:
                     check_batch(changed, batch, name)
             batch = changed
         return batch
 
-    def _outer(self, micros: MicroBatches) -> StepResult:
-        self._before_loss(micros)
-        return self._backward(micros)
+    def _compute_gradients(self, micros: MicroBatches) -> StepResult:
+        self.gathers = micros.gather(self.gathers)
+        try:
+            self._call_before_loss(micros)
+            return self._go_backward(micros)
+        except NotYetKnown:  # a plugin gathers more often than in the first step: count again
+            self.optimizer.zero_grad(set_to_none=True)
+            self.gathers = micros.gather(None)
+            self._call_before_loss(micros)
+            return self._go_backward(micros)
 
-    def _before_loss(self, micros: MicroBatches) -> None:
+    def _call_before_loss(self, micros: MicroBatches) -> None:
         def objective() -> Tensor:
-            with self.net.buffers_restored():
+            with self.net.restore_buffers():
                 shares = [
                     total(self.plan.terms(ctx)) * (len(ctx.batch) / ctx.global_size)
                     for ctx in micros
@@ -132,42 +156,42 @@ class Step:
 
         for name, hooks in self.plan.trainers:
             ctx = micros.whole()
-            with self.plan.watched(name, "before_loss", self.net, ctx.batch):
+            with self.plan.watch(name, "before_loss", self.net, ctx.batch):
                 hooks.before_loss(ctx, objective)
         moved = any(
             type(hooks).before_loss is not TrainerHooks.before_loss
             for _, hooks in self.plan.trainers
         )
-        if micros.gathered and moved:  # the weights have changed, and what is gathered with them
+        if micros.gathered and moved:  # weights have changed, and with them what is gathered
             micros.gathered = []
             self.gathers = micros.gather(self.gathers)
 
-    def _backward(self, micros: MicroBatches) -> StepResult:
-        """Gradients of the whole batch's total, micro-batch by micro-batch, weighted by their true sizes."""
+    def _go_backward(self, micros: MicroBatches) -> StepResult:
+        """Gradients of the batch's total, over micro-batches weighted by their sizes."""
         sums: dict[str, Tensor] = {}
         right: dict[str, Tensor] = {}
-        for last, ctx in zip(_last(len(micros.cuts)), micros, strict=True):
+        last = len(micros.cuts) - 1
+        for number, ctx in enumerate(micros):
             share = len(ctx.batch) / ctx.global_size
-            with self.exchanging(last):
+            with self.exchanging(number == last):
                 value, terms = self.module(ctx)
                 if not value.requires_grad:
                     what = f"the terms {', '.join(terms)} do not depend on the network"
                     raise PluginError(what, fix="do not detach the logits")
-                with blamed(self.plan.loss_name, "backward pass", self.plan.versions):
-                    (
-                        value * (share * distributed.world_size())
-                    ).backward()  # the exchange takes the mean over the processes
+                with blame_plugin(self.plan.loss_name, "backward pass", self.plan.versions):
+                    # the exchange takes the mean over the processes
+                    (value * (share * distributed.world_size())).backward()
             means = {"total": value, **{name: term.value.mean() for name, term in terms.items()}}
             add_to(sums, {name: mean.detach() * share for name, mean in means.items()})
-            add_to(right, _right(ctx))
+            add_to(right, _count_right(ctx))
         whole = sums.pop("total")
         return StepResult(
             whole, sums, right.get("logits_adv"), right.get("logits_clean"), micros.share.of
         )
 
     def check(self) -> None:
-        """Raise what a step had to raise whose reading was deferred. One synchronisation."""
-        broken = self.watch.read() if self.watch is not None else None
+        """Raise the error of the first step that failed a deferred check. One synchronisation."""
+        broken = self.deferred_checks.read() if self.deferred_checks is not None else None
         if broken is None:
             return
         step, names = broken
@@ -180,16 +204,15 @@ class Step:
             )
         raise NotFiniteError.at(step, f"{' and '.join(names)} not finite", since)
 
-    def _guard(self, result: StepResult, micros: MicroBatches) -> None:
-        """Clip the gradient; raise NotFiniteError, naming the term, where the total or the gradient is not finite."""
-        norm = torch.nn.utils.get_total_norm(
-            [part.grad for part in self.parameters if part.grad is not None]
-        )
+    def _check_and_clip(self, result: StepResult, micros: MicroBatches) -> None:
+        """Clip the gradient; raise NotFiniteError where the total or the gradient is not finite."""
+        gradients = [part.grad for part in self.parameters if part.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.net.sharding is not None:
-            norm = self.net.sharding.undivided(norm)
-        if self.engine.clip_grad:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.engine.clip_grad, norm)
-        if self.watch is not None:
+            norm = self.net.sharding.undivide(norm)
+        if self.setup.clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.setup.clip_grad, norm)
+        if self.deferred_checks is not None:
             conditions = {
                 f"term '{name}'": torch.isfinite(value) for name, value in result.terms.items()
             }
@@ -198,46 +221,46 @@ class Step:
                 INSIDE: torch.cat(micros.inside).all(),
             }
             held = distributed.all_agree(torch.stack(list(conditions.values())))
-            known = dict(zip(conditions, held.unbind(), strict=True))
-            self.optimizer.found_inf = self.watch.see(micros.number, known)  # type: ignore[attr-defined]
+            agreed = dict(zip(conditions, held.unbind(), strict=True))
+            broken = self.deferred_checks.note(micros.number, agreed)
+            self.optimizer.found_inf = broken  # type: ignore[attr-defined]
         elif not bool(distributed.all_agree(torch.isfinite(norm) & torch.isfinite(result.total))):
-            self._not_finite(result, micros)
+            self._raise_not_finite(result, micros)
 
-    def _not_finite(self, result: StepResult, micros: MicroBatches) -> NoReturn:
-        """Find the term to blame; all processes find the same, so that none waits for one that has left."""
-        terms = dict(
-            zip(
-                result.terms,
-                (float(mean) for mean in distributed.summed(list(result.terms.values()))),
-                strict=True,
-            )
-        )
-        odd = next(
-            (f"term '{name}' is {mean}" for name, mean in terms.items() if not math.isfinite(mean)),
-            None,
-        )
-        what = f"the loss is not finite: {odd}" if odd else self._odd_gradient(micros)
+    def _raise_not_finite(self, result: StepResult, micros: MicroBatches) -> NoReturn:
+        """Find the term to blame; all processes find the same, so that none waits in vain."""
+        means = distributed.sum_over_processes(list(result.terms.values()))
+        terms = {name: float(mean) for name, mean in zip(result.terms, means, strict=True)}
+        odd = [name for name, mean in terms.items() if not math.isfinite(mean)]
+        if odd:
+            what = f"the loss is not finite: term '{odd[0]}' is {terms[odd[0]]}"
+        else:
+            what = self._find_odd_gradient(micros)
         raise NotFiniteError.at(micros.number, what, "the update was not made", terms)
 
-    def _odd_gradient(self, micros: MicroBatches) -> str:
+    def _find_odd_gradient(self, micros: MicroBatches) -> str:
+        """Which term has a gradient that is not finite, in words."""
         with self.net.whole():
             parameters = [
                 parameter for parameter in self.net.module.parameters() if parameter.requires_grad
             ]
-            for name, term in (named for ctx in micros for named in self.plan.terms(ctx).items()):
-                if not term.value.requires_grad:
-                    continue
-                parts = torch.autograd.grad(
-                    term.value.mean(), parameters, retain_graph=True, allow_unused=True
-                )
-                norm = torch.nn.utils.get_total_norm([part for part in parts if part is not None])
-                if not bool(distributed.all_agree(torch.isfinite(norm))):
-                    return f"the gradient of term '{name}' is not finite, its value is"
+            for ctx in micros:
+                for name, term in self.plan.terms(ctx).items():
+                    if not term.value.requires_grad:
+                        continue
+                    parts = torch.autograd.grad(
+                        term.value.mean(), parameters, retain_graph=True, allow_unused=True
+                    )
+                    gradients = [part for part in parts if part is not None]
+                    norm = torch.nn.utils.get_total_norm(gradients)
+                    if not bool(distributed.all_agree(torch.isfinite(norm))):
+                        return f"the gradient of term '{name}' is not finite, its value is"
         return "the gradient of the total is not finite, that of each term is"
 
 
 @contextmanager
-def _phase(name: str) -> Iterator[None]:
+def _name_phase(name: str) -> Iterator[None]:
+    """Turn running out of memory into an OutOfMemoryError that names the phase."""
     try:
         yield
     except RuntimeError as error:
@@ -249,18 +272,13 @@ def _phase(name: str) -> Iterator[None]:
         ) from error
 
 
-def _last(count: int) -> Iterator[bool]:
-    """Which of so many micro-batches is the last one."""
-    return (number == count - 1 for number in range(count))
-
-
 def add_to(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     """Add values to running sums, name by name."""
     for name, value in values.items():
         sums[name] = sums[name] + value if name in sums else value
 
 
-def _right(ctx: StepContext) -> dict[str, Tensor]:
+def _count_right(ctx: StepContext) -> dict[str, Tensor]:
     """Numbers of correct predictions, (), of the logits that the losses computed anyway."""
     made = [name for name in ("logits_clean", "logits_adv") if name in ctx.__dict__]
     return {name: (ctx.__dict__[name].detach().argmax(1) == ctx.batch.y).sum() for name in made}

@@ -1,4 +1,4 @@
-"""``--trace``: every hook call at start-up and who answered what, and the callables in the order in which a step calls them."""
+"""``--trace``: every hook call at start-up, who was asked and what was answered."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from abatis.config.discovery import Plugin
 Say = Callable[[str], None]
 
 
-def follow(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) -> None:
-    """Say what loading asked, and from now on every hook call of a manager: the hook, who was asked, and the answer."""
+def trace_hooks(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) -> None:
+    """Say what loading the plugins asked, and from now on every hook call of a manager."""
     for plugin in loaded:
         if hasattr(plugin.module, "defense_config"):
-            say(f"trace: defense_config asked {plugin.name}: {described(plugin.config_class)}")
+            say(
+                f"trace: defense_config asked {plugin.name}: {describe_answer(plugin.config_class)}"
+            )
         if not manager.has_plugin(plugin.name):
             say(f"trace: {plugin.name} is switched off by its options, and asked nothing more")
 
@@ -29,7 +31,7 @@ def follow(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) ->
         asked: Sequence[pluggy.HookImpl],
         arguments: Mapping[str, Any],
     ) -> None:
-        whom = ", ".join(
+        names = ", ".join(
             f"{impl.plugin_name} (wrapper)" if impl.wrapper else impl.plugin_name
             for impl in reversed(asked)
         )
@@ -37,14 +39,16 @@ def follow(manager: pluggy.PluginManager, loaded: Sequence[Plugin], say: Say) ->
             answer = f"{type(outcome.exception).__name__}: {outcome.exception}"
         else:
             result = outcome.get_result()
-            answer = described(next(iter(result), None) if isinstance(result, list) else result)
-        say(f"trace: {hook} asked {whom}: {answer}")
+            if isinstance(result, list):  # of a hook that several plugins may answer
+                result = next(iter(result), None)
+            answer = describe_answer(result)
+        say(f"trace: {hook} asked {names}: {answer}")
 
     manager.add_hookcall_monitoring(before, after)
 
 
-def described(answer: object) -> str:
-    """What a hook answered: where the function, class or object is from."""
+def describe_answer(answer: object) -> str:
+    """Where the function, class or object that a hook returned is defined."""
     if answer is None:
         return "nothing"
     named: Any = answer if hasattr(answer, "__qualname__") else type(answer)

@@ -1,1 +1,1 @@
-"""What a run uses where no plugin says otherwise: PGD, cross-entropy, weight averaging."""
+"""What a run uses where no plugin says otherwise; ``abatis.config.built_in`` is the table of it."""

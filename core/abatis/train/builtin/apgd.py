@@ -1,11 +1,12 @@
-"""Auto-PGD on the cross-entropy (Croce and Hein, ICML 2020) for training: few steps, long at first, halved by sample.
+"""Auto-PGD on the cross-entropy (Croce and Hein, ICML 2020, Algorithm 1), for training.
 
     z_k     = P(x_k + eta_k d_k)
     x_{k+1} = P(x_k + a (z_k - x_k) + (1 - a) (x_k - x_{k-1})),   a = 0.75, in the first step 1
 
-d: the direction of steepest ascent in the norm; P: projection onto ball and box; eta_0 = 2 eps. At the checkpoints a sample
-whose loss rose in less than 75 % of the steps since the last one, or that has found nothing better since then with the same
-eta, has eta halved and goes on from its best point. The best point of a sample is its result.
+d: the direction of steepest ascent in the norm; P: projection onto ball and box; eta_0 = 2 eps. At
+a checkpoint, eta of a sample is halved if its loss rose in less than 75 % of the steps since the
+last checkpoint, or if eta was not halved there and its best loss has not improved since; it then
+continues from its best point. The result of a sample is its best point.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from abatis.api.ball import Ball, column
 from abatis.api.batch import Attacked, Batch
 from abatis.api.context import Forward, Run
-from abatis.train.builtin.pgd import random_start
+from abatis.train.builtin.pgd import describe_attack, random_start
 
 FIRST_STEP = 2.0  # times eps
 INERTIA = 0.75  # the a above
@@ -25,7 +26,10 @@ RISING = 0.75  # share of steps that must raise the loss
 
 
 def checkpoints(steps: int) -> set[int]:
-    """After how many steps eta may be halved: the first 22 % of them, then shares that shrink by 3 % down to 6 %."""
+    """After how many steps eta may be halved, in an attack of so many.
+
+    The first interval is 22 % of the steps; each further one is shorter by 3 %, down to 6 %.
+    """
     length, shrink, least = (max(1, int(share * steps)) for share in (0.22, 0.03, 0.06))
     found, at = set(), length
     while at < steps:
@@ -36,10 +40,11 @@ def checkpoints(steps: int) -> set[int]:
 
 
 class APGDAttacker:
-    """Auto-PGD with the steps and the start of ``run.attack``; it chooses the lengths of its steps itself."""
+    """Auto-PGD with the steps and the start of ``run.attack``; it chooses its own step sizes."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.options = describe_attack(run) | {"step_size": "its own"}
 
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         ball, attack = Ball(batch.x, self.run.threat), self.run.attack
@@ -53,15 +58,18 @@ class APGDAttacker:
             x, before = ball.project(x + share * (z - x) + (1 - share) * (x - before)), x
             search.look(x, onward=step + 1 < attack.steps)
             if step + 1 in checkpoints(attack.steps):
-                x = search.halved(x)
+                x = search.halve(x)
         return Attacked(search.best, {"steps_correct": search.correct})
 
 
 class Search:
-    """What Auto-PGD remembers of every sample: its best point, and what decides on the length of its steps.
+    """What Auto-PGD remembers of every sample: its best point, and what decides on its step size.
 
-    length: (B,), eta; gradient: (B, C, H, W), at the point looked at last; best: (B, C, H, W); correct: (B,) int64, how many
-    points from which a step was made were classified as labelled.
+    Attributes:
+        length: The step size eta, (B,).
+        gradient: At the point looked at last, (B, C, H, W).
+        best: The points with the largest loss, (B, C, H, W).
+        correct: How many points from which a step was made were classified as labelled, (B,) int64.
     """
 
     def __init__(self, forward: Forward, batch: Batch, length: float) -> None:
@@ -74,11 +82,13 @@ class Search:
         self.mark()
 
     def mark(self) -> None:
-        """Count from here on."""
-        self._best_at_mark, self._rises, self._steps = self._best, torch.zeros_like(self.correct), 0
+        """Begin the interval up to the next checkpoint."""
+        self._best_at_mark = self._best
+        self._rises = torch.zeros_like(self.correct)
+        self._steps = 0
 
     def look(self, x: Tensor, onward: bool) -> None:
-        """Take the loss at x, (B, C, H, W), and the gradient where another step follows."""
+        """Take in the loss at x, (B, C, H, W), and the gradient there if another step follows."""
         with torch.set_grad_enabled(onward):
             point = x.detach().requires_grad_(onward)
             logits = self.forward(point)
@@ -90,14 +100,17 @@ class Search:
         better = losses > self._best  # (B,)
         self.best = torch.where(column(better, x), x.detach(), self.best)
         self._best_gradient = torch.where(column(better, x), self.gradient, self._best_gradient)
-        self._best, self._rises = (
-            torch.where(better, losses, self._best),
-            self._rises + (losses > self._last),
-        )
-        self._last, self._steps = losses, self._steps + 1
+        self._best = torch.where(better, losses, self._best)
+        self._rises = self._rises + (losses > self._last)
+        self._last = losses
+        self._steps += 1
 
-    def halved(self, x: Tensor) -> Tensor:
-        """At a checkpoint: x or the best point, (B, C, H, W), to go on from with ``length`` and ``gradient``."""
+    def halve(self, x: Tensor) -> Tensor:
+        """At a checkpoint, halve the step size of the samples that need it.
+
+        Returns:
+            Where each sample continues: at x or at its best point, (B, C, H, W).
+        """
         rare = self._rises < RISING * self._steps
         stuck = ~self._halved & (self._best == self._best_at_mark)
         halve = rare | stuck  # (B,)

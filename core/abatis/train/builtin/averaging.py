@@ -14,9 +14,13 @@ from abatis.api.context import StepContext, TrainerHooks
 class WeightAveraging(TrainerHooks):
     """``averaged <- decay * averaged + (1 - decay) * weights`` after every update.
 
-    The decay is ``min(decay, (1 + t) / (10 + t))`` after t updates, so that early averages forget the initialisation.
-    Running statistics are copied, not averaged. twin: where to keep them if the module cannot be copied; whoever gives it
-    saves it, too.
+    The decay is ``min(decay, (1 + t) / (10 + t))`` after t updates, so that early averages forget
+    the initialisation. Running statistics are copied, not averaged.
+
+    Args:
+        module: The network whose weights are averaged.
+        decay: That of the average, in [0, 1).
+        twin: Holds the averages of a module that cannot be copied; saved by whoever gives it.
     """
 
     def __init__(self, module: nn.Module, decay: float, twin: nn.Module | None = None) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from abatis.api.context import StepContext
+from abatis.api.context import Loss, Run, StepContext
 from abatis.api.term import Term, Terms
 
 
+def make_cross_entropy(run: Run) -> Loss:
+    """The cross-entropy, for the table of built-in losses."""
+    return cross_entropy
+
+
 def cross_entropy(ctx: StepContext) -> Terms:
-    """Cross-entropy at the adversarial images, against the soft labels where the batch carries them."""
-    return {
-        "ce": Term(
-            F.cross_entropy(ctx.logits_adv, ctx.batch.target, reduction="none"), reweight=True
-        )
-    }  # (B,)
+    """Cross-entropy at the adversarial images, against soft labels where the batch has them."""
+    values = F.cross_entropy(ctx.logits_adv, ctx.batch.target, reduction="none")  # (B,)
+    return {"ce": Term(values, reweight=True)}

@@ -1,4 +1,4 @@
-"""Mixup, cutmix and label smoothing (timm's), over the global batch whatever the number of processes."""
+"""Mixup, cutmix and label smoothing by timm, over the global batch of all processes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import replace
 from abatis.api.batch import Batch
 from abatis.api.context import Run, TrainerHooks
 from abatis.api.randomness import seeded
-from abatis.config.run_config import MixConfig
+from abatis.config.option_groups import MixConfig
 from abatis.errors import UsageError
 from abatis.system.timm_import import timm
 
 
 class Mixing(TrainerHooks):
-    """Mixes every batch with its own reverse and gives it soft labels; the hard label is then the heaviest of each."""
+    """Mixes every batch with its own reverse and gives it soft labels.
+
+    The hard label of an image is then its label of the largest weight.
+    """
 
     def __init__(self, config: MixConfig, run: Run) -> None:
         self.pairs = max(config.mixup, config.cutmix) > 0
@@ -28,18 +31,17 @@ class Mixing(TrainerHooks):
         )
 
     def transform_batch(self, batch: Batch) -> Batch:
-        """The rows of the mixed global batch; raises UsageError where its images cannot be paired."""
-        x, y = (
-            self.run.gather(batch.x),
-            self.run.gather(batch.y),
-        )  # a partner may be another process's image
+        """The rows of the mixed global batch; raises UsageError if its images cannot be paired."""
+        # a partner may be an image of another process
+        x = self.run.gather(batch.x)
+        y = self.run.gather(batch.y)
         if len(y) % 2:
             raise UsageError(
-                f"mixup and cutmix pair the images of a batch, and there are {len(y)}",
-                fix="an even --batch-size",
+                f"mixup and cutmix mix pairs of images, and the batch has {len(y)}",
+                fix="choose an even --batch-size",
             )
         random = self.run.random
         with seeded(random.seed, "mix", random.step):
-            x, soft = self.mix(x.clone(), y)  # (N, C, H, W), (N, K); it writes on what it is given
+            x, soft = self.mix(x.clone(), y)  # (N, C, H, W), (N, K); writes on its input
         rows = random.rows
         return replace(batch, x=x[rows], y=soft.argmax(1)[rows], y_soft=soft[rows].to(x.dtype))

@@ -1,4 +1,9 @@
-"""Projected gradient ascent inside a ball (Madry et al., ICLR 2018), and the attackers a run starts from."""
+"""Projected gradient ascent inside a ball (Madry et al., ICLR 2018), the default attack.
+
+    x_{k+1} = P(x_k + step_size * d_k)
+
+d: the direction of steepest ascent of the loss in the norm; P: projection onto ball and box.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +24,19 @@ NORMAL_START = 1e-3  # standard deviation of the small normal start, in pixel un
 
 
 def random_start(run: Run, ball: Ball) -> Tensor:
-    """Where an attack begins, by ``run.attack.start``: (B, C, H, W).
+    """The images at which an attack begins, by ``run.attack.start``: (B, C, H, W).
 
-    ``none`` is the image itself. The uniform start lies in ball and box. The small normal start is *not* clipped: published
-    code takes its first gradient there as it is.
+    ``none`` is the image itself. The uniform start lies in ball and box. The small normal start is
+    *not* clipped: published code takes its first gradient there as it is.
     """
-    if run.attack.start == "none":
+    start = run.attack.start
+    if start == "none":
         return ball.x
-    normal = (
-        run.random.normal("attack/normal", ball.x)
-        if run.attack.start == "normal" or ball.norm == "L2"
-        else None
-    )
-    if run.attack.start == "normal":
-        assert normal is not None
-        return ball.x + NORMAL_START * normal
-    return ball.uniform_start(run.random.uniform("attack/uniform", ball.x), normal)
+    if start == "normal":
+        return ball.x + NORMAL_START * run.random.normal("attack/normal", ball.x)
+    # L2 takes a direction, and a radius from the uniform draw
+    direction = run.random.normal("attack/normal", ball.x) if ball.norm == "L2" else None
+    return ball.uniform_start(run.random.uniform("attack/uniform", ball.x), direction)
 
 
 def maximise(
@@ -46,10 +48,23 @@ def maximise(
     steps: int,
     step_size: float,
 ) -> Attacked:
-    """``steps`` projected steps up ``objective(forward(x))`` from ``start`` (B, C, H, W); the result lies in ball and box.
+    """Climb ``objective(forward(x))`` by projected gradient steps; the result lies in ball and box.
 
-    ``info["steps_correct"]``, (B,) int64: how many of the iterates before a step were classified as y, (B,).
-    The sum over the batch, never its mean, is differentiated: a mean loses small gradients in low precision.
+    The sum over the batch, never its mean, is differentiated: a mean loses small gradients in low
+    precision.
+
+    Args:
+        forward: Images (B, C, H, W) in [0, 1] to logits (B, K).
+        ball: The images and the radius around them.
+        start: Where the first step begins, (B, C, H, W).
+        y: Labels, (B,).
+        objective: Logits (B, K) to the quantity to raise, (B,).
+        steps: How many gradient steps.
+        step_size: Length of a step, in pixel units.
+
+    Returns:
+        The images, and ``info["steps_correct"]``, (B,) int64: before how many of the steps a sample
+        was classified as y.
     """
     point = start.detach().clone()
     correct = torch.zeros_like(y)
@@ -62,11 +77,22 @@ def maximise(
     return Attacked(ball.project(point), {"steps_correct": correct})
 
 
+def describe_attack(run: Run) -> dict[str, object]:
+    """The options of the built-in attacks, as the plan shows them."""
+    options: dict[str, object] = run.attack.model_dump(exclude={"precision"})  # the engine's row
+    step_size = f"{run.attack.step(run.threat):.6g}"
+    return options | {"step_size": step_size, "threat": str(run.threat)}
+
+
 class PGDAttacker:
-    """PGD on the cross-entropy to the labels, soft ones where there are any; steps, length and start from ``run.attack``."""
+    """PGD on the cross-entropy to the labels, soft ones where there are any.
+
+    Steps, their length and the start are those of ``run.attack``.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.options = describe_attack(run)
 
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         ball, attack = Ball(batch.x, self.run.threat), self.run.attack
@@ -78,13 +104,3 @@ class PGDAttacker:
         return maximise(
             forward, ball, start, batch.y, cross_entropy, attack.steps, self.run.step_size
         )
-
-
-class NoAttacker:
-    """Hands the clean images through: standard training."""
-
-    def __init__(self, run: Run) -> None:
-        pass
-
-    def __call__(self, forward: Forward, batch: Batch) -> Attacked:
-        return Attacked(batch.x)

@@ -1,6 +1,7 @@
-"""MLflow: runs of the experiment "abatis" in OUT/mlflow.db; ``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db``.
+"""MLflow: runs of the experiment "abatis" in OUT/mlflow.db.
 
-The database is a file, as MLflow itself advises: its store of plain files takes no new runs any more.
+``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`` shows them. The database is a file, as
+MLflow itself advises: its store of plain files no longer accepts new runs.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import os
 import time
 from collections.abc import Mapping
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a training calls nobody
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a run sends nothing
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -23,6 +25,7 @@ AT_ONCE = 100  # parameters in a call, MLflow's limit
 class Recorder(Tracker):
     """Writes metrics over the epochs, and the options as parameters."""
 
+    version = mlflow.__version__
     client: MlflowClient | None = None
 
     def write(self, values: Mapping[str, float], epoch: int) -> None:
@@ -37,7 +40,7 @@ class Recorder(Tracker):
             self.client.set_terminated(self.record, "FINISHED" if finished else "KILLED")
 
     def _open(self) -> MlflowClient:
-        """The record of this run: made, or taken up where the run resumes."""
+        """Create the record of this run, or reopen it where the run resumes."""
         out = self.folder.resolve().parent
         client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
         if self.record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import tensorboard
 from torch.utils.tensorboard import SummaryWriter
 
 from abatis.train.trackers import Tracker
@@ -12,16 +13,16 @@ from abatis.train.trackers import Tracker
 class Recorder(Tracker):
     """Writes scalars over the epochs, and the options as text."""
 
+    version = tensorboard.__version__
     writer: SummaryWriter | None = None
 
     def write(self, values: Mapping[str, float], epoch: int) -> None:
         if self.writer is None:
-            # what an earlier process wrote of epochs that are run again does not count
-            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.told + 1)
-            self.writer.add_text(
-                "options",
-                "\n".join(f"    {name} = {value}" for name, value in self.options.items()),
-            )
+            # drops what an earlier process wrote about epochs that are run again
+            place = str(self.folder / "tensorboard")
+            self.writer = SummaryWriter(place, purge_step=self.logged + 1)
+            options = [f"    {name} = {value}" for name, value in self.options.items()]
+            self.writer.add_text("options", "\n".join(options))
         for name, value in values.items():
             self.writer.add_scalar(name, value, epoch)
         self.writer.flush()

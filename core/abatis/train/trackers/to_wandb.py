@@ -1,6 +1,7 @@
-"""Weights & Biases, offline: files in RUN/wandb, which ``wandb sync RUN/wandb/offline-run-*`` sends when you wish it.
+"""Weights & Biases, offline: files in RUN/wandb.
 
-Nothing is collected of the machine, the command or the code.
+``wandb sync RUN/wandb/offline-run-*`` uploads them. Nothing about the machine, the command or the
+code is collected.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a training calls nobody
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a run sends nothing
 
 import wandb
 
@@ -22,6 +23,7 @@ PROJECT = "abatis"
 class Recorder(Tracker):
     """Writes a history over the epochs, and the options as its configuration."""
 
+    version = wandb.__version__
     run: Any = None
 
     def write(self, values: Mapping[str, float], epoch: int) -> None:

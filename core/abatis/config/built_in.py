@@ -1,0 +1,37 @@
+"""What a run needs no plugin for, by name: one line here, and the file it names, add another.
+
+Only names and places are kept here, so that options, their help and their errors need no torch.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+ATTACKS: Mapping[str, str] = {
+    "pgd": "abatis.train.builtin.pgd:PGDAttacker",
+    "none": "abatis.train.builtin.none:NoAttacker",
+    "apgd": "abatis.train.builtin.apgd:APGDAttacker",
+}
+"""Attacks of ``--use attacker=NAME``; each is called with the Run. The first is the default."""
+
+LOSSES: Mapping[str, str] = {
+    "cross-entropy": "abatis.train.builtin.cross_entropy:make_cross_entropy",
+}
+"""Losses of ``--use loss=NAME``; each is called with the Run. The first is the default."""
+
+TRACKERS: Mapping[str, str] = {
+    "tensorboard": "abatis.train.trackers.to_tensorboard:Recorder",
+    "mlflow": "abatis.train.trackers.to_mlflow:Recorder",
+    "wandb": "abatis.train.trackers.to_wandb:Recorder",
+}
+"""Trackers of ``--track NAME``; each is called with the run folder and the run's options."""
+
+PROVIDERS: Mapping[str, Mapping[str, str]] = {"attacker": ATTACKS, "loss": LOSSES}
+"""The roles that exactly one provider has, and what may have them without a plugin."""
+
+
+def load_built_in(place: str) -> Any:
+    """Import what a line of these tables names; raises ImportError where its library is missing."""
+    return pkgutil.resolve_name(place)

@@ -1,0 +1,130 @@
+"""The state of a training: written to checkpoints and read back, bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abatis.system import distributed
+from abatis.system.files import explain_disk_errors
+from abatis.train.best_weights import best_step, restore_best
+from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, save_checkpoint
+from abatis.train.epoch_metrics import EpochMetrics
+from abatis.train.resume import describe_run, is_finished
+from abatis.train.skip_nonfinite import SkipNonFinite
+from abatis.train.training import Progress, Training
+
+
+class Saver:
+    """Saves and restores everything that changes in a training.
+
+    Args:
+        training: What is trained: network and trainer hooks.
+        optimizer: Its optimizer.
+        skipping: Counts the steps that were skipped in a row.
+        progress: How far it has come.
+        metrics: The averages of the current epoch.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        optimizer: torch.optim.Optimizer,
+        skipping: SkipNonFinite,
+        progress: Progress,
+        metrics: EpochMetrics,
+    ) -> None:
+        self.training = training
+        self.net = training.net
+        self.optimizer = optimizer
+        self.skipping = skipping
+        self.progress = progress
+        self.metrics = metrics
+        self.about = describe_run(training.config, training.device)
+        self.seconds = 0.0  # the last save took
+        self._warned = False
+
+    def save(self) -> None:
+        """Write a checkpoint of all that a resumed run needs; nothing in the run changes by it."""
+        statistics = [tensor.cpu() for tensor in self.net.running_statistics()]
+        own = {"statistics": statistics, "meter": self.metrics.state_dict()}
+        parts = distributed.collect(own)
+        began = time.perf_counter()
+        folder = self.training.folder
+        if distributed.rank() == 0:
+            whole = self.net.sharding is None
+            save_checkpoint(
+                folder / CHECKPOINTS,
+                self.progress.step,
+                self.net.module.state_dict() if whole else self._save_pieces,
+                self._collect_state(parts),
+                self.about,
+                best_step(self.training, self.progress),
+            )
+        elif self.net.sharding is not None:
+            with explain_disk_errors(folder):
+                self._save_pieces(None)
+        self.seconds = time.perf_counter() - began
+        # a process that left before the checkpoint is written would take the writer along
+        distributed.first_says(None)
+
+    def find_warning(self) -> str:
+        """That saving takes too long, the first time that it does; else an empty text."""
+        warning = "" if self._warned else describe_slow_save(self.seconds)
+        self._warned = self._warned or bool(warning)
+        return warning
+
+    def restore(self, loaded: Loaded) -> None:
+        """Take over the state of a checkpoint."""
+        state = loaded.state
+        if self.net.sharding is None:
+            self.net.module.load_state_dict(loaded.weights)
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
+        for name, hooks in self.training.plan.trainers:
+            hooks.load_state_dict(state["trainers"].get(name, {}))
+        self.skipping.in_a_row = state["skipped_in_a_row"]
+        self.progress.step = loaded.step
+        self.progress.epochs_ended = state["epochs_ended"]
+        self.progress.best = state["best"]
+        self.progress.best_files = state["best_files"]
+        self.progress.seconds = state["seconds"]
+        self.progress.finished = is_finished(state, self.training.config)
+        self._restore_statistics([part["statistics"] for part in state["parts"]])
+        self.metrics.restore([part["meter"] for part in state["parts"]], self.training.device)
+        restore_best(self.training, self.progress)
+
+    def _save_pieces(self, folder: Path | None) -> None:
+        assert self.net.sharding is not None
+        self.net.sharding.save(folder, self.optimizer, self.training.twin)
+
+    def _collect_state(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint holds besides the weights; parts: what differs between processes."""
+        # moments in pieces lie beside the pieces of the weights
+        optimizer = self.optimizer.state_dict() if self.net.sharding is None else {}
+        return {
+            "epochs_ended": self.progress.epochs_ended,
+            "best": self.progress.best,
+            "best_files": self.progress.best_files,
+            "finished": self.progress.finished,
+            "seconds": self.progress.seconds,
+            "parts": parts,
+            "skipped_in_a_row": self.skipping.in_a_row,
+            "optimizer": optimizer,
+            "trainers": {name: hooks.state_dict() for name, hooks in self.training.plan.trainers},
+        }
+
+    def _restore_statistics(self, parts: Sequence[Sequence[Tensor]]) -> None:
+        """Each process's own; the mean of all where there are more or fewer processes now."""
+        same = len(parts) == distributed.world_size()
+        with torch.no_grad():
+            for own, *saved in zip(self.net.running_statistics(), *parts, strict=True):
+                own.copy_(saved[distributed.rank()] if same else torch.stack(saved).mean(0))
+        if self.training.averaging is not None:
+            self.training.averaging.copy_buffers()
