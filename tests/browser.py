@@ -1,4 +1,6 @@
-"""Headless Chromium, driven over its debugging pipe, so that nothing but the browser itself is needed."""
+"""Headless Chromium, driven over its debugging pipe, so that nothing but the browser itself is
+needed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the reference data lie that the repository does not ship."""
+"""Where the reference data are that the repository does not contain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def reference_dir() -> Path | None:
-    """The folder named by ABATIS_REFERENCE, else ``shared`` beside the checkout, else None."""
+    """Return the folder named by ABATIS_REFERENCE, else ``shared`` beside the checkout, or None."""
     named = os.environ.get("ABATIS_REFERENCE")
     if named:
         return Path(named)

@@ -1,4 +1,6 @@
-"""The folders of the core are its layers: what may import what, how large things are, and that no method is known by name."""
+"""The folders of the core are its layers: what may import what, how large things are, and that no
+method is known by name.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,15 @@ ORDER = (
     {"cli"},
     {"__main__"},
 )
-"""From the lowest layer to the highest. A module imports from its own folder and from lower layers, never sideways."""
+"""From the lowest layer to the highest. A module imports from its own folder and from lower layers,
+never sideways.
+"""
 LAYERS = {name: number for number, names in enumerate(ORDER) for name in names}
 ROOT_FILES = {"__init__.py", "__main__.py", "cli.py", "errors.py", "py.typed"}
 LATE = {"cli.py", "commands"}
-"""Where a function may import from the core: what finds commands, and commands, whose help must not load torch."""
+"""Where a function may import from the core: what finds commands, and commands, whose help must not
+load torch.
+"""
 
 
 def shown(path: Path) -> str:
@@ -167,7 +173,9 @@ def test_files_and_functions_stay_small(path):
 
 
 def strangers() -> list[Path]:
-    """Every file that is written as a stranger would write it: plugins, examples and templates, tests included."""
+    """Every file that is written as a stranger would write it: plugins, examples and templates,
+    tests included.
+    """
     found = [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     return sorted([*found, *(HOUSE / "commands" / "new" / "templates").rglob("*.py")])
 

@@ -1,4 +1,4 @@
-"""Documentation that cannot drift: signatures, commands and links are checked against the program."""
+"""Documentation that cannot drift: signatures, commands and links are checked against the code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def commands(page):
 
 @pytest.mark.parametrize("page", PAGES, **IDS)
 def test_every_command_is_one_there_is(page):
-    """tests/docs/test_docs_commands.py runs them; here first words, subcommands, targets and modules are looked up."""
+    """tests/docs/test_docs_commands.py runs them; here first words, subcommands, targets and
+    modules are looked up.
+    """
     targets = re.findall(
         r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -101,7 +103,9 @@ def test_every_command_is_one_there_is(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], **IDS)
 def test_every_defense_run_command_is_understood(page, tmp_path, monkeypatch):
-    """Parsed in full, with the options of its plugins; files it names are made up where they are missing."""
+    """Parsed in full, with the options of its plugins; files it names are made up where they are
+    missing.
+    """
     monkeypatch.chdir(tmp_path)
     for line in commands(page):
         words = shlex.split(line, comments=True)[1:]

@@ -1,13 +1,17 @@
-"""Every command of the documentation is run, page by page, in an empty folder, in the order of the page.
+"""Every command of the documentation is run, page by page, in an empty folder, in the order of the
+page.
 
 What would take hours is made small by one rule:
 
-* ``defense-run`` with ``--help`` or ``--dry-run`` runs as it stands. On digits, on the files a page makes of them and on a
-  ``--config`` it trains, with ``--epochs 1 --limit 60 --attack.steps 1 --eval none``. Else ``--dry-run`` is added.
-* ``defense eval`` judges 8 images with ``--ladder quick``; ``defense compare`` trains like ``defense-run`` above.
-* A file or run folder that a command names, and the page does not make, stands in: a network of minutes, random images.
-* Left to other tests: make, pip, pytest, torchrun, benchmarks, the plugin that the tutorials build, and weights that come
-  over the network.
+* ``defense-run`` with ``--help`` or ``--dry-run`` runs as it stands. On digits, on the files a
+  page makes of them and on a ``--config`` it trains, with ``--epochs 1 --limit 60 --attack.steps
+  1 --eval none``. Else ``--dry-run`` is added.
+* ``defense eval`` judges 8 images with ``--ladder quick``; ``defense compare`` trains like
+  ``defense-run`` above.
+* A file or run folder that a command names, and the page does not make, stands in: a network of
+  minutes, random images.
+* Left to other tests: make, pip, pytest, torchrun, benchmarks, the plugin that the tutorials
+  build, and weights that come over the network.
 """
 
 from __future__ import annotations
@@ -54,7 +58,8 @@ def here(tmp_path, monkeypatch, digits_run):
     Path("runs").mkdir()
     Path("runs", "emr-wrn34-cifar10").symlink_to(digits_run)
     Path("models.py").write_text(
-        "from torch import nn\ndef my_net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+        "from torch import nn\ndef my_net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, "
+        "10))"
     )
     make = np.random.default_rng(0)
     for name, side in (

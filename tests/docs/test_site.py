@@ -1,4 +1,5 @@
-"""The documentation site: it builds without a warning, asks nobody for anything, and fits a phone and a desk.
+"""The documentation site: it builds without a warning, asks nobody for anything, and fits a phone
+and a desk.
 
 ABATIS_SHOTS names a folder that is given the screenshots.
 """
@@ -23,8 +24,12 @@ pytestmark = [
         importlib.util.find_spec("mkdocs") is None, reason="no mkdocs here; make docs installs it"
     ),
 ]
-CUT_OFF = """[...document.querySelectorAll('.md-content img, .md-content table, .md-content pre')].filter(part => {
-    const box = part.getBoundingClientRect(), inside = part.closest('.md-typeset__table, .md-typeset__scrollwrap, .card, pre');
+CUT_OFF = """[
+    ...document.querySelectorAll('.md-content img, .md-content table, .md-content pre')
+].filter(part => {
+    const box = part.getBoundingClientRect();
+    const boxes = '.md-typeset__table, .md-typeset__scrollwrap, .card, pre';
+    const inside = part.closest(boxes);
     return box.right > innerWidth + 1 && !inside;
 }).map(part => part.outerHTML.slice(0, 80))"""
 
