@@ -1,4 +1,4 @@
-"""A made-up run folder, whole and realistic, for whatever reads one; and a reader of the pages made from it."""
+"""A made-up run folder, complete and realistic, and a reader of the pages made from it."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ TESTS = (
 )
 
 
-def run_folder(path: Path, *, spoke: str = "", epochs: int = 30) -> Path:
-    """Fill a folder as a run does. ``spoke``: the id of a test that fails, which makes the verdict FAIL."""
+def run_folder(path: Path, *, failed: str = "", epochs: int = 30) -> Path:
+    """Fill a folder as a run does; ``failed``: the id of a masking test that fails."""
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in (("eval", record(spoke)), ("plan", PLAN), ("environment", ENVIRONMENT)):
+    for name, content in (("eval", record(failed)), ("plan", PLAN), ("environment", ENVIRONMENT)):
         (path / f"{name}.json").write_text(json.dumps(content))
     (path / "metrics.jsonl").write_text(
         "".join(json.dumps(_epoch(number, epochs)) + "\n" for number in range(1, epochs + 1))
@@ -117,9 +117,11 @@ def run_folder(path: Path, *, spoke: str = "", epochs: int = 30) -> Path:
     return path
 
 
-def record(spoke: str = "") -> dict[str, Any]:
+def record(failed: str = "") -> dict[str, Any]:
     """An eval.json with every part."""
-    findings = [f"{spoke} {name}: beyond its threshold" for key, name, *_ in TESTS if key == spoke]
+    findings = [
+        f"{failed} {name}: beyond its threshold" for key, name, *_ in TESTS if key == failed
+    ]
     return {
         "format": 2,
         "n": N,
@@ -137,10 +139,10 @@ def record(spoke: str = "") -> dict[str, Any]:
         "note": "",
         "num_classes": CLASSES,
         "attacks": _attacks(),
-        "verdict": "FAIL" if spoke else "PASS",
+        "verdict": "FAIL" if failed else "PASS",
         "findings": findings,
         "adaptive_attack": None,
-        "masking": {"points": 256, "tests": [_test(*test, spoke) for test in TESTS]},
+        "masking": {"points": 256, "tests": [_test(*test, failed) for test in TESTS]},
         "margins": _margins(),
         "curve": {
             "points": 256,
@@ -167,11 +169,11 @@ def record(spoke: str = "") -> dict[str, Any]:
 
 
 def _test(
-    key: str, name: str, value: float | None, warn: str, fail: str, says: str, spoke: str
+    key: str, name: str, value: float | None, warn: str, fail: str, says: str, failed: str
 ) -> dict[str, Any]:
     status = (
         "fail"
-        if key == spoke
+        if key == failed
         else "not applicable"
         if key == "D11"
         else "note"

@@ -1,4 +1,4 @@
-"""The page and the report of a run: what it says, that it is closed to the world, and that no record breaks it."""
+"""The report of a run: what it says, that it loads nothing, and that no record breaks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 
 from abatis.errors import DataError
-from abatis.report.html import Badge, Code, Figure, Folded, Items, Lead, Section, Table, Told, page
+from abatis.report.html import (
+    Badge,
+    Code,
+    Figure,
+    Folded,
+    Items,
+    Lead,
+    NameAndDetail,
+    Section,
+    Table,
+    page,
+)
 from abatis.report.run_report import write_report
 from abatis.report.svg import lines
 from tests.report import Read, record, row, run_folder, seen
@@ -35,7 +46,7 @@ def whole_page(word: str) -> str:
     figure = Figure(lines({word: [(0, 1)]}, x_label=word, y_label=word, title=word), word)
     table = Table(
         (word, word),
-        [(word, Told(word, word)), (word, Badge(word))],
+        [(word, NameAndDetail(word, word)), (word, Badge(word))],
         word,
         frozenset({1}),
         header=1,
@@ -89,7 +100,8 @@ def test_the_policy_names_the_one_style(folder):
     )
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy == (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
     )
     assert "url(" not in style
     assert "@import" not in style
@@ -187,17 +199,17 @@ def test_the_number_comes_first_and_its_verdict_beside_it(folder):
     text = seen(report(folder))
     start = text[: text.index("Findings")]
     assert (
-        "a-run robust accuracy 45.40 % 95 % interval (Wilson): 41.09 % to 49.78 % 227 of 500 test images"
-        in start
+        "a-run robust accuracy 45.40 % 95 % confidence interval (Wilson): 41.09 % to 49.78 % "
+        "227 of 500 test images" in start
     )
     assert "threat Linf:8/255; data cifar10 gradient masking ✓ PASS" in start
-    assert "no sign of masking found by 11 tests no adaptive attack supplied" in start
+    assert "11 tests found no sign of masking no adaptive attack supplied" in start
     assert "clean accuracy 84.00 % PGD-20 accuracy 50.00 %" in start
 
 
-def test_a_test_that_spoke_is_named(folder):
-    text = report(run_folder(folder, spoke="D10", epochs=4))
-    assert "✕ FAIL 1 of 11 tests spoke: D10 white-box beats Square (fail)" in seen(text)
+def test_a_test_that_failed_is_named(folder):
+    text = report(run_folder(folder, failed="D10", epochs=4))
+    assert "✕ FAIL 1 of 11 tests warned or failed: D10 white-box beats Square (fail)" in seen(text)
     assert "<details open>" in text
     assert "D10 white-box beats Square: beyond its threshold" in Read(text).under("li")
 
@@ -206,14 +218,14 @@ def test_sections_stand_in_their_order(folder):
     assert Read(report(folder)).under("h2") == [
         "Findings",
         "Attacks",
-        "Accuracy over the radius",
+        "Accuracy by radius",
         "Masking diagnostics",
         "Margins",
         "Classes",
         "Training",
         "Plan",
         "Data, weights and versions",
-        "To repeat it",
+        "How to repeat it",
     ]
 
 
@@ -229,7 +241,7 @@ def test_tables_hold_the_numbers_of_the_record(folder):
         "46.00 %",
         "190 of 420",
     ]
-    assert row(text, "all, with the diagnostics") == ["-", "-", "-", "45.40 %", "193 of 420"]
+    assert row(text, "all attacks and diagnostics") == ["-", "-", "-", "45.40 %", "193 of 420"]
     square = "white-box beats Square Square broke 1 point beyond the white-box attacks"
     assert row(text, "D10") == [
         "✓ pass",
@@ -268,8 +280,9 @@ def test_robust_overfitting_is_told(tmp_path):
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(one) + "\n" for one in found) + '{"epoch": 4, "lo'
     )
-    told = "+25.0 points in epoch 2, the chosen one (75.00 % less 50.00 %); +45.0 points in epoch 3 (90.00 % less 45.00 %)."
-    assert told in seen(report(folder))
+    text = seen(report(folder))
+    assert "+25.0 points in epoch 2, the selected one (75.00 % minus 50.00 %); +45.0" in text
+    assert "+45.0 points in epoch 3 (90.00 % minus 45.00 %)." in text
 
 
 def test_how_to_repeat_it(tmp_path, folder):
@@ -295,7 +308,7 @@ def test_many_classes_show_the_weakest(tmp_path):
     }
     (tmp_path / "eval.json").write_text(json.dumps(record() | {"per_class": counts}))
     text = report(tmp_path)
-    assert "the 20 of 100 classes of lowest robust accuracy" in seen(text)
+    assert "the 20 of 100 classes with the lowest robust accuracy" in seen(text)
     assert text.count('class="bar s1"') == 21  # and one in the legend
     assert ">59</text>" in text
     assert ">49</text>" not in text
@@ -318,15 +331,13 @@ def test_an_old_record_says_what_was_not_measured(tmp_path):
     )
     text = report(tmp_path)
     assert (
-        "AutoAttack accuracy 46.00 % 95 % interval (Wilson): not measured 500 test images"
-        in seen(text)
-    )
+        "AutoAttack accuracy 46.00 % 95 % confidence interval (Wilson): not measured "
+        "500 test images"
+    ) in seen(text)
     assert "not measured no masking diagnostics in this record no adaptive attack supplied" in seen(
         text
     )
-    assert "Not measured accuracy over the radius, masking diagnostics, margins, classes." in seen(
-        text
-    )
+    assert "Not measured accuracy by radius, masking diagnostics, margins, classes." in seen(text)
     assert row(text, "PGD-20") == ["cross-entropy", "20", "1", "50.00 %", "170 of 420"]
 
 

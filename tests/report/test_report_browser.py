@@ -22,10 +22,12 @@ from tests.report import run_folder
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium here")]
 
 SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll('svg.plot text')].map(
-    text => parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getBoundingClientRect().width / 400))"""
+    text => parseFloat(getComputedStyle(text).fontSize)
+        * text.ownerSVGElement.getBoundingClientRect().width / 400))"""
 OUTSIDE = """[...document.querySelectorAll('svg.plot text')].filter(text => {
     const own = text.getBoundingClientRect(), all = text.ownerSVGElement.getBoundingClientRect();
-    return own.left < all.left - 1 || own.right > all.right + 1 || own.bottom > all.bottom + 1 || own.top < all.top - 1;
+    return own.left < all.left - 1 || own.right > all.right + 1
+        || own.bottom > all.bottom + 1 || own.top < all.top - 1;
 }).map(text => text.textContent)"""
 
 
@@ -40,7 +42,7 @@ def made(tmp_path: Path, kind: str) -> Path:
     """A run folder: one that passes, one that fails, and one whose words are far too long."""
     if kind != "long":
         return run_folder(
-            tmp_path / "boosted-smooth-resnet18-cifar10", spoke="D10" if kind == "fail" else ""
+            tmp_path / "boosted-smooth-resnet18-cifar10", failed="D10" if kind == "fail" else ""
         )
     folder = run_folder(tmp_path / ("n" * 120))
     for path in folder.glob("*.json"):
@@ -82,7 +84,8 @@ def test_the_page_fits_and_keeps_quiet(browser, tmp_path, kind, width, theme):
 
 def test_the_policy_stops_what_gets_in(browser, tmp_path):
     script = Markup(
-        "<script>document.title = 'broken into'</script><img src='http://127.0.0.1:9/x.png' style='width: 9px'>"
+        "<script>document.title = 'broken into'</script>"
+        "<img src='http://127.0.0.1:9/x.png' style='width: 9px'>"
     )
     broken = tmp_path / "broken.html"
     broken.write_text(page("whole", None, [Section("s", [script])]))

@@ -1,4 +1,4 @@
-"""F10: a process that is killed takes the others along, and all go on from the newest checkpoint, to the same weights."""
+"""F10: where a process is killed, all restart from the newest checkpoint, to the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job: adversarial training does what it is for, and the literal command runs on real CIFAR-10 images."""
+"""Adversarial training does what it is for, and the main command runs on real CIFAR-10 images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import abatis
 from abatis import RunConfig, Threat
@@ -51,7 +50,7 @@ def test_adversarial_training_beats_standard_training_by_20_points(tmp_path):
 
 
 def test_the_main_command_on_real_images(tmp_path):
-    """``defense-run --plugin emr --backbone wrn34`` with the whole evaluation, one epoch on a handful of CIFAR-10 images."""
+    """``--plugin emr --backbone wrn34``: one epoch on a few images, with the whole evaluation."""
     folder = reference_dir()
     if folder is None:
         pytest.skip("real images are not here; set ABATIS_REFERENCE")

@@ -1,4 +1,4 @@
-"""Whole runs, small: what they leave, that they repeat and resume to the bit, and that mistakes lose nothing."""
+"""Small whole runs: what they leave, that they repeat and resume bit for bit, and mistakes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from tests.helpers import final_bytes, plugin, tiny
 def words(config):
     """The command line of a tiny run."""
     table = config.to_toml()
-    core = "--backbone cnn --data digits --limit 150 --batch-size 32 --epochs 2 --threat Linf:0.1 --attack.steps 2 --quiet"
+    core = (
+        "--backbone cnn --data digits --limit 150 --batch-size 32 --epochs 2 --threat Linf:0.1 "
+        "--attack.steps 2 --quiet"
+    )
     return [
         *core.split(),
         *(f"--plugin={name}" for name in table["plugin"]),
@@ -223,7 +226,7 @@ def test_resume_judges_again_where_more_is_asked(tmp_path):
 
 
 def test_a_transform_may_draw_and_is_repeated_on_resume(tmp_path, install):
-    """From the run's draws and from the global generators; every batch anew, and the same after a resume."""
+    """From the run's draws and the global generators; new for each batch, the same on resume."""
     seen = []
 
     def trainer(run):

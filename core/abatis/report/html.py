@@ -1,36 +1,32 @@
-"""A page of numbers, tables and plots in one file, that runs no script and loads nothing.
+"""A page of numbers, tables and plots in one HTML file, which runs no script and loads nothing.
 
-``page(title, lead, sections)`` fills ``page.jinja``. A section is a title and blocks: a string is a paragraph, and
-:class:`Table`, :class:`Figure`, :class:`Code`, :class:`Items` and :class:`Folded` are what they say. All text is escaped
-where it is put in; only ``Markup``, such as the plots of :mod:`abatis.report.svg`, goes in as it is. Equal arguments give
-equal bytes.
+``page(title, lead, sections)`` fills ``page.jinja``. A section has a title and blocks: a string is
+a paragraph; the other blocks are :class:`Table`, :class:`Figure`, :class:`Code`, :class:`Items` and
+:class:`Folded`. All text is escaped where it is inserted; only ``Markup``, such as the plots of
+:mod:`abatis.report.svg`, is inserted as it is. Equal arguments give equal bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import nan
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from abatis.errors import DataError
-from abatis.report.svg import LARGEST
+from abatis.report.words import NO_BREAK_SPACE, format_percent
 
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "quiet": "·"}
 
 
 @dataclass(frozen=True)
 class Badge:
-    """A verdict or a status: pass, warn and fail in their colours, with a sign; every other word in grey."""
+    """A verdict or status: pass, warn and fail have a colour and a sign, other words are grey."""
 
     text: str
 
@@ -44,84 +40,26 @@ class Badge:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A cell of two parts: a name, and a sentence under it."""
+class NameAndDetail:
+    """A cell of two parts: a name and a sentence below it."""
 
     text: str
     detail: str
 
 
-Cell = str | Badge | Told
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a JSON record, of which nothing is taken for granted: it may be missing or of another type than expected."""
-
-    value: Any = None
-
-    @classmethod
-    def read(cls, path: Path) -> Part:
-        """A JSON file, which may be missing; raises DataError where it cannot be read."""
-        try:
-            return cls(json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
-        except (OSError, ValueError) as error:
-            what = f"cannot read {path.name}: {error}"
-            raise DataError(what, where=str(path), fix="make it anew, or take it away") from error
-
-    @classmethod
-    def read_lines(cls, path: Path) -> list[Part]:
-        """The lines of a JSON-lines file that can be read; the last one may have been cut off."""
-        parts = []
-        for line in (
-            path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if path.is_file()
-            else []
-        ):
-            with suppress(ValueError):
-                parts.append(cls(json.loads(line)))
-        return parts
-
-    def __getitem__(self, key: str) -> Part:
-        return Part(self.value.get(key)) if isinstance(self.value, dict) else Part()
-
-    def items(self) -> list[tuple[str, Part]]:
-        return (
-            [(str(key), Part(value)) for key, value in self.value.items()]
-            if isinstance(self.value, dict)
-            else []
-        )
-
-    def parts(self) -> list[Part]:
-        return [Part(value) for value in self.value] if isinstance(self.value, list) else []
-
-    @property
-    def number(self) -> float | None:
-        """None where it is no finite number."""
-        usable = (
-            isinstance(self.value, int | float)
-            and not isinstance(self.value, bool)
-            and abs(self.value) < LARGEST
-        )
-        return float(self.value) if usable else None
-
-    def numbers(self) -> list[float]:
-        """Those of a list, NaN for what is none."""
-        return [nan if part.number is None else part.number for part in self.parts()]
-
-    def __str__(self) -> str:
-        if isinstance(self.value, list):
-            return ", ".join(map(str, self.parts()))
-        if isinstance(self.value, dict):
-            return ", ".join(f"{key} {part}" for key, part in self.items())
-        return "-" if self.value is None else str(self.value)
+Cell = str | Badge | NameAndDetail
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, as many as headings. ``numeric``: columns set to the right; ``header``: the column that names the row.
+    """A table; a row with a grey badge is grey. It scrolls in its own box on a narrow screen.
 
-    A row with a grey badge is grey. The table scrolls inside its own box where the screen is narrow.
+    Args:
+        headings: one for each column.
+        rows: as many cells as headings in each.
+        caption: a sentence above the table.
+        numeric: the columns that are aligned right.
+        header: the column that names the row.
     """
 
     kind: ClassVar[str] = "table"
@@ -132,13 +70,13 @@ class Table:
     header: int = 0
 
     def quiet(self, row: Sequence[Cell]) -> bool:
-        """Is this row of less weight?"""
+        """Is this row grey?"""
         return any(isinstance(cell, Badge) and cell.tone == "quiet" for cell in row)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot of :mod:`abatis.report.svg`; two of them stand side by side where there is room."""
+    """A plot of :mod:`abatis.report.svg`; two are shown side by side where there is room."""
 
     kind: ClassVar[str] = "figure"
     svg: Markup
@@ -147,7 +85,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Something to be typed, as it is."""
+    """Something to type, exactly as it is."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -163,7 +101,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks behind a line that opens them."""
+    """Blocks that a click on their summary opens."""
 
     kind: ClassVar[str] = "folded"
     summary: str
@@ -176,7 +114,7 @@ Block = str | Table | Figure | Code | Items | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; without blocks it is left out."""
+    """A heading and its blocks; without blocks it is left out."""
 
     title: str
     blocks: Sequence[Block]
@@ -184,10 +122,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Lead:
-    """The first thing to be read: one number, and beside it the verdict on whether to believe it.
+    """The head of the page: one number, and beside it the verdict on whether to trust it.
 
-    facts: short lines under the number; verdict: a word for the badge, on ``topic``; says: sentences under it;
-    numbers: lesser ones, (name, value) each.
+    Args:
+        label: what the number is.
+        value: the number.
+        facts: short lines below the number.
+        verdict: a word for the badge.
+        says: sentences below the verdict.
+        numbers: further numbers, (name, value) each.
+        topic: what the verdict is about.
     """
 
     label: str
@@ -200,23 +144,16 @@ class Lead:
 
 
 def percent(share: float | None) -> str:
-    """A fraction as people read it, in one piece."""
-    return "-" if share is None else f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
-
-
-def plain(value: float | None) -> str:
-    """A number to four digits."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def interval(part: Part, shown: Callable[[float], str], missing: str = "-") -> str:
-    """A list of two ends."""
-    ends = part.numbers()
-    return f"{shown(ends[0])} to {shown(ends[1])}" if len(ends) == 2 else missing
+    """A fraction as a percentage that no line break divides."""
+    return format_percent(share, NO_BREAK_SPACE)
 
 
 def page(title: str, lead: Lead | None, sections: Sequence[Section]) -> str:
-    """The whole page. Its policy allows no script, no address and no style but its own, which is named by its sha256."""
+    """Return the whole page.
+
+    Its content security policy allows no script, no address and no style but its own, which it
+    names by the sha256.
+    """
     style = _templates().get_template("style.jinja").render()
     return (
         _templates()

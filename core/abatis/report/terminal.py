@@ -1,4 +1,7 @@
-"""The terminal: the plan, progress with the time left, a forecast, and the table at the end. Plain lines when piped."""
+"""What a run writes to the terminal: plan, progress, remaining time, results.
+
+Where the output is piped, these are plain lines.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +27,11 @@ from rich.table import Table
 
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
+from abatis.report.numbers import ROBUST, list_measured
+from abatis.report.words import format_duration, format_percent
 
-FORECAST_AFTER = 3  # steps; the first one also pays for warming up
-JUDGE_LABELS = {
-    "clean_acc": "clean accuracy",
-    "pgd20_acc": "PGD-20 accuracy",
-    "margin_pgd20_acc": "margin-PGD-20 accuracy",
-    "autoattack_acc": "AutoAttack accuracy",
-    "autoattack_fast_acc": "AutoAttack accuracy, Square in bf16",
-}
-
-
-def duration(seconds: float) -> str:
-    """``2 h 05 min``, ``3 min 20 s`` or ``45 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def percent(share: float | None) -> str:
-    """A fraction as people read it."""
-    return "-" if share is None else f"{100 * share:.2f} %"
+FORECAST_AFTER = 3  # steps; the first one includes the warm-up
+VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 
 class Reporter:
@@ -53,45 +39,54 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False)
-        self.console.on_broken_pipe = self._go_on_unread  # type: ignore[method-assign]  # else the run would end with it
+        # else a reader that leaves would end the run
+        self.console.on_broken_pipe = self._silence  # type: ignore[method-assign]
         self._epochs = 0
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._steps = self._first = 0
+        self._steps = 0
+        self._first = 0  # steps that were done before
         self._began: float | None = None
 
-    def _go_on_unread(self) -> None:
-        """Nobody reads any more: the run goes on in silence."""
+    def _silence(self) -> None:
+        """Continue without output: nobody reads it any more."""
         self.console.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def note(self, text: str) -> None:
-        """One line; wrapped at words on a terminal, left whole where it is piped."""
+        """Write one line; wrapped between words on a terminal, left whole where it is piped."""
         self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
-        """Who provides what, with versions and options."""
+        """Write the plan: who provides what, with versions and options."""
         table = Table(
             title="plan", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
         )
         for heading in ("role", "provider", "version", "options"):
             table.add_column(heading, overflow="fold", no_wrap=heading != "options")
         for row in rows:
-            options = ", ".join(f"{key} {_shown(value)}" for key, value in row.options.items())
+            options = ", ".join(f"{key} {_format(value)}" for key, value in row.options.items())
             version = row.version[:19] if row.version.startswith("sha256:") else row.version
             table.add_row(row.role, escape(row.provider), version, escape(options))
         self.console.print(table)
         self._epochs = config.epochs
+        optim = config.optim
         self.note(
-            f"epochs {config.epochs}, batch {config.batch_size}, {config.optim.name} lr {config.optim.lr:g} "
-            f"{config.optim.schedule}, weight decay {config.optim.weight_decay:g}, {config.precision}, seed {config.seed}"
+            f"epochs {config.epochs}, batch {config.batch_size}, "
+            f"{optim.name} lr {optim.lr:g} {optim.schedule}, "
+            f"weight decay {optim.weight_decay:g}, {config.precision}, seed {config.seed}"
         )
         for text in notes:
             self.note(f"note: {text}")
 
     @contextmanager
     def training(self, steps: int, done: int) -> Iterator[None]:
-        """Around the training loop."""
+        """Show progress while training.
+
+        Args:
+            steps: of the whole training.
+            done: steps that were done before.
+        """
         self._steps, self._first = steps, done
         with self._bars("training", steps, done):
             yield
@@ -112,15 +107,15 @@ class Reporter:
         self._progress = None
 
     def step(self, done: int, epoch: int, averages: Mapping[str, float]) -> None:
-        """After some steps: the bar, and once the forecast."""
+        """Update the progress bar after some steps; once, estimate the time."""
         now = time.perf_counter()
         made = done - self._first
         if made == 1:
             self._began = now
         if made == FORECAST_AFTER and self._began is not None and self._steps > done:
-            each = (now - self._began) / (made - 1)
+            each, left = (now - self._began) / (made - 1), self._steps - done
             self.note(
-                f"forecast: {duration(each * (self._steps - done))} for {self._steps} steps of {each:.3g} s, "
+                f"estimated time: {format_duration(each * left)} for {left} steps of {each:.3g} s, "
                 "without validation; Ctrl-C saves and stops"
             )
         if self._progress is not None:
@@ -134,15 +129,16 @@ class Reporter:
             )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """After an epoch: one line."""
+        """Write one line after an epoch."""
         terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if _is_term(name))
-        held_out = ""
+        parts = [f"loss {row.get('loss', float('nan')):.4g} ({terms})"]
         if "val_clean_acc" in row:
-            held_out = f"; held out: clean {percent(row['val_clean_acc'])}, robust {percent(row['val_robust_acc'])}"
-        self.note(
-            f"epoch {row['epoch']}/{self._epochs}: loss {row.get('loss', float('nan')):.4g} ({terms}){held_out}; "
-            f"{duration(row['seconds'])}"
-        )
+            clean, robust = row["val_clean_acc"], row["val_robust_acc"]
+            parts.append(
+                f"held out: clean {format_percent(clean)}, robust {format_percent(robust)}"
+            )
+        parts.append(format_duration(row["seconds"]))
+        self.note(f"epoch {row['epoch']}/{self._epochs}: {'; '.join(parts)}")
         if self._progress is not None:
             self._progress.update(
                 self._task, completed=row["step"], description=f"epoch {row['epoch']}"
@@ -150,7 +146,7 @@ class Reporter:
 
     @contextmanager
     def judging(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Around the evaluation; yields its progress callback."""
+        """Show progress during the evaluation; yields its progress callback."""
         named = ""
 
         def progress(name: str, done: int, total: int) -> None:
@@ -165,42 +161,46 @@ class Reporter:
             yield progress
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """The numbers of one evaluation, and how far they can be trusted."""
+        """Write the numbers of an evaluation, and how far they can be trusted."""
         self.note(f"{record['data']}, test set: {record['n']} images, threat {record['threat']}")
         table = Table()
         table.add_column("measure")
         table.add_column("result", justify="right")
-        for key, label in JUDGE_LABELS.items():
-            if record.get(key) is not None:
-                table.add_row(label, percent(record[key]))
+        for number in list_measured(record):
+            if number != ROBUST:
+                table.add_row(number.label, format_percent(record[number.key]))
         low, high = record["interval"]["robust_acc"]
         table.add_section()
-        table.add_row("robust accuracy (no attack broke it)", percent(record["robust_acc"]))
+        table.add_row(
+            "robust accuracy (withstood every attack)", format_percent(record["robust_acc"])
+        )
         table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
-        style = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}[record["verdict"]]
+        style = VERDICT_STYLES[record["verdict"]]
         table.add_row("masking verdict", f"[{style}]{record['verdict']}[/]")
         self.console.print(table)
         for finding in record["findings"]:
             self.note(f"finding: {finding}")
-        tests = sum(test["status"] != "not applicable" for test in record["masking"]["tests"])
+        masking = record["masking"]
+        tests = sum(test["status"] != "not applicable" for test in masking["tests"])
         if not tests:
-            self.note("no point is right without an attack: there was no robustness to doubt")
+            self.note("no image is classified correctly without an attack: nothing to diagnose")
         elif record["verdict"] == "PASS":
             self.note(
-                f"no sign of masking found by {tests} tests on the first {record['masking']['points']} points"
+                f"{tests} tests on the first {masking['points']} test images found no sign of "
+                "masking"
             )
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
 
     def closing(self, folder: Path, note: str = "") -> None:
-        """What to know about the data, and where everything lies."""
+        """Write what to know about the data, and where the results are."""
         if note:
             self.note(f"note: {note}")
         kind = "run folder" if (folder / "run.toml").is_file() else "evaluation"
-        self.note(f"{kind}: {folder} (report.html is for reading)")
+        self.note(f"{kind}: {folder} (open report.html in a browser)")
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
 
 

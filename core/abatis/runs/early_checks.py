@@ -9,19 +9,21 @@ import torch
 from torch import nn
 
 from abatis.config import discovery
+from abatis.config.built_in import PROVIDERS
 from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from abatis.nets.backbones.names import SMALL_IMAGE, resolve
-from abatis.nets.weights_file import weights_file_of
+from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
 from abatis.runs.prepare import prepare
 from abatis.runs.run_folder import PYTHON
 from abatis.system import distributed
-from abatis.train.plan import BUILTIN, list_implementers, read_use
+from abatis.train.hook_answers import list_implementers
+from abatis.train.plan import read_use
 from abatis.train.sharding_checks import check_shard_options
-from abatis.train.trackers import check
+from abatis.train.trackers import load_trackers
 
 
 def check_before_data(
@@ -41,7 +43,7 @@ def check_before_data(
     """
     _check_given(config, model, data)
     _check_processes(config)
-    check(config.track)
+    load_trackers(config.track)
     check_shard_options(config)
     if model is None:
         resolve(config.backbone, SMALL_IMAGE)
@@ -77,7 +79,7 @@ def _check_init(config: RunConfig) -> None:
     """Raise UsageError where there are no weights to start from."""
     if config.init is None:
         return
-    path = weights_file_of(config.init) if config.init.is_dir() else config.init
+    path = find_weights(config.init) if config.init.is_dir() else config.init
     if not path.is_file():
         raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
 
@@ -98,7 +100,7 @@ def _check_plugins(
 def _check_use(config: RunConfig, loaded: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
     """Raise UsageError where ``--use`` names a provider that cannot provide the role."""
     for role, name in read_use(config.use, loaded).items():
-        able = [*BUILTIN[role], *list_implementers(manager, role)]
+        able = [*PROVIDERS[role], *list_implementers(manager, role)]
         if name in able:
             continue
         why = f"plugin '{name}' provides no {role}"
@@ -112,7 +114,7 @@ def _may_conflict(
 ) -> bool:
     """Do only the answers of the hooks tell whether these plugins go together?"""
     contested = any(
-        len(list_implementers(manager, role)) > 1 for role in BUILTIN if role not in config.use
+        len(list_implementers(manager, role)) > 1 for role in PROVIDERS if role not in config.use
     )
     compiled = config.compile in ("step", "both")
     twice = any(config.options[plugin.name].needs_double_backward for plugin in active)

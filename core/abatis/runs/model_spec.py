@@ -13,10 +13,10 @@ from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.data import DataInfo
 from abatis.errors import DataError, UsageError, did_you_mean
-from abatis.nets.backbones import Normalized, build, first_pass
+from abatis.nets.backbones import Normalized, build, check_first_pass
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.programs import load_program
-from abatis.nets.weights_file import read_weights, weights_file_of
+from abatis.nets.weights_file import find_weights, read_weights
 from abatis.runs.published import (
     HUB,
     fetch_from_hub,
@@ -61,7 +61,7 @@ class ModelSpec:
     def _class_names(self) -> list[str]:
         """The classes in the order of the outputs, where they are known."""
         if self.run is not None or self.path.suffix == ".safetensors":
-            file = self.path if self.run is None else weights_file_of(self.path)
+            file = self.path if self.run is None else find_weights(self.path)
             return list(read_weights(file)[1].get("class_names", []))
         return list(read_description(self._folder).get("class_names", [])) if self._exported else []
 
@@ -102,7 +102,7 @@ class ModelSpec:
         self._check_classes(info)
         module, notes = self._load(info, device)
         module = module.to(device).eval()
-        first_pass(
+        check_first_pass(
             module,
             torch.zeros(2, info.channels, info.image_size, info.image_size, device=device),
             self.spec,

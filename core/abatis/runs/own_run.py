@@ -10,8 +10,8 @@ from torch import nn
 
 from abatis.config.run_config import RunConfig
 from abatis.data import Data
-from abatis.evaluate.masking import Training
-from abatis.nets.weights_file import weights_file_of
+from abatis.evaluate.masking.training import TrainingFacts
+from abatis.nets.weights_file import find_weights
 from abatis.runs.undefended_twin import train_undefended_twin
 
 TWIN_SHARE = 0.2  # of the run's epochs, for which the twin trains
@@ -20,7 +20,7 @@ TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is not SGD
 DIAGNOSED = 256  # training images
 
 
-def describe_training(config: RunConfig, module: nn.Module, images: Data) -> Training:
+def describe_training(config: RunConfig, module: nn.Module, images: Data) -> TrainingFacts:
     """Return what the diagnostics of the training need; the twin is trained when one asks for it.
 
     Args:
@@ -40,13 +40,15 @@ def describe_training(config: RunConfig, module: nn.Module, images: Data) -> Tra
         )
 
     few = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
-    return Training(few, twin, config.threat_model, attacked=config.use.get("attacker") != "none")
+    return TrainingFacts(
+        few, twin, config.threat_model, attacked=config.use.get("attacker") != "none"
+    )
 
 
 def describe_selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:
     """Return how the weights that are judged were chosen: those of an epoch, counted from 1."""
     return {
-        "weights": weights_file_of(folder).name,
+        "weights": find_weights(folder).name,
         "selected_at_epoch": epoch,
         "selected_on": "held-out robust accuracy"
         if images.val is not None

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from abatis.api.context import Run, TrainerHooks
+from abatis.api.context import Run
 from abatis.api.randomness import Randomness, reseed
 from abatis.config import discovery
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
 from abatis.errors import DataError, UsageError
-from abatis.nets.backbones import build, checkpointed, first_pass, last_feature_map, resolve
+from abatis.nets.backbones import (
+    build,
+    check_first_pass,
+    last_feature_map,
+    resolve,
+    switch_checkpointing,
+)
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
 from abatis.nets.net import Net
 from abatis.nets.sharding import Sharding
@@ -30,6 +35,7 @@ from abatis.train.call_order import list_calls
 from abatis.train.plan import Plan, make_plan
 from abatis.train.sharding_checks import check_sharding
 from abatis.train.trace import Say
+from abatis.train.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,11 @@ class Prepared:
     random: Randomness
     notes: tuple[str, ...]
 
-    def with_trackers(self, trackers: Mapping[str, TrainerHooks]) -> Prepared:
+    def with_trackers(self, trackers: Mapping[str, Tracker]) -> Prepared:
         """Return the same run, whose plan also tells these trackers; by name."""
         plan = self.plan
         for name, tracker in trackers.items():
-            row = PlanRow("trainer", name, version(name), {})
+            row = PlanRow("trainer", name, tracker.version, {})
             plan = plan.with_trainer(name, tracker, row)
         return replace(self, plan=plan)
 
@@ -114,7 +120,7 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     """The network on its device, sharded where that is asked for."""
     if config.sync_bn:
         model = with_sync_batch_norm(model, device)
-    switch = partial(checkpointed, model) if config.grad_checkpointing else None
+    switch = partial(switch_checkpointing, model) if config.grad_checkpointing else None
     net = Net(model.to(device), config.precision, config.attack.precision, switch)
     if config.shard != "none" and distributed.several():
         net.sharding = Sharding(model, config.shard)
@@ -148,7 +154,7 @@ def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Pla
         plan = plan.with_trainer("mixing", Mixing(config.mix, run), row, first=True)
     if config.ema:
         row = PlanRow("trainer", "averaging", BUILT_IN, {"decay": config.ema})
-        twin = None if net.sharding is None else net.sharding.twin()
+        twin = None if net.sharding is None else net.sharding.make_twin()
         # last, so that it averages what the others leave behind
         plan = plan.with_trainer("averaging", WeightAveraging(net.module, config.ema, twin), row)
     return plan
@@ -256,7 +262,7 @@ def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig
         few = images.train.subset(torch.arange(min(2, len(images.train))))
         x = next(iter(few.eval_batches(2))).x
     with net.whole():
-        logits = first_pass(net.frozen, x, config.backbone)
+        logits = check_first_pass(net.frozen, x, config.backbone)
     if images is None:
         return
     largest = max(int(split.labels.max()) for split in (images.train, images.test))

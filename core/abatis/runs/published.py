@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from abatis.errors import UsageError
+from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones import Normalized
-from abatis.nets.backbones.from_timm import brief
 from abatis.nets.digest import weights_digest
 from abatis.nets.programs import OnnxValues
 from abatis.nets.weights_file import read_weights
@@ -46,7 +45,7 @@ def fetch_from_hub(spec: str) -> Path:
         )
     except Exception as error:  # no connection, no such name, no permission: the fix is the same
         raise UsageError(
-            f"{spec} could not be downloaded from the Hugging Face Hub: {brief(error)}",
+            f"{spec} could not be downloaded from the Hugging Face Hub: {summarise_error(error)}",
             fix="check the name and the connection; a private repository needs HF_TOKEN",
         ) from error
 
@@ -99,7 +98,8 @@ def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
         backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:
         raise UsageError(
-            f"timm cannot load {folder}: {brief(error)}", fix="export or download it again"
+            f"timm cannot load {folder}: {summarise_error(error)}",
+            fix="export or download it again",
         ) from error
     return Normalized(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
 

@@ -16,7 +16,7 @@ from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
-from abatis.nets.weights_file import read_weights, weights_file_of
+from abatis.nets.weights_file import find_weights, read_weights
 from abatis.runs.run_name import make_up_name
 from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.folder_lock import LOCK, lock_folder
@@ -105,7 +105,7 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     Raises:
         UsageError: there are no weights, or they do not fit the network.
     """
-    path = weights_file_of(folder)
+    path = find_weights(folder)
     tensors, facts = read_weights(path)
     if model is None:
         table = read_toml(folder / "run.toml")
@@ -149,7 +149,7 @@ def start_from(model: nn.Module, path: Path) -> str:
     Raises:
         UsageError: the weights do not fit the network.
     """
-    source = weights_file_of(path) if path.is_dir() else path
+    source = find_weights(path) if path.is_dir() else path
     tensors, _ = read_weights(source)
     own = model.state_dict()
     fitting = {

@@ -18,8 +18,8 @@ from abatis.config.run_config import LADDERS, Ladder, RunConfig
 from abatis.config.toml import flatten
 from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
-from abatis.evaluate import evaluate, judge_with_pgd
-from abatis.evaluate.record import facts
+from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd
+from abatis.evaluate.record import describe_evaluation
 from abatis.report.eval_record import STATE, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
@@ -44,8 +44,9 @@ from abatis.train.checkpoint import CHECKPOINTS, set_aside
 from abatis.train.plan import Plan
 from abatis.train.resume import Start, check_fit, find_start, is_finished
 from abatis.train.trace import Say
-from abatis.train.trackers import tracking
-from abatis.train.trainer import Trainer, Training
+from abatis.train.trackers import open_trackers
+from abatis.train.trainer import Trainer
+from abatis.train.training import Training
 
 EVAL_BATCH = 256  # images at a time in the evaluation
 VALIDATION_STEPS = 10
@@ -165,7 +166,7 @@ def _train_and_judge(job: Job) -> Result:
     images = open_run_data(config, job.data, job.device)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     options = dict(flatten(portable_options(config.to_toml())))
-    with tracking(config.track if first else (), job.folder, options) as trackers:
+    with open_trackers(config.track if first else (), job.folder, options) as trackers:
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
@@ -201,7 +202,7 @@ def _describe_run(job: Job, plan: Plan, start: Start) -> None:
     record = collect_environment(job.device, versions)
     plugins = discovery.load_plugins(config.plugin)
     record["files"] = {plugin.name: str(plugin.file) for plugin in plugins if plugin.file}
-    resumed = "; ".join(start.told())
+    resumed = "; ".join(start.describe())
     record["resumed"] = [*read_resumptions(folder), *([resumed] if resumed else [])]
     rows = [asdict(row) for row in plan.rows]
     with explain_disk_errors(folder):
@@ -253,13 +254,13 @@ def _train(job: Job, trainer: Trainer, start: Start) -> None:
     if start.loaded is not None:
         with check_fit(start.loaded):
             trainer.restore(start.loaded)
-    for text in start.told():
+    for text in start.describe():
         job.reporter.note(text)
-    if trainer.epochs_ended and not trainer.best:
+    if trainer.progress.epochs_ended and not trainer.progress.best:
         job.reporter.note(
             "the best weights so far are missing or damaged; best-epoch selection starts over"
         )
-    with job.reporter.training(trainer.steps, trainer.done):
+    with job.reporter.training(trainer.training.steps, trainer.progress.step):
         trainer.fit(job.reporter)
 
 
@@ -268,8 +269,7 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
     config, folder = job.config, job.folder
     model = load_weights(folder, trainer.judged).to(job.device)
     with stop_at_once(folder), job.reporter.judging() as progress:
-        evaluation = evaluate(
-            model,
+        request = EvaluationRequest(
             images.test,
             config.threat_model,
             ladder=cast(Ladder, config.eval),
@@ -282,10 +282,11 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
         )
+        evaluation = evaluate(model, request)
     record = {
         **evaluation.to_json(),
-        **facts(str(folder), model, images.info, config.threat_model, config.seed),
-        **describe_selection(images, folder, int(trainer.best["epoch"])),
+        **describe_evaluation(str(folder), model, images.info, config.threat_model, config.seed),
+        **describe_selection(images, folder, int(trainer.progress.best["epoch"])),
     }
     return write_record(folder, record) if distributed.rank() == 0 else record
 
@@ -293,7 +294,7 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
 def _tell_trackers(trainer: Trainer, record: dict[str, Any]) -> None:
     """Give the numbers of the evaluation to the trackers, as ``test_...``."""
     measured = {f"test_{number.key}": record[number.key] for number in list_measured(record)}
-    trainer.tell({"epoch": trainer.epochs_ended, **measured})
+    trainer.tell({"epoch": trainer.progress.epochs_ended, **measured})
 
 
 def _read_result(folder: Path) -> Result:

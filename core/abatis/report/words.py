@@ -1,0 +1,24 @@
+"""Numbers as people read them, on pages and in the terminal."""
+
+from __future__ import annotations
+
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+LARGEST = 1e300  # numbers beyond it are treated as missing
+
+
+def format_percent(share: float | None, space: str = " ") -> str:
+    """A fraction as a percentage, ``45.40 %``; pages give a space at which no line breaks."""
+    return "-" if share is None else f"{100 * share:.2f}{space}%"
+
+
+def format_number(value: float | None) -> str:
+    """A number to four digits."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def format_duration(seconds: float) -> str:
+    """``2 h 05 min``, ``3 min 20 s`` or ``45 s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,77 @@
+"""What an import loads: the core without what stands on it, and no torch to show a result.
+
+Measured in processes of their own. All modules of a folder are imported together: what each of
+them loads by itself is among what they load together.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.commands.compare.run_folders import record, run_folder
+
+CORE = Path(__file__).resolve().parents[1] / "core" / "abatis"
+MINIMAL = ("api", "system", "config", "data", "nets", "train")
+ABOVE = tuple(f"abatis.{room}" for room in ("evaluate", "report", "runs", "commands", "testing"))
+IMPORT = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:  # a tracker whose library is not installed
+        assert not error.name.startswith("abatis"), error
+print(*sorted(sys.modules))
+"""
+COMPARE = """
+import sys
+from abatis.cli import main
+code = main(["compare", *sys.argv[1:]])
+assert code == 0, code
+print(*sorted(sys.modules))
+"""
+
+
+def list_modules(*rooms: str) -> list[str]:
+    """The modules in some folders of the core."""
+    paths = [path for room in rooms for path in sorted((CORE / room).rglob("*.py"))]
+    names = [".".join(path.relative_to(CORE.parent).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def find_loaded(program: str, words: Sequence[str]) -> set[str]:
+    """The modules that are loaded when a program has ended; it prints them last."""
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_what_trains_loads_nothing_of_what_judges_reports_or_commands():
+    modules = ["abatis.errors", *list_modules(*MINIMAL)]
+    loaded = find_loaded(IMPORT, modules)
+    assert {"abatis.train.trainer", "abatis.nets.net", "torch"} <= loaded
+    assert [name for name in loaded if name.startswith(ABOVE)] == []
+
+
+def test_a_report_is_made_without_torch():
+    modules = list_modules("report")
+    assert "abatis.report.run_report" in modules
+    loaded = find_loaded(IMPORT, modules)
+    assert loaded.issuperset(modules)
+    assert "torch" not in loaded
+
+
+def test_comparing_finished_runs_loads_no_autoattack(tmp_path):
+    flags = [1, 1, 0, 0]
+    runs = [
+        run_folder(tmp_path / name, record(flags, flags, flags, seed=0), plugin=plugins)
+        for name, plugins in (("one", []), ("other", ["emr"]))
+    ]
+    words = [*map(str, runs), "--out", str(tmp_path / "compared")]
+    loaded = find_loaded(COMPARE, words)
+    assert (tmp_path / "compared" / "compare.json").is_file()
+    assert "abatis.commands.compare.ranking" in loaded
+    assert loaded.isdisjoint({"pyautoattack", "abatis.evaluate", "abatis.runs.runner"})
