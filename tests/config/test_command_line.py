@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -46,11 +47,13 @@ def test_the_literal_main_command_has_the_field_s_defaults():
 
 def test_every_word_of_the_command_line():
     config = parse(
-        "--plugin mart --plugin emr --backbone cnn --pretrained --data digits --data-dir d --limit 9 --threat L2:0.5 "
-        "--attack.steps 3 --attack.step-size 2/255 --attack.bn train --attack.start normal --epochs 2 --batch-size 7 "
-        "--optim.lr 0.2 --optim.weight-decay 0 --optim.schedule cosine --ema --seed 5 --device cpu --precision bf16 "
-        "--out o --name n --eval quick --use loss=mart --init w.safetensors --accumulate 2 --workers 1 --clip-grad 1 "
-        "--checkpoint-every 10 --resume --dry-run --quiet --emr.weight 0.01 --mart.beta 5 --emr.decay-epochs 3,4"
+        "--plugin mart --plugin emr --backbone cnn --pretrained --data digits --data-dir d "
+        "--limit 9 --threat L2:0.5 --attack.steps 3 --attack.step-size 2/255 --attack.bn "
+        "train --attack.start normal --epochs 2 --batch-size 7 --optim.lr 0.2 "
+        "--optim.weight-decay 0 --optim.schedule cosine --ema --seed 5 --device cpu "
+        "--precision bf16 --out o --name n --eval quick --use loss=mart --init w.safetensors "
+        "--accumulate 2 --workers 1 --clip-grad 1 --checkpoint-every 10 --resume --dry-run "
+        "--quiet --emr.weight 0.01 --mart.beta 5 --emr.decay-epochs 3,4"
     )
     assert config.plugin == ("emr", "mart")
     assert (config.pretrained, config.resume, config.dry_run, config.quiet) == (True,) * 4
@@ -97,13 +100,13 @@ def test_defaults_below_file_below_command_line(tmp_path):
     assert set(parse(f"--config {file}").options) == {"emr", "mart"}
 
 
-def test_a_table_of_a_plugin_that_is_not_selected_is_left_out_and_told(tmp_path, capsys):
+def test_a_table_of_a_plugin_that_is_not_selected_is_ignored_with_a_note(tmp_path, capsys):
     (tmp_path / "run.toml").write_text('backbone = "cnn"\ndata = "digits"\n[emr]\nwieght = 2\n')
     line = ["--config", str(tmp_path / "run.toml"), "--dry-run"]
     assert run(line) == 0
     assert (
         capsys.readouterr().err
-        == "note: options of 'emr' are left out: that plugin is not selected\n"
+        == "note: options of 'emr' are ignored: that plugin is not selected\n"
     )
     assert run([*line, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
@@ -140,6 +143,70 @@ def test_a_user_s_mistake_is_a_short_message_and_exit_code_2(line, complaint, ca
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(
+    ("line", "what", "fix"),
+    [
+        ("--mix 0.5", "--mix is a group of options", "--mix.mixup 0.5"),
+        ("--mix=0.5", "--mix is a group of options", "mix.mixup = 0.5 in TOML"),
+        ("--attack 5", "--attack is a group of options", "--attack.steps 5"),
+        ("--optim adamw", "--optim is a group of options", 'optim.name = "adamw" in TOML'),
+        ("--optim 0.2", "--optim is a group of options", "--optim.lr 0.2"),
+        ("--extra new.npz", "--extra is a group of options", "--extra.file new.npz"),
+        ("--plugin emr --emr 5", "--emr is a group of options", "--emr.weight 5"),
+        ("--attack", "--attack is a group of options", "the names are steps, step-size"),
+        ("--mix --quiet", "--mix is a group of options", "the names are mixup, cutmix"),
+        ("--optim nothing-like-it", "(got nothing-like-it)", "the names are name, lr"),
+        ("--emr 5", "a plugin that is not selected", "add --plugin emr"),
+    ],
+)
+def test_a_group_that_is_given_a_value_says_which_option_takes_it(line, what, fix):
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert what in caught.value.what
+    assert fix in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 4
+
+
+def test_a_group_may_be_a_json_table():
+    assert parse_run(["--attack", '{"steps": 3}', "--mix={}"]).attack.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("--attack.steps", "--attack.steps needs a value"),
+        ("--attack.steps 2.5", "attack.steps must be a whole number, not '2.5'"),
+        ("--attack.steps true", "attack.steps must be a whole number, not 'true'"),
+        ("--optim.lr fast", "optim.lr must be a number, not 'fast'"),
+        ("--optim.lr 0", "optim.lr must be above 0, not '0'"),
+        ("--epochs 0", "epochs must be at least 1, not '0'"),
+        ("--optim.name adam", "optim.name must be 'sgd' or 'adamw', not 'adam'"),
+        ("--optim.betas 0.9", "optim.betas.1 is missing"),
+        ("--track aim", "track.0: unknown tracker 'aim', known: mlflow, tensorboard, wandb"),
+        ("--pretrained yes", "'yes' belongs to no option"),
+        ("--epochs 3 4", "'4' belongs to no option"),
+        ("--quiet=1", "--quiet/--no-quiet takes no value (got '1')"),
+        ("--attack {", "the value of --attack cannot be read"),
+        ("--optim.betas [0.9", "the value of --optim.betas cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_described_in_words(line, what):
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert caught.value.what == what
+
+
+def test_help_fits_80_columns_and_has_readable_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "[>= 0, <= 1000000]" in text
+    assert "(default: 0.6,0.9)" in text
+    assert not re.search(r"\(default: (None|False|True|\(.*|\{\}|)\)|\xa0|e\+0", text)
+
+
 def test_the_umbrella_command(capsys):
     assert main([]) == 0
     assert "registry" in capsys.readouterr().out
@@ -156,14 +223,19 @@ def test_help_of_a_plugin_lists_default_bound_and_sentence(capsys):
     assert "--mart.beta" not in text
 
 
-LIGHT = "import sys; from abatis import cli, hookimpl, PluginConfig, Term; {call}; assert 'torch' not in sys.modules, 'torch'"
+LIGHT = """import sys
+import contextlib
+from abatis import cli, hookimpl, PluginConfig, Term
+{call}
+assert 'torch' not in sys.modules, 'torch'
+"""
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--help'])\n",
-        "import contextlib\nwith contextlib.suppress(SystemExit): cli.run(['--plugin', 'emr', '--help'])\n",
+        "with contextlib.suppress(SystemExit): cli.run(['--help'])\n",
+        "with contextlib.suppress(SystemExit): cli.run(['--plugin', 'emr', '--help'])\n",
         "cli.main(['registry', 'list'])\nassert 'pydantic_settings' not in sys.modules",
         "cli.main(['registry', 'list', '--json'])\nassert 'abatis_emr' not in sys.modules",
         "cli.main(['registry', 'show', 'emr'])\nassert 'abatis_emr' not in sys.modules",
@@ -172,7 +244,7 @@ LIGHT = "import sys; from abatis import cli, hookimpl, PluginConfig, Term; {call
     ],
 )
 def test_listing_and_help_work_without_torch(call):
-    code = LIGHT.replace("; {call}; ", f"\n{call}\n").replace("import sys; ", "import sys\n")
+    code = LIGHT.replace("{call}", call)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

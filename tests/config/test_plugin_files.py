@@ -1,4 +1,7 @@
-"""``--plugin ./my_idea.py``: one file is a plugin like any other. Its contract is kept in the tutorial, see test_docs.py."""
+"""``--plugin ./my_idea.py``: one file is a plugin like any other.
+
+Its contract is kept in the tutorial, see test_docs.py.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,7 @@ def test_the_run_folder_records_path_and_content_and_a_changed_file_is_refused_b
 
 
 def test_a_run_is_made_of_the_file_as_it_was_read(tmp_path, idea):
-    """Edited, or gone, while the run goes on: its checkpoints name the content that computed them."""
+    """Edited or deleted during the run: its checkpoints name the content that computed them."""
     config = tiny(tmp_path, plugin=["./my_idea.py"], name="r")
     sha = hashlib.sha256(idea.read_bytes()).hexdigest()
     idea.unlink()
@@ -144,8 +147,8 @@ def test_a_new_configuration_reads_the_file_anew(idea):
 
 def test_compare_trains_it_and_does_not_mix_in_runs_of_another_content(idea, capsys):
     core = (
-        "--data digits --backbone cnn --limit 60 --epochs 1 --threat Linf:0.1 --attack.steps 1 --eval quick --quiet "
-        "--my-idea.weight 0.1 --allow-fail --out c"
+        "--data digits --backbone cnn --limit 60 --epochs 1 --threat Linf:0.1 --attack.steps 1 "
+        "--eval quick --quiet --my-idea.weight 0.1 --allow-fail --out c"
     )
     line = ["compare", "--methods", "at", "./my_idea.py", *core.split()]
     assert main(line) == 0
@@ -156,7 +159,10 @@ def test_compare_trains_it_and_does_not_mix_in_runs_of_another_content(idea, cap
     idea.write_text(IDEA.replace("square", "abs"))
     capsys.readouterr()
     assert main(line) == 2
-    assert "c/my-idea-s0 was run with another file: my-idea was sha256:" in capsys.readouterr().err
+    assert (
+        "c/my-idea-s0 was run with another version of a file: my-idea was sha256:"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -228,7 +234,7 @@ FAULTS = {
     "none.py": (IDEA, 2, "built in", "none.py"),
     "2much.py": (IDEA, 2, "begins with a letter", "2much.py"),
     "later.py": (IDEA + 'DEFENSE_API = "2.0"\n', 1, "DEFENSE_API 2.0", "later.py"),
-    "vague.py": (IDEA + 'DEFENSE_API = "one"\n', 1, "no version", "vague.py"),
+    "vague.py": (IDEA + 'DEFENSE_API = "one"\n', 1, "not a version", "vague.py"),
 }
 
 

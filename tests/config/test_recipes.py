@@ -13,7 +13,9 @@ from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
 
 CORE = list_recipes("at")
-RECIPES = CORE | {recipe: path for name in read_registry() for recipe, path in list_recipes(name).items()}
+RECIPES = CORE | {
+    recipe: path for name in read_registry() for recipe, path in list_recipes(name).items()
+}
 
 
 def test_there_are_recipes_of_every_registered_method():
@@ -57,7 +59,9 @@ def test_the_registry_lists_the_recipes(capsys):
 
 
 def test_the_learning_rate_of_a_released_schedule():
-    """ResNet-18 script of MART: 0.01 until epoch 74, then 0.001, 0.0001 from 90 and 0.00001 from 100, counted from 1."""
+    """ResNet-18 script of MART: 0.01 until epoch 74, then 0.001, 0.0001 from epoch 90, 0.00001 from
+    epoch 100; epochs are counted from 1.
+    """
     from abatis.train.optimizer import schedule_rate
 
     config, per_epoch = parse_run(["--recipe", "mart/cifar10-resnet18"]), 390

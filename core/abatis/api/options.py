@@ -61,7 +61,7 @@ class Options(BaseModel):
         """Append each field's bounds to its description, so that ``--help`` shows them."""
         for field in cls.model_fields.values():
             bounds = [
-                f"{sign} {getattr(mark, attribute):g}"
+                f"{sign} {getattr(mark, attribute):.7g}"
                 for mark in field.metadata
                 for kind, attribute, sign in _BOUNDS
                 if isinstance(mark, kind)

@@ -1,7 +1,8 @@
-"""From words on the command line to a RunConfig. No torch, and no plugin's code but that of the plugins named.
+"""From the words of the command line to a RunConfig. Loads no torch, and only the plugins named.
 
-Two phases: find ``--plugin`` and ``--config``, import only those plugins; then parse everything against a model that
-holds the core's options and theirs. Defaults < ``--recipe`` < ``--config`` file < command line.
+There are two phases. The first finds ``--plugin``, ``--recipe`` and ``--config``, and imports the
+plugins they name. The second parses all words against a model that holds the options of the core
+and of these plugins. Defaults < ``--recipe`` < ``--config`` file < command line.
 """
 
 from __future__ import annotations
@@ -13,51 +14,62 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from abatis.config import discovery
-from abatis.config.parser import Parser
-from abatis.config.recipes import recipe_file
-from abatis.config.run_config import AVERAGING_DECAY, RunConfig, plugin_names, reserved_names
+from abatis.config.parser import NO_BREAK, Parser
+from abatis.config.pydantic_messages import find_unread, group_error
+from abatis.config.recipes import find_recipe
+from abatis.config.run_config import AVERAGING_DECAY, RunConfig, reserved_names
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 
 METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
-DESCRIPTION = "Train an image classifier that stays right under attack, and judge it."
+DESCRIPTION = "Train an adversarially robust image classifier, then evaluate it."
+NO_DEFAULT = {"None", "()", "{}", "", "False"}  # what help need not say
+UNBROKEN = re.compile(r"\[[<>][^]]*\]|\(default: [^)]*\)$")  # bounds and defaults stay on one line
 
 
 def parse_run(
     argv: Sequence[str], prog: str = "defense-run", notes: list[str] | None = None
 ) -> RunConfig:
-    """The configuration that these words ask for; raises UsageError or PluginError, and SystemExit after ``--help``.
+    """The configuration that these words ask for.
 
-    notes: gets a line for every table of the configuration file that this run does not use.
+    Args:
+        argv: The words.
+        prog: The name of the command, for its help.
+        notes: Gets a line for every table of the configuration file that this run does not use.
+
+    Raises:
+        UsageError: where an option is wrong.
+        PluginError: where a plugin cannot be used.
+        SystemExit: after ``--help``.
     """
-    words = list(_spelled(argv))
+    words = list(_normalise(argv))
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
-    table = read_toml(recipe_file(recipe)) if recipe else {}
-    table = _merged(table, read_toml(config_file)) if config_file else table
-    names = named or plugin_names(table.get("plugin", ()))
-    loaded = discovery.load_all(names, fresh=True, reserved=reserved_names())
+    table = read_toml(find_recipe(recipe)) if recipe else {}
+    table = _merge(table, read_toml(config_file)) if config_file else table
+    names = named or discovery.parse_names(table.get("plugin", ()))
+    loaded = discovery.load_plugins(names, fresh=True, reserved=reserved_names())
     asked = _second_phase(words, loaded, prog)
     known_names = {plugin.name for plugin in loaded}
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
     if notes is not None:
         notes += [
-            f"note: options of '{key}' are left out: that plugin is not selected"
+            f"note: options of '{key}' are ignored: that plugin is not selected"
             for key in table.keys() - kept.keys()
         ]
     return RunConfig.model_validate(
-        _merged(_merged(kept, asked), {"plugin": discovery.canonical(names)})
+        _merge(_merge(kept, asked), {"plugin": discovery.normalise_plugins(names)})
     )
 
 
-def _spelled(argv: Sequence[str]) -> Iterable[str]:
+def _normalise(argv: Sequence[str]) -> Iterable[str]:
     """Hyphens for underscores in flags, and the decay after a bare ``--ema``."""
     for position, word in enumerate(argv):
         if not word.startswith("--"):
@@ -71,16 +83,14 @@ def _spelled(argv: Sequence[str]) -> Iterable[str]:
 
 
 def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | None]:
+    """The plugins, the recipe and the configuration file that are named."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", action="append", default=[])
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
     found, _ = parser.parse_known_args(words)
-    return (
-        [name for text in found.plugin for name in plugin_names(text)],
-        found.recipe,
-        found.config,
-    )
+    names = [name for text in found.plugin for name in discovery.parse_names(text)]
+    return names, found.recipe, found.config
 
 
 def _second_phase(
@@ -97,25 +107,10 @@ def _second_phase(
             plugin.config_class,
             Field({}, description=plugin.summary),
         )
-    model = create_model("DefenseRun", __base__=BaseSettings, **fields)
-    parser = Parser(
-        prog=prog,
-        description=DESCRIPTION,
-        epilog=_plugin_listing(),
-        allow_abbrev=False,
-        usage=_usage(prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--recipe",
-        metavar="PLUGIN/NAME",
-        help="a setting that a plugin ships, see defense registry show; at/large is ours",
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with options, like the run.toml of a run"
-    )
+    _check_groups(words, {name: annotation for name, (annotation, _) in fields.items()})
+    parser = _make_parser(prog)
     source: Any = CliSettingsSource(
-        model,
+        create_model("DefenseRun", __base__=BaseSettings, **fields),
         root_parser=parser,
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -124,28 +119,85 @@ def _second_phase(
         cli_hide_none_type=True,
     )
     for action in parser._actions:
-        if isinstance(action.metavar, str):
-            action.metavar = METAVARS.get(
-                action.metavar, "LIST" if action.metavar.startswith("tuple") else action.metavar
-            )
+        _polish_help(action)
     try:
         given: dict[str, Any] = source(args=list(words))()
     except SettingsError as error:
-        if '"' not in str(error):  # a table in one word, --use or --extra
-            raise UsageError(
-                f"an option needs NAME=VALUE: {str(error).partition(': ')[0]}",
-                fix="--use ROLE=NAME",
-            ) from error
-        group = str(error).split('"')[1]
-        raise UsageError(
-            f"--{group} has no value of its own",
-            fix=f"name one of its options: --{group}.NAME VALUE",
-        ) from error
+        raise _unread_error(find_unread(error)) from error
     return {key: value for key, value in given.items() if key not in ("config", "recipe")}
 
 
-def _usage(prog: str) -> str:
-    return f"{prog} [--plugin NAME ...] [--backbone NAME] [--data SET] [--OPTION VALUE ...]"
+def _make_parser(prog: str) -> Parser:
+    parser = Parser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=_plugin_listing(),
+        allow_abbrev=False,
+        usage=f"{prog} [--plugin NAME ...] [--backbone NAME] [--data SET]\n"
+        + " " * len(f"usage: {prog} ")
+        + "[--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="PLUGIN/NAME",
+        help="settings shipped with a plugin, listed by defense registry show PLUGIN;"
+        " at/large is built in",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with options, like the run.toml of a run"
+    )
+    return parser
+
+
+def _polish_help(action: argparse.Action) -> None:
+    """Give an option a readable metavar, and its default as it is written on the command line."""
+    if isinstance(action.metavar, str):
+        is_list = action.metavar.startswith("tuple")
+        action.metavar = "LIST" if is_list else METAVARS.get(action.metavar, action.metavar)
+    text, found, default = (action.help or "").rpartition(" (default: ")
+    if not found:
+        return
+    default = default.removesuffix(")")
+    shown = default.strip("(),").replace(" ", "") if default.startswith("(") else default
+    if default not in NO_DEFAULT:
+        text += f" (default: {'on' if shown == 'True' else shown})"
+    action.help = UNBROKEN.sub(lambda part: part[0].replace(" ", NO_BREAK), text)
+
+
+def _check_groups(words: Sequence[str], models: Mapping[str, Any]) -> None:
+    """Raise UsageError where a group of options, or a plugin, is given a value: ``--mix 0.5``.
+
+    A JSON table is understood.
+    """
+    for position, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        group = models.get(flag.removeprefix("--").replace("-", "_"))
+        if not flag.startswith("--") or not _is_group(group):
+            continue
+        if not equals:
+            following = words[position + 1 : position + 2]
+            value = "" if not following or following[0].startswith("--") else following[0]
+        if not value.lstrip().startswith("{"):
+            raise group_error(flag.removeprefix("--"), group, value or None)
+
+
+def _is_group(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _unread_error(option: str | None) -> UsageError:
+    """The error for an option whose value pydantic-settings could not take apart."""
+    if option == "use":
+        return UsageError(
+            "--use needs ROLE=NAME", fix="--use ROLE=NAME, where ROLE is loss or attacker"
+        )
+    if option is None:
+        return UsageError("the value of an option cannot be read", fix="check quotes and brackets")
+    return UsageError(
+        f"the value of --{option.replace('_', '-')} cannot be read",
+        fix="write a list as 5,6 and a table as JSON in quotes, '{\"name\": 5}'",
+    )
 
 
 def _plugin_listing() -> str:
@@ -157,26 +209,28 @@ def _plugin_listing() -> str:
             initial_indent="  ",
             subsequent_indent=" " * 19,
         )
-        for plugin in discovery.installed().values()
+        for plugin in discovery.list_installed().values()
     ]
     return "\n".join(["plugins (options: --plugin NAME --help):", *(rows or ["  none installed"])])
 
 
 def _is_other_plugin(key: str, selected: set[str]) -> bool:
     """A table of a plugin that this run does not use: a shared file may hold several."""
-    name = discovery.normal(key)
+    name = discovery.normalise_name(key)
     return (
-        key not in RunConfig.model_fields and name not in selected and name in discovery.installed()
+        key not in RunConfig.model_fields
+        and name not in selected
+        and name in discovery.list_installed()
     )
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, table by table."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
         result[key] = (
-            _merged(under, value)
+            _merge(under, value)
             if isinstance(under, Mapping) and isinstance(value, Mapping)
             else value
         )

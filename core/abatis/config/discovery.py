@@ -1,6 +1,7 @@
-"""Finding and loading plugins: distributions with an entry point, and single files.
+"""Finding and loading plugins: installed distributions with an entry point, and single files.
 
-Listing reads entry points and distribution metadata only; a plugin's own code runs when it is named, and not before.
+Listing reads entry points and the metadata of distributions only. A plugin's own code runs once it
+is named, not before.
 """
 
 from __future__ import annotations
@@ -20,25 +21,20 @@ from pydantic import ValidationError
 
 from abatis.api import hooks
 from abatis.api.options import PluginConfig
+from abatis.config.built_in import ATTACKS, LOSSES
 from abatis.config.hook_checks import make_manager
+from abatis.config.pydantic_messages import as_usage_error
 from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
 from abatis.system.user_module import place_in, run_file
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-BUILT_IN = {
-    "at",
-    "pgd",
-    "apgd",
-    "none",
-    "cross-entropy",
-    "averaging",
-    "mixing",
-}  # words of plans and comparisons
+RESERVED_WORDS = frozenset({"at", "averaging", "mixing", *ATTACKS, *LOSSES})
+"""What plans and comparisons call parts that are built in: no plugin may have such a name."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A plugin that is installed, as its distribution describes it."""
+    """An installed plugin, as its distribution describes it."""
 
     name: str
     distribution: str
@@ -49,9 +45,15 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that is loaded: its hooks and the class of its options.
+    """A loaded plugin: its hooks and the class of its options.
 
-    version: that of its distribution, or ``sha256:...`` of its file; file: where that lies.
+    Args:
+        name: Its name, with hyphens.
+        version: That of its distribution, or ``sha256:...`` of its file.
+        module: What holds its hooks.
+        config_class: The class of its options.
+        summary: One sentence about it.
+        file: The file, where it is a single one.
     """
 
     name: str
@@ -62,131 +64,163 @@ class Plugin:
     file: Path | None = None
 
 
+def parse_names(value: object) -> list[str]:
+    """Names of plugins, given as a list or as a text with commas; raises UsageError."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return list(value)
+    raise UsageError(f"plugin must be a name or a list of names, not {value!r}")
+
+
 def is_file(plugin: str) -> bool:
-    """Is a plugin asked for by the path of a file, and not by its name?"""
+    """Is a plugin given as the path of a file, not by name?"""
     return plugin.endswith(".py") or "/" in plugin or "\\" in plugin
 
 
-def name_of(plugin: str) -> str:
-    """The name of a plugin that is asked for by name or by file."""
-    return normal(Path(plugin).stem if is_file(plugin) else plugin)
+def get_plugin_name(plugin: str) -> str:
+    """The name of a plugin that is given by name or by file."""
+    return normalise_name(Path(plugin).stem if is_file(plugin) else plugin)
 
 
-def normal(name: str) -> str:
-    """One spelling of a plugin's name: hyphens."""
+def normalise_name(name: str) -> str:
+    """A plugin's name with hyphens for underscores."""
     return str(name).replace("_", "-")
 
 
-def canonical(names: Iterable[str]) -> tuple[str, ...]:
-    """Names and paths in the order of the names, without repetition: the order they were given in changes nothing."""
-    spelled = {Path(name).as_posix() if is_file(name) else normal(name) for name in map(str, names)}
-    return tuple(sorted(spelled, key=lambda plugin: (name_of(plugin), plugin)))
+def normalise_plugins(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort names and paths by name, without duplicates: the order given is irrelevant."""
+    spelled = {
+        Path(name).as_posix() if is_file(name) else normalise_name(name) for name in map(str, names)
+    }
+    return tuple(sorted(spelled, key=lambda plugin: (get_plugin_name(plugin), plugin)))
 
 
-def why_no_name(name: str, reserved: Collection[str]) -> str | None:
-    """What is wrong with a plugin's name, spelled with hyphens; None where nothing is. reserved: names of core options."""
+def find_name_fault(name: str, reserved: Collection[str]) -> str | None:
+    """Why a plugin may not have this name; None where it may.
+
+    Args:
+        name: The name, with hyphens.
+        reserved: Names of core options.
+    """
     if not NAME.fullmatch(name):
-        return "a plugin's name is lower-case letters, digits and single hyphens, and begins with a letter"
+        return (
+            "a plugin's name consists of lower-case letters, digits and single hyphens, and begins"
+            " with a letter"
+        )
     if name in reserved:
         return "it is the name of a core option"
-    return "it stands for something built in" if name in BUILT_IN else None
+    return "it is the name of something built in" if name in RESERVED_WORDS else None
 
 
 @cache
-def installed() -> Mapping[str, Installed]:
-    """Every installed plugin by name; raises UsageError where two distributions claim the same name."""
+def list_installed() -> Mapping[str, Installed]:
+    """Every installed plugin by name; raises UsageError where two distributions share a name."""
     found: dict[str, Installed] = {}
     for entry in importlib.metadata.entry_points(group=hooks.ENTRY_POINT_GROUP):
         if entry.dist is None:
             continue
-        name, dist = normal(entry.name), entry.dist
+        name, dist = normalise_name(entry.name), entry.dist
         plugin = Installed(name, dist.name, dist.version, dist.metadata["Summary"] or "", entry)
         other = found.setdefault(name, plugin)
         if other.distribution != plugin.distribution:
             raise UsageError(
-                f"two distributions provide a plugin named '{name}': {other.distribution} and {plugin.distribution}",
+                f"two distributions provide a plugin named '{name}':"
+                f" {other.distribution} and {plugin.distribution}",
                 fix=f"uninstall one: pip uninstall {plugin.distribution}",
             )
     return dict(sorted(found.items()))
 
 
-def load_all(
+def load_plugins(
     names: Iterable[str], fresh: bool = False, reserved: Collection[str] = ()
 ) -> tuple[Plugin, ...]:
-    """Every plugin named, in the order of the names; raises UsageError where two have the same, and what load raises.
+    """Load every plugin named, in the order of their names.
 
-    fresh: read files anew. Else a file is what it was when this process read it, as the run's plan is.
-    reserved: names of core options, which no plugin may have.
+    Args:
+        names: Names and paths.
+        fresh: Read files again. Otherwise a file is used as this process first read it, which
+            is what the run's plan shows.
+        reserved: Names of core options, which no plugin may have.
+
+    Raises:
+        UsageError: where two have the same name, and as :func:`load_plugin`.
+        PluginError: as :func:`load_plugin`.
     """
-    specs = canonical(names)
+    specs = normalise_plugins(names)
     for one, other in pairwise(specs):
-        if name_of(one) == name_of(other):
+        if get_plugin_name(one) == get_plugin_name(other):
             raise UsageError(
-                f"two plugins are named '{name_of(one)}': {one} and {other}",
+                f"two plugins are named '{get_plugin_name(one)}': {one} and {other}",
                 fix="rename one of the files",
             )
-    return tuple(load(spec, fresh, reserved) for spec in specs)
+    return tuple(load_plugin(spec, fresh, reserved) for spec in specs)
 
 
-def load(name: str, fresh: bool = False, reserved: Collection[str] = ()) -> Plugin:
-    """Import one plugin, by name or file; raises UsageError for an unknown one, PluginError for one that cannot be used."""
+def load_plugin(name: str, fresh: bool = False, reserved: Collection[str] = ()) -> Plugin:
+    """Import one plugin, by name or file; see :func:`load_plugins`.
+
+    Raises:
+        UsageError: where there is no such plugin.
+        PluginError: where it cannot be used.
+    """
     if not is_file(name):
-        if normal(name) in reserved and normal(name) in installed():
+        if normalise_name(name) in reserved and normalise_name(name) in list_installed():
             raise PluginError(
                 f"plugin '{name}' has the name of a core option", fix="rename its entry point"
             )
-        return _load_installed(normal(name))
+        return _load_installed(normalise_name(name))
     path = Path(name).expanduser().absolute()
     if fresh or path not in _sources:
-        _sources[path] = _read(path, reserved)
+        _sources[path] = _read_plugin_file(path, reserved)
     return _load_file(path, _sources[path])
 
 
 _sources: dict[Path, bytes] = {}
-"""Plugins' files as this process has read them."""
+"""The plugin files that this process has read."""
 
 
 @cache
 def _load_installed(name: str) -> Plugin:
-    known = installed()
+    known = list_installed()
     if name not in known:
         raise UsageError(
             f"unknown plugin '{name}': {did_you_mean(name, known)}",
-            fix="defense registry list shows them all; a file is named by its path, ./NAME.py",
+            fix="defense registry list shows all plugins; a file needs its path, ./NAME.py",
         )
     entry = known[name]
     try:
         module: object = entry.entry_point.load()
-        return describe(name, module, entry.version, entry.summary)
+        return make_plugin(name, module, entry.version, entry.summary)
     except AbatisError:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
             where=f"{entry.distribution} {entry.version}, {entry.entry_point.value}",
-            fix=f"mend or reinstall {entry.distribution}; runs without this plugin are not affected",
+            fix=f"fix or reinstall {entry.distribution}; runs without this plugin are not affected",
         ) from error
 
 
-def _read(path: Path, reserved: Collection[str]) -> bytes:
-    """What is in a plugin's file; raises UsageError where there is none, or its name is none for a plugin."""
+def _read_plugin_file(path: Path, reserved: Collection[str]) -> bytes:
+    """The content of a plugin's file; raises UsageError for a missing file or a bad name."""
     if path.suffix != ".py" or not path.is_file():
         raise UsageError(
             f"no plugin file {path.name}",
             where=str(path),
-            fix="give the path of a .py file; relative paths begin in the working directory",
+            fix="give the path of a .py file; relative paths start in the working directory",
         )
-    name = name_of(path.name)
+    name = get_plugin_name(path.name)
     taken = (
-        f"the installed {installed()[name].distribution} has that name"
-        if name in installed()
+        f"the installed {list_installed()[name].distribution} has that name"
+        if name in list_installed()
         else None
     )
-    if wrong := why_no_name(name, reserved) or taken:
+    if wrong := find_name_fault(name, reserved) or taken:
         raise UsageError(
             f"the plugin in {path.name} would be named '{name}': {wrong}",
             where=str(path),
-            fix="rename the file; the plugin has the name of its file",
+            fix="rename the file; a plugin has the name of its file",
         )
     try:
         return path.read_bytes()
@@ -198,13 +232,12 @@ def _read(path: Path, reserved: Collection[str]) -> bytes:
 
 @cache
 def _load_file(path: Path, source: bytes) -> Plugin:
-    name = name_of(path.name)
+    name = get_plugin_name(path.name)
     try:
         module = run_file(path, f"abatis_file_{path.stem}", source)
         version = f"sha256:{hashlib.sha256(source).hexdigest()}"
-        return describe(
-            name, module, version, (module.__doc__ or "").strip().partition("\n")[0], path
-        )
+        summary = (module.__doc__ or "").strip().partition("\n")[0]
+        return make_plugin(name, module, version, summary, path)
     except AbatisError as error:
         raise type(error)(
             error.what, where=error.where or str(path), fix=error.fix
@@ -213,17 +246,17 @@ def _load_file(path: Path, source: bytes) -> Plugin:
         raise PluginError(
             f"plugin '{name}' cannot be imported: {type(error).__name__}: {error}",
             where=place_in(path, error),
-            fix="mend the file",
+            fix="fix the file",
         ) from error
 
 
-def describe(
+def make_plugin(
     name: str, module: object, version: str = "", summary: str = "", file: Path | None = None
 ) -> Plugin:
-    """A module with hooks as a plugin; checks its hooks and asks for its options' class."""
-    told: list[warnings.WarningMessage] = []
-    manager = make_manager([(name, module)], told)
-    for warning in told:  # pluggy says where, but not whose
+    """A plugin from a module with hooks: checks the hooks and asks for the class of the options."""
+    caught: list[warnings.WarningMessage] = []
+    manager = make_manager([(name, module)], caught)
+    for warning in caught:  # pluggy says where, but not in which plugin
         text = f"plugin '{name}': {warning.message}"
         warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
     if isinstance(module, type):
@@ -231,35 +264,17 @@ def describe(
     config_class = manager.hook.defense_config() or PluginConfig
     if not (isinstance(config_class, type) and issubclass(config_class, PluginConfig)):
         raise PluginError(
-            f"plugin '{name}': defense_config returned {config_class!r}, not a subclass of PluginConfig"
+            f"plugin '{name}': defense_config returned {config_class!r},"
+            " which is not a subclass of PluginConfig"
         )
     return Plugin(name, version, module, config_class, summary, file)
 
 
-def options_of(plugin: Plugin, raw: Mapping[str, Any] | PluginConfig) -> PluginConfig:
-    """Validate one plugin's options; raises UsageError with the option's path."""
+def validate_options(plugin: Plugin, raw: Mapping[str, Any] | PluginConfig) -> PluginConfig:
+    """Validate the options of one plugin; raises UsageError with the option's path."""
     if isinstance(raw, plugin.config_class):
         return raw
     try:
         return plugin.config_class.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(explain(error, plugin.config_class, plugin.name)) from error
-
-
-def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
-    """The first complaint of a validation, as ``path: what is wrong, got value``."""
-    first = error.errors(include_url=False)[0]
-    path = ".".join([*([prefix] if prefix else []), *(str(part) for part in first["loc"])])
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(model, first["loc"][:-1])
-        return f"unknown option '{path}': {did_you_mean(str(first['loc'][-1]), fields)}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], Mapping) else f" (got {first['input']!r})"
-    more = f" [and {error.error_count() - 1} more]" if error.error_count() > 1 else ""
-    return f"{path}: {message}{got}{more}"
-
-
-def _fields_at(model: type[Any], path: Iterable[object]) -> list[str]:
-    for part in path:
-        model = model.model_fields[str(part)].annotation
-    return list(model.model_fields)
+        raise as_usage_error(error, plugin.config_class, plugin.name) from error

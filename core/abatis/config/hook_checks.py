@@ -1,4 +1,4 @@
-"""pluggy at start-up: registering plugins, and what is said about those that do not keep to the hooks."""
+"""Registering plugins with pluggy, and the errors of those that do not keep to the hooks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from abatis.errors import PluginError, did_you_mean
 
 
 def make_manager(
-    modules: Iterable[tuple[str, object]], told: list[warnings.WarningMessage] | None = None
+    modules: Iterable[tuple[str, object]], found: list[warnings.WarningMessage] | None = None
 ) -> pluggy.PluginManager:
-    """A pluggy manager with these plugins; a misspelt, unmarked or ill-formed hook is an error that names it.
+    """A pluggy manager with these plugins.
 
-    told: takes the warnings of hooks and arguments that are on their way out.
+    Args:
+        modules: Their names, and what holds their hooks.
+        found: Gets the warnings about deprecated hooks and arguments.
+
+    Raises:
+        PluginError: for a hook that is misspelt, not marked, or takes other arguments; it names
+            the hook.
     """
-    told = [] if told is None else told
+    found = [] if found is None else found
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
     specs = {name for name in vars(hooks) if name.startswith("defense_")}
@@ -35,32 +41,33 @@ def make_manager(
                 hook = re.search(r"hook '(\w+)'", str(error))
                 where = _place(module, hook[1]) if hook else None
                 raise PluginError(f"plugin '{name}': {error}", where=where, fix=fix) from error
-        told.extend(caught)
+        found.extend(caught)
     manager.check_pending()
     return manager
 
 
 def _check_version(name: str, module: object) -> None:
-    """Raise PluginError where a plugin says it was written for another major version of the contract."""
+    """Raise PluginError where a plugin is written for another major version of the contract."""
     wanted, here = _written_for(module), hooks.DEFENSE_API
     if not re.fullmatch(r"\d+(\.\d+)?", wanted):
         raise PluginError(
-            f"plugin '{name}': DEFENSE_API is {wanted!r}, no version", fix=f'DEFENSE_API = "{here}"'
+            f"plugin '{name}': DEFENSE_API is {wanted!r}, which is not a version",
+            fix=f'DEFENSE_API = "{here}"',
         )
     if wanted.partition(".")[0] != here.partition(".")[0]:
         raise PluginError(
             f"plugin '{name}' is written for DEFENSE_API {wanted}, this core has {here}",
-            fix="install a version of the plugin, or of abatis, that fits",
+            fix="install a matching version of the plugin or of abatis",
         )
 
 
 def _written_for(module: object) -> str:
-    """The version of the contract that a plugin says it was written for; this core's where it says nothing."""
+    """The version of the contract that a plugin declares; this core's where it declares none."""
     return str(getattr(module, "DEFENSE_API", hooks.DEFENSE_API))
 
 
 def _check_hooks(name: str, module: object, specs: Iterable[str]) -> None:
-    """Raise PluginError for a plugin without hooks, a hook that is not marked, and one that is marked but unknown."""
+    """Raise PluginError for a plugin without hooks, and for an unmarked or an unknown hook."""
     looks = {attribute for attribute in dir(module) if attribute.startswith("defense_")}
     marked = {
         attribute
@@ -93,7 +100,7 @@ def _place(module: object, hook: str) -> str | None:
 
 
 def _newer(module: object) -> str | None:
-    """What to do about a plugin of a newer minor version, of which this core may lack a hook."""
+    """What to do about a plugin written for a newer minor version, which may have new hooks."""
     wanted, here = _written_for(module), hooks.DEFENSE_API
     newer = [int(part) for part in wanted.split(".")] > [int(part) for part in here.split(".")]
     return (

@@ -1,13 +1,29 @@
-"""argparse as every subcommand uses it. Apart from command_line.py, whose pydantic-settings most of them do without."""
+"""argparse as every command uses it, with its messages in the words of this project.
+
+It is apart from command_line.py because most commands do without pydantic-settings.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from abatis.config import discovery
 from abatis.errors import UsageError, did_you_mean
+
+NO_BREAK = "\xa0"  # a space at which help does not break a line
+MESSAGES = {
+    r"argument (\S+): expected one argument": "{0} needs a value",
+    r"argument (\S+): expected at least one argument": "{0} needs at least one value",
+    r"argument (\S+): ignored explicit argument (.*)": "{0} takes no value (got {1})",
+    r"argument (\S+): invalid int value: (.*)": "{0} must be a whole number, not {1}",
+    r"argument (\S+): invalid float value: (.*)": "{0} must be a number, not {1}",
+    r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)": "{0} must be one of {2}, not {1}",
+    r"the following arguments are required: (.*)": "missing: {0}",
+}
+"""What argparse says, as patterns, and what is said instead."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,23 +39,37 @@ class Parser(argparse.ArgumentParser):
                 if option.startswith("--")
             ]
             word = unknown[0].partition("=")[0]
+            if not word.startswith("-"):
+                raise UsageError(
+                    f"'{unknown[0]}' belongs to no option",
+                    fix="options are written --OPTION VALUE, lists with commas: 5,6",
+                )
             raise UsageError(
                 f"unknown option {word}: {_flag_hint(word, flags)}",
                 fix=f"{self.prog} --help lists all options",
             )
         return parsed
 
+    def format_help(self) -> str:
+        return super().format_help().replace(NO_BREAK, " ")
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, fix=f"{self.prog} --help lists all options")
+        raise UsageError(reword(message), fix=f"{self.prog} --help lists all options")
+
+
+def reword(message: str) -> str:
+    """A message of argparse in the words of this project; as it is where it is another one."""
+    for pattern, words in MESSAGES.items():
+        if found := re.fullmatch(pattern, message, re.DOTALL):
+            return words.format(*found.groups())
+    return message
 
 
 def _flag_hint(word: str, flags: Sequence[str]) -> str:
-    plugin = discovery.normal(word.lstrip("-").partition(".")[0])
-    if (
-        "." in word
-        and plugin in discovery.installed()
-        and not any(flag.startswith(f"--{plugin}.") for flag in flags)
+    plugin = discovery.normalise_name(word.lstrip("-").partition(".")[0])
+    if plugin in discovery.list_installed() and not any(
+        flag.startswith(f"--{plugin}.") for flag in flags
     ):
         return f"it belongs to a plugin that is not selected; add --plugin {plugin}"
     hint = did_you_mean(word, flags)
-    return hint if hint.startswith("did") else "no option has a name like it"
+    return hint if hint.startswith("did") else "no option has a similar name"

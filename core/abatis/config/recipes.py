@@ -1,7 +1,7 @@
-"""Recipes: TOML files that a plugin ships in its package, each a whole setting, every value marked with its source.
+"""Recipes: TOML files shipped with a plugin, with all settings of a run and the source of each.
 
-``PLUGIN/NAME`` is the file ``recipes/NAME.toml`` beside the plugin's module; ``at/NAME`` is the core's, adversarial training
-without a plugin. No plugin is imported to find it.
+``PLUGIN/NAME`` is the file ``recipes/NAME.toml`` beside the plugin's module; ``at/NAME`` is built
+in: adversarial training without a plugin. No plugin is imported to find it.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from abatis.errors import UsageError, did_you_mean
 CORE = "at"
 
 
-def recipes_of(name: str) -> dict[str, Path]:
-    """The recipes of one installed plugin, or the core's, by ``plugin/recipe``; a single file has none."""
+def list_recipes(name: str) -> dict[str, Path]:
+    """The recipes of an installed plugin, or those built in, by ``PLUGIN/NAME``.
+
+    A plugin that is a single file has none.
+    """
     if name == CORE:
-        return _listed(CORE, Path(__file__).parent / CORE)
+        return _list_files(CORE, Path(__file__).parent / CORE)
     if discovery.is_file(name):
         return {}
-    module = discovery.installed()[name].entry_point.value.partition(":")[0]
+    module = discovery.list_installed()[name].entry_point.value.partition(":")[0]
     try:
         spec = importlib.util.find_spec(module)
-    except (
-        Exception,
-        SystemExit,
-    ):  # it lies in a package, whose code runs now; the plugin says so itself when it is used
+    except (Exception, SystemExit):
+        # finding a module imports its package; what fails there is reported when the plugin is used
         spec = None
-    return _listed(name, Path(spec.origin).parent) if spec and spec.origin else {}
+    return _list_files(name, Path(spec.origin).parent) if spec and spec.origin else {}
 
 
-def _listed(name: str, package: Path) -> dict[str, Path]:
+def _list_files(name: str, package: Path) -> dict[str, Path]:
     return {f"{name}/{path.stem}": path for path in sorted((package / "recipes").glob("*.toml"))}
 
 
-def recipe_file(name: str) -> Path:
-    """The file of ``plugin/recipe``; raises UsageError."""
+def find_recipe(name: str) -> Path:
+    """The file of the recipe ``PLUGIN/NAME``; raises UsageError."""
     plugin, _, _ = name.partition("/")
-    known = {*discovery.installed(), CORE}
-    if discovery.normal(plugin) not in known:
+    known = {*discovery.list_installed(), CORE}
+    if discovery.normalise_name(plugin) not in known:
         raise UsageError(
-            f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/RECIPE"
+            f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/NAME"
         )
-    found = recipes_of(discovery.normal(plugin))
+    found = list_recipes(discovery.normalise_name(plugin))
     if name not in found:
         raise UsageError(
             f"unknown recipe '{name}': {did_you_mean(name, found)}",
-            fix=f"defense registry show {plugin}",
+            fix=f"defense registry show {plugin} lists its recipes",
         )
     return found[name]

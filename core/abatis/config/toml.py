@@ -1,4 +1,4 @@
-"""TOML files of options: reading them, and their options by dotted names."""
+"""TOML files with options: reading them, and listing their options by dotted names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from abatis.api.options import underscored
+from abatis.api.options import use_underscores
 from abatis.errors import UsageError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A configuration file with underscores for hyphens in its keys; raises UsageError."""
+    """Read a configuration file; hyphens in its keys become underscores. Raises UsageError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -21,17 +21,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"cannot read {path}: {error}", fix="the file must be TOML, like the run.toml of a run"
+            f"cannot read {path}: {error}",
+            fix="the file must be valid TOML, like the run.toml of a run",
         ) from error
-    result: dict[str, Any] = underscored(table)
+    result: dict[str, Any] = use_underscores(table)
     return result
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The options of a run.toml by their dotted names, with underscores."""
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of a run.toml by dotted name, with underscores."""
     for key, value in table.items():
         name = f"{prefix}{key}".replace("-", "_")
         if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         else:
             yield name, value

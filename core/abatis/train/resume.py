@@ -1,4 +1,8 @@
-"""What a run must have in common with what lies in its folder, field by field."""
+"""Resuming: where a training starts, and whether a run folder and its checkpoints are of this run.
+
+Options, versions, machine and files are compared field by field, so that an error names what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +16,35 @@ from typing import Any
 import torch
 
 from abatis.config import discovery
+from abatis.config.option_sets import FREE_ON_RESUME, LONGER_ON_RESUME, ROUNDED_ON_RESUME
 from abatis.config.run_config import RunConfig
-from abatis.config.toml import flat, read_toml
-from abatis.data.extra import content_of
+from abatis.config.toml import flatten, read_toml
+from abatis.data.extra import sha256_of_extra
 from abatis.errors import CheckpointError, UsageError
 from abatis.system import distributed
 from abatis.system.device import device_name
-from abatis.system.environment import provided
+from abatis.system.environment import read_providers
 from abatis.system.files import digest
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
 
-FREE = {"out", "workers", "data_dir", "eval", "checkpoint_every", "nproc", "max_restarts", "track"}
-"""Options that may change: they change nothing that a step computes."""
-ROUNDED = {"device", "threads", "cpu"}
-"""What may change, too, though sums are then rounded otherwise."""
+ROUNDED = ROUNDED_ON_RESUME | {"threads", "cpu"}
+"""What may differ, though sums are then rounded differently: options, and facts of the machine."""
 LIBRARIES = ("abatis", "torch", "torchvision", "timm")  # whose code makes the numbers of a step
 
 
-def about_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint says of the run that writes it, in plain types."""
+def describe_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint records about the run that writes it, in plain types."""
     options = config.to_toml()
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    versions |= {plugin.name: plugin.version for plugin in discovery.load_all(config.plugin)}
+    versions |= {plugin.name: plugin.version for plugin in discovery.load_plugins(config.plugin)}
     machine = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    content = {} if config.extra.file is None else {"extra.file": content_of(config.extra.file)}
+    content = (
+        {} if config.extra.file is None else {"extra.file": sha256_of_extra(config.extra.file)}
+    )
     return {
         "world_size": distributed.world_size(),
         "config_sha256": digest(options),
@@ -52,9 +57,13 @@ def about_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training starts: at a checkpoint, or at step 0 (``again`` where it had begun before).
+    """Where a training starts: at a checkpoint, or at step 0.
 
-    rejected: checkpoints that are not valid, and why; differing: what is not as in the checkpoint.
+    Args:
+        loaded: The checkpoint; None to start at step 0.
+        again: Had the training begun before?
+        rejected: Checkpoints that are not valid, and why.
+        differing: What differs from the checkpoint.
     """
 
     loaded: Loaded | None = None
@@ -62,12 +71,12 @@ class Start:
     rejected: tuple[str, ...] = ()
     differing: tuple[str, ...] = ()
 
-    def told(self) -> list[str]:
-        """What a reader of the run must know of it; nothing where the run began here."""
+    def describe(self) -> list[str]:
+        """What a reader of the run must know about its start; empty for a new training."""
         if self.loaded is None and not self.again:
             return []
         where = (
-            "begun anew from step 0"
+            "restarted from step 0"
             if self.loaded is None
             else f"resumed after step {self.loaded.step}"
         )
@@ -78,9 +87,17 @@ class Start:
 def find_start(
     config: RunConfig, folder: Path, device: torch.device, judged: bool = False
 ) -> Start:
-    """The newest valid checkpoint of a run folder, if it is one of this run; raises CheckpointError or UsageError.
+    """The newest valid checkpoint of a run folder, if it is of this run.
 
-    judged: is there nothing left to do where the training has ended?
+    Args:
+        config: The run that is asked for.
+        folder: Its folder.
+        device: The device that it will use.
+        judged: Is it evaluated already, so that nothing is left to do once the training has ended?
+
+    Raises:
+        CheckpointError: where no checkpoint is valid, and ``--restart`` is not given.
+        UsageError: where the folder holds another run.
     """
     try:
         loaded = load_checkpoint(folder / CHECKPOINTS)
@@ -90,39 +107,38 @@ def find_start(
         return Start(None, True, error.rejected)
     if loaded is None:
         if not config.restart:
-            check_same(
-                config, folder, FREE | ROUNDED | {"epochs", *map(_plain, config.allow_mismatch)}
-            )
+            allowed = {_underscore(name) for name in config.allow_mismatch}
+            check_same(config, folder, FREE_ON_RESUME | ROUNDED | LONGER_ON_RESUME | allowed)
         return Start(None, (folder / "run.toml").exists())
-    now, before = about_run(config, device), loaded.about
-    with fitting(loaded):
-        if is_finished(
-            loaded.state, config
-        ):  # nothing is trained any more, so it does not matter on what machine
+    now, before = describe_run(config, device), loaded.about
+    with check_fit(loaded):
+        if is_finished(loaded.state, config):  # no step is left that another machine could change
             before = (
                 {**now, "options": before["options"]}
                 if judged
                 else {**before, "machine": now["machine"]}
             )
-        return Start(
-            loaded, True, loaded.rejected, check_resumable(before, now, config.allow_mismatch)
-        )
+        differing = check_resumable(before, now, config.allow_mismatch)
+        return Start(loaded, True, loaded.rejected, differing)
 
 
 @contextmanager
-def fitting(loaded: Loaded) -> Iterator[None]:
-    """Raise CheckpointError where a checkpoint verifies, but does not hold what is looked for in it."""
+def check_fit(loaded: Loaded) -> Iterator[None]:
+    """Raise CheckpointError where a checkpoint is intact, but lacks what is read from it inside."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint of step {loaded.step} does not fit: {type(error).__name__}: {error}",
-            fix="begin anew under another --name",
+            fix="start again with another --name",
         ) from error
 
 
 def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
-    """Has a saved training ended? A longer one may have been asked for since; early stopping stays final."""
+    """Has a saved training ended? It has not where more epochs are asked for now.
+
+    An early stop is final.
+    """
     return bool(state["finished"]) and (
         bool(config.early_stop) or state["epochs_ended"] >= config.epochs
     )
@@ -131,46 +147,60 @@ def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
 def check_resumable(
     before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]
 ) -> tuple[str, ...]:
-    """What differs between two answers of :func:`about_run` and ends the promise of bit-exactness: ``name was x, now y``.
+    """Compare two answers of :func:`describe_run`.
 
-    Raises UsageError, field by field, for what may not differ unless it is allowed by name.
+    Args:
+        before: That of the checkpoint.
+        now: That of the run which is to continue.
+        allowed: Names that may differ.
+
+    Returns:
+        What differs and ends the promise of bit-exactness, each as ``name was x, now y``.
+
+    Raises:
+        UsageError: where something differs that may not; it names every field.
     """
-    named = {_plain(name) for name in allowed}
-    old, new = _fields(before), _fields(now)
-    found = differences(old, new, FREE)
-    longer = (
-        {"epochs"} if new["epochs"] > old.get("epochs", 0) else set()
-    )  # by the schedule of the new length
-    refused = [name for name in found if _plain(name) not in named and name not in ROUNDED | longer]
+    named = {_underscore(name) for name in allowed}
+    old, new = _list_fields(before), _list_fields(now)
+    found = find_differences(old, new, FREE_ON_RESUME)
+    longer = {  # the schedule is then that of the new length
+        name for name in LONGER_ON_RESUME if new[name] > old.get(name, 0)
+    }
+    refused = [
+        name for name in found if _underscore(name) not in named and name not in ROUNDED | longer
+    ]
     if refused:
         flags = " ".join(f"--allow-mismatch {name}" for name in refused)
         raise UsageError(
-            f"the checkpoint is of another run: {'; '.join(found[name] for name in refused)}",
-            fix=f"give the same again; or {flags}, and the run is not bit-exact",
+            f"the checkpoint is from another run: {'; '.join(found[name] for name in refused)}",
+            fix=f"give the same options again; or {flags}, and the run is not bit-exact",
         )
     return tuple(found.values())
 
 
-def _fields(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that may differ, by the name that allows it. Of device and files, what they are and not their names."""
+def _list_fields(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that may differ, by the name that allows it.
+
+    A device and a file count by what they are, not by their names.
+    """
     fields = {"world_size": about.get("world_size")}
     for table in ("options", "versions", "machine", "content"):
-        fields |= dict(flat(about.get(table, {})))
+        fields |= dict(flatten(about.get(table, {})))
     return fields
 
 
-def _plain(name: str) -> str:
+def _underscore(name: str) -> str:
     return name.replace("-", "_")
 
 
 def check_same(
     config: RunConfig, folder: Path, free: Container[str], fix: str = "choose another --name"
 ) -> None:
-    """Raise UsageError, option by option, where a folder holds another run than the one that is asked for."""
+    """Raise UsageError where a folder holds a run with other options; it names them all."""
     path = folder / "run.toml"
     if not path.exists():
         return
-    found = differences(dict(flat(read_toml(path))), dict(flat(config.to_toml())), free)
+    found = find_differences(dict(flatten(read_toml(path))), dict(flatten(config.to_toml())), free)
     if found:
         raise UsageError(
             f"{folder} was run with other options: {'; '.join(found.values())}",
@@ -179,26 +209,28 @@ def check_same(
 
 
 def check_files(config: RunConfig, folder: Path, fix: str) -> None:
-    """Raise UsageError where a folder's run was made with other contents of a plugin's file than there are now."""
+    """Raise UsageError where a plugin's file has changed since the run in a folder was made."""
     files = {
-        plugin.name: plugin.version for plugin in discovery.load_all(config.plugin) if plugin.file
+        plugin.name: plugin.version
+        for plugin in discovery.load_plugins(config.plugin)
+        if plugin.file
     }
-    before = {name: version for name, version in provided(folder).items() if name in files}
-    found = differences(
+    before = {name: version for name, version in read_providers(folder).items() if name in files}
+    found = find_differences(
         before,
         {name: files[name] for name in before},
         {name.replace("_", "-") for name in config.allow_mismatch},
     )
     if found:
         raise UsageError(
-            f"{folder} was run with another file: {'; '.join(found.values())}", fix=fix
+            f"{folder} was run with another version of a file: {'; '.join(found.values())}", fix=fix
         )
 
 
-def differences(
+def find_differences(
     before: Mapping[str, Any], now: Mapping[str, Any], free: Container[str]
 ) -> dict[str, str]:
-    """``name was x, now y`` of everything that differs and is not free to, by name."""
+    """Everything that differs and may not, by name: each as ``name was x, now y``."""
     return {
         name: f"{name} was {before.get(name)}, now {now.get(name)}"
         for name in sorted(before.keys() | now.keys())

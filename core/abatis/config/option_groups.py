@@ -1,0 +1,181 @@
+"""The groups of core options: attack, optimizer, mixing and extra images, each a frozen model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from abatis.api.options import Options, Ratio
+from abatis.api.threat import Threat, parse_ratio
+from abatis.config.option_facts import STEP
+from abatis.errors import UsageError
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AttackConfig(Options):
+    """The attack of the training step."""
+
+    steps: int = Field(
+        10,
+        ge=0,
+        le=10_000,
+        description="gradient steps of the training attack",
+        json_schema_extra=STEP,
+    )
+    step_size: Ratio | None = Field(
+        None,
+        description="step size of the attack, like 2/255; eps / 4 if not given",
+        json_schema_extra=STEP,
+    )
+    start: Literal["uniform", "normal", "none"] = Field(
+        "uniform",
+        description="starting point: uniform in the ball, the image plus 0.001 times standard"
+        " normal noise (normal), or the image itself (none)",
+        json_schema_extra=STEP,
+    )
+    ramp: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the training in which the step size grows from 0",
+        json_schema_extra=STEP,
+    )
+    bn: Literal["eval", "train"] = Field(
+        "eval", description="batch-norm mode during the attack", json_schema_extra=STEP
+    )
+    precision: Literal["float32", "bf16"] | None = Field(
+        None,
+        description="precision of the attack's forward passes, its images stay float32;"
+        " --precision if not given",
+        json_schema_extra=STEP,
+    )
+
+    def step(self, threat: Threat) -> float:
+        """Step size in pixel units."""
+        return threat.eps / 4 if self.step_size is None else parse_ratio(self.step_size)
+
+
+class OptimConfig(Options):
+    """The optimizer and its learning-rate schedule."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer", json_schema_extra=STEP)
+    lr: float = Field(0.1, gt=0, le=1e3, description="peak learning rate", json_schema_extra=STEP)
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=STEP)
+    betas: tuple[Decay, Decay] = Field(
+        (0.9, 0.999),
+        description="decay rates of AdamW's two moving averages",
+        json_schema_extra=STEP,
+    )
+    weight_decay: float = Field(
+        5e-4, ge=0, le=1, description="weight decay", json_schema_extra=STEP
+    )
+    decay_all: bool = Field(
+        True,
+        description="apply weight decay to norms, biases and position embeddings as well,"
+        " as is usual for small networks",
+        json_schema_extra=STEP,
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="layer-wise learning-rate decay: factor from each layer to the one below;"
+        " 1 is off",
+        json_schema_extra=STEP,
+    )
+    schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = Field(
+        "piecewise",
+        description="learning-rate schedule: drops at milestones (piecewise), cosine,"
+        " linear up for 30 % of the training and down to 0 (one-cycle), or constant",
+        json_schema_extra=STEP,
+    )
+    warmup: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the training in which the learning rate rises to its peak",
+        json_schema_extra=STEP,
+    )
+    final: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="final learning rate of cosine, as a fraction of the peak",
+        json_schema_extra=STEP,
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.6, 0.9),
+        description="when piecewise drops the learning rate, as fractions of the training",
+        json_schema_extra=STEP,
+    )
+    gamma: float = Field(
+        0.1, gt=0, le=1, description="factor of each drop of piecewise", json_schema_extra=STEP
+    )
+
+    @model_validator(mode="after")
+    def _check_layer_decay(self) -> OptimConfig:
+        if self.layer_decay < 1 and self.decay_all:
+            raise UsageError(
+                "--optim.layer-decay does not decay norms and biases",
+                fix="add --no-optim.decay-all",
+            )
+        return self
+
+
+class MixConfig(Options):
+    """Mixing of images and labels, by timm: a batch then has soft labels as well as hard ones."""
+
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="alpha of mixup; 0 is off", json_schema_extra=STEP
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="alpha of CutMix; 0 is off", json_schema_extra=STEP
+    )
+    probability: float = Field(
+        1.0, ge=0, le=1, description="fraction of batches that are mixed", json_schema_extra=STEP
+    )
+    switch: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="probability of CutMix instead of mixup, if both are on",
+        json_schema_extra=STEP,
+    )
+    smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="label smoothing: share of a label that is spread over all classes",
+        json_schema_extra=STEP,
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Does it make soft labels?"""
+        return max(self.mixup, self.cutmix, self.smoothing) > 0
+
+
+class ExtraConfig(Options):
+    """Additional training images, such as generated ones."""
+
+    file: Path | None = Field(
+        None,
+        description="uncompressed .npz file with 'image' (N, H, W, C) uint8 and 'label' (N,)",
+        json_schema_extra=STEP,
+    )
+    fraction: float = Field(
+        0.7,
+        gt=0,
+        lt=1,
+        description="fraction of each batch taken from these images",
+        json_schema_extra=STEP,
+    )
+    copies: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="what to do about exact copies of test or held-out images:"
+        " refuse the file, or drop the copies",
+        json_schema_extra=STEP,
+    )
