@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # tiny tensors: threads that wait for each other cost more than they give
+# tiny tensors: threads that wait for each other cost more than they give
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.helpers import our_plugins
 
 from abatis.config import discovery
 
 
 @pytest.fixture(autouse=True)
 def _global_generators() -> Iterator[None]:
-    """A test may seed the global generators; the next one finds them as they were."""
+    """Restore the global generators after every test: some seed them."""
     from abatis.api.randomness import untouched
 
     with untouched():
@@ -28,10 +28,14 @@ def _global_generators() -> Iterator[None]:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Make modules look installed: ``install(module)`` by its own name, ``install(name=error)`` fails at import."""
+    """Make modules look installed.
+
+    ``install(module)`` installs a module by its own name, ``install(name=error)`` one whose import
+    raises the error. Beside them only the plugins of this checkout are seen.
+    """
 
     def now(*modules: ModuleType, **broken: BaseException) -> None:
-        found = dict(discovery.installed())
+        found = {name: discovery.list_installed()[name] for name in our_plugins()}
         for name, answer in [*((module.__name__, module) for module in modules), *broken.items()]:
 
             def load(answer: Any = answer) -> Any:
@@ -41,7 +45,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
             entry: Any = SimpleNamespace(load=load, value=name)
             found[name] = discovery.Installed(name, f"dist-{name}", "1.0", "made by a test", entry)
-        monkeypatch.setattr(discovery, "installed", lambda: found)
+        monkeypatch.setattr(discovery, "list_installed", lambda: found)
         discovery._load_installed.cache_clear()
 
     yield now

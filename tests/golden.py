@@ -1,4 +1,4 @@
-"""Reading reference values, and the tiny network that the model-level ones were made with."""
+"""Reference values, and the tiny network that those of networks were made with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.reference import reference_dir
 
 
 def golden(name: str) -> Mapping[str, np.ndarray]:
-    """The arrays of one reference file; skips the test where the folder is absent."""
+    """Return the arrays of one reference file; skips the test if the folder is absent."""
     folder = reference_dir()
     if folder is None:
         pytest.skip("reference values are not here; set ABATIS_REFERENCE")
@@ -46,7 +46,7 @@ class TinyNetwork(nn.Module):
         return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
 
     def load(self, arrays: Mapping[str, np.ndarray], prefix: str = "") -> TinyNetwork:
-        """Take the initial state of a reference file, in training mode."""
+        """Load the initial state of a reference file, in training mode."""
         parameters = dict(self.named_parameters())
         for name, tensor in self.state_dict().items():
             kind = "param" if name in parameters else "buf"
@@ -56,7 +56,7 @@ class TinyNetwork(nn.Module):
     def largest_difference(
         self, arrays: Mapping[str, np.ndarray], prefix: str, gradients: Mapping[str, Tensor | None]
     ) -> float:
-        """Largest absolute difference of parameter gradients to those of a reference file."""
+        """Return the largest absolute difference of gradients from those of a reference file."""
         found = []
         for name, gradient in gradients.items():
             expected = torch.tensor(arrays[f"{prefix}{name.replace('.', '_')}"])
@@ -79,7 +79,10 @@ class TinyNetwork(nn.Module):
 def check_logits(
     arrays: Mapping[str, np.ndarray], case: int, terms_of: Callable[[Tensor, Tensor, Tensor], Terms]
 ) -> Terms:
-    """Loss and gradients in both logits equal those of one released case in float64, the loss in float32; the terms."""
+    """Compare loss and gradients in both logits with a released case; returns the terms.
+
+    They are compared in float64, and the loss in float32 too.
+    """
     y = torch.tensor(arrays["labels"][case])
     clean, adversarial = (
         torch.tensor(arrays[key][case], requires_grad=True) for key in ("logits_nat", "logits_adv")
@@ -97,7 +100,7 @@ def check_logits(
 def check_network(
     file: str, kind: str, *names: str, epoch: int = 0, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Loss, every parameter's gradient and the running statistics of a composed loss equal those of a reference file.
+    """Compare loss, gradients and running statistics of a composed loss with a reference file.
 
     kind: "fixed" or "attack", the adversarial images of the file.
     """
@@ -123,7 +126,10 @@ def check_network(
 
 
 def check_attack(file: str) -> None:
-    """Ten steps of 0.007 on the cross-entropy in the ball of 0.031, from the file's small normal start, eval statistics."""
+    """Compare ten steps of 0.007 on the cross-entropy in the ball of 0.031 with a reference file.
+
+    They start from the file's small normal noise, with eval statistics.
+    """
     arrays, prefix = golden(file), "model_attack_"
     net = Net(TinyNetwork().load(arrays, prefix))
     x, noise, y = (
@@ -142,7 +148,7 @@ def check_attack(file: str) -> None:
 
 
 def margin_network(arrays: Mapping[str, np.ndarray]) -> nn.Module:
-    """conv 1-3 valid, ReLU, flatten, fc 12-9, ReLU, fc 9-4 with the file's parameters: float64."""
+    """Make conv 1-3, ReLU, flatten, fc 12-9, ReLU, fc 9-4 with the file's parameters: float64."""
     layers = OrderedDict(
         conv1=nn.Conv2d(1, 3, 3),
         first=nn.ReLU(),
@@ -158,7 +164,7 @@ def margin_network(arrays: Mapping[str, np.ndarray]) -> nn.Module:
 
 
 def linear_model(rows: Sequence[Sequence[float]]) -> nn.Module:
-    """Logits W x with no bias, for numbers computed by hand."""
+    """Make a network of the logits W x without bias, for numbers computed by hand."""
     weight = torch.tensor(rows, dtype=torch.float64)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64)
     layer.weight.data.copy_(weight)

@@ -1,4 +1,4 @@
-"""What several tests share: plugins made on the spot, and runs small enough for a test."""
+"""What several tests share: our plugins, plugins made on the spot, runs small enough for a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from abatis import RunConfig, hookimpl
+from abatis.config import discovery
 
+ROOT = Path(__file__).resolve().parents[1]
+GROUP = "abatis.plugins"
 TINY: dict[str, Any] = {
     "backbone": "cnn",
     "data": "digits",
@@ -23,8 +26,46 @@ TINY: dict[str, Any] = {
 }
 
 
+def our_plugins() -> list[str]:
+    """Return the names of this checkout's plugins: tests never depend on a stranger's.
+
+    That ours are installed is a test of the registry.
+    """
+    projects = [
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))
+    ]
+    return sorted(name for project in projects for name in project["entry-points"][GROUP])
+
+
+def forget_installed() -> None:
+    """Let the next look at the installed plugins be a fresh one."""
+    discovery.list_installed.cache_clear()
+    discovery._load_installed.cache_clear()
+
+
+def write_distribution(
+    site: Path, name: str, entry_points: str, summary: str = "made by a test"
+) -> None:
+    """Write the metadata of a made-up distribution into a folder, as pip would.
+
+    Args:
+        site: a folder that is, or will be, in ``sys.path``.
+        name: the distribution's name.
+        entry_points: the content of ``entry_points.txt``.
+        summary: what the distribution says about itself.
+    """
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: {summary}\n",
+        encoding="utf-8",
+    )
+    (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+
+
 def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
-    """A module with these hooks: ``plugin("x", loss=function)`` has ``defense_loss``."""
+    """Make a module with these hooks: ``plugin("x", loss=function)`` has ``defense_loss``."""
     module = ModuleType(name)
     for hook, function in hooks.items():
         setattr(module, f"defense_{hook}", hookimpl(function))
@@ -32,17 +73,22 @@ def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
 
 
 def tiny(out: Path, **changes: Any) -> RunConfig:
-    """A run on 135 digits that takes a second or two."""
+    """Configure a run on 135 digits that takes a second or two."""
     return RunConfig(**{**TINY, "out": out, **changes})
 
 
 def final_bytes(folder: Path) -> bytes:
-    """The last weights of a run, as they lie on the disk."""
+    """Return the bytes of the last weights of a run."""
     return (folder / "weights-last.safetensors").read_bytes()
 
 
 def write_metadata(distribution: Path, site: Path) -> None:
-    """What pip would write into ``site`` beside the package of a distribution's folder: its metadata and entry points."""
+    """Write what pip would write for a distribution's folder: its metadata and entry points.
+
+    Args:
+        distribution: the folder with its ``pyproject.toml``.
+        site: the folder to write to.
+    """
     project = tomllib.loads((distribution / "pyproject.toml").read_text(encoding="utf-8"))[
         "project"
     ]
@@ -58,6 +104,6 @@ def write_metadata(distribution: Path, site: Path) -> None:
         "".join(f"{key}: {value}\n" for key, value in facts.items()), encoding="utf-8"
     )
     entries = "".join(
-        f"{name} = {module}\n" for name, module in project["entry-points"]["abatis.plugins"].items()
+        f"{name} = {module}\n" for name, module in project["entry-points"][GROUP].items()
     )
-    (info / "entry_points.txt").write_text(f"[abatis.plugins]\n{entries}", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entries}", encoding="utf-8")

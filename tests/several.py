@@ -1,4 +1,7 @@
-"""Run by tests in several processes: ``python -m tests.several OUT ACCUMULATE SHARD ...`` trains on shares of batches."""
+"""Training on shares of batches, which tests start in several processes.
+
+python -m tests.several OUT ACCUMULATE SHARD ...
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,18 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from abatis.api.randomness import Randomness, seeded
-from abatis.config import discovery
-from abatis.config.plan_row import PlanRow
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.nets.net import Net
 from abatis.nets.sharding import Sharding
-from abatis.runs.launch import neighbours
+from abatis.runs.launch import make_environments
 from abatis.system import distributed
-from abatis.testing import THREAT, plan_of, step_of, tiny_batch
-from abatis.train.builtin.averaging import WeightAveraging
+from abatis.testing import THREAT, add_averaging, plan_of, step_of, tiny_batch
 from abatis.train.micro_batches import RowShare
+from tests.helpers import our_plugins
 
 STEPS = 20
 PAIRS = ("mart+emr", "mail+trades", "mail+mart", "sovr+awp", "trades+awp", "amm+emr")
-METHODS = ("at", *sorted(discovery.installed()), *PAIRS)
+METHODS = ("at", *our_plugins(), *PAIRS)
 METHODS_OF = {
     "none": METHODS,
     "root": ("at", "trades", "emr", "mart+emr", "mail+trades"),
@@ -35,7 +36,7 @@ BATCH = 10  # two processes have 5 each, three 3, 3 and 4
 
 
 def launch(count, module, *words, timeout=300, check=True):
-    """``python -m module words`` as ``count`` processes that know each other; their exit codes and outputs."""
+    """Run ``python -m module words`` as ``count`` connected processes; exit codes and outputs."""
     running = [
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, words)],
@@ -45,21 +46,21 @@ def launch(count, module, *words, timeout=300, check=True):
             text=True,
             cwd=Path(__file__).parents[1],
         )
-        for places in neighbours(count)
+        for places in make_environments(count)
     ]
     try:
-        told = [process.communicate(timeout=timeout) for process in running]
+        outputs = [process.communicate(timeout=timeout) for process in running]
     finally:
         for process in running:
             process.kill()
     codes = [process.returncode for process in running]
     if check:
-        assert codes == [0] * count, told
-    return codes, told
+        assert codes == [0] * count, outputs
+    return codes, outputs
 
 
 def network():
-    """Without batch norm, so that two processes see what one sees; smooth, so that rounding stays rounding."""
+    """Make a network without batch norm, so that several processes compute what one computes."""
     torch.manual_seed(0)
     first, second = (
         nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Softplus()),
@@ -68,36 +69,38 @@ def network():
     return nn.Sequential(first, second, nn.Flatten(), nn.Linear(36, 10)).double()
 
 
-def trained(method, accumulate, shard="none"):
-    """The weights after some steps, their averages, and the mean of the last total, of this process's rows of every batch."""
+def train(method, accumulate, shard="none"):
+    """Train on this process's rows of every batch.
+
+    Returns the weights after some steps, their averages, and the sum of the last total over the
+    processes, in one vector.
+    """
     module, random = network(), Randomness(0)
     net = Net(module)
     if shard != "none":
         net.sharding = Sharding(module, shard)
     names = [] if method == "at" else method.split("+")
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random)
-    averaging = WeightAveraging(module, 0.9, None if net.sharding is None else net.sharding.twin())
-    plan = plan.with_trainer("averaging", averaging, PlanRow("trainer", "averaging", "", {}))
+    twin = None if net.sharding is None else net.sharding.make_twin()
+    plan, averaged = add_averaging(plan, module, 0.9, twin)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
-    step, rows = (
-        step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate),
-        distributed.rows_of(BATCH),
-    )
+    step = step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate)
+    rows = distributed.rows_of(BATCH)
     with seeded(0, "several processes"):
         for number in range(STEPS):
             batch = tiny_batch(BATCH, 10).rows(rows)
             result = step(batch, number, 0, number / STEPS, RowShare(rows.start, BATCH))
-    (whole,) = distributed.summed([result.total])
-    networks = [module, averaging.averaged]
+    (whole,) = distributed.sum_over_processes([result.total])
+    networks = [module, averaged]
     if shard != "none":
         check_pieces(net.sharding, optimizer)
-        networks = [net.sharding.gathered(network) for network in networks]
+        networks = [net.sharding.gather(network) for network in networks]
     weights = [weight.detach().flatten() for network in networks for weight in network.parameters()]
     return torch.cat([*weights, whole.flatten()])
 
 
 def check_pieces(sharding, optimizer):
-    """Weights, gradients and moments lie in pieces between the steps."""
+    """Check that weights and moments are sharded between the steps."""
     for weight in sharding.module.parameters():
         moment = optimizer.state[weight]["momentum_buffer"]
         for tensor in (weight, moment):
@@ -105,20 +108,19 @@ def check_pieces(sharding, optimizer):
             assert tensor.to_local().numel() < tensor.numel()
 
 
-def everything(accumulate, *shards):
-    """By how the network is sharded and by method."""
+def train_all(accumulate, *shards):
+    """Train by every method; returns the weights by shard and method."""
     return {
-        (shard, method): trained(method, accumulate, shard)
+        (shard, method): train(method, accumulate, shard)
         for shard in shards
         for method in METHODS_OF[shard]
     }
 
 
 if __name__ == "__main__":
-    with distributed.joined():
-        found = everything(int(sys.argv[2]), *sys.argv[3:])
+    with distributed.connect():
+        found = train_all(int(sys.argv[2]), *sys.argv[3:])
         if distributed.rank() == 0:
             torch.save(found, sys.argv[1])
-    os._exit(
-        0
-    )  # as the command line ends: torch's threads may abort when the interpreter frees them
+    # as the command line ends: torch's threads may abort when the interpreter frees them
+    os._exit(0)

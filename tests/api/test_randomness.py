@@ -10,13 +10,12 @@ import torch
 
 import abatis
 from abatis.api.randomness import Randomness, per_sample, seed_for, seeded
-from abatis.config import discovery
 from abatis.evaluate.judge import Judge
 from abatis.nets.net import Net
 from abatis.testing import plan_of, tiny_batch, tiny_network
-from tests.helpers import tiny
+from tests.helpers import our_plugins, tiny
 
-METHODS = ["at", *sorted(discovery.installed())]
+METHODS = ["at", *our_plugins()]
 
 
 def generators():
@@ -87,7 +86,7 @@ def test_the_attack_of_any_method_leaves_the_global_generators_as_found(method):
 
 
 def test_every_attack_of_an_evaluation_leaves_the_global_generators_as_found(tmp_path, monkeypatch):
-    attacked, moved = Judge.attacked, {}
+    attacked, moved = Judge.run_attack, {}
 
     def call(self, name, *rest, **named):
         before = generators()
@@ -95,7 +94,7 @@ def test_every_attack_of_an_evaluation_leaves_the_global_generators_as_found(tmp
         moved[name] = generators() != before
         return verdicts
 
-    monkeypatch.setattr(Judge, "attacked", call)
+    monkeypatch.setattr(Judge, "run_attack", call)
     before = generators()
     abatis.run(tiny(tmp_path, epochs=1, limit=20, eval="standard"))
     assert generators() == before

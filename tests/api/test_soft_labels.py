@@ -1,4 +1,4 @@
-"""Mixed and smoothed labels: what makes them, which methods take them, and the attacks and losses that read them."""
+"""Mixed and smoothed labels: what makes them, which methods take them, and what reads them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import abatis
 from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import Randomness
-from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
-from abatis.config.run_config import AttackConfig, MixConfig
+from abatis.config.option_groups import AttackConfig, MixConfig
 from abatis.errors import PluginConflict, UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.testing import THREAT, loss_terms, plan_of
 from abatis.train.builtin.mixing import Mixing
-from tests.helpers import plugin, tiny
+from tests.helpers import our_plugins, plugin, tiny
 from tests.nets.test_large import batch_of
 
 HARD_ONLY = {"amm", "average-margin", "gairat", "mail", "mart", "sovr"}
@@ -84,7 +83,7 @@ def test_a_step_draws_its_own_mixture_and_leaves_the_generators():
 
 
 def test_processes_mix_the_global_batch(monkeypatch):
-    """Two shares of a batch, each seeing all of it through the exchange, are the rows of the whole."""
+    """Two shares of a batch, mixed through the exchange, are rows of the mixed whole batch."""
     whole, batch = mixed(mixup=1, cutmix=1, smoothing=0.1), batch_of(8)
     monkeypatch.setattr(
         distributed,
@@ -100,11 +99,11 @@ def test_processes_mix_the_global_batch(monkeypatch):
 
 
 def test_an_odd_batch_cannot_be_paired():
-    with pytest.raises(UsageError, match="there are 5"):
+    with pytest.raises(UsageError, match="the batch has 5"):
         mixing_at(size=5, rows=slice(0, 5), mixup=1).transform_batch(batch_of(5))
 
 
-@pytest.mark.parametrize("name", sorted(read_registry()))
+@pytest.mark.parametrize("name", our_plugins())
 def test_every_method_is_defined_for_soft_labels_or_refuses_them(name, tmp_path):
     config = tiny(tmp_path, plugin=[name], mix={"mixup": 0.8}, dry_run=True)
     if name not in HARD_ONLY:
@@ -124,9 +123,10 @@ def test_soft_labels_of_a_plugin_meet_the_same_refusal(install, tmp_path):
         abatis.run(tiny(tmp_path, plugin=["smoother", "mart"], epochs=1))
 
 
-def test_what_is_not_installed_as_soft_is_taken_for_hard():
-    soft = {name for name in read_registry() if discovery.load_plugin(name).config_class.soft_labels}
-    assert soft == set(read_registry()) - HARD_ONLY
+def test_plugins_say_whether_they_take_soft_labels():
+    ours = our_plugins()
+    soft = {name for name in ours if discovery.load_plugin(name).config_class.soft_labels}
+    assert soft == set(ours) - HARD_ONLY
 
 
 @pytest.mark.parametrize(("names", "term"), [([], "ce"), (["trades"], "ce")])
@@ -146,7 +146,7 @@ def test_the_cross_entropy_is_that_of_the_soft_label(names, term):
 
 @pytest.mark.parametrize("use", ["pgd", "apgd"])
 def test_the_attack_ascends_the_cross_entropy_to_the_soft_label(use):
-    """Two logits, x and -x: towards label 0 the loss falls with x, towards label 1 it rises; the heavier one decides."""
+    """The logits are x and -x: towards label 0 the loss falls with x, towards label 1 it rises."""
 
     def forward(x):
         return torch.stack([x.flatten(1)[:, 0], -x.flatten(1)[:, 0]], 1)

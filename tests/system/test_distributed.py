@@ -1,4 +1,4 @@
-"""Several real processes: every method makes the update that one process makes of the whole batch."""
+"""Several real processes: every method makes the update of one process on the whole batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from abatis.system import distributed
-from tests.several import METHODS_OF, everything, launch
+from tests.several import METHODS_OF, launch, train_all
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return everything(1, "none")
+    return train_all(1, "none")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_twenty_steps_of_every_method_are_those_of_one_process(
 def test_with_one_process_nothing_is_exchanged():
     values = torch.rand(3, 2)
     assert distributed.rows_of(7) == slice(0, 7)
-    assert distributed.gathered(values, 3) is values
-    assert distributed.summed([values])[0] is values
+    assert distributed.gather(values, 3) is values
+    assert distributed.sum_over_processes([values])[0] is values
     assert distributed.all_agree(values > 0.5).equal(values > 0.5)
     assert distributed.any_says(True)
     assert not distributed.any_says(False)

@@ -1,4 +1,4 @@
-"""The contract names the fault of every plugin in the zoo, and prints why a standard test is left out or replaced."""
+"""The contract names the fault of every plugin in the zoo, and prints the reasons of exemptions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def test_pytest_prints_the_reasons(pytester):
 
         class TestMine(PluginContract):
             plugin = "emr"
-            exempt = {"test_is_found_and_loads": "it is found elsewhere", "test_options_survive_json": "written by hand"}
+            exempt = {
+                "test_is_found_and_loads": "it is found elsewhere",
+                "test_options_survive_json": "written by hand",
+            }
 
             def test_options_survive_json(self):
                 pass
@@ -109,7 +112,8 @@ def test_every_exchange_of_processes_played_in_one_has_the_values_of_all():
     play = Lockstep(3)
 
     def work():
-        first = distributed.gathered(distributed.summed([play_rank(play)])[0] + play_rank(play), 3)
+        (whole,) = distributed.sum_over_processes([play_rank(play)])
+        first = distributed.gather(whole + play_rank(play), 3)
         return first.tolist(), distributed.rank(), distributed.rows_of(7)
 
     assert play.play(work) == [

@@ -1,1 +1,4 @@
-"""Plugins that are each broken in one way: ``FAILS`` is the standard test that says so, ``WORDS`` are among what it says."""
+"""Plugins that are each broken in one way.
+
+``FAILS`` is the standard test that finds it, ``WORDS`` are part of its message.
+"""

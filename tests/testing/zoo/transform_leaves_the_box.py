@@ -7,7 +7,7 @@ from dataclasses import replace
 from abatis import Batch, Run, TrainerHooks, hookimpl
 
 FAILS = "test_terms_are_legal_for_any_network_classes_and_batch"
-WORDS = "images are in [0, 1]"
+WORDS = "from transform_batch"
 
 
 class Contrast(TrainerHooks):

@@ -1,4 +1,4 @@
-"""A weight of 0 that still costs a forward pass, as nothing says that it switches the plugin off."""
+"""A weight of 0 that still costs a forward pass: nothing says that it switches the plugin off."""
 
 from __future__ import annotations
 
