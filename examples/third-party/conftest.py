@@ -1,6 +1,4 @@
-"""Makes the distributions of this folder look installed while their own tests run, as an editable
-install would.
-"""
+"""Makes the distributions of this folder look installed while their own tests run."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.helpers import write_metadata
-
-from abatis.config import discovery
+from tests.helpers import forget_installed, write_metadata
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*/src"))
@@ -30,11 +26,6 @@ def site(tmp_path_factory):
 def _installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))  # for processes that a test starts
-    _forget()
+    forget_installed()
     yield
-    _forget()
-
-
-def _forget():
-    discovery.installed.cache_clear()
-    discovery._load_installed.cache_clear()
+    forget_installed()

@@ -1,4 +1,4 @@
-"""What a step of every method computes, counted in forward passes: the formula, whatever the number of classes."""
+"""What a step of every method computes, in forward passes, for any number of classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import pytest
 from benchmarks.growth_methods import METHODS, Point, expected_flop, forward_flop, variant_of
 from benchmarks.side_by_side import flop
 
-from abatis.config import discovery
+from tests.helpers import our_plugins
 
-STEM = 0.25  # forwards: the first layer needs no gradient to the images in an update, and gets one behind a penalty
+# in forward passes: an update needs no gradient of the first layer to the images, a penalty does
+STEM = 0.25
 
 
 def test_every_method_has_its_count():
-    assert METHODS.keys() == {"at", *discovery.installed()}
+    assert METHODS.keys() == {"at", *our_plugins()}
 
 
 @pytest.mark.parametrize("classes", [10, 1000])

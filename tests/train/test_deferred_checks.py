@@ -1,4 +1,4 @@
-"""Conditions that the host does not read in every step: what they remember, and what a step does once one is broken."""
+"""Checks that the host does not read in every step: what they remember and what they stop."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The loss of three seeded steps of every method, as it was stored: work on speed must not move it.
 
-A number that moves for a reason is stored anew with ``python -m tests.train.test_three_steps``, and CHANGELOG says why.
+``python -m tests.train.test_three_steps`` stores numbers that moved for a reason, which CHANGELOG
+gives.
 """
 
 from __future__ import annotations
