@@ -235,7 +235,7 @@ def test_a_choice_between_val_and_test_is_noted(tmp_path: Path) -> None:
     root = pets(tmp_path)
     assert facts(root).note == ""
     write(root / "test" / "1.png")
-    assert "val/ is the test set" in facts(root).note
+    assert "val/ is used as the test set" in facts(root).note
 
 
 def test_hidden_files_and_folders_are_not_data(tmp_path: Path) -> None:

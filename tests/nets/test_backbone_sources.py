@@ -1,4 +1,6 @@
-"""Where a backbone comes from: names, pretrained weights, a user's own file, and what goes wrong with each."""
+"""Where a backbone comes from: names, pretrained weights, a user's own file, and what goes wrong
+with each.
+"""
 
 from __future__ import annotations
 

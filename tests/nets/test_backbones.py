@@ -33,7 +33,8 @@ def _seed() -> None:
         ("wrn34", 46_160_474),
         ("wrn70", 266_796_506),
         ("resnet18", 11_173_962),
-        # convolutions 1728 + 147456 + 524288 + 4 * 524288 + 16 * 524288, batch norms 512 + 896 + 1792 + 3584 + 1024, head 5130
+        # convolutions 1728 + 147456 + 524288 + 4 * 524288 + 16 * 524288, batch norms 512 + 896 +
+        # 1792 + 3584 + 1024, head 5130
         ("preactresnet18", 11_172_170),
         # stem 432 + 32, blocks 4608 + 64, 14336 + 192 and 57344 + 384, head 650
         ("resnet8", 78_042),
@@ -173,7 +174,8 @@ def test_last_feature_map() -> None:
         "mobilenetv3_small_050": (1, 1),
     }
     assert last_feature_map(make("vit_tiny_patch16_224"), 3, 32) is None
-    # behind strides of 4 and 2, a gate on the pooled map and a convolution as wide as its input: neither counts
+    # behind strides of 4 and 2, a gate on the pooled map and a convolution as wide as its input:
+    # neither counts
     gate = nn.Sequential(
         nn.Conv2d(3, 2, 5, 4, 2),
         nn.Conv2d(2, 2, 3, 2, 1),

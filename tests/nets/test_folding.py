@@ -1,4 +1,6 @@
-"""Batch norms folded into convolutions: the same logits and input gradients, and nothing folded that must not be."""
+"""Batch norms folded into convolutions: the same logits and input gradients, and nothing folded
+that must not be.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def folding_of(module, x):
 
 
 def test_a_pair_by_hand():
-    """1x1 convolution by 2, mean 1, variance 3 with eps 1, factor 4, shift 5: 4 (2 x - 1) / 2 + 5 = 4 x + 3."""
+    """1x1 convolution by 2, mean 1, variance 3 with eps 1, factor 4, shift 5: 4 (2 x - 1) / 2 + 5 =
+    4 x + 3.
+    """
     conv, norm = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=1.0)
     nn.init.constant_(conv.weight, 2)
     nn.init.constant_(norm.weight, 4)
@@ -225,7 +229,9 @@ def test_the_layout_stays_inside_the_network():
 
 
 def test_the_frozen_forward_keeps_its_second_derivatives():
-    """The gradients of a penalty on input gradients, with norms folded and without, in every parameter."""
+    """The gradients of a penalty on input gradients, with norms folded and without, in every
+    parameter.
+    """
     module = randomised(
         build("resnet8", num_classes=10, channels=3, image_size=32, mean=[0.5] * 3, std=[0.25] * 3)
     )

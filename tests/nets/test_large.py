@@ -1,4 +1,6 @@
-"""What large nets are trained with: mixed labels, ramps, rules of weight decay, views of files, gradient checkpointing."""
+"""What large nets are trained with: mixed labels, ramps, rules of weight decay, views of files,
+gradient checkpointing.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,16 @@ from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import Randomness, seeded
 from abatis.commands.registry.entries import read_registry
-from abatis.config.run_config import AttackConfig, OptimConfig
-from abatis.data.folder import MEAN, STD
+from abatis.config.option_groups import AttackConfig, OptimConfig
 from abatis.data.info import DataInfo, View
 from abatis.data.policy import PolicyView
+from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from abatis.errors import Stopped, UsageError
-from abatis.nets.backbones import Normalized, build, checkpointed, view_of
+from abatis.nets.backbones import Normalized, build, switch_checkpointing, view_of
 from abatis.nets.net import Net
 from abatis.system.timm_import import timm
 from abatis.testing import THREAT, plan_of, step_of, total
-from abatis.train.optimizer import factor, make_optimizer, set_rate
+from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
 from tests.helpers import final_bytes, tiny
 
 NETS = {"cnn": "test_resnet", "convnext": "test_convnext", "vit": "test_vit"}
@@ -82,7 +84,9 @@ def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
 
 
 def test_a_penalty_on_input_gradients_differentiates_attention_twice():
-    """The gradient of a penalty of a transformer, along a random direction, against central differences in float64."""
+    """The gradient of a penalty of a transformer, along a random direction, against central
+    differences in float64.
+    """
     net, batch = net_of("test_vit"), batch_of(2)
     net.module.double()
     batch = replace(batch, x=batch.x.double())
@@ -136,9 +140,9 @@ def test_a_start_at_the_image_itself():
 
 def test_warm_up_and_last_rate():
     config = OptimConfig(schedule="cosine", warmup=0.1, final=0.02)
-    rates = [factor(config, step, 100) for step in (0, 9, 10, 55, 100)]
+    rates = [schedule_rate(config, step, 100) for step in (0, 9, 10, 55, 100)]
     assert rates == pytest.approx([1 / 11, 10 / 11, 1, 0.51, 0.02])
-    assert factor(OptimConfig(warmup=0.1), 60, 100) == pytest.approx(
+    assert schedule_rate(OptimConfig(warmup=0.1), 60, 100) == pytest.approx(
         0.1
     )  # drops stay where they are
 
@@ -210,10 +214,8 @@ def test_size_interpolation_and_crop_are_those_of_the_net_s_configuration(name, 
 
 
 def policy_view(augment="crop-flip", **view):
-    info = DataInfo(
-        "folder:x", 2, 3, 48, MEAN, STD, augment, view=View(interpolation="bicubic", **view)
-    )
-    return PolicyView(info)
+    info = DataInfo("folder:x", 2, 3, 48, IMAGENET_MEAN, IMAGENET_STD, augment)
+    return PolicyView(info, View(interpolation="bicubic", **view))
 
 
 @pytest.fixture
@@ -248,14 +250,14 @@ def test_erasing_leaves_all_other_pixels(photograph):
 
 
 def test_a_policy_that_timm_does_not_know_is_refused():
-    with pytest.raises(UsageError, match="--auto-augment rant-m9: timm knows no such policy"):
+    with pytest.raises(UsageError, match="--auto-augment rant-m9: timm has no such policy"):
         policy_view(auto_augment="rant-m9")
     with pytest.raises(UsageError, match="random crop"):
         policy_view("none", erasing=0.5)
 
 
 def test_data_without_files_have_no_policy(tmp_path):
-    with pytest.raises(UsageError, match="are for image files, and the data are digits"):
+    with pytest.raises(UsageError, match="apply to image files, and the data are digits"):
         abatis.run(tiny(tmp_path, auto_augment="rand-m9"))
 
 
@@ -265,7 +267,7 @@ def test_data_without_files_have_no_policy(tmp_path):
 def checkpointed_net(name, on):
     torch.manual_seed(0)
     made = build(name, num_classes=4, channels=3, image_size=32, mean=[0.5] * 3, std=[0.25] * 3)
-    return Net(made, checkpointing=(lambda now: checkpointed(made, now)) if on else None)
+    return Net(made, checkpointing=(lambda now: switch_checkpointing(made, now)) if on else None)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
@@ -285,7 +287,9 @@ def test_activations_that_are_computed_again_give_the_same_update(name, plugin_n
 
 
 def test_activations_are_really_dropped():
-    """The tensors that the graph keeps: fewer with the switch on, and as many as ever in a frozen forward."""
+    """The tensors that the graph keeps: fewer with the switch on, and as many as ever in a frozen
+    forward.
+    """
 
     def kept(net, forward):
         count = 0
@@ -314,8 +318,8 @@ def test_batch_norms_are_refused(name, words):
 
 
 def test_a_net_without_the_switch_is_refused():
-    with pytest.raises(UsageError, match="has no such switch"):
-        checkpointed(torch.nn.Linear(2, 2), True)
+    with pytest.raises(UsageError, match="is not supported by Linear"):
+        switch_checkpointing(torch.nn.Linear(2, 2), True)
 
 
 # --- whole runs

@@ -1,4 +1,6 @@
-"""``--shard``: what is refused and why; checkpoints in pieces, with everything that holds for whole ones."""
+"""``--shard``: what is refused and why; checkpoints in pieces, with everything that holds for whole
+ones.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,20 @@ import abatis
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
-from abatis.nets.sharding import blocks
+from abatis.nets.sharding import find_blocks
 from abatis.train.checkpoint import PIECES, load_checkpoint
 from tests.faults import flip
 from tests.helpers import tiny
 
 REFUSED = {
-    "one process": ({"shard": "root"}, "there is one process"),
+    "one process": ({"shard": "root"}, "there is only one process"),
     "weights": (
         {"shard": "root", "plugin": ["awp"], "dry_run": True},
         "awp works on whole weights",
     ),
     "compiled": (
         {"shard": "root", "compile": "attack", "dry_run": True},
-        "--compile was never tried",
+        "--compile is not supported with --shard root",
     ),
     "twice": (
         {"shard": "blocks", "plugin": ["emr"], "backbone": "resnet8", "dry_run": True},
@@ -64,7 +66,7 @@ def test_penalties_that_differentiate_twice_are_fine_at_the_root(tmp_path):
 def test_blocks_are_those_of_the_network(backbone, kind, count):
     size = 224 if "224" in backbone else 32
     with torch.device("meta"):
-        found = blocks(
+        found = find_blocks(
             build(
                 backbone, num_classes=10, channels=3, image_size=size, mean=[0.5] * 3, std=[0.5] * 3
             )
@@ -162,7 +164,8 @@ def test_a_run_in_pieces_stops_saves_and_resumes_bit_for_bit_also_behind_a_broke
         code, out, err = finish(start(tmp_path / name, *words, "--resume"))
         assert code == 0, err
         assert (f"checkpoint rejected: {newest}" in out) == (name != "unharmed")
-        # one checkpoint back the best was that of an epoch before, whose own checkpoint may be pruned by now
-        assert name != "unharmed" or "chosen anew" not in out
+        # one checkpoint back the best was that of an epoch before, whose own checkpoint may be
+        # pruned by now
+        assert name != "unharmed" or "starts over" not in out
         for written in (tmp_path / "whole" / "run").glob("weights*.safetensors"):
             assert (tmp_path / name / "run" / written.name).read_bytes() == written.read_bytes()

@@ -102,13 +102,13 @@ def parse_labels(values: Any, count: int, name: str, where: str) -> Tensor:
     """Labels as (count,) int64, from a tensor, array or list of integers >= 0.
 
     Args:
-        values: The labels.
-        count: Number of images that they belong to.
-        name: What an error calls them.
-        where: The file or object that they come from.
+        values: the labels.
+        count: number of images that they belong to.
+        name: what an error calls them.
+        where: the file or object that they come from.
 
     Raises:
-        DataError: They are not such integers, or not one for each image.
+        DataError: they are not such integers, or not one for each image.
     """
     labels = np.asarray(values.tolist() if isinstance(values, Tensor) else values)
     if count == 0:

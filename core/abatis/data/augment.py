@@ -44,7 +44,7 @@ def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tenso
         images: (B, C, H, W).
         corners: (B, 2) int64, row and column where the crop of each image begins.
         flips: (B,) bool, which crops are mirrored.
-        pad: Pixels of zeros on every side.
+        pad: pixels of zeros on every side.
     """
     count, channels, height, width = images.shape
     device = images.device
@@ -71,10 +71,10 @@ def augment_batch(
     Args:
         images: (B, C, H, W).
         augment: "none", "crop" or "crop-flip".
-        seed: Seed of the run.
-        step: Number of the training step.
-        rows: Which images of the step's global batch these are; draws are made for all of them.
-        count: Number of images in the global batch; by default these are all.
+        seed: seed of the run.
+        step: number of the training step.
+        rows: which images of the step's global batch these are; draws are made for all of them.
+        count: number of images in the global batch; by default these are all.
     """
     if augment == "none":
         return images

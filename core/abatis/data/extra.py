@@ -46,8 +46,8 @@ def sha256_of_extra(path: Path) -> str:
 class Extra:
     """The images of a file.
 
-    Args:
-        path: The file.
+    Attributes:
+        path: the file.
         images: (M, H, W, C) uint8, mapped into memory.
         labels: (M,) int64.
         chosen: (m,) int64, which of the M images are used.
@@ -90,8 +90,8 @@ def drop_copies(extra: Extra, kept_apart: Iterable[Tensor], policy: str) -> tupl
     """The images that are not exact copies of others, by sha256 of the pixels.
 
     Args:
-        extra: The images of a file.
-        kept_apart: The others, (N, C, H, W) uint8 each.
+        extra: the images of a file.
+        kept_apart: the others, (N, C, H, W) uint8 each.
         policy: "refuse" raises DataError where there is a copy, "drop" leaves copies out.
 
     Returns:
@@ -221,7 +221,7 @@ def spread(count: int, fraction: float) -> Tensor:
         (count,) bool.
 
     Raises:
-        UsageError: The batch would be of one kind only.
+        UsageError: the batch would be of one kind only.
     """
     added = round(fraction * count)
     if not 0 < added < count:

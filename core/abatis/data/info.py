@@ -28,12 +28,12 @@ def whole(n: int) -> slice:
 class View:
     """How an image file becomes an image for the network.
 
-    Args:
-        image_size: Pixels a side, where the files do not say.
+    Attributes:
+        image_size: pixels a side, where the files do not say.
         interpolation: timm's name of it.
-        crop: Share of the resized image that is judged, from its middle.
+        crop: share of the resized image that is judged, from its middle.
         auto_augment: A policy as timm writes it; in training only.
-        erasing: Share of the images of which a rectangle becomes noise; in training only.
+        erasing: share of the images of which a rectangle becomes noise; in training only.
     """
 
     image_size: int = 224
@@ -51,17 +51,17 @@ class View:
 class DataInfo:
     """The facts of a data set.
 
-    Args:
-        name: As it was asked for.
-        num_classes: Number of classes.
-        channels: Number of channels.
-        image_size: Pixels a side of the square images that the network sees.
-        mean: One number a channel, for images in [0, 1].
-        std: One number a channel, for images in [0, 1].
+    Attributes:
+        name: as it was asked for.
+        num_classes: number of classes.
+        channels: number of channels.
+        image_size: pixels a side of the square images that the network sees.
+        mean: one number a channel, for images in [0, 1].
+        std: one number a channel, for images in [0, 1].
         augment: "none", "crop" or "crop-flip".
-        note: What a reader of results must know about these data.
-        view: How image files become images; None for data in memory.
-        class_names: In the order of the labels, where the data have names for them.
+        note: what a reader of results must know about these data.
+        view: how image files become images; None for data in memory.
+        class_names: in the order of the labels, where the data have names for them.
     """
 
     name: str
@@ -98,9 +98,9 @@ class Split(Protocol):
         """Augmented batches on the device; the pairs are consumed lazily.
 
         Args:
-            batches: Pairs of a global step and (B,) int64 positions.
-            seed: Seed of the run.
-            rows: From the size of a global batch to the rows that this process takes; the draws
+            batches: pairs of a global step and (B,) int64 positions.
+            seed: seed of the run.
+            rows: from the size of a global batch to the rows that this process takes; the draws
                 are those of the global batch.
         """
 
@@ -112,12 +112,12 @@ class Split(Protocol):
 class Data:
     """The splits of one data set.
 
-    Args:
-        info: Its facts.
-        train: The training images, without those held out.
+    Attributes:
+        info: its facts.
+        train: the training images, without those held out.
         val: ``min(1000, n // 10)`` images held out of training, None where that is 0.
-        test: The test images.
-        places_with_extra: Above every index, where there are additional images.
+        test: the test images.
+        places_with_extra: above every index, where there are additional images.
     """
 
     info: DataInfo

@@ -20,18 +20,18 @@ DEFAULT_VIEW = View()
 class DataRequest:
     """Which data to open, and how.
 
-    Args:
-        spec: The data as ``--data`` names them, for example ``"cifar10"`` or ``"npz:PATH"``.
-        data_dir: Where named data sets lie.
-        limit: Use the first N training images and the same share of the test images; for smoke
+    Attributes:
+        spec: the data as ``--data`` names them, for example ``"cifar10"`` or ``"npz:PATH"``.
+        data_dir: where named data sets lie.
+        limit: use the first N training images and the same share of the test images; for smoke
             tests. A limit beyond the set is fine.
-        image_size: Pixels a side, for image files; else from the files, else from ``view``.
+        image_size: pixels a side, for image files; else from the files, else from ``view``.
         augment: "auto", "none", "crop" or "crop-flip".
-        device: Where batches are put.
-        workers: Loader processes for data that are read during training; 0 reads in this process.
-        skip_broken: Leave out image files that cannot be read.
-        view: How image files become images for the network.
-        extra: Additional training images, for data in memory.
+        device: where batches are put.
+        workers: loader processes for data that are read during training; 0 reads in this process.
+        skip_broken: leave out image files that cannot be read.
+        view: how image files become images for the network.
+        extra: additional training images, for data in memory.
     """
 
     spec: str
@@ -74,7 +74,7 @@ class DataRequest:
         """Raise UsageError for options that do not apply to such data.
 
         Args:
-            streamed: The data are image files that are read during training, not arrays in memory.
+            streamed: the data are image files that are read during training, not arrays in memory.
         """
         if streamed and self.extra is not None:
             raise UsageError(

@@ -34,11 +34,11 @@ def from_user(given: object, request: DataRequest) -> Data:
     Args:
         given: x is uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1];
             y is (N,) integers. A Dataset yields (float image (C, H, W) in [0, 1], int label).
-        request: How to open them.
+        request: how to open them.
 
     Raises:
-        DataError: The images or labels are of another form.
-        UsageError: An option does not apply to such data.
+        DataError: the images or labels are of another form.
+        UsageError: an option does not apply to such data.
     """
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise UsageError(f"data is a {type(given).__name__}, not a pair", fix=FORM)

@@ -1,4 +1,4 @@
-"""The sha256 of a network's weights, by which records name it."""
+"""The sha256 of a network's weights, by which records identify it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     norm(conv(x; W, b)) = conv(x; s W, s (b - mean) + beta),   s = gamma / sqrt(var + eps)
 
-Exact up to rounding. Which pairs there are is read off one forward: the convolution's output must have one reader, the norm.
+Exact up to rounding. One forward pass shows which pairs there are: a convolution's output must
+have one reader, the norm.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ from torch.utils._pytree import tree_leaves
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Place = tuple[dict[str, Any], str]
-"""A table of a module and a key of it."""
+"""A table of a module, and a key in it."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution and the norm behind it; rest: what that norm's module does besides, an activation perhaps."""
+    """A convolution and the norm behind it.
+
+    Attributes:
+        conv: the convolution.
+        norm: the batch norm.
+        rest: what the norm's module does besides, for example an activation.
+    """
 
     conv: nn.Module
     norm: Any
@@ -45,24 +52,23 @@ class Folding:
             for name, child in parent._modules.items()
             if id(child) in rests
         ]
-        self._kept: list[
-            tuple[Tensor, Tensor]
-        ] = []  # weight and bias of every pair, in the same memory at every use
+        # weight and bias of every pair, in the same memory at every use
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self._active = False
 
     @contextmanager
     def active(self, differentiable: bool = False) -> Iterator[None]:
-        """Inside, the convolutions carry the norms as they are now, and the norms' places only what is left of them.
+        """Inside, the convolutions apply the norms too, as these are now.
 
-        differentiable: the carried weights are functions of the parameters, not constants.
+        Args:
+            differentiable: the folded weights are functions of the parameters, not constants.
         """
-        if self._active:  # what is folded is not folded again
+        if self._active:  # already folded
             yield
             return
         places = list(self._places)
-        for pair, (weight, bias) in zip(
-            self.pairs, self._made() if differentiable else self._constant(), strict=True
-        ):
+        folded = self._fold_all() if differentiable else self._fold_constant()
+        for pair, (weight, bias) in zip(self.pairs, folded, strict=True):
             places += [
                 ((pair.conv._parameters, "weight"), weight),
                 ((pair.conv._parameters, "bias"), bias),
@@ -78,13 +84,15 @@ class Folding:
             for ((table, name), _), value in zip(places, own, strict=True):
                 table[name] = value
 
-    def _made(self) -> list[tuple[Tensor, Tensor]]:
-        return [_folded(pair.conv, pair.norm) for pair in self.pairs]
+    def _fold_all(self) -> list[tuple[Tensor, Tensor]]:
+        return [_fold_pair(pair.conv, pair.norm) for pair in self.pairs]
 
     @torch.no_grad()
-    def _constant(self) -> list[tuple[Tensor, Tensor]]:
-        made = self._made()
-        if self._kept and all(_alike(new, old) for new, old in zip(made, self._kept, strict=True)):
+    def _fold_constant(self) -> list[tuple[Tensor, Tensor]]:
+        made = self._fold_all()
+        if self._kept and all(
+            _is_alike(new, old) for new, old in zip(made, self._kept, strict=True)
+        ):
             torch._foreach_copy_(
                 [part for both in self._kept for part in both],
                 [part for both in made for part in both],
@@ -94,20 +102,20 @@ class Folding:
         return self._kept
 
 
-def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that does both; the weight of a 2-D one in channels_last."""
+def _fold_pair(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does both; the weight of a 2-D one in channels_last."""
     scale = (norm.running_var + norm.eps).rsqrt()  # (out,)
     if norm.weight is not None:
         scale = scale * norm.weight
     bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
     bias = bias * scale if norm.bias is None else torch.addcmul(norm.bias, bias, scale)
     weight = conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
-    return weight.contiguous(
-        memory_format=torch.channels_last
-    ) if weight.dim() == 4 else weight, bias
+    if weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight, bias
 
 
-def _alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
+def _is_alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
     return all(
         one.device == other.device and one.dtype == other.dtype
         for one, other in zip(new, old, strict=True)
@@ -115,15 +123,15 @@ def _alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
 
 
 def find_folding(module: nn.Module, forward: Callable[[], object]) -> Folding:
-    """The pairs that one ``forward`` of the network, with running statistics, goes through."""
-    reading = _Reading(module)
-    with reading:
+    """The pairs that one ``forward`` of the network passes, made with running statistics."""
+    watching = _Watching(module)
+    with watching:
         forward()
-    return Folding(module, reading.pairs())
+    return Folding(module, watching.pairs())
 
 
-class _Reading(TorchFunctionMode):
-    """Watches who makes and who reads the outputs of convolutions."""
+class _Watching(TorchFunctionMode):
+    """Watches which convolutions make an output, and what reads it."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -135,24 +143,21 @@ class _Reading(TorchFunctionMode):
                 self.norms.setdefault(id(mean), []).append(part)
             elif weight is not None:
                 self.convs.setdefault(id(weight), []).append(part)
-        self.made: dict[
-            int, tuple[Tensor, int]
-        ] = {}  # outputs, kept alive, and the weight that made them
+        # outputs, kept alive, and the weight that made them
+        self.made: dict[int, tuple[Tensor, int]] = {}
         self.readers: dict[int, list[int]] = {}  # of every output: the running mean of a norm, or 0
         self.calls: list[int] = []  # of convolutions and norms, by the same identities
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if any(
-            isinstance(leaf, Tensor) for leaf in tree_leaves(out)
-        ):  # what only asks for a shape reads no values
+        # a function without a tensor in its result, like a look at the shape, reads no values
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
             norm = _argument(args, kwargs, 1, "running_mean") if func is F.batch_norm else None
             for leaf in tree_leaves((args, kwargs)):
                 if id(leaf) in self.made:
-                    self.readers.setdefault(id(leaf), []).append(
-                        id(norm) if norm is not None else 0
-                    )
+                    reader = 0 if norm is None else id(norm)
+                    self.readers.setdefault(id(leaf), []).append(reader)
             self.calls += [id(norm)] if norm is not None else []
         if func in CONVOLUTIONS:
             weight = _argument(args, kwargs, 1, "weight")
@@ -161,7 +166,7 @@ class _Reading(TorchFunctionMode):
         return out
 
     def pairs(self) -> list[Pair]:
-        """Convolutions and norms that were called once, nobody else's, with nothing in between."""
+        """Convolutions and norms, each called once and in one place, with nothing between them."""
         found = []
         for output, (_, weight) in self.made.items():
             mean, *others = self.readers.get(output, [0])
@@ -183,8 +188,6 @@ def _rest(norm: Any) -> nn.Module | None:
     """What a norm's module does behind the normalisation; None where that is not known."""
     if type(norm) in PLAIN_NORMS:
         return nn.Identity()
-    more = [
-        getattr(norm, part, None) for part in ("drop", "act")
-    ]  # timm's norms with an activation
+    more = [getattr(norm, part, None) for part in ("drop", "act")]  # timm's norms with activation
     known = [part for part in more if isinstance(part, nn.Module)]
     return nn.Sequential(*known) if isinstance(norm, PLAIN_NORMS) and len(known) == 2 else None

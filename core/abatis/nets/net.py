@@ -1,4 +1,4 @@
-"""The network as plugins see it: a training forward, and a frozen one for penalties on input gradients."""
+"""The network as plugins see it: a training forward, and a frozen one for penalties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RUNNING = ("running_mean", "running_var")
-SAME = 1e-4  # of the largest logit; rounding is a hundredth of it, another function far more
+LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
+"""Logits that differ by less are those of the same function."""
 
 
 class Net:
@@ -33,7 +34,15 @@ class Net:
         attack_precision: str | None = None,
         checkpointing: Callable[[bool], None] | None = None,
     ) -> None:
-        """checkpointing: switches on, or off, that the module computes activations again in backward passes."""
+        """Take hold of a module.
+
+        Args:
+            module: the torch module, on its device.
+            precision: "float32" or "bf16", of the training forward.
+            attack_precision: that of the attack's forwards; the same where not given.
+            checkpointing: switches on or off that the module recomputes activations in backward
+                passes.
+        """
         self.module = module
         self._checkpointing = checkpointing
         if checkpointing is not None:
@@ -47,16 +56,23 @@ class Net:
         self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
 
     def __call__(self, x: Tensor) -> Tensor:
-        # Autocast is entered for each forward: it caches cast weights, and a weight perturbed in between would be ignored.
+        # Autocast is entered for each forward: it caches cast weights, and would not see a weight
+        # that was perturbed in between.
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self._run(x.contiguous(memory_format=self._format))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
     def tune(self, x: Tensor, fold: bool = True, step: bool = True) -> dict[str, str]:
-        """Choose how forwards are made among what leaves the logits of some images, (B, C, H, W), as they are; in words.
+        """Choose the fastest way of making forwards that leaves the logits as they are.
 
-        layout: of the tensors inside the network; norms: folded into convolutions wherever their running statistics are used.
-        Without ``step`` the forwards outside attacks stay as they are.
+        Args:
+            x: images (B, C, H, W) in [0, 1] to try it on.
+            fold: norms may be folded into convolutions where running statistics are used.
+            step: the choice holds for forwards outside attacks too.
+
+        Returns:
+            What was chosen, in words: the layout of tensors inside the network, and how many
+            norms are folded.
         """
         with self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
@@ -73,7 +89,10 @@ class Net:
         return {"layout": layout, "norms folded": f"{folded} of {norms}"}
 
     def compile(self, attack: bool, step: bool) -> None:
-        """Compile the forward of attacks, or that of losses; the frozen one never, for the sake of double back-propagation."""
+        """Compile the forward of attacks, or that of losses.
+
+        The frozen one is never compiled, because it is differentiated twice.
+        """
         first = next(self.module.parameters(), None)
         graphs = "reduce-overhead" if first is not None and first.is_cuda else None  # CUDA graphs
         if attack:
@@ -82,24 +101,34 @@ class Net:
             self._run = torch.compile(self.module, dynamic=False)
 
     def frozen(self, x: Tensor) -> Tensor:
-        """Logits with eval statistics, in the parameters' own precision, twice differentiable in x and the parameters."""
+        """Logits with eval statistics, twice differentiable in x and the parameters.
+
+        They are in the parameters' own precision.
+        """
         with (
             self.frozen_mode(),
             torch.autocast(x.device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
-            self._folded(differentiable=True),
-            self._activations_kept(),
+            self._fold(differentiable=True),
+            self._keep_activations(),
         ):
             logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
 
     def whole(self) -> AbstractContextManager[None]:
-        """Around passes outside of the training forward: a network in pieces is put together inside, by all processes."""
+        """For passes outside of the training forward: inside, a sharded network is gathered.
+
+        All processes enter together.
+        """
         return nullcontext() if self.sharding is None else self.sharding.whole()
 
     @contextmanager
-    def _activations_kept(self) -> Iterator[None]:
-        """The backward pass comes when the modes of a frozen forward are gone, and would compute another function again."""
+    def _keep_activations(self) -> Iterator[None]:
+        """Inside, activations are not recomputed.
+
+        The backward pass comes after the modes of a frozen forward have ended, and would
+        recompute another function.
+        """
         if self._checkpointing is None:
             yield
             return
@@ -123,9 +152,11 @@ class Net:
 
     @contextmanager
     def attack_mode(self, batch_statistics: bool = False) -> Iterator[None]:
-        """For an attack, entered once around all its steps: eval mode, and the gradient goes to the input only.
+        """For an attack, entered once around all its steps: eval mode, and gradients of the input.
 
-        With ``batch_statistics`` the batch-norm layers use the batch's own statistics, and their running ones are restored.
+        Args:
+            batch_statistics: batch norms use the statistics of the batch, and their running ones
+                are restored.
         """
         trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         own = self.precision, self._run, self._format
@@ -137,7 +168,7 @@ class Net:
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with self.frozen_mode(), self._norms(batch_statistics):
+            with self.frozen_mode(), self._set_norms(batch_statistics):
                 yield
         finally:
             for parameter in trainable:
@@ -145,23 +176,23 @@ class Net:
             self.precision, self._run, self._format = own
 
     @contextmanager
-    def _norms(self, batch_statistics: bool) -> Iterator[None]:
+    def _set_norms(self, batch_statistics: bool) -> Iterator[None]:
         """The norms of an attack: folded away, or with statistics of the batch."""
         if batch_statistics:
-            with self.buffers_restored(), self._batch_norms_training():
+            with self.restore_buffers(), self._train_batch_norms():
                 yield
         else:
-            with self._folded():
+            with self._fold():
                 yield
 
-    def _folded(self, differentiable: bool = False) -> AbstractContextManager[None]:
+    def _fold(self, differentiable: bool = False) -> AbstractContextManager[None]:
         return nullcontext() if self._folding is None else self._folding.active(differentiable)
 
     @contextmanager
-    def buffers_restored(self) -> Iterator[None]:
-        """Inside, the network writes on copies of its buffers (running statistics); then it has its own again.
+    def restore_buffers(self) -> Iterator[None]:
+        """Inside, the network writes to copies of its buffers, its running statistics.
 
-        Nothing is written in place, so a graph that was made inside can still be differentiated outside.
+        Nothing is written in place, so a graph that was made inside can be differentiated later.
         """
         own = [
             (module._buffers, name, buffer)
@@ -178,7 +209,7 @@ class Net:
                 table[name] = buffer
 
     def running_statistics(self) -> list[Tensor]:
-        """Means and variances of all norms, for whoever averages them over processes."""
+        """Means and variances of all norms, to be averaged over processes."""
         found = (
             getattr(module, name)
             for module in self._modules
@@ -188,7 +219,7 @@ class Net:
         return [tensor for tensor in found if tensor is not None]
 
     @contextmanager
-    def _batch_norms_training(self) -> Iterator[None]:
+    def _train_batch_norms(self) -> Iterator[None]:
         norms = [module for module in self._modules if isinstance(module, BATCH_STATISTICS)]
         for norm in norms:
             norm.training = True
@@ -200,11 +231,14 @@ class Net:
 
 
 def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:
-    """Does another way of running a network give the same logits, up to rounding? A network that refuses it does not."""
+    """Does another way of running a network give the same logits, up to rounding?
+
+    Not where the network raises an error.
+    """
     try:
         other = forward()
     except RuntimeError:
         return False
     return other.shape == plain.shape and bool(
-        (other - plain).abs().max() <= SAME * plain.abs().max()
+        (other - plain).abs().max() <= LOGITS_TOLERANCE * plain.abs().max()
     )

@@ -1,4 +1,4 @@
-"""Back from a program to a network: a torch.export file, an ONNX file."""
+"""Networks that were exported as programs: torch.export files and ONNX files."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abatis.errors import UsageError
-from abatis.nets.backbones.from_timm import brief
-from abatis.nets.standalone import Exported
+from abatis.errors import UsageError, summarise_error
+from abatis.nets.standalone import ExportedNetwork
 
 TO_RUN = "onnxruntime"
 
 
 def load_program(path: Path, device: torch.device) -> nn.Module:
-    """The network of a .pt2 file; what is in the file may run. Raises UsageError."""
+    """The network of a .pt2 file. Code in the file may run. Raises UsageError."""
     try:
-        return Exported(path, str(device))
+        return ExportedNetwork(path, str(device))
     except (OSError, RuntimeError, ValueError, AssertionError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is no torch.export program that this torch reads: {brief(error)}",
+            f"this torch cannot read {path} as a torch.export program: {summarise_error(error)}",
             fix="export it again with this torch",
         ) from error
 
 
-def need(*names: str) -> None:
-    """Raise UsageError where a package that is needed for ONNX files is not installed."""
+def require_packages(*names: str) -> None:
+    """Raise UsageError where a package for ONNX files is not installed."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -40,36 +39,44 @@ def need(*names: str) -> None:
             ) from error
 
 
-def session(path: Path) -> Callable[[Any], Any]:
-    """The network of a file as a function of float32 arrays (B, C, H, W) to logits (B, K); raises UsageError."""
-    need(TO_RUN)
+def open_onnx(path: Path) -> Callable[[Any], Any]:
+    """The network of a file, from float32 arrays (B, C, H, W) to logits (B, K).
+
+    Raises UsageError where ONNX Runtime is not installed or cannot open the file.
+    """
+    require_packages(TO_RUN)
     import onnxruntime
 
     try:
         opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UsageError(
-            f"ONNX Runtime refuses {path}: {brief(error)}", fix="export it again"
+            f"ONNX Runtime cannot open {path}: {summarise_error(error)}", fix="export it again"
         ) from error
     name = opened.get_inputs()[0].name
     return lambda images: opened.run(None, {name: images})[0]
 
 
 class OnnxValues(nn.Module):
-    """An ONNX file's logits, with the gradients of the torch network it was made from: images (B, C, H, W) in [0, 1]."""
+    """The logits of an ONNX file, with the gradients of the torch network it was made from.
+
+    Args:
+        path: the ONNX file.
+        gradients: the torch network, on images (B, C, H, W) in [0, 1].
+    """
 
     def __init__(self, path: Path, gradients: nn.Module) -> None:
         super().__init__()
         self.path, self.gradients = path, gradients
-        self.run = session(path)
+        self.run = open_onnx(path)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = torch.from_numpy(self.run(x.detach().float().cpu().contiguous().numpy()))
-        result: Tensor = _Straight.apply(self.gradients(x), logits.to(x.device))  # type: ignore[no-untyped-call]
+        result: Tensor = _ReplaceValues.apply(self.gradients(x), logits.to(x.device))  # type: ignore[no-untyped-call]
         return result
 
 
-class _Straight(torch.autograd.Function):
+class _ReplaceValues(torch.autograd.Function):
     """The second argument's values, the first one's gradient."""
 
     @staticmethod

@@ -1,7 +1,9 @@
-"""A network in pieces (``--shard``), by torch's FSDP2: every process keeps its part of each parameter, gradient and moment.
+"""A sharded network (``--shard``), by torch's FSDP2.
+
+Every process keeps its part of each parameter, gradient and moment.
 
 root     one unit: the whole network is gathered for a step
-blocks   a unit for each block, gathered when its turn comes; the attack alone has the whole network
+blocks   a unit for each block, gathered when its turn comes; whole only for the attack
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ Value = TypeVar("Value")
 
 
 class Enclosing(nn.Module):
-    """Whatever is called through it finds the module's parameters gathered, if it is sharded."""
+    """Functions that are called through it find the parameters of a sharded module gathered."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -45,38 +47,42 @@ class Enclosing(nn.Module):
 
 
 class Sharding:
-    """The pieces of one network; made before anyone takes hold of its parameters, which it replaces."""
+    """The shards of one network. It replaces the parameters, so it is made before they are used."""
 
     def __init__(self, module: nn.Module, how: str) -> None:
         self.module, self.how = module, how
         self.device = next(module.parameters()).device
         self._blank = copy.deepcopy(module).cpu()
         mesh = init_device_mesh(self.device.type, (distributed.world_size(),))
-        parts = blocks(module) if how == "blocks" else []
+        parts = find_blocks(module) if how == "blocks" else []
         for part in parts:
             fully_shard(part, mesh=mesh)
         unit = Enclosing(module) if how == "root" else module
-        # in blocks every pass leaves all units as it found them; at the root what was gathered serves the backward pass, too
+        # in blocks every pass leaves all units as it found them; at the root the backward pass
+        # uses what the forward pass has gathered
         self.unit: Any = fully_shard(unit, mesh=mesh, reshard_after_forward=how == "blocks")
         self._units = [part for part in unit.modules() if isinstance(part, FSDPModule)]
 
-    def shared(self, objective: nn.Module) -> tuple[Callable[[Any], Any], distributed.Exchanging]:
-        """The objective of a micro-batch, where the gradients of its parameters are exchanged, and when they are."""
-        return (
-            objective if self.how == "blocks" else lambda ctx: self.unit(objective, ctx)
-        ), self._exchanging
+    def share(self, objective: nn.Module) -> tuple[Callable[[Any], Any], distributed.Exchanging]:
+        """The objective of a micro-batch, and the context in which its gradients are exchanged."""
+        if self.how == "blocks":
+            return objective, self._exchange
+        return lambda ctx: self.unit(objective, ctx), self._exchange
 
-    def _exchanging(self, now: bool) -> AbstractContextManager[None]:
+    def _exchange(self, now: bool) -> AbstractContextManager[None]:
         self.unit.set_requires_gradient_sync(now)
         return nullcontext()
 
-    def undivided(self, value: Tensor) -> Tensor:
-        """The value of a tensor that may be in pieces."""
+    def undivide(self, value: Tensor) -> Tensor:
+        """The whole value of a tensor that may be sharded."""
         return value.full_tensor() if isinstance(value, DTensor) else value
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Inside, the module's parameters are plain tensors, and its passes exchange nothing. All processes enter together."""
+        """Inside, the module's parameters are plain tensors, and its passes exchange nothing.
+
+        All processes enter together.
+        """
         self._keep(True)
         for unit in self._units:
             unit.unshard()
@@ -91,8 +97,8 @@ class Sharding:
         self.unit.set_reshard_after_forward(not whole and self.how == "blocks")
         self.unit.set_reshard_after_backward(not whole)
 
-    def twin(self) -> nn.Module:
-        """The network as it is now, in the same pieces; nothing is exchanged for it, so it cannot be run."""
+    def make_twin(self) -> nn.Module:
+        """A copy of the network, sharded alike. It cannot be run: nothing is exchanged."""
         twin = copy.deepcopy(self._blank).to(self.device)
         for name, weight in self.module.named_parameters():
             owner, _, last = name.rpartition(".")
@@ -103,8 +109,8 @@ class Sharding:
             )
         return twin
 
-    def gathered(self, module: nn.Module) -> nn.Module:
-        """A plain network with the weights of the network or of a twin, for every process. All must ask."""
+    def gather(self, module: nn.Module) -> nn.Module:
+        """A plain network with the weights of the network or of a twin. All processes must ask."""
         weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
         network = copy.deepcopy(self._blank).to(self.device)
         network.load_state_dict(weights)
@@ -113,14 +119,17 @@ class Sharding:
     def save(
         self, folder: Path | None, optimizer: torch.optim.Optimizer, twin: nn.Module | None
     ) -> None:
-        """Write the pieces of all processes into the first one's folder; raises OSError where one of them fails."""
+        """Write the shards of all processes into the folder of the first one.
+
+        Raises OSError where one of them fails.
+        """
         folder = distributed.first_says(folder) or Path()
         state = self._state(optimizer, twin)
         try:
             save(state, storage_writer=FileSystemWriter(folder))
         except CheckpointException as error:  # a BaseException
             raise OSError(
-                f"a piece of the checkpoint was not written: {first_reason(error)}"
+                f"a shard of the checkpoint was not written: {first_reason(error)}"
             ) from error
         if distributed.rank() == 0:
             named = {
@@ -130,11 +139,15 @@ class Sharding:
             missing = [name for name in named if not (folder / name).is_file()]
             if missing:
                 raise OSError(
-                    f"{', '.join(missing)} of other processes are not there: all must write into one file system"
+                    f"{', '.join(missing)} of other processes are missing: "
+                    "all processes must write to one file system"
                 )
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> None:
-        """Take back what :meth:`save` wrote; only from a folder whose sha256 was verified, for its index is a pickle."""
+        """Read what :meth:`save` wrote.
+
+        The index is a pickle, so the folder's sha256 must have been verified.
+        """
         state = self._state(optimizer, twin)
         try:
             load(state, storage_reader=FileSystemReader(folder))
@@ -148,7 +161,7 @@ class Sharding:
         )
 
     def join(self, folder: Path, twin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Whole weights of a verified checkpoint, and those of its twin; this process alone reads them."""
+        """Whole weights of a verified checkpoint, and those of its twin, read by this process."""
         weights = copy.deepcopy(self._blank).state_dict()
         averaged = copy.deepcopy(self._blank).state_dict() if twin else {}
         load(
@@ -159,7 +172,7 @@ class Sharding:
         return weights, averaged
 
     def _state(self, optimizer: torch.optim.Optimizer, twin: nn.Module | None) -> dict[str, Any]:
-        """The tensors themselves, in pieces: what is read is read into them."""
+        """The sharded tensors themselves: what is loaded is read into them."""
         weights, moments = get_state_dict(self.module, optimizer)
         return {
             "model": weights,
@@ -169,12 +182,15 @@ class Sharding:
 
 
 def first_reason(error: CheckpointException) -> str:
-    """What the first of the failing processes said."""
+    """The error of the first process that failed, in one line."""
     return next((str(reason) for reason, _ in error.failures.values()), str(error)).splitlines()[0]
 
 
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The innermost composite parts of a network's sequences and lists: its residual blocks, its transformer blocks."""
+def find_blocks(module: nn.Module) -> list[nn.Module]:
+    """The residual or transformer blocks of a network.
+
+    They are the innermost parts of its sequences and lists that have parts themselves.
+    """
     parts = [
         part
         for sequence in module.modules()

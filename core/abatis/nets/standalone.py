@@ -1,4 +1,7 @@
-"""The exported network: load() gives it on images (B, C, H, W) in [0, 1]. Needs torch, and no other package."""
+"""An exported network, which needs torch and no other package.
+
+``load()`` returns the network of ``model.pt2`` beside this file, on images (B, C, H, W) in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 
-class Exported(torch.nn.Module):
-    """Images (B, C, H, W) in [0, 1] to logits (B, K); differentiable in the images, always in eval mode."""
+class ExportedNetwork(torch.nn.Module):
+    """Images (B, C, H, W) in [0, 1] to logits (B, K), always in eval mode.
+
+    It is differentiable in the images.
+    """
 
     def __init__(self, file: Path, device: str) -> None:
         super().__init__()
@@ -17,8 +23,8 @@ class Exported(torch.nn.Module):
         self.network = move_to_device_pass(program, device).module().requires_grad_(False)
         self.training = False
 
-    def train(self, mode: bool = True) -> Exported:
-        """Changes nothing: the graph was made in eval mode."""
+    def train(self, mode: bool = True) -> ExportedNetwork:
+        """Do nothing: the graph was made in eval mode."""
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -26,6 +32,6 @@ class Exported(torch.nn.Module):
         return logits
 
 
-def load(device: str = "cpu") -> Exported:
+def load(device: str = "cpu") -> ExportedNetwork:
     """The network of the file beside this one."""
-    return Exported(Path(__file__).with_name("model.pt2"), device)
+    return ExportedNetwork(Path(__file__).with_name("model.pt2"), device)

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files, the names they have in a run folder, and how they are read and written."""
+"""Weights on disk: safetensors files, and the names they have in a run folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ WEIGHTS, WEIGHTS_LAST, WEIGHTS_AVERAGED = (
 def write_weights(
     path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """A safetensors file, written whole or not at all. It holds no time and no path, so equal weights are equal bytes."""
+    """Write a safetensors file whole or not at all.
+
+    It holds no time and no path, so equal weights are equal bytes.
+
+    Args:
+        path: the file to write.
+        weights: the tensors by name.
+        facts: what the file says about them, in plain types.
+    """
     # cloned: the format refuses tensors that share memory, as tied weights do
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     # one metadata key: the format does not fix the order of several
@@ -32,8 +40,11 @@ def write_weights(
     write_bytes(path, save(tensors, metadata))
 
 
-def weights_file_of(folder: Path) -> Path:
-    """The weights that count: the averaged ones where the run has them, else the best; raises UsageError."""
+def find_weights(folder: Path) -> Path:
+    """The file of the weights that are judged: averaged ones where a run has them, else the best.
+
+    Raises UsageError where there is neither.
+    """
     for name in (WEIGHTS_AVERAGED, WEIGHTS):
         if (folder / name).is_file():
             return folder / name
@@ -41,7 +52,7 @@ def weights_file_of(folder: Path) -> Path:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a safetensors file; raises UsageError."""
+    """Tensors and facts of a safetensors file; raises UsageError where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("abatis", "{}"))

@@ -46,8 +46,8 @@ def describe(request: DataRequest) -> DataInfo:
     """The facts of a data set: of a named one without its files, of a folder without its images.
 
     Raises:
-        DataError: The data are unknown, missing or of the wrong form.
-        UsageError: An option does not apply to these data.
+        DataError: the data are unknown, missing or of the wrong form.
+        UsageError: an option does not apply to these data.
     """
     source = find_source(request.spec)
     request.check(source.streamed)
@@ -60,8 +60,8 @@ def open_data(request: DataRequest) -> Data:
     Of image files the classes take turns, so that the first N images are of all classes.
 
     Raises:
-        DataError: The data are unknown, missing or of the wrong form.
-        UsageError: An option does not apply to these data.
+        DataError: the data are unknown, missing or of the wrong form.
+        UsageError: an option does not apply to these data.
     """
     source = find_source(request.spec)
     request.check(source.streamed)

@@ -25,10 +25,10 @@ Labelled = tuple[Tensor, Tensor]
 class NamedSource(DataSource):
     """A data set that ``--data`` knows by its name.
 
-    Args:
-        info: Its facts, known without its files.
-        files: What its authors publish.
-        parse: From the contents of these files, in this order, to (training set, test set).
+    Attributes:
+        info: its facts, known without its files.
+        files: what its authors publish.
+        parse: from the contents of these files, in this order, to (training set, test set).
     """
 
     info: DataInfo

@@ -1,7 +1,7 @@
-"""Every backbone: our nets for small images, whatever timm knows, or what a function in a user's file returns.
+"""Every backbone: our nets for small images, all of timm's, or one made by a function in a file.
 
-All of timm's, ours included, come from ``timm.create_model`` and are wrapped so that the normalisation is inside:
-outside of a backbone every image is a float in [0, 1].
+Timm's nets and ours come from ``timm.create_model`` and are wrapped, so that the normalisation is
+inside: outside of a backbone every image is a float in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.context import Forward
-from abatis.errors import AbatisError, UsageError, is_out_of_memory
+from abatis.errors import AbatisError, UsageError, summarise_error
 from abatis.nets.backbones.from_file import load_factory
-from abatis.nets.backbones.from_timm import brief, create, pretrained_statistics, view_of
+from abatis.nets.backbones.from_timm import create, pretrained_statistics, view_of
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.net import BATCH_STATISTICS, Net
+from abatis.system.torch_messages import is_out_of_memory
 from abatis.system.user_module import raised_at
 
 __all__ = [
     "Normalize",
     "Normalized",
     "build",
-    "checkpointed",
-    "first_pass",
-    "inner",
+    "check_first_pass",
     "last_feature_map",
     "resolve",
+    "switch_checkpointing",
+    "unwrap",
     "view_of",
 ]
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std`` of images (B, C, H, W); the buffers ``mean`` and ``std`` are (1, C, 1, 1)."""
+    """``(x - mean) / std`` of images (B, C, H, W).
+
+    The buffers ``mean`` and ``std`` are (1, C, 1, 1).
+    """
 
     mean: Tensor
     std: Tensor
@@ -72,17 +76,28 @@ def build(
     pretrained: bool = False,
     download: bool = True,
 ) -> nn.Module:
-    """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes); raises UsageError.
+    """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes).
 
-    mean, std: one number a channel, in units of [0, 1]; ``pretrained`` takes those of the weights instead. With
-    ``download=False`` a pretrained net has its shape but random weights, for whoever loads weights of their own.
+    Args:
+        name: one of our short names, a timm name, or ``FILE.py:FUNCTION``.
+        num_classes: number of logits.
+        channels: number of channels of the images.
+        image_size: pixels a side.
+        mean: one number a channel, for images in [0, 1].
+        std: one number a channel, for images in [0, 1].
+        pretrained: take timm's weights, with the mean and std that belong to them.
+        download: if False, a pretrained net has its shape but random weights, for callers that
+            load weights themselves.
+
+    Raises:
+        UsageError: the net is unknown or cannot be made for such images.
     """
     resolved = resolve(name, image_size)
     if is_factory(resolved):
         if pretrained:
             raise UsageError(
-                f"--pretrained says nothing to {name}",
-                fix="drop it; that function may load weights",
+                f"--pretrained has no effect on {name}",
+                fix="leave it out; the function itself may load weights",
             )
         return load_factory(resolved, num_classes)
     if not len(mean) == len(std) == channels or min(std) <= 0:
@@ -106,40 +121,46 @@ def build(
     return Normalized(backbone, mean, std)
 
 
-def inner(module: nn.Module) -> nn.Module:
-    """The net inside our layer of normalisation; a module that somebody else made, as it is."""
+def unwrap(module: nn.Module) -> nn.Module:
+    """The net inside our layer of normalisation; any other module as it is."""
     return module.backbone if isinstance(module, Normalized) else module
 
 
-def checkpointed(module: nn.Module, on: bool) -> None:
-    """Compute activations again in backward passes, or keep them; raises UsageError where a net cannot do without them."""
-    net = inner(module)
+def switch_checkpointing(module: nn.Module, on: bool) -> None:
+    """Recompute activations in backward passes, or keep them.
+
+    Raises UsageError where a net cannot recompute them.
+    """
+    net = unwrap(module)
     if any(isinstance(part, BATCH_STATISTICS) for part in net.modules()):
         raise UsageError(
-            "--grad-checkpointing: batch norms would take the statistics of each batch twice",
-            fix="leave it out and use --accumulate, or take a net without batch norm",
+            "--grad-checkpointing: batch norms would count the statistics of each batch twice",
+            fix="use --accumulate instead, or choose a net without batch norm",
         )
     try:
         net.set_grad_checkpointing(on)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
         raise UsageError(
-            f"--grad-checkpointing: {type(net).__name__} has no such switch",
-            fix="leave it out and use --accumulate, or take a timm net that has one",
+            f"--grad-checkpointing is not supported by {type(net).__name__}",
+            fix="use --accumulate instead, or choose a timm net that supports it",
         ) from error
 
 
 def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[int, int] | None:
-    """Height and width of the last convolutional map before pooling, from one zero image; None where there is none.
+    """Height and width of the last convolutional map before pooling; None where there is none.
 
-    That is the output of the last convolution that overlaps itself: patch embeddings do not, and neither do the 1x1
-    convolutions that gates and heads use behind a pooling. Raises UsageError where the net refuses such an image.
+    That is the output of the last convolution whose windows overlap: those of patch embeddings do
+    not, nor do the 1x1 convolutions that gates and heads use behind a pooling. It is measured
+    with one zero image.
+
+    Raises:
+        UsageError: the net fails on such an image.
     """
     maps: list[tuple[int, int]] = []
 
     def note(conv: nn.Conv2d, inputs: tuple[Any, ...], output: Tensor) -> None:
-        covers_all = (
-            conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size
-        )  # a pooling with weights
+        # a convolution over the whole map is a pooling with weights
+        covers_all = conv.padding == (0, 0) and inputs[0].shape[2:] == conv.kernel_size
         if conv.kernel_size > conv.stride and not covers_all:
             maps.append((output.shape[2], output.shape[3]))
 
@@ -153,18 +174,22 @@ def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[
         with Net(model).frozen_mode(), torch.no_grad():
             model(like.new_zeros(1, channels, image_size, image_size))
     except Exception as error:
-        what = (
-            f"the backbone refuses images of {channels}x{image_size}x{image_size}: {brief(error)}"
-        )
-        raise UsageError(what, fix="take another backbone, or larger images") from error
+        size = f"{channels}x{image_size}x{image_size}"
+        raise UsageError(
+            f"the backbone fails on images of {size}: {summarise_error(error)}",
+            fix="choose another backbone or larger images",
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
     return maps[-1] if maps else None
 
 
-def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
-    """The logits of some images, (B, C, H, W) to (B, K), made once to say early what would fail late; raises UsageError."""
+def check_first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
+    """The logits (B, K) of some images (B, C, H, W), to find out early what would fail later.
+
+    Raises UsageError where the network fails or does not return such logits.
+    """
     try:
         with torch.no_grad():
             logits = forward(x)
@@ -174,11 +199,15 @@ def first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
         if is_out_of_memory(error):
             raise
         raise UsageError(
-            f"backbone {backbone} fails on images {tuple(x.shape)}: {type(error).__name__}: {error}",
+            f"backbone {backbone} fails on images {tuple(x.shape)}: "
+            f"{type(error).__name__}: {error}",
             where=raised_at(error),
-            fix="choose a network for such images, or another --image-size",
+            fix="choose a network for such images or another --image-size",
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"backbone {backbone} returns {given}, not one row of logits an image")
+        raise UsageError(
+            f"backbone {backbone} returns {given} for {len(x)} images, not logits of shape (B, K)",
+            fix="return one row of logits for each image",
+        )
     return logits

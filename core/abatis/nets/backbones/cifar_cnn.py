@@ -7,29 +7,24 @@ from typing import Any
 
 from torch import nn
 
-from abatis.nets.backbones.pooled import PooledNet, cifar_cfgs, cifar_net, conv3x3, register
+from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
 
 LAYERS = ((32, 1), (64, 2), (64, 1), (64, 2))  # width and stride
 
 
 def cnn_trunk(in_chans: int) -> nn.Sequential:
-    """Four 3x3 convolutions with batch norm and ReLU; the last map has a quarter of the image's side."""
+    """Four 3x3 convolutions with batch norm and ReLU; the last map is a quarter as wide."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_chans
     for number, (width, stride) in enumerate(LAYERS):
         layers[f"conv{number}" if number else "stem"] = conv3x3(channels, width, stride)
-        layers[f"norm{number}"], layers[f"relu{number}"] = (
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        layers[f"norm{number}"] = nn.BatchNorm2d(width)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
         channels = width
     return nn.Sequential(layers)
 
 
-default_cfgs = cifar_cfgs("cifar_cnn")
-
-
-@register
+@register("cnn")
 def cifar_cnn(pretrained: bool = False, **options: Any) -> PooledNet:
     """Four convolutions and a linear head."""
-    return cifar_net("cifar_cnn", pretrained, cnn_trunk, width=64, **options)
+    return build_net("cifar_cnn", pretrained, cnn_trunk, width=64, **options)

@@ -1,6 +1,7 @@
-"""Pre-activation nets for small images: wide ResNets (Zagoruyko and Komodakis) and PreActResNet-18 (He et al.), 2016.
+"""Pre-activation nets for small images: wide ResNets and PreActResNet-18.
 
-They are one design: basic blocks, a 1x1 convolution as shortcut where the shape changes, a last batch norm and ReLU.
+Zagoruyko and Komodakis, 2016; He et al., 2016. They are one design: basic blocks, a 1x1
+convolution as shortcut where the shape changes, a last batch norm and ReLU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import PooledNet, cifar_cfgs, cifar_net, conv3x3, register
+from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
 
 
 class PreActBlock(nn.Module):
@@ -35,7 +36,10 @@ class PreActBlock(nn.Module):
 
 
 def preact_trunk(stem: int, widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequential:
-    """A stem of ``stem`` channels, then ``blocks`` blocks for each width; all stages but the first halve the map."""
+    """A stem of ``stem`` channels, then ``blocks`` blocks for each width.
+
+    All stages but the first halve the map.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=conv3x3(in_chans, stem))
     channels = stem
     for stage, width in enumerate(widths, start=1):
@@ -50,34 +54,29 @@ def preact_trunk(stem: int, widths: Sequence[int], blocks: int, in_chans: int) -
 def wide_resnet(name: str, depth: int, factor: int, pretrained: bool, **options: Any) -> PooledNet:
     """WRN-depth-factor; its authors count ``depth = 6 * blocks + 4``."""
     trunk = partial(preact_trunk, 16, [16 * factor, 32 * factor, 64 * factor], (depth - 4) // 6)
-    return cifar_net(name, pretrained, trunk, width=64 * factor, **options)
+    return build_net(name, pretrained, trunk, width=64 * factor, **options)
 
 
-default_cfgs = cifar_cfgs(
-    "cifar_wrn28_10", "cifar_wrn34_10", "cifar_wrn70_16", "cifar_preactresnet18"
-)
-
-
-@register
+@register("wrn28")
 def cifar_wrn28_10(pretrained: bool = False, **options: Any) -> PooledNet:
     """WRN-28-10."""
     return wide_resnet("cifar_wrn28_10", 28, 10, pretrained, **options)
 
 
-@register
+@register("wrn34")
 def cifar_wrn34_10(pretrained: bool = False, **options: Any) -> PooledNet:
     """WRN-34-10."""
     return wide_resnet("cifar_wrn34_10", 34, 10, pretrained, **options)
 
 
-@register
+@register("wrn70")
 def cifar_wrn70_16(pretrained: bool = False, **options: Any) -> PooledNet:
     """WRN-70-16."""
     return wide_resnet("cifar_wrn70_16", 70, 16, pretrained, **options)
 
 
-@register
+@register("preactresnet18")
 def cifar_preactresnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     """PreActResNet-18, with the batch norm and ReLU before pooling."""
     trunk = partial(preact_trunk, 64, [64, 128, 256, 512], 2)
-    return cifar_net("cifar_preactresnet18", pretrained, trunk, width=512, **options)
+    return build_net("cifar_preactresnet18", pretrained, trunk, width=512, **options)

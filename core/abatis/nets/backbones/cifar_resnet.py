@@ -10,11 +10,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import PooledNet, cifar_cfgs, cifar_net, conv3x3, register
+from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: (B, channels, H, W) -> (B, width, H / stride, W / stride)."""
+    """Two 3x3 convolutions and a shortcut.
+
+    (B, channels, H, W) -> (B, width, H / stride, W / stride)
+    """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +41,10 @@ class BasicBlock(nn.Module):
 
 
 def resnet_trunk(widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequential:
-    """A stem as wide as the first stage, ``blocks`` blocks for each width; all stages but the first halve the map."""
+    """A stem as wide as the first stage, then ``blocks`` blocks for each width.
+
+    All stages but the first halve the map.
+    """
     channels = widths[0]
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=conv3x3(in_chans, channels), norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
@@ -51,13 +57,10 @@ def resnet_trunk(widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequen
     return nn.Sequential(layers)
 
 
-default_cfgs = cifar_cfgs("cifar_resnet18", "cifar_resnet8")
-
-
-@register
+@register("resnet18")
 def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     """ResNet-18."""
-    return cifar_net(
+    return build_net(
         "cifar_resnet18",
         pretrained,
         partial(resnet_trunk, [64, 128, 256, 512], 2),
@@ -66,9 +69,9 @@ def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     )
 
 
-@register
+@register("resnet8")
 def cifar_resnet8(pretrained: bool = False, **options: Any) -> PooledNet:
     """ResNet-8, for tests and small machines."""
-    return cifar_net(
+    return build_net(
         "cifar_resnet8", pretrained, partial(resnet_trunk, [16, 32, 64], 1), width=64, **options
     )

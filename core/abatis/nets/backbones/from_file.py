@@ -1,4 +1,4 @@
-"""Backbones that a function in the user's own file makes."""
+"""Backbones that a function in a user's file makes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from abatis.errors import UsageError, did_you_mean
-from abatis.nets.backbones.from_timm import brief
+from abatis.errors import UsageError, did_you_mean, summarise_error
 from abatis.system.user_module import place_in, run_file
 
 
 def load_factory(spec: str, num_classes: int) -> nn.Module:
-    """What ``FILE.py:FUNCTION`` returns: a module on images in [0, 1], used as it is; raises UsageError.
+    """What ``FILE.py:FUNCTION`` returns: a module on images in [0, 1], used as it is.
 
     The function is called with ``num_classes`` if it takes that, else without arguments.
+    Raises UsageError where the file or the function fails.
     """
     file, _, function = spec.rpartition(":")
     path = Path(file).expanduser().absolute()
     if not path.is_file():
         raise UsageError(
             f"no file {path} for backbone {spec}",
-            fix="write FILE.py:FACTORY with a path that exists",
+            fix="write FILE.py:FACTORY with the path of a file",
         )
     try:
         module = run_file(path, f"abatis_backbone_{path.stem}", path.read_bytes())
@@ -57,9 +57,9 @@ def _takes_num_classes(factory: Any) -> bool:
 
 
 def _failed(path: Path, function: str, error: Exception) -> UsageError:
-    """What to show; the line is the one of the user's file that the exception passed last."""
+    """The error to show; its line is the last one of the user's file."""
     return UsageError(
-        f"backbone {path.name}, {function}: {brief(error)}",
+        f"backbone {path.name}, {function}: {summarise_error(error)}",
         where=place_in(path, error),
-        fix="make it run by itself first; what it imports must be on PYTHONPATH",
+        fix="make it run by itself first; its imports must be on PYTHONPATH",
     )

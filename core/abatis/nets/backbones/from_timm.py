@@ -1,8 +1,7 @@
-"""Backbones that ``timm.create_model`` makes, ours among them, and what each family needs at small images."""
+"""Backbones that ``timm.create_model`` makes, and what each family needs for small images."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from abatis.data.info import View
-from abatis.errors import UsageError
+from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones.names import SHORT_NAMES, SMALL_IMAGE, resolve
 from abatis.system.timm_import import timm
 
@@ -30,14 +29,16 @@ WINDOWED_TRANSFORMERS = {"swin_transformer", "swin_transformer_v2", "swin_transf
 def create(
     name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool, download: bool
 ) -> tuple[nn.Module, Any]:
-    """The net and its ``pretrained_cfg``; raises UsageError where timm cannot make it or has no weights for it."""
-    cfg = (
-        timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    )  # a few old names have none
+    """The net and its ``pretrained_cfg``.
+
+    Raises UsageError where timm cannot make it or has no weights for it.
+    """
+    # a few old names have no configuration
+    cfg = timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     if pretrained and not cfg.has_weights:
         raise UsageError(
             f"{name} has no pretrained weights",
-            fix="drop --pretrained, or take a timm model that has some (timm.list_pretrained())",
+            fix="drop --pretrained, or choose a timm model that has some (timm.list_pretrained())",
         )
     sizes = size_options(name, cfg, image_size, pretrained)
     try:
@@ -49,33 +50,33 @@ def create(
             **sizes,
         )
     except Exception as error:
-        cause = brief(error)
+        cause = summarise_error(error)
         if pretrained and download:
             raise _no_weights(name, cfg, cause) from error
         wanted = f"{num_classes} classes and images of {channels}x{image_size}x{image_size}"
         raise UsageError(
-            f"{name} cannot be built for {wanted}: {cause}", fix="take another backbone"
+            f"{name} cannot be built for {wanted}: {cause}", fix="choose another backbone"
         ) from error
     return net, cfg
 
 
 def view_of(name: str) -> View:
-    """How a net of timm's wants image files, by its configuration: size, interpolation and crop. Others have no wishes."""
+    """Size, interpolation and crop that a timm net was made for; for other nets the default."""
     if ":" in name:
         return View()
     try:
         resolved = resolve(name, View.image_size)
         cfg = timm.models.get_pretrained_cfg(resolved)
-    except UsageError:  # whoever builds it says so
+    except UsageError:  # raised again where the net is built
         return View()
     if cfg is None or resolved in SHORT_NAMES.values():
         return View()
-    wish = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
-    return View(wish["input_size"][-1], wish["interpolation"], wish["crop_pct"])
+    config = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
+    return View(config["input_size"][-1], config["interpolation"], config["crop_pct"])
 
 
 def size_options(name: str, cfg: Any, image_size: int, pretrained: bool) -> dict[str, int]:
-    """``img_size`` for the nets that are made for one size, and a small ``patch_size`` for small images.
+    """``img_size`` for nets that are made for one size, and ``patch_size`` for small images.
 
     Pretrained nets keep their patches: the weights fit no others.
     """
@@ -89,25 +90,22 @@ def size_options(name: str, cfg: Any, image_size: int, pretrained: bool) -> dict
 
 
 def small_patch(family: str, image_size: int) -> int | None:
-    """Pixels a side of a patch at small images; None where the family has no such option or needs its own."""
+    """Pixels a side of a patch for small images; None where the family has no such option."""
     if family in WINDOWED_TRANSFORMERS:
         return 2  # three halvings follow
     if family in PLAIN_TRANSFORMERS:
         divisors = [side for side in range(1, image_size + 1) if image_size % side == 0]
-        return min(
-            divisors, key=lambda side: abs(side - image_size / 8)
-        )  # 64 patches, or about as many
+        # 64 patches, or about as many
+        return min(divisors, key=lambda side: abs(side - image_size / 8))
     return None
 
 
 def pretrained_statistics(values: Sequence[float], channels: int) -> list[float]:
-    """Mean or std of each channel: the weights' own, or their average where the number of channels differs."""
+    """Mean or std of each channel that the weights were trained with.
+
+    Their average for each channel, where the number of channels differs.
+    """
     return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
-
-
-def brief(error: Exception) -> str:
-    """An exception in one short line."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
 
 
 def _no_weights(name: str, cfg: Any, cause: str) -> UsageError:
@@ -117,19 +115,21 @@ def _no_weights(name: str, cfg: Any, cause: str) -> UsageError:
     expected = cfg.file or on_hub or cfg.url
     return UsageError(
         f"no pretrained weights for {name}: {cause}",
-        where=f"timm expected '{expected}' on the Hugging Face hub, at that address or in the local cache",
+        where=f"timm looked for '{expected}' on the Hugging Face Hub and in the local cache",
         fix="run once with a network, copy the cache (HF_HOME) here, or drop --pretrained",
     )
 
 
 def with_sync_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norms over the images of all processes; raises UsageError where torch has none."""
+    """The network with batch norms over the images of all processes.
+
+    Raises UsageError for a device on which torch has none.
+    """
     if device.type != "cuda":
         raise UsageError(
             f"--sync-bn: torch's SyncBatchNorm works on GPUs, and this run is on {device}",
-            fix="leave it out: each process then normalises by its own images",
+            fix="leave it out: each process then normalises with its own images",
         )
-    converted: nn.Module = timm.layers.convert_sync_batchnorm(
-        module
-    )  # torch's own drops timm's activations
+    # torch's own function drops the activations of timm's norms
+    converted: nn.Module = timm.layers.convert_sync_batchnorm(module)
     return converted
