@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +55,23 @@ def test_a_recipe_lies_below_the_file_and_the_command_line(tmp_path):
 def test_an_unknown_recipe_is_named(name):
     with pytest.raises(UsageError, match="unknown recipe"):
         parse_run(["--recipe", name])
+
+
+def test_an_unknown_recipe_of_a_known_plugin_is_answered_with_its_recipes():
+    with pytest.raises(UsageError) as caught:
+        parse_run(["--recipe", "at/small"])
+    assert caught.value.fix == "the recipes of at are at/large-apgd2, at/large"
+
+
+def test_a_wheel_holds_the_built_in_recipes(tmp_path):
+    code = f"import hatchling.build as b; print(b.build_wheel({str(tmp_path)!r}))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        held = {name for name in wheel.namelist() if name.startswith("abatis/config/at/recipes/")}
+    assert held == {f"abatis/config/at/recipes/{path.name}" for path in CORE.values()}
 
 
 def test_the_registry_lists_the_recipes(capsys):

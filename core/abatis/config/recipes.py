@@ -49,6 +49,6 @@ def find_recipe(name: str) -> Path:
     if name not in found:
         raise UsageError(
             f"unknown recipe '{name}': {did_you_mean(name, found)}",
-            fix=f"defense registry show {plugin} lists its recipes",
+            fix=f"the recipes of {plugin} are {', '.join(found)}" if found else None,
         )
     return found[name]
