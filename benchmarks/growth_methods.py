@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from abatis.api.batch import Batch
 from abatis.api.randomness import Randomness
 from abatis.api.threat import Threat
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.nets.backbones.cifar_resnet import resnet_trunk
 from abatis.nets.backbones.pooled import PooledNet
 from abatis.nets.net import Net

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from abatis.api.batch import Batch
 from abatis.api.randomness import Randomness
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.nets.backbones import build
 from abatis.nets.sharding import Sharding
 from abatis.system import distributed

@@ -12,7 +12,7 @@ from abatis.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from abatis.api.term import total
-    from abatis.config.run_config import AttackConfig
+    from abatis.config.option_groups import AttackConfig
     from abatis.testing.contract.bench import (
         THREAT,
         Bench,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "api.term": ("total",),
-    "config.run_config": ("AttackConfig",),
+    "config.option_groups": ("AttackConfig",),
     "testing.contract.bench": (
         "THREAT",
         "Bench",

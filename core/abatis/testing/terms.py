@@ -19,7 +19,7 @@ from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
 from abatis.config.discovery import Plugin
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
 from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed

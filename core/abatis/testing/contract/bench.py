@@ -16,7 +16,8 @@ from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
 from abatis.config.discovery import Plugin
-from abatis.config.run_config import AttackConfig, reserved_names
+from abatis.config.option_groups import AttackConfig
+from abatis.config.run_config import reserved_names
 from abatis.data.sources.digits import read_digits
 from abatis.nets.net import Net
 from abatis.system import distributed
