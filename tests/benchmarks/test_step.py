@@ -48,7 +48,7 @@ def test_that_of_emr_with_batch_statistics_differs_by_the_running_ones_alone(sma
 
 @pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
 def test_a_plain_loop_costs_what_the_published_one_costs(name, published, work):
-    """In forward passes; the first convolution needs no gradient of clean images, which is a few hundredths."""
+    """In forward passes, up to the gradient of the first convolution: a few hundredths."""
     assert work[f"{name}: plain loop"] == pytest.approx(published, abs=0.2)
 
 

@@ -1,4 +1,4 @@
-"""Faults put into whole runs. A run that is to die lives in a child process, forked from this one."""
+"""Faults in whole runs. A run that is to die lives in a child process, forked from this one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 import abatis
 from abatis.cli import INTERRUPTED
 from abatis.errors import AbatisError
-from abatis.runs.launch import neighbours
+from abatis.runs.launch import make_environments
 from abatis.system import files
-from abatis.train import checkpoint, trainer
+from abatis.train import checkpoint, saving
 from abatis.train.step import Step
 from tests.helpers import tiny
 
@@ -46,12 +46,12 @@ def start_child(work: Callable[[], object]) -> int:
 
 
 def ended(child: int) -> int:
-    """What became of a child: its exit code as on the command line, or minus the signal that killed it."""
+    """How a child ended: its exit code as on the command line, or minus the signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """The same, once it has ended."""
+    """Do some work in a child; returns its exit code once it has ended."""
     return ended(start_child(work))
 
 
@@ -65,7 +65,7 @@ def together(count: int, work: Callable[[int], object]) -> list[int]:
 
         return call
 
-    children = [start_child(joining(places)) for places in neighbours(count)]
+    children = [start_child(joining(places)) for places in make_environments(count)]
     return [ended(child) for child in children]
 
 
@@ -102,7 +102,7 @@ def before_step(number: int, act: Callable[[], object]) -> None:
 
 
 def in_save(number: int, act: Callable[[], object], *, flush: int = 0, rename: int = 0) -> None:
-    """In this process, do something inside the number-th save, before its flush-th flush or rename-th rename."""
+    """In this process, act inside the number-th save, before one of its flushes or renames."""
     save, calls = checkpoint.save_checkpoint, Counter[str]()
 
     def counted(kind: str, at: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,11 +114,11 @@ def in_save(number: int, act: Callable[[], object], *, flush: int = 0, rename: i
 
         return call
 
-    def saving(*arguments: Any) -> Path:
+    def count_saves(*arguments: Any) -> Path:
         calls.update(save=1, flush=-calls["flush"], rename=-calls["rename"])
         return save(*arguments)
 
-    trainer.save_checkpoint = saving
+    saving.save_checkpoint = count_saves
     for module in (checkpoint, files):
         module.flush = counted("flush", flush, module.flush)
     Path.rename = counted("rename", rename, Path.rename)  # type: ignore[method-assign]

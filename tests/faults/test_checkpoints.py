@@ -71,7 +71,7 @@ def test_f5_without_a_valid_checkpoint_nothing_is_begun_anew_in_silence(out, who
     assert "--restart" in str(caught.value)
     folder = train(out, restart=True)
     assert final_bytes(folder) == whole
-    assert told(folder).startswith("begun anew from step 0; checkpoint rejected: step-00000006")
+    assert told(folder).startswith("restarted from step 0; checkpoint rejected: step-00000006")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -125,10 +125,10 @@ def test_f16_a_plugin_of_another_version_is_refused(tmp_path, install, monkeypat
     install(plugin("plain", regularizer=lambda run: None))
     killed(tmp_path, 5, plugin=["plain"])
     newer = {
-        **discovery.installed(),
-        "plain": replace(discovery.installed()["plain"], version="2.0"),
+        **discovery.list_installed(),
+        "plain": replace(discovery.list_installed()["plain"], version="2.0"),
     }
-    monkeypatch.setattr(discovery, "installed", lambda: newer)
+    monkeypatch.setattr(discovery, "list_installed", lambda: newer)
     discovery._load_installed.cache_clear()
     with pytest.raises(UsageError, match=r"plain was 1\.0, now 2\.0"):
         train(tmp_path, plugin=["plain"], resume=True)
@@ -184,10 +184,10 @@ def lose_the_best(out):
     shutil.rmtree(out / "r" / "checkpoints" / "step-00000004")
 
 
-def test_f3_where_the_best_weights_are_lost_the_best_are_chosen_anew(out, capsys):
+def test_f3_where_the_best_weights_are_lost_best_epoch_selection_starts_over(out, capsys):
     lose_the_best(out)
     folder = train(out, resume=True, quiet=False)
-    assert "the best weights so far are lost" in capsys.readouterr().out
+    assert "the best weights so far are missing or damaged" in capsys.readouterr().out
     assert (folder / "weights.safetensors").read_bytes() == final_bytes(
         folder
     )  # there was one more epoch

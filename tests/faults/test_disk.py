@@ -1,4 +1,4 @@
-"""F6, F7: disks that are full, locked or gone. A run stops with one clear error, and what it had stays good."""
+"""F6, F7: disks that are full, locked or gone: one clear error, and what was saved stays good."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_intact(out):
 
 
 def stopped(out, capfd, act):
-    """What a run says that something happens to before step 5; it must end with exit code 2 and few lines."""
+    """What a run prints that fails before step 5; it must end with exit code 2, in a few lines."""
 
     def work():
         before_step(5, act)

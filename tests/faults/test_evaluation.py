@@ -20,7 +20,7 @@ JUDGED = {"eval": "standard", "limit": 20, "batch_size": 8, "epochs": 1, "ema": 
 
 def recording(asked, killed_at=None):
     """In this process, note the attacks of the ladder that are run, and die before one of them."""
-    attacked = Judge.attacked
+    attacked = Judge.run_attack
 
     def call(self, name, *rest, **named):
         if name == killed_at:
@@ -28,7 +28,7 @@ def recording(asked, killed_at=None):
         asked.append(name)
         return attacked(self, name, *rest, **named)
 
-    Judge.attacked = call
+    Judge.run_attack = call
 
 
 @pytest.fixture(scope="module")

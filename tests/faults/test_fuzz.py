@@ -1,4 +1,4 @@
-"""Whatever stands in a configuration, in the registry or in a checkpoint: it is used, or refused in a few lines."""
+"""Any configuration, registry or checkpoint is used, or refused in a few lines."""
 
 from __future__ import annotations
 

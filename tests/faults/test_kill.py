@@ -13,7 +13,8 @@ from tests.faults import checkpoints, die, flip, in_child, in_save, killed, trai
 from tests.helpers import final_bytes
 
 STEPS = 8
-FLUSHES = 7  # of one checkpoint: weights, state and manifest, their folder after two of them and at the end, its parent
+# in one save: weights, state, manifest; the folder after two of them and at the end; its parent
+FLUSHES = 7
 
 
 @pytest.mark.parametrize("corrupted", [False, True], ids=["", "newest-corrupted"])
@@ -70,7 +71,7 @@ def test_f2_killed_inside_a_save_the_one_before_is_used(tmp_path, whole, save, f
 def test_f2_killed_while_a_checkpoint_takes_the_place_of_one_of_the_same_step(
     tmp_path, whole, rename
 ):
-    """The last step of an epoch is saved twice where the interval ends there: before and after the validation."""
+    """The last step of an epoch may be saved twice: before and after the validation."""
 
     def work():
         in_save(2, die, rename=rename)

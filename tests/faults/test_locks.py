@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from abatis.errors import UsageError
-from abatis.system.folder_lock import LOCK, locked
+from abatis.system.folder_lock import LOCK, lock_folder
 from tests.faults import before_step, ended, start_child, train
 from tests.helpers import final_bytes
 
@@ -40,7 +40,7 @@ def test_f19_a_second_run_is_told_whose_the_folder_is_and_a_dead_owner_loses_it(
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b'{"pid": 1}'])
 def test_f19_what_a_lock_file_holds_does_not_matter(tmp_path, content):
     (tmp_path / LOCK).write_bytes(content)
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert str(os.getpid()) in (tmp_path / LOCK).read_text()
     assert not (tmp_path / LOCK).exists()
 
@@ -48,6 +48,6 @@ def test_f19_what_a_lock_file_holds_does_not_matter(tmp_path, content):
 def test_f19_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / LOCK).symlink_to(tmp_path / "file")
-    with pytest.raises(UsageError, match="cannot write"), locked(tmp_path):
+    with pytest.raises(UsageError, match="cannot write"), lock_folder(tmp_path):
         pass
     assert (tmp_path / "file").read_text() == "mine"

@@ -52,7 +52,7 @@ def test_f14_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_update(
 
 
 class Rough:
-    """A penalty that is NaN at some steps and nothing at others; notes the network after the forward of every step."""
+    """A penalty that is NaN at some steps and 0 at others; keeps the network of every step."""
 
     def __init__(self, *odd):
         self.odd, self.seen = odd, {}

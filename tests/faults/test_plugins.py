@@ -1,4 +1,4 @@
-"""F17: plugins that misbehave are named before the first update is done with, and disturb no other run."""
+"""F17: plugins that misbehave are named before the first update, and disturb no other run."""
 
 from __future__ import annotations
 
@@ -196,12 +196,11 @@ def test_f17_a_plugin_that_cannot_be_loaded_is_named_and_blocks_no_other(
 ):
     made, complaint = LOADING[name]
     module = made()
-    install(
-        plugin("fine", loss=lambda run: value),
-        **({"rogue": module} if isinstance(module, BaseException) else {}),
-    )
+    fine = plugin("fine", loss=lambda run: value)
     if isinstance(module, ModuleType):
-        install(module)
+        install(fine, module)
+    else:
+        install(fine, rogue=module)
     assert defense_run([*words(tiny(tmp_path)), "--plugin", "rogue"]) == 1
     message = capsys.readouterr().err
     assert "'rogue'" in message
@@ -211,7 +210,7 @@ def test_f17_a_plugin_that_cannot_be_loaded_is_named_and_blocks_no_other(
 
 
 def test_f17_one_call_is_looked_at_and_the_run_is_as_without(tmp_path, install):
-    """A plugin that keeps its promises runs, and terms of zeros alone may be ones that begin later."""
+    """A plugin that keeps the contract runs; terms of zeros may be ones that begin later."""
 
     def warms_up(ctx):
         return {

@@ -56,7 +56,7 @@ def test_f9_a_save_that_is_slower_than_the_time_that_is_given(tmp_path, whole, c
     warnings = [
         line
         for line in capfd.readouterr().out.splitlines()
-        if "of the 0.001 s that are given after SIGTERM" in line
+        if "of the 0.001 s that a run has after SIGTERM" in line
     ]
     assert len(warnings) == 1
     assert load_checkpoint(tmp_path / "r" / "checkpoints").step == 4

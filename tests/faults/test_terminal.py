@@ -1,4 +1,4 @@
-"""What a run meets at its edges: no reader, a narrow or simple terminal, a clock that is set back."""
+"""A run without a reader, in a narrow or simple terminal, or with a clock that is set back."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_a_terminal_of_20_columns_without_unicode(tmp_path, whole, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
 
     def work():
-        from abatis.cli import _guarded
+        from abatis.cli import run_guarded
 
         sys.stdout = io.TextIOWrapper((tmp_path / "screen").open("wb"), "ascii")
-        code = _guarded(lambda: 0 if train(tmp_path / "größe", quiet=False) else 1)
+        code = run_guarded(lambda: 0 if train(tmp_path / "größe", quiet=False) else 1)
         sys.stdout.flush()
         assert code == 0
 

@@ -37,7 +37,7 @@ def test_checkpoints_are_those_of_the_paper(steps, expected):
 
 
 def test_two_steps_by_hand():
-    """A logit gap with its maximum at 0.59 in the ball of 0.2 around 0.5: the first step overshoots and is halved."""
+    """The gap is largest at 0.59, in the ball of 0.2 around 0.5: the first step overshoots."""
 
     def forward(x):
         gap = -((x - 0.59).flatten(1).square().sum(1))
@@ -52,7 +52,7 @@ def test_two_steps_by_hand():
         attack=AttackConfig(steps=2, start="none"),
     )
     found = plan.attacker(forward, batch)
-    # x0 = 0.5, x1 = 0.7 (step 0.4, projected): farther from 0.59, so eta = 0.2 and on from the best point, 0.5;
+    # x0 = 0.5, x1 = 0.7 (step 0.4, projected): farther from 0.59, so eta = 0.2, from 0.5 again;
     # z = 0.7, x2 = 0.5 + 0.75 * 0.2 + 0.25 * (0.5 - 0.5) = 0.65, nearer to 0.59
     assert found.x.item() == pytest.approx(0.65)
     assert found.info["steps_correct"].tolist() == [2]

@@ -1,4 +1,4 @@
-"""Every pair of installed plugins: the plan resolves and steps run, or a conflict names the way out."""
+"""Every pair of plugins: its steps run, or a conflict says what to do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def conflict_of(*names):
 def test_two_losses_are_a_conflict():
     assert conflict_of("emr", "mart") is None
     others = [name for name in PLUGINS if name != "mart"]
-    losses = [name for name in others if "loss" in read_registry()[name].hooks and not is_wrapper(name)]
+    losses = [
+        name for name in others if "loss" in read_registry()[name].hooks and not is_wrapper(name)
+    ]
     assert [name for name in others if conflict_of("mart", name)] == losses
 
 

@@ -1,4 +1,4 @@
-"""The training attack against two published ones, with batch statistics, from their stored starts."""
+"""The training attack against two published ones, with batch statistics, from stored starts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ def test_piecewise_drops_after_60_and_90_of_100_epochs(epoch, expected):
     per_epoch = 375
     config = OptimConfig()
     assert schedule_rate(config, epoch * per_epoch, 100 * per_epoch) == pytest.approx(expected)
-    assert schedule_rate(config, (epoch + 1) * per_epoch - 1, 100 * per_epoch) == pytest.approx(expected)
+    assert schedule_rate(config, (epoch + 1) * per_epoch - 1, 100 * per_epoch) == pytest.approx(
+        expected
+    )
 
 
 def test_cosine_and_one_cycle_and_constant():
@@ -23,6 +25,8 @@ def test_cosine_and_one_cycle_and_constant():
         OptimConfig(schedule=name) for name in ("cosine", "one-cycle", "constant")
     )
     assert [schedule_rate(cosine, step, 100) for step in (0, 50)] == pytest.approx([1, 0.5])
-    assert [schedule_rate(cycle, step, 100) for step in (0, 30, 65)] == pytest.approx([0.01, 1, 0.5])
+    assert [schedule_rate(cycle, step, 100) for step in (0, 30, 65)] == pytest.approx(
+        [0.01, 1, 0.5]
+    )
     assert max(schedule_rate(cycle, step, 100) for step in range(100)) <= 1
     assert schedule_rate(constant, 99, 100) == 1

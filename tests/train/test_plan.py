@@ -1,4 +1,4 @@
-"""Composition: who provides what, conflicts and their way out, and what a plan makes of a plugin's answers."""
+"""Who provides what, what is a conflict, and which answers of plugins are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step: what the update is, what is checked before it, and that cutting a batch changes nothing."""
+"""One step: its update, the checks before it, and that micro-batches change nothing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def check_micro_batches(*plugins, parts):
 
 
 def test_gather_gives_every_micro_batch_the_values_of_the_whole_batch():
-    """Two gathers, the second built on the first: a weight from the global rank of each sample's loss."""
+    """Two gathers, the second built on the first: weights by the rank of each sample's loss."""
     seen = []
 
     def loss(run):
@@ -348,7 +348,7 @@ def test_the_built_in_attack_raises_the_loss_and_stays_inside(threat, start):
 
 
 def test_the_small_normal_start_is_the_field_s():
-    """x + 0.001 noise, not clipped: with no step taken the projection alone moves it into the box."""
+    """x + 0.001 noise, not clipped: without a step, only the projection moves it into the box."""
     batch, net = tiny_batch(8, 10), Net(plain_network())
     plan = plan_of(net=net, num_classes=10, attack=AttackConfig(steps=0, start="normal"))
     deviation = (plan.attacker(net, batch).x - batch.x).std().item()
@@ -377,7 +377,7 @@ def test_bf16_logits_come_back_as_float32():
 
 
 def test_the_built_in_attack_reports_how_long_a_sample_stayed_correct():
-    """Counted before each step, the start included; a count of its own, by hand, from the same start."""
+    """Counted before each step, the start included, against a count by hand."""
     batch, module = tiny_batch(8, 10), plain_network()
     net = Net(module)
     plan = plan_of(net=net, num_classes=10, attack=AttackConfig(steps=4))

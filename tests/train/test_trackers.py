@@ -135,7 +135,9 @@ def test_mlflow_has_one_run_with_every_number(tmp_path):
 
 
 def logged(content, head=7, block=2**15):
-    """The records of a .wandb file: seven bytes, then blocks of parts, each with checksum, length and place in its record."""
+    """The records of a .wandb file: seven bytes, then blocks of parts, each with checksum, length
+    and place in its record.
+    """
     at, whole = head, b""
     while at + 7 <= len(content):
         if at % block > block - 7:
