@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from abatis.cli import run
-from abatis.data import View, describe, open_data, sources
+from abatis.config.built_in import DATA_SOURCES
+from abatis.data import View, describe, open_data
+from abatis.data.sources import is_streamed
 from abatis.errors import DataError, UsageError
 from tests.data.common import asked
 
@@ -50,7 +52,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "squares_of_mine.py").write_text(MINE)
     (tmp_path / "forty.squares").write_text("40")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(sources.SOURCES, "mine:PATH", "squares_of_mine:MINE")
+    monkeypatch.setitem(DATA_SOURCES, "mine:PATH", "squares_of_mine:MINE")
     return f"mine:{tmp_path / 'forty.squares'}"
 
 
@@ -60,7 +62,7 @@ def test_a_new_source_is_opened_like_ours(spec: str) -> None:
     assert (len(data.train), len(data.val or ()), len(data.test)) == (18, 2, 2)
     batch = next(data.test.eval_batches(2))
     assert batch.x.amax((1, 2, 3)).mul(255).tolist() == [0, 200]
-    assert not sources.is_streamed(spec)
+    assert not is_streamed(spec)
 
 
 def test_a_new_source_is_trained_and_judged_from_the_command_line(
@@ -89,11 +91,9 @@ def test_options_of_image_files_do_not_apply_to_it(spec: str) -> None:
 
 
 def test_every_source_can_be_loaded_and_says_whether_it_is_streamed() -> None:
-    streamed = {
-        key: sources.is_streamed(key.replace("PATH", "somewhere")) for key in sources.SOURCES
-    }
+    streamed = {key: is_streamed(key.replace("PATH", "somewhere")) for key in DATA_SOURCES}
     assert {key for key, value in streamed.items() if value} == {"folder:PATH"}
-    assert not sources.is_streamed("python:tuple")
+    assert not is_streamed("python:tuple")
 
 
 def test_digits_are_opened_without_the_libraries_of_image_files() -> None:

@@ -28,6 +28,17 @@ TRACKERS: Mapping[str, str] = {
 }
 """Trackers of ``--track NAME``; each is called with the run folder and the run's options."""
 
+DATA_SOURCES: Mapping[str, str] = {
+    "digits": "abatis.data.sources.digits:DIGITS",
+    "cifar10": "abatis.data.sources.cifar:CIFAR10",
+    "cifar100": "abatis.data.sources.cifar:CIFAR100",
+    "svhn": "abatis.data.sources.svhn:SVHN",
+    "mnist": "abatis.data.sources.mnist:MNIST",
+    "npz:PATH": "abatis.data.sources.npz:NPZ",
+    "folder:PATH": "abatis.data.sources.folder:FOLDER",
+}
+"""Sources of ``--data NAME`` and ``--data PREFIX:PATH``, each a ``DataSource``."""
+
 PROVIDERS: Mapping[str, Mapping[str, str]] = {"attacker": ATTACKS, "loss": LOSSES}
 """The roles that exactly one provider has, and what may have them without a plugin."""
 

@@ -22,7 +22,7 @@ from pydantic import (
 from abatis.api.options import Options, PluginConfig
 from abatis.api.threat import Threat
 from abatis.config import discovery
-from abatis.config.built_in import ATTACKS, LOSSES, TRACKERS
+from abatis.config.built_in import ATTACKS, DATA_SOURCES, LOSSES, TRACKERS
 from abatis.config.option_facts import (
     BESIDE_STEP,
     DISPLAY,
@@ -79,7 +79,7 @@ class RunConfig(Options):
     )
     data: str = Field(
         "cifar10",
-        description="data set: digits, cifar10, cifar100, svhn, mnist, npz:PATH or folder:PATH",
+        description=f"data set: {', '.join(DATA_SOURCES)}",
         json_schema_extra=STEP,
     )
     data_dir: Path = Field(

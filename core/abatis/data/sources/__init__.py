@@ -1,28 +1,18 @@
-"""Where images come from: one file for each source here, and one line for it in ``SOURCES``."""
+"""Where images come from: one file for each source.
+
+Each has one line in ``DATA_SOURCES``. Its module is imported when the source is used, so that
+digits need no image decoder.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from abatis.config.built_in import DATA_SOURCES, load_built_in
 from abatis.data.info import Data, DataInfo
 from abatis.data.request import DataRequest
 from abatis.errors import DataError, did_you_mean
-
-SOURCES = {
-    "digits": "abatis.data.sources.digits:DIGITS",
-    "cifar10": "abatis.data.sources.cifar:CIFAR10",
-    "cifar100": "abatis.data.sources.cifar:CIFAR100",
-    "svhn": "abatis.data.sources.svhn:SVHN",
-    "mnist": "abatis.data.sources.mnist:MNIST",
-    "npz:PATH": "abatis.data.sources.npz:NPZ",
-    "folder:PATH": "abatis.data.sources.folder:FOLDER",
-}
-"""What ``--data`` takes, as ``NAME`` or ``PREFIX:PATH``, and the object that opens it.
-
-A module is imported when its source is used, so that digits need no image decoder.
-"""
 
 
 class DataSource(Protocol):
@@ -79,21 +69,20 @@ def find_source(spec: str) -> DataSource:
     key = _find_key(spec)
     if key is not None:
         return _load(key)
-    *others, last = SOURCES
+    *others, last = DATA_SOURCES
     fix = f"use {', '.join(others)} or {last}"
-    for known in SOURCES:
+    for known in DATA_SOURCES:
         if ":" in known and _load(known).matches(Path(spec).expanduser()):
             fix = f"write {known.partition(':')[0]}:{spec}"
-    raise DataError(f"data {spec!r}: {did_you_mean(spec.partition(':')[0], SOURCES)}", fix=fix)
+    raise DataError(f"data {spec!r}: {did_you_mean(spec.partition(':')[0], DATA_SOURCES)}", fix=fix)
 
 
 def _find_key(spec: str) -> str | None:
     prefix, colon, path = spec.partition(":")
     if not colon:
-        return spec if spec in SOURCES else None
-    return next((key for key in SOURCES if path and key.startswith(f"{prefix}:")), None)
+        return spec if spec in DATA_SOURCES else None
+    return next((key for key in DATA_SOURCES if path and key.startswith(f"{prefix}:")), None)
 
 
 def _load(key: str) -> DataSource:
-    module, _, name = SOURCES[key].partition(":")
-    return cast(DataSource, getattr(import_module(module), name))
+    return cast(DataSource, load_built_in(DATA_SOURCES[key]))
