@@ -6,6 +6,7 @@ The exit code of the command line is the error's own ``exit_code``.
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 
 FEW = 20  # names that fit into a message
@@ -129,3 +130,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if len(words) <= FEW:
         return f"known: {', '.join(words) or 'none'}"
     return f"none of the {len(words)} known names is similar"
+
+
+def summarise_error(error: BaseException) -> str:
+    """Return the type and the text of an exception in one short line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
