@@ -220,7 +220,7 @@ def test_an_entry_is_made_without_torch(folder):
     [
         ("[project.entry-points", "[project.other", "no entry point in the group abatis.plugins"),
         ("claim = ", "clam = ", "lacks claim"),
-        ("equation = ", "equation = 1 #", "equation: Input should be a valid string"),
+        ("equation = ", "equation = 1 #", "equation must be text, not 1"),
         ('"abatis_stranger"', '"abatis_nothing"', "cannot be imported"),
     ],
 )

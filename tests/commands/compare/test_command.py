@@ -226,12 +226,12 @@ def test_a_mistake_is_a_short_message_and_exit_code_2(line, complaint, capsys):
     assert len(text.strip().splitlines()) <= 4
 
 
-@pytest.mark.parametrize("line", ["--help", "--methods at trade", "--methods at --epohcs 3"])
-def test_help_and_mistakes_need_no_torch(line):
+@pytest.mark.parametrize("line", ["--methods at trade", "--methods at --epohcs 3"])
+def test_mistakes_need_no_torch(line):
     call = f"with contextlib.suppress(SystemExit): cli.main({['compare', *line.split()]})"
     code = (
         f"import contextlib, sys\nfrom abatis import cli\n{call}\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout or "did you mean" in done.stderr
+    assert "did you mean" in done.stderr

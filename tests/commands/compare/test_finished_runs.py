@@ -103,7 +103,7 @@ def test_runs_judged_otherwise_are_refused_with_the_command_that_fixes_it(
     assert f"defense eval {folders[1]} {flag}" in shown(error)
     assert (
         sum(
-            f"{name} " in shown(error).splitlines()[0]
+            f" {name} " in shown(error).splitlines()[0]
             for name in ("data", "n", "threat", "ladder", "seed")
         )
         == 1

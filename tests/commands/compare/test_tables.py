@@ -207,7 +207,7 @@ def test_the_page_begins_with_the_best_method_and_its_verdict(compared, tmp_path
     text = write_files(compared, tmp_path)[3].read_text()
     lead = text[: text.index("<section")]
     assert all(
-        word in lead for word in ("100.00 %", "PASS", "best of 2", "4 test images", "Linf:0.1")
+        word in lead for word in ("100.00\u00a0%", "PASS", "best of 2", "4 test images", "Linf:0.1")
     )
 
 

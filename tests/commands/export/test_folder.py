@@ -109,7 +109,7 @@ def test_other_weights_than_the_card_s_are_refused(judged, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     weights["fc.bias"] += 1
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match="other weights"):
+    with pytest.raises(UsageError, match="not those that"):
         abatis.load(tmp_path)
 
 
@@ -121,8 +121,8 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
     )
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     for part in (
-        "| AutoAttack | 50.00 % |",
-        "under Linf:8/255",
+        "| AutoAttack accuracy | 50.00 % |",
+        "under the threat Linf:8/255",
         "**WARN**",
         "- D9 spoke",
         "| attacker | pgd |",
@@ -177,7 +177,7 @@ def test_it_is_judged_under_its_own_threat(judged, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_neither(tmp_path):
-    with pytest.raises(UsageError, match="no run folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         find_model(str(tmp_path), None)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")

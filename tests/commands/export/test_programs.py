@@ -24,9 +24,7 @@ def export(folder, out, form):
 def judged_as(file, allow_pickle=False):
     """The module that ``defense eval FILE`` judges, and the threat it takes."""
     subject = find_model(str(file), None, allow_pickle)
-    module, _ = subject.module(
-        describe(DataRequest("digits")), torch.device("cpu")
-    )
+    module, _ = subject.module(describe(DataRequest("digits")), torch.device("cpu"))
     return module.eval(), subject.threat
 
 
@@ -63,7 +61,7 @@ def test_a_program_runs_only_where_that_was_said(tmp_path):
     with pytest.raises(UsageError, match="is a program") as caught:
         judged_as(tmp_path / "x.pt2")
     assert "--allow-pickle" in caught.value.fix
-    with pytest.raises(UsageError, match=r"no torch\.export program"):
+    with pytest.raises(UsageError, match=r"cannot read .* as a torch\.export program"):
         judged_as(tmp_path / "x.pt2", allow_pickle=True)
 
 

@@ -201,7 +201,7 @@ def test_a_run_that_came_from_python(tmp_path):
         "attacks": {"AutoAttack": {"left_out": []}},
     }
     (folder / "eval.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="a module of yours"):
+    with pytest.raises(UsageError, match="was given from Python: Sequential"):
         export(folder, tmp_path)
     with pytest.raises(UsageError, match="data were given from Python: tuple"):
         export(folder, tmp_path, model=module)

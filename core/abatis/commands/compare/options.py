@@ -14,13 +14,14 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError, did_you_mean
 
 DESCRIPTION = """\
-Compare methods or finished runs in one ranked table. Missing runs are trained. All runs are
-evaluated in the same way."""
+Compare methods or finished runs in one ranked table. Missing runs are trained.
+All runs are evaluated in the same way."""
 EPILOG = f"""\
-With --methods, all options of defense-run are accepted and apply to every method, such as
---backbone cnn --epochs 2. '{PLAIN}' is built-in adversarial training, 'a+b' combines two plugins.
-Each plugin has the options of its recommended recipe for the data, or its defaults if there is
-none. Finished runs are not trained again."""
+With --methods, all options of defense-run are accepted, such as --backbone cnn
+--epochs 2, and apply to every method. '{PLAIN}' is built-in adversarial training,
+'a+b' combines two plugins. Each plugin has the options of its recommended
+recipe for the data, or its defaults if there is none. Finished runs are not
+trained again."""
 
 
 @dataclass(frozen=True)

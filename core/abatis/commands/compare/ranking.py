@@ -45,25 +45,8 @@ def rank_methods(
     Raises:
         UsageError: No number is common to all runs.
     """
-    headline = next(
-        (
-            number.key
-            for number in list_ranked()
-            if all(run.record.get(number.key) is not None for run in runs)
-        ),
-        None,
-    )
-    if headline is None:
-        raise UsageError(
-            "the evaluations have no robust accuracy in common",
-            fix="evaluate all of them with defense eval",
-        )
+    headline = _choose_headline(runs)
     attack = _paired_on(runs)
-    verdicts = {
-        name: [run.record["per_point"][attack] for run in runs if run.method == name]
-        for name in order
-        if attack
-    }
     rows = [
         _row(
             name,
@@ -72,11 +55,7 @@ def rank_methods(
         )
         for name in order
     ]
-    for row in rows:
-        mine, theirs = verdicts.get(row["method"]), verdicts.get(baseline)
-        row["difference"] = (
-            bootstrap(mine, theirs) if mine and theirs and row["method"] != baseline else None
-        )
+    _add_differences(rows, runs, baseline, attack)
     rows.sort(
         key=lambda row: (
             row[headline] is None,
@@ -100,6 +79,35 @@ def rank_methods(
         "bootstrap_seed": SEED,
         "rows": rows,
     }
+
+
+def _choose_headline(runs: Sequence[JudgedRun]) -> str:
+    """The strongest number that all runs have; raises UsageError where there is none."""
+    for number in list_ranked():
+        if all(run.record.get(number.key) is not None for run in runs):
+            return number.key
+    raise UsageError(
+        "the evaluations have no robust accuracy in common",
+        fix="evaluate all of them with defense eval",
+    )
+
+
+def _add_differences(
+    rows: Sequence[dict[str, Any]], runs: Sequence[JudgedRun], baseline: str, attack: str | None
+) -> None:
+    """Give each row its difference from the baseline; None for the baseline and without results."""
+    outcomes = {
+        row["method"]: [
+            run.record["per_point"][attack] for run in runs if run.method == row["method"]
+        ]
+        for row in rows
+        if attack
+    }
+    for row in rows:
+        mine, theirs = outcomes.get(row["method"]), outcomes.get(baseline)
+        row["difference"] = (
+            bootstrap(mine, theirs) if mine and theirs and row["method"] != baseline else None
+        )
 
 
 def _row(method: str, runs: Sequence[JudgedRun], failed: Sequence[FailedRun]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from abatis.api.randomness import untouched
 from abatis.api.threat import Threat
 from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
-from abatis.evaluate import evaluate
-from abatis.evaluate.judge import First
-from abatis.evaluate.record import facts
+from abatis.evaluate import EvaluationRequest, FirstPoints, evaluate
+from abatis.evaluate.record import describe_evaluation
 from abatis.nets.backbones import view_of
 from abatis.report.eval_record import STATE, check_replaceable, read_record, write_record
 from abatis.report.run_report import write_report
@@ -52,7 +51,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     module, notes = subject.module(images.info, device)
     for note in notes:
         reporter.note(f"note: {note}")
-    split = images.test if asked.subset is None else First(images.test, asked.subset)
+    points = images.test if asked.subset is None else FirstPoints(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
     of_run = _prepare_run(subject, module, images, device) if _same_data(asked, subject) else {}
     with explain_disk_errors(folder):  # before hours of attacks
@@ -61,9 +60,8 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
         stop_at_once(folder, "run the same command again to continue"),
         reporter.judging() as progress,
     ):
-        found = evaluate(
-            module,
-            split,
+        request = EvaluationRequest(
+            points,
             threat,
             ladder=asked.ladder,
             seed=seed,
@@ -75,8 +73,12 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
             square_bf16=asked.square_bf16,
             **of_run,
         )
+        found = evaluate(module, request)
     if distributed.rank() == 0:
-        about = {**facts(asked.model, module, images.info, threat, seed), "command": line}
+        about = {
+            **describe_evaluation(asked.model, module, images.info, threat, seed),
+            "command": line,
+        }
         record = write_record(folder, {**found.to_json(), **about, **_read_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)

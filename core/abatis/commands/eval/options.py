@@ -22,7 +22,7 @@ def make_parser(prog: str) -> Parser:
         "model",
         metavar="MODEL",
         help="run folder, exported folder, hf-hub:ORG/NAME, .pt2 or .onnx file, weights file "
-        "(with --backbone), timm name, or FILE.py:FUNCTION",
+        "(with --backbone), timm name, or FILE.py:FACTORY",
     )
     parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
     parser.add_argument(
@@ -31,6 +31,24 @@ def make_parser(prog: str) -> Parser:
         help="accept .pt and .pth files (only their tensors are loaded) and .pt2 files (their code "
         "is run)",
     )
+    _add_data_options(parser)
+    _add_attack_options(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for eval.json and report.html (default: the run folder, or one below evals)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help=f"exit with code {MASKED} if the masking verdict is FAIL",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only errors")
+    return parser
+
+
+def _add_data_options(parser: Parser) -> None:
     parser.add_argument(
         "--data", metavar="SET", help="data set, as in defense-run (default: the run's own)"
     )
@@ -54,6 +72,9 @@ def make_parser(prog: str) -> Parser:
         metavar="NORM:EPS",
         help="such as Linf:8/255, L2:0.5 or L1:12 (default: the model's own, or Linf:8/255)",
     )
+
+
+def _add_attack_options(parser: Parser) -> None:
     parser.add_argument(
         "--ladder",
         choices=LADDERS,
@@ -86,19 +107,6 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for eval.json and report.html (default: the run folder, or one below evals)",
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help=f"exit with code {MASKED} if the masking verdict is FAIL",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print only errors")
-    return parser
 
 
 def _positive(text: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def command(words: Sequence[str]) -> int:
-    """Publish a run: safetensors, ONNX, torch.export, RobustBench, the Hugging Face hub."""
+    """Export a run: safetensors, ONNX, torch.export, RobustBench, Hugging Face."""
     from abatis.commands.export.options import parse
 
     asked = parse(words, "defense export")

@@ -17,7 +17,7 @@ from abatis.errors import UsageError
 from abatis.nets.backbones import resolve, view_of
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.digest import weights_digest
-from abatis.nets.weights_file import read_weights, weights_file_of
+from abatis.nets.weights_file import find_weights, read_weights
 from abatis.report.eval_record import read_record
 from abatis.runs.run_folder import PYTHON, load_weights
 
@@ -125,7 +125,7 @@ def read_finished_run(
         )
     plan = folder / "plan.json"
     rows = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
-    _, facts = read_weights(weights_file_of(folder))
+    _, facts = read_weights(find_weights(folder))
     return FinishedRun(folder, read_toml(folder / "run.toml"), rows, record, module, facts, images)
 
 

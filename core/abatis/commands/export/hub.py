@@ -8,8 +8,7 @@ from pathlib import Path
 
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.commands.export.folder import write_folder
-from abatis.errors import UsageError
-from abatis.nets.backbones.from_timm import brief
+from abatis.errors import UsageError, summarise_error
 
 
 def export(asked: argparse.Namespace, run: FinishedRun) -> list[str]:
@@ -60,7 +59,7 @@ def upload(folder: Path, files: Sequence[Path], repo: str) -> str:
         )
     except Exception as error:  # no network, no permission: the folder is kept
         raise UsageError(
-            f"could not be uploaded to {repo}: {brief(error).replace(token, '...')}",
+            f"could not be uploaded to {repo}: {summarise_error(error).replace(token, '...')}",
             where=str(folder),
             fix=f"hf upload {repo} {folder}",
         ) from error

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.commands.export.folder import write_folder
 from abatis.commands.export.program import TOLERANCE, describe_difference, split_batches
-from abatis.errors import UsageError
-from abatis.nets.backbones.from_timm import brief
-from abatis.nets.programs import need, session
+from abatis.errors import UsageError, summarise_error
+from abatis.nets.programs import open_onnx, require_packages
 from abatis.system.files import explain_disk_errors
 
 ONNX = "model.onnx"
@@ -46,7 +45,7 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
         UsageError: A package is missing, torch cannot export the network, or the logits of the
             file differ by more than ``TOLERANCE``.
     """
-    need(*TO_WRITE)
+    require_packages(*TO_WRITE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of the exporter, about its own code
@@ -61,14 +60,14 @@ def write_onnx(module: nn.Module, x: Tensor, out: Path) -> float:
             )
     except Exception as error:  # a user's network can make the exporter raise anything
         raise UsageError(
-            f"torch.onnx cannot export this network: {brief(error)}",
+            f"torch.onnx cannot export this network: {summarise_error(error)}",
             fix="change its forward: no branches on tensor values, no fixed batch size",
         ) from error
     assert program is not None  # dynamo=True always returns one
     path = out / ONNX
     with explain_disk_errors(path):
         program.save(path)
-    run = session(path)
+    run = open_onnx(path)
     parts = [x[part] for part in split_batches(len(x))]
     with torch.no_grad():
         pairs = [(module(part), torch.from_numpy(run(part.contiguous().numpy()))) for part in parts]

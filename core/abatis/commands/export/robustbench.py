@@ -18,7 +18,7 @@ from abatis import __version__
 from abatis.api.threat import Threat
 from abatis.commands.export.finished_run import CHECKED, FinishedRun
 from abatis.commands.export.program import BATCHES, TOLERANCE, write_program
-from abatis.config.run_config import RUN_NAME
+from abatis.config.option_values import RUN_NAME
 from abatis.errors import UsageError
 from abatis.system.files import explain_disk_errors, write_text
 
