@@ -14,7 +14,7 @@ from abatis.api.batch import Batch
 
 
 @dataclass(frozen=True)
-class Points:
+class PointsInMemory:
     """A split held in memory, whose points have positions of their own."""
 
     x: Tensor
@@ -40,20 +40,20 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def points() -> Callable[..., Points]:
+def points() -> Callable[..., PointsInMemory]:
     """Makes a split of images (n, C, H, W) and labels (n,)."""
 
-    def make(x: Tensor, y: Tensor, index: Tensor | None = None) -> Points:
-        return Points(x, y, torch.arange(len(y)) if index is None else index)
+    def make(x: Tensor, y: Tensor, index: Tensor | None = None) -> PointsInMemory:
+        return PointsInMemory(x, y, torch.arange(len(y)) if index is None else index)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def digits() -> Points:
+def digits() -> PointsInMemory:
     """All 1797 digits: (n, 1, 8, 8) in [0, 1]."""
     x, y = load_digits(return_X_y=True)
-    return Points(
+    return PointsInMemory(
         torch.tensor(x / 16, dtype=torch.float32).view(-1, 1, 8, 8),
         torch.tensor(y),
         torch.arange(len(y)),
@@ -61,8 +61,8 @@ def digits() -> Points:
 
 
 @pytest.fixture(scope="session")
-def network(digits: Points) -> nn.Module:
-    """One hidden layer, batch norm and dropout, trained on the first 1400 digits; left in training mode."""
+def network(digits: PointsInMemory) -> nn.Module:
+    """One hidden layer, batch norm and dropout, trained on 1400 digits; left in training mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Networks whose gradients mislead attacks, tiny ones whose diagnostics are known by hand, and how both are diagnosed."""
+"""Networks that mislead attacks, tiny ones that are known by hand, and how they are diagnosed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.threat import Threat
-from abatis.evaluate.isolation import judging
-from abatis.evaluate.judge import Judge, Split
-from abatis.evaluate.masking import Diagnosis, Test, Training, attacks, diagnose, radii
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import Judge, Points
+from abatis.evaluate.masking import attacks, radii
+from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
+from abatis.evaluate.masking.record import Outcome
+from abatis.evaluate.masking.training import TrainingFacts
 
 
 class Before(nn.Module):
@@ -50,7 +53,7 @@ class Linear(nn.Module):
 
 
 class Window(nn.Module):
-    """One pixel t, class 0, of which it is sure everywhere but in [0.6, 0.8). The slope of its loss points up everywhere."""
+    """One pixel t, class 0, sure everywhere but in [0.6, 0.8); the slope of the loss points up."""
 
     def forward(self, x: Tensor) -> Tensor:
         t = x.flatten(1)[:, 0]
@@ -60,7 +63,7 @@ class Window(nn.Module):
 
 
 class Shifted(nn.Module):
-    """One pixel t, logits (0, 5 (t - m) + 1): m is 0.7 for ever in eval mode, the mean of the batch in training mode."""
+    """One pixel t, logits (0, 5 (t - m) + 1): m is 0.7 in eval mode, the batch mean in training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,8 +113,11 @@ SPEAK: dict[str, set[str]] = {
 """Which tests must speak of each, whatever others say too."""
 
 
-def dim(points: Callable[..., Split], n: int = 20) -> tuple[Linear, Any]:
-    """Points of class 1 whose first pixel is 0.01, 0.02, ... above 0.5, for logits (0, w.x - 0.5 sum(w)); |w| sums to 5."""
+def dim(points: Callable[..., Points], n: int = 20) -> tuple[Linear, Any]:
+    """Points of class 1 whose first pixel is 0.01, 0.02, ... above 0.5.
+
+    The logits are (0, w.x - 0.5 sum(w)), and |w| sums to 5.
+    """
     x = torch.full((n, 1, 2, 2), 0.5)
     x[:, 0, 0, 0] += 0.01 * torch.arange(1, n + 1)
     net = Linear(torch.tensor([1.0, -2.0, 2.0, 0.0]).view(1, 2, 2), -0.5)
@@ -119,7 +125,7 @@ def dim(points: Callable[..., Split], n: int = 20) -> tuple[Linear, Any]:
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter attacks at fewer radii, which take most of the time; the slow tests run them in full."""
+    """Shorten the attacks, which take most of the time; the slow tests run them in full."""
     for name, value in {"QUERIES": 100, "MORE_STEPS": 40, "RESTARTS": 2}.items():
         monkeypatch.setattr(attacks, name, value)
     monkeypatch.setattr(radii, "GRID", (0, 1, 4))
@@ -127,19 +133,19 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def diagnosed(
     net: nn.Module,
-    split: Split,
+    split: Points,
     threat: str = "Linf:0.1",
     *,
     batch_size: int = 256,
-    training: Training | None = None,
+    training: TrainingFacts | None = None,
 ) -> Diagnosis:
     """The diagnosis of a network on all points of a split."""
-    with judging(net) as judged:
+    with isolate(net) as judged:
         judge = Judge(judged, split, Threat.parse(threat), batch_size)
-        return diagnose(judge, judge.clean(), seed=0, training=training)
+        return diagnose(judge, judge.classify_clean(), seed=0, training=training)
 
 
-def by_id(diagnosis: Diagnosis) -> dict[str, Test]:
+def by_id(diagnosis: Diagnosis) -> dict[str, Outcome]:
     """The tests, by id."""
     return {test.id: test for test in diagnosis.tests}
 

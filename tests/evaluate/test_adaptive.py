@@ -1,4 +1,4 @@
-"""A defense's attack against itself: it adds to the ladder, and nothing it says is believed unseen."""
+"""A defense's attack against itself: it adds to the ladder, and its claims are checked."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import abatis
 from abatis.api.ball import Ball
 from abatis.api.threat import Threat
 from abatis.errors import PluginError
-from abatis.evaluate import evaluate
+from abatis.evaluate import EvaluationRequest, evaluate
 from tests.helpers import plugin, tiny
 
 THREAT = Threat.parse("Linf:0.15")
 
 
 def judged(network, data, attack):
-    return evaluate(
-        network,
+    request = EvaluationRequest(
         data,
         THREAT,
         ladder="quick",
@@ -27,6 +26,7 @@ def judged(network, data, attack):
         num_classes=10,
         adaptive={"mine": attack},
     )
+    return evaluate(network, request)
 
 
 @pytest.fixture

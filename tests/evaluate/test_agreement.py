@@ -1,4 +1,4 @@
-"""Our PGD and DeepFool against libraries that others wrote: the same images come out. Skipped where a library is absent."""
+"""Our PGD and DeepFool make the images that other libraries make, where these are installed."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from abatis.api.threat import Threat
 from abatis.errors import UsageError
-from abatis.evaluate import autoattack, evaluate
-from abatis.evaluate.isolation import judging
+from abatis.evaluate import EvaluationRequest, autoattack, evaluate
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 
 CPU = torch.device("cpu")
@@ -23,24 +23,24 @@ ALL = ["APGD-CE", "APGD-T", "FAB-T", "Square"]
 
 def judged(net, data, threat, **changes):
     settings = {"ladder": "standard", "seed": 7, "batch_size": 10, "device": CPU, "num_classes": 2}
-    return evaluate(net, data, Threat.parse(threat), **(settings | changes))
+    return evaluate(net, EvaluationRequest(data, Threat.parse(threat), **(settings | changes)))
 
 
 @pytest.fixture
 def few_queries(monkeypatch):
-    """The standard version, but with few queries for Square: thousands take seconds and change nothing here."""
+    """The standard version, but with few queries for Square: thousands change nothing here."""
     cut_queries(monkeypatch)
 
 
 def cut_queries(patch, queries=QUERIES):
-    whole = autoattack._package
+    whole = autoattack._build_package
 
     def package(*arguments):
         foreign = whole(*arguments)
         foreign.square.n_queries = queries
         return foreign
 
-    patch.setattr(autoattack, "_package", package)
+    patch.setattr(autoattack, "_build_package", package)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,12 @@ def test_agrees_with_one_call_of_the_package(network, standard):
         network.zero_grad()
     assert torch.equal(result.per_point["AutoAttack"], predicted == data.y)
     assert result.attacks["Square"]["attacked"] > 0  # all four attacks had work
-    assert 0 < result.autoattack_acc < result.attacks["APGD-CE"]["accuracy"] < result.clean_acc
+    assert (
+        0
+        < result.accuracies["autoattack_acc"]
+        < result.attacks["APGD-CE"]["accuracy"]
+        < result.accuracies["clean_acc"]
+    )
     assert not any("AutoAttack" in finding for finding in result.findings)
 
 
@@ -112,9 +117,11 @@ def test_settings_are_those_of_the_standard_version(standard):
 
 def test_every_parameter_is_the_package_s_own(digits, network):
     whole = pyautoattack.AutoAttack(network, norm="L2", eps=0.5, seed=3, version="standard")
-    with judging(network) as net:
+    with isolate(network) as net:
         judge = Judge(net, digits, Threat.parse("L2:0.5"), 10)
-        ours = autoattack._one(autoattack._package(judge, "standard", 3, CPU), "square", 10)
+        ours = autoattack._select_attack(
+            autoattack._build_package(judge, "standard", 3, CPU), "square", 10
+        )
     assert ours.attacks_to_run == ["square"]
     assert whole.square.n_queries == 5000
     for name in ("apgd", "apgd_targeted", "fab", "square"):
@@ -141,15 +148,18 @@ def test_json_holds_the_same(standard):
 def test_quick_ladder_stops_after_pgd(network, standard):
     data, result, _ = standard
     quick = judged(network, data, "Linf:0.15", num_classes=10, ladder="quick")
-    assert quick.autoattack_acc is None
+    assert "autoattack_acc" not in quick.accuracies
     assert list(quick.per_point) == ["clean", "PGD-20", "robust"]
-    assert quick.pgd20_acc == result.pgd20_acc
+    assert quick.accuracies["pgd20_acc"] == result.accuracies["pgd20_acc"]
 
 
 @pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize(("classes", "threat"), [(2, "Linf:0.3"), (3, "L2:0.8")])
 def test_few_classes_leave_out_what_is_undefined(points, classes, threat, capsys):
-    """Class k has a bright channel k; the last image is all bright: only a radius beyond the threat's breaks it."""
+    """Class k has a bright channel k; the last image is all bright.
+
+    Only a radius beyond the threat's breaks the last one.
+    """
     net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, classes))
     nn.init.eye_(net[2].weight)
     nn.init.zeros_(net[2].bias)
@@ -161,7 +171,7 @@ def test_few_classes_leave_out_what_is_undefined(points, classes, threat, capsys
     result = judged(net, data, threat, num_classes=classes)
     assert result.attacks["AutoAttack"]["left_out"] == ["apgd-t"]
     assert (
-        f"AutoAttack ran without apgd-t: its loss is undefined for {classes} classes"
+        f"AutoAttack ran without apgd-t: its loss is not defined for {classes} classes"
         in result.findings
     )
     assert result.attacks["FAB-T"]["targets"] == classes - 1
@@ -173,7 +183,7 @@ def test_few_classes_leave_out_what_is_undefined(points, classes, threat, capsys
 
 
 def test_masked_gradients_are_found_out(digits, points):
-    """A linear network behind a quantiser: its gradient is zero everywhere, random squares break it."""
+    """A linear network behind a quantiser has no gradient, but random squares break it."""
 
     class Quantised(nn.Module):
         def forward(self, x):
@@ -187,7 +197,7 @@ def test_masked_gradients_are_found_out(digits, points):
     assert result.per_point["FAB-T"].all()
     assert not result.per_point["Square"].any()
     assert any(
-        finding.startswith("Square, which sees no gradients, broke 100.00 points")
+        finding.startswith("Square, which uses no gradients, lowered the accuracy by 100.00 points")
         for finding in result.findings
     )
     warned = [finding for finding in result.findings if "points with zero gradient" in finding]
@@ -208,7 +218,7 @@ def test_probabilities_are_found_out(network, standard):
 
 def test_too_few_outputs_are_an_error(network, standard):
     data, _, _ = standard
-    with pytest.raises(UsageError, match="10 outputs, the data have 11 classes"):
+    with pytest.raises(UsageError, match="10 outputs, but the data have 11 classes"):
         judged(network, data, "Linf:0.15", num_classes=11)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 
@@ -12,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import abatis
 from abatis.cli import main
-from abatis.evaluate import masking
 from abatis.evaluate.judge import Judge
+from abatis.evaluate.masking.diagnosis import diagnose
 from tests.helpers import tiny
 
 QUICK = ["--ladder", "quick", "--quiet"]
@@ -117,12 +118,8 @@ def test_a_function_in_a_file(tmp_path):
 
 
 def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
-    whole = masking.diagnose
-
     def failing(*arguments, **named):
-        import dataclasses
-
-        return dataclasses.replace(whole(*arguments, **named), verdict="FAIL")
+        return dataclasses.replace(diagnose(*arguments, **named), verdict="FAIL")
 
     monkeypatch.setattr("abatis.evaluate.evaluation.diagnose", failing)
     words = ["eval", str(run), "--subset", "10", "--out", str(tmp_path), *QUICK]
@@ -134,8 +131,8 @@ def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
     ("words", "told"),
     [
         (["nothing-like-it"], "no model 'nothing-like-it'"),
-        (["resnet18"], "which data shall resnet18 be judged on?"),
-        (["convnext_atto", "--data", "digits"], "gives 1000 logits, the data have 10 classes"),
+        (["resnet18"], "no data set given for resnet18"),
+        (["convnext_atto", "--data", "digits"], "has 1000 outputs, but the data have 10 classes"),
         (["w.pth"], "no weights file w.pth"),
         (["RUN/weights.safetensors", "--data", "digits"], "add --backbone"),
         (
@@ -144,7 +141,7 @@ def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
         ),
         (["RUN", "--threat", "L3:1"], "known: L1, L2, Linf"),
         (["RUN", "--lader", "quick"], "did you mean '--ladder'?"),
-        (["RUN", "--subset", "0"], "0 is not above 0"),
+        (["RUN", "--subset", "0"], "0 is not a positive number"),
         (["RUN", "--out", "RUN/run.toml"], "cannot write"),
     ],
 )
@@ -168,22 +165,9 @@ def test_a_shorter_ladder_does_not_take_the_place_of_a_longer_one(run, tmp_path,
 def test_a_signal_keeps_the_finished_attacks_and_says_so(
     run, tmp_path, monkeypatch, capsys, number
 ):
-    words = [
-        "eval",
-        str(run),
-        "--subset",
-        "12",
-        "--ladder",
-        "quick",
-        "--quiet",
-        "--out",
-        str(tmp_path),
-    ]
-    attacked, handlers, asked = (
-        Judge.attacked,
-        [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)],
-        [],
-    )
+    words = ["eval", str(run), "--subset", "12", *QUICK, "--out", str(tmp_path)]
+    attacked, asked = Judge.run_attack, []
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
 
     def stopped(self, name, *rest, **named):
         asked.append(name)
@@ -191,10 +175,11 @@ def test_a_signal_keeps_the_finished_attacks_and_says_so(
             signal.raise_signal(number)
         return attacked(self, name, *rest, **named)
 
-    monkeypatch.setattr(Judge, "attacked", stopped)
+    monkeypatch.setattr(Judge, "run_attack", stopped)
     assert main(words) == 75
     told = capsys.readouterr().err
-    for part in ("stopped during the evaluation", str(tmp_path), "the same command goes on"):
+    again = "run the same command again to continue"
+    for part in ("stopped during the evaluation", str(tmp_path), again):
         assert part in told
     assert len(told.splitlines()) == 3
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -203,23 +188,8 @@ def test_a_signal_keeps_the_finished_attacks_and_says_so(
 
 
 def test_quick_has_no_attack_under_l1_and_says_so(run, tmp_path, capsys):
-    assert (
-        main(
-            [
-                "eval",
-                str(run),
-                "--threat",
-                "L1:3",
-                "--ladder",
-                "quick",
-                "--quiet",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 2
-    )
-    assert "no attack under L1" in capsys.readouterr().err
+    assert main(["eval", str(run), "--threat", "L1:3", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "no attack in L1" in capsys.readouterr().err
     assert not (tmp_path / "eval.json").exists()
 
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from abatis.api.threat import Threat
-from abatis.evaluate.curves import accuracy_curve
-from abatis.evaluate.isolation import judging
-from abatis.evaluate.judge import Judge, share
+from abatis.evaluate.curves import measure_curve
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import Judge, compute_share
 from tests.evaluate.planted import Linear, Window
 
 
 def curve(net, data, threat, eps, **settings):
-    with judging(net) as judged:
+    with isolate(net) as judged:
         judge = Judge(judged, data, Threat.parse(threat), 7, **settings)
-        return accuracy_curve(judge, judge.clean().correct, eps, seed=0)
+        return measure_curve(judge, judge.classify_clean().correct, eps, seed=0)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("Linf", 1), ("L2", 2)])
@@ -32,13 +32,16 @@ def test_linear_network_is_known_at_every_radius(points, norm, dual):
     logit = x[:, 0, 0, 0] - 0.5
     for radius, right, accuracy in zip(eps, found.right, found.accuracy, strict=True):
         assert right.tolist() == (logit > radius * float(weight.norm(p=dual))).tolist()
-        assert accuracy == share(right)
+        assert accuracy == compute_share(right)
     assert found.norm == norm
     assert found.eps == eps
 
 
 def test_radii_do_not_lean_on_each_other(points):
-    """Behind the window the network is right again: long steps from far away miss it, and the curve must show the rise."""
+    """Behind the window the network is right again, and the curve must show the rise.
+
+    Long steps from far away miss the window.
+    """
     data = points(torch.full((40, 1, 1, 1), 0.3), torch.zeros(40, dtype=torch.int64))
     found = curve(Window(), data, "Linf:0.4", (0.0, 0.4, 1.0))
     assert found.accuracy[:2] == (1.0, 0.0)

@@ -1,4 +1,4 @@
-"""A whole evaluation: the headline number, going on after a kill, several processes, and norms without a PGD."""
+"""A whole evaluation: the headline number, resuming, several processes, norms without a PGD."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from abatis.api.threat import Threat
-from abatis.evaluate import evaluate
-from abatis.evaluate.intervals import wilson
-from abatis.evaluate.judge import First, Judge, Verdicts
-from abatis.evaluate.ladder import Climbed
-from abatis.runs.launch import neighbours
+from abatis.evaluate import EvaluationRequest, evaluate
+from abatis.evaluate.intervals import wilson_interval
+from abatis.evaluate.judge import FirstPoints, Judge, Verdicts
+from abatis.evaluate.ladder import LadderResult
+from abatis.runs.launch import make_environments
 
 CPU = torch.device("cpu")
 THREAT = Threat.parse("Linf:0.15")
@@ -24,7 +24,7 @@ THREAT = Threat.parse("Linf:0.15")
 
 def judged(network, data, threat=THREAT, **changes):
     settings = {"ladder": "standard", "seed": 7, "batch_size": 10, "device": CPU, "num_classes": 10}
-    return evaluate(network, data, threat, **(settings | changes))
+    return evaluate(network, EvaluationRequest(data, threat, **(settings | changes)))
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_the_headline_is_the_minimum_over_all_attacks(network, some):
     ).all()  # robust implies right under every attack
     assert told["robust_acc"] == result.per_point["robust"].double().mean().item()
     assert told["counts"]["robust"] == sum(told["per_point"]["robust"])
-    assert told["interval"]["robust_acc"] == list(wilson(told["counts"]["robust"], 12))
+    assert told["interval"]["robust_acc"] == list(wilson_interval(told["counts"]["robust"], 12))
 
 
 def test_a_killed_evaluation_repeats_no_finished_attack(network, some, tmp_path, monkeypatch):
     state = tmp_path / "state.json"
     whole = judged(network, some)
-    attacked = Judge.attacked
+    attacked = Judge.run_attack
     asked: list[str] = []
 
     def killed(self, name, *rest, **named):
@@ -58,7 +58,7 @@ def test_a_killed_evaluation_repeats_no_finished_attack(network, some, tmp_path,
             raise KeyboardInterrupt
         return attacked(self, name, *rest, **named)
 
-    monkeypatch.setattr(Judge, "attacked", killed)
+    monkeypatch.setattr(Judge, "run_attack", killed)
     with pytest.raises(KeyboardInterrupt):
         judged(network, some, state=state)
     assert asked == ["PGD-20", "margin-PGD-20", "APGD-CE", "APGD-T"]
@@ -83,12 +83,17 @@ def test_another_question_is_not_answered_from_the_file(network, some, tmp_path)
     kept = json.loads(state.read_text())
     kept["attacks"]["PGD-20"]["robust"] = "0" * 12
     state.write_text(json.dumps(kept))
-    assert judged(network, some, ladder="quick", state=state).pgd20_acc == 0  # the file is believed
+    assert (
+        judged(network, some, ladder="quick", state=state).accuracies["pgd20_acc"] == 0
+    )  # the file is believed
     other = judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state)
-    assert other.pgd20_acc > 0
+    assert other.accuracies["pgd20_acc"] > 0
     state.write_text("{ broken")
     assert (
-        judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).pgd20_acc > 0
+        judged(network, some, Threat.parse("Linf:0.01"), ladder="quick", state=state).accuracies[
+            "pgd20_acc"
+        ]
+        > 0
     )
 
 
@@ -105,7 +110,7 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
         return set(labels), found.to_json()
 
     asked, record = labels_and_record()
-    monkeypatch.setattr(Climbed, "held", lambda self, n: {})
+    monkeypatch.setattr(LadderResult, "get_survivors", lambda self, n: {})
     again, same = labels_and_record()
     assert again - asked == {"masking: PGD-20"}
     assert "PGD-20 at 0.15" not in again  # the diagnostics' own are handed to their curve
@@ -113,19 +118,19 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
 
 
 def test_a_claim_that_did_not_hold_is_looked_at_again():
-    held = Climbed(
+    held = LadderResult(
         {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 0})}
-    ).held(2)
+    ).get_survivors(2)
     assert [flags.tolist() for flags in held.values()] == [[True, True]]
-    assert not Climbed(
+    assert not LadderResult(
         {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 1})}
-    ).held(2)
+    ).get_survivors(2)
 
 
 def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
     from abatis.evaluate import autoattack
 
-    package = autoattack._package
+    package = autoattack._build_package
 
     def quicker(*arguments):
         foreign = package(*arguments)
@@ -134,40 +139,44 @@ def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
             attack.n_iter = 20
         return foreign
 
-    monkeypatch.setattr(autoattack, "_package", quicker)
-    result = judged(network, First(some, 6), Threat.parse("L1:4"))
-    assert result.pgd20_acc is None
-    assert 0 <= result.autoattack_acc < result.clean_acc
-    assert not any("did not hold" in finding for finding in result.findings)
+    monkeypatch.setattr(autoattack, "_build_package", quicker)
+    result = judged(network, FirstPoints(some, 6), Threat.parse("L1:4"))
+    assert "pgd20_acc" not in result.accuracies
+    assert 0 <= result.accuracies["autoattack_acc"] < result.accuracies["clean_acc"]
+    assert not any("failed the final check" in finding for finding in result.findings)
     assert any("PGD was left out" in finding for finding in result.findings)
     told = json.dumps(result.to_json(), allow_nan=False)
     assert json.loads(told)["attacks"]["APGD-CE"]["restarts"] == 5
 
 
 def test_the_first_points_of_a_split(some):
-    assert [len(batch) for batch in First(some, 7).eval_batches(4)] == [4, 3]
-    assert len(First(some, 100)) == 12
-    together = torch.cat([batch.index for batch in First(some, 7).eval_batches(5)])
+    assert [len(batch) for batch in FirstPoints(some, 7).eval_batches(4)] == [4, 3]
+    assert len(FirstPoints(some, 100)) == 12
+    together = torch.cat([batch.index for batch in FirstPoints(some, 7).eval_batches(5)])
     assert torch.equal(together, some.index[:7])
 
 
 WORKER = """
 import json, os, sys, torch
-from tests.evaluate.conftest import Points
+from tests.evaluate.conftest import PointsInMemory
 from abatis.system import distributed
-from abatis.evaluate import evaluate
-from abatis.api.context import Threat
+from abatis.evaluate import EvaluationRequest, evaluate
+from abatis.api.threat import Threat
 
 torch.manual_seed(0)
 x, y = torch.rand(21, 1, 6, 6), torch.arange(21) % 3
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
 for _ in range(200):
     loss = torch.nn.functional.cross_entropy(net(x), y)
-    for weight, gradient in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters()))):
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    for weight, gradient in zip(net.parameters(), gradients):
         weight.data -= 1.0 * gradient
-with distributed.joined():
-    found = evaluate(net, Points(x, y, torch.arange(21)), Threat.parse("Linf:0.1"), ladder="quick", seed=1, batch_size=4,
-                     device=torch.device("cpu"), num_classes=3)
+with distributed.connect():
+    request = EvaluationRequest(
+        PointsInMemory(x, y, torch.arange(21)), Threat.parse("Linf:0.1"), ladder="quick", seed=1,
+        batch_size=4, device=torch.device("cpu"), num_classes=3,
+    )
+    found = evaluate(net, request)
     rank = distributed.rank()
 with open(os.path.join(sys.argv[1], f"{os.environ.get('WORLD_SIZE', 1)}-{rank}.json"), "w") as file:
     json.dump(found.to_json(), file)
@@ -182,7 +191,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, env=common)
     running = [
         subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**common, **places})
-        for places in neighbours(2)
+        for places in make_environments(2)
     ]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     one, *two = [

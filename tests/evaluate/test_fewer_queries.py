@@ -10,10 +10,10 @@ from torch import nn
 
 from abatis.api.ball import Ball
 from abatis.api.threat import Threat
-from abatis.evaluate import autoattack, evaluate
+from abatis.evaluate import EvaluationRequest, autoattack, evaluate
 from abatis.evaluate.fewer_queries import Standing, ask_in_bf16, drop_fooled, skip_known
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 from abatis.nets.net import Net
 from tests.evaluate.planted import Before, dim, shorten
@@ -45,7 +45,7 @@ def package(forward, threat):
 @pytest.mark.parametrize("key", ["apgd-ce", "apgd-t"])
 def test_apgd_breaks_the_same_points(digits, network, threat, key):
     threat, x, y = Threat.parse(threat), digits.x[1400:1424], digits.y[1400:1424]
-    with judging(network) as net:
+    with isolate(network) as net:
         whole, spared = Counted(net), Counted(net)
         found = []
         for forward in (whole, spared):
@@ -66,7 +66,7 @@ def test_apgd_breaks_the_same_points(digits, network, threat, key):
 
 def test_square_makes_the_same_images(digits, network):
     x, y = digits.x[1400:1424], digits.y[1400:1424]
-    with judging(network) as net:
+    with isolate(network) as net:
         whole, spared = Counted(net), Counted(net)
         attacks = [
             SquareAttack(forward, n_queries=400, eps=0.15, seed=3) for forward in (whole, spared)
@@ -80,7 +80,10 @@ def test_square_makes_the_same_images(digits, network):
 
 
 def test_a_row_that_is_fooled_is_answered_as_right(points):
-    """Logits (0, z), z = pixel - 0.5, class 1: fooled below 0.5; asked for the others alone, and for none at last."""
+    """Logits (0, z), z = pixel - 0.5, class 1: fooled below 0.5.
+
+    Then only the other rows are run, and in the end none.
+    """
     net, data = dim(points, n=3)
     batch = next(data.eval_batches(3))
     asked, threat = Counted(net), Threat.parse("Linf:0.1")
@@ -172,9 +175,9 @@ def folded(digits):
     ],
 )
 def test_nothing_is_spared_where_answers_are_not_final(digits, network, change, steady):
-    with judging(Before(network, change)) as net:
+    with isolate(Before(network, change)) as net:
         judge = Judge(net, digits, Threat.parse("Linf:0.1"), 10)
-        foreign = autoattack._package(judge, "standard", 0, CPU)
+        foreign = autoattack._build_package(judge, "standard", 0, CPU)
     assert judge.steady == steady
     spared = [
         name
@@ -194,12 +197,12 @@ def test_attacks_run_folded_and_what_they_claim_is_looked_at_as_it_is(digits, fo
         norms.append(type(folded[1]).__name__)
         return batch.x, net(batch.x).argmax(1) != batch.y
 
-    with judging(folded) as net:
+    with isolate(folded) as net:
         judge = Judge(net, data, Threat.parse("Linf:0.08"), 10)
-        correct = judge.clean().correct
+        correct = judge.classify_clean().correct
         judge.tune()
         norms.clear()
-        judge.attacked("nothing", attack, correct)
+        judge.run_attack("nothing", attack, correct)
     assert norms == ["Identity", "looked"]
 
 
@@ -212,11 +215,11 @@ def few_queries(monkeypatch):
 def test_folded_norms_change_no_verdict(digits, folded, points):
     """One call of the package on the network as it is, and our attacks, which run it folded."""
     data, threat = points(digits.x[1400:1416], digits.y[1400:1416]), Threat.parse("Linf:0.08")
-    with judging(folded) as net:
+    with isolate(folded) as net:
         judge = Judge(net, data, threat, 16)
-        clean = judge.clean().correct
+        clean = judge.classify_clean().correct
         judge.tune()
-        found = autoattack.autoattack(judge, clean, 10, 7, CPU, FinishedAttacks(None, {}))
+        found = autoattack.run_autoattack(judge, clean, 7, CPU, FinishedAttacks())
     _, predicted = package(folded, threat).run_standard_evaluation(data.x, data.y, batch_size=16)
     assert judge.steady
     assert torch.equal(found.verdicts[-1].robust, predicted == data.y)
@@ -228,8 +231,7 @@ def test_folded_norms_change_no_verdict(digits, folded, points):
 def test_square_in_bf16_has_a_number_of_its_own(digits, folded, points, monkeypatch):
     shorten(monkeypatch)
     data = points(digits.x[1400:1404], digits.y[1400:1404])
-    found = evaluate(
-        folded,
+    request = EvaluationRequest(
         data,
         Threat.parse("Linf:0.08"),
         ladder="standard",
@@ -239,6 +241,7 @@ def test_square_in_bf16_has_a_number_of_its_own(digits, folded, points, monkeypa
         num_classes=10,
         square_bf16=True,
     )
+    found = evaluate(folded, request)
     told = found.to_json()
     assert told["autoattack_acc"] is None
     assert told["autoattack_fast_acc"] == sum(told["per_point"]["AutoAttack fast"]) / 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from abatis.evaluate.intervals import wilson
+from abatis.evaluate.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,13 @@ from abatis.evaluate.intervals import wilson
     ],
 )
 def test_by_hand(count, of, expected):
-    assert wilson(count, of) == pytest.approx(expected, abs=1e-5)
+    assert wilson_interval(count, of) == pytest.approx(expected, abs=1e-5)
 
 
 def test_narrows_with_points_and_widens_with_z():
-    few, many, sure = wilson(5, 10), wilson(500, 1000), wilson(5, 10, z=2.58)
+    few, many, sure = (
+        wilson_interval(5, 10),
+        wilson_interval(500, 1000),
+        wilson_interval(5, 10, z=2.58),
+    )
     assert sure[0] < few[0] < many[0] < 0.5 < many[1] < few[1] < sure[1]

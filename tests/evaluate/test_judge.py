@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from abatis.api.threat import Threat
-from abatis.evaluate import evaluate, ladder, pgd_verdicts
-from abatis.evaluate.judge import _packed
+from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd, ladder
+from abatis.evaluate.judge import _pack
 
 LINF = Threat.parse("Linf:0.05")
 CPU = torch.device("cpu")
 
 
 class Restless(nn.Module):
-    """Touches everything an evaluation must leave as found, and fails at the forward that is told."""
+    """Changes everything that an evaluation must restore, and fails at a given forward pass."""
 
     def __init__(self, net: nn.Module, fail_at: int) -> None:
         super().__init__()
@@ -82,9 +82,9 @@ def test_everything_is_left_as_found(digits, network, points, fail_at):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             if fail_at:
                 with pytest.raises(RuntimeError, match="on purpose"):
-                    pgd_verdicts(net, data, LINF, steps=20, seed=0, batch_size=8)
+                    judge_with_pgd(net, data, LINF, steps=20, seed=0, batch_size=8)
             else:
-                pgd_verdicts(net, data, LINF, steps=20, seed=0, batch_size=8)
+                judge_with_pgd(net, data, LINF, steps=20, seed=0, batch_size=8)
         after = state(net)
     finally:
         sys.settrace(traced)
@@ -96,15 +96,15 @@ def test_everything_is_left_as_found(digits, network, points, fail_at):
 
 def test_autocast_of_the_caller_changes_nothing(digits, network, points):
     data = points(digits.x[1400:1460], digits.y[1400:1460])
-    plain = pgd_verdicts(network, data, LINF, steps=5, seed=0, batch_size=60)
+    plain = judge_with_pgd(network, data, LINF, steps=5, seed=0, batch_size=60)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
-        cast = pgd_verdicts(network, data, LINF, steps=5, seed=0, batch_size=60)
+        cast = judge_with_pgd(network, data, LINF, steps=5, seed=0, batch_size=60)
     assert torch.equal(plain[1], cast[1])
 
 
 def quick(network, data, **changes):
     settings = {"ladder": "quick", "seed": 0, "batch_size": 16, "device": CPU, "num_classes": 10}
-    return evaluate(network, data, LINF, **(settings | changes))
+    return evaluate(network, EvaluationRequest(data, LINF, **(settings | changes)))
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, c
         }[cheat]
         return images, torch.ones(len(batch), dtype=torch.bool)
 
-    monkeypatch.setattr(ladder, "pgd", lambda *_: attack)
+    monkeypatch.setattr(ladder, "make_pgd", lambda *_: attack)
     result = quick(network, data)
     correct = int(result.per_point["clean"].sum())
-    assert result.pgd20_acc == result.clean_acc > 0.8
+    assert result.accuracies["pgd20_acc"] == result.accuracies["clean_acc"] > 0.8
     assert result.attacks["PGD-20"]["rejected"] == correct
     assert any(
-        finding.startswith(f"PGD-20: {correct} adversarial images did not hold")
+        finding.startswith(f"PGD-20: {correct} adversarial images failed the final check")
         for finding in result.findings
     )
 
@@ -137,7 +137,7 @@ def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, c
 def test_points_are_packed_in_order(digits, points):
     data = points(digits.x[:50], digits.y[:50], digits.index[:50] + 1000)
     wanted = torch.arange(50) % 3 > 0  # 33 points
-    packs = list(_packed(data, wanted, 8))
+    packs = list(_pack(data, wanted, 8))
     assert [len(batch) for _, batch in packs] == [8, 8, 8, 8, 1]
     places = torch.cat([places for places, _ in packs])
     assert torch.equal(places, wanted.nonzero().flatten())
@@ -149,5 +149,5 @@ def test_points_are_packed_in_order(digits, points):
 
 def test_nothing_wanted_gives_no_batch(digits, points):
     assert (
-        list(_packed(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
+        list(_pack(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
     )

@@ -1,4 +1,4 @@
-"""Networks that others trained, with documented robustness: our evaluator must find it, and must break what is not robust."""
+"""Networks of others: we find their documented robustness, and break what is not robust."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def deviation(accuracy, n):
     ("name", "clean", "robust"), [("resnet2b", 703, 570), ("resnet4b", 771, 618)]
 )
 def test_pgd_on_robust_cifar10_networks(name, clean, robust):
-    """The first 1,000 test images: the same points right as when they were first judged, up to three under attack."""
+    """The first 1,000 test images.
+
+    As many are right as when they were first judged; under attack they may differ by three.
+    """
     right, left = under_pgd(
         known(name), cifar10(1000), "Linf:2/255", cross_entropy, steps=20, restarts=1
     )
@@ -45,7 +48,10 @@ def test_pgd_on_robust_cifar10_networks(name, clean, robust):
 
 @pytest.mark.parametrize("name", ["resnet2b", "resnet4b"])
 def test_margin_pgd_finds_the_documented_robustness(name):
-    """The documented numbers are of all 10,000 test images, these are the first 1,000: one standard deviation apart at most."""
+    """The documented numbers are of all 10,000 test images, these of the first 1,000.
+
+    They are at most one standard deviation apart.
+    """
     _, left = under_pgd(known(name), cifar10(1000), "Linf:2/255", margin, steps=40, restarts=4)
     assert abs(left / 1000 - DOCUMENTED[name]) <= deviation(DOCUMENTED[name], 1000)
 
@@ -73,7 +79,10 @@ def test_autoattack_leaves_what_one_call_of_the_package_leaves():
 
 
 def test_a_network_that_is_not_robust_is_broken_everywhere():
-    """The example that pyautoattack ships: 93.7 % of the first 1,000 images are right, none of 64 under attack."""
+    """The example that pyautoattack ships.
+
+    93.7 % of the first 1,000 images are right, none of 64 under attack.
+    """
     clean, left = under_pgd(
         not_robust(), cifar10(64), "Linf:8/255", cross_entropy, steps=20, restarts=1
     )

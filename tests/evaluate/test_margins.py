@@ -12,15 +12,15 @@ from torch import nn
 
 from abatis.api.batch import Batch
 from abatis.errors import DataError, UsageError
-from abatis.evaluate.deepfool import deepfool, leave, size
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.deepfool import deepfool, find_boundary, size
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.margins import (
     Margins,
+    count_per_class,
     effective_margin,
     input_margin,
     logit_margin,
     measure_margins,
-    per_class,
     probability_margin,
 )
 from tests.golden import golden, linear_model
@@ -29,12 +29,14 @@ NORMS = ["L2", "Linf"]
 MEASURES = {"logit", "probability", "effective_L2", "effective_Linf", "input_L2", "input_Linf"}
 ROOT5 = 5**0.5
 
-# Two pixels, logits (3a + 4b, 0): at (.2, .1) they differ by 1, with a slope of length 5 (L2) and 7 (L1).
+# Two pixels, logits (3a + 4b, 0): at (.2, .1) they differ by 1, with a slope of length 5 (L2) and
+# 7 (L1).
 TWO = linear_model([[3, 4], [0, 0]])
 TWO_X = torch.tensor([0.2, 0.1], dtype=torch.float64).view(1, 1, 1, 2)
 
-# Four pixels, logits (1, .5, .52): gaps .5 with slope (2, -1, 0, 0) and .48 with slope (0, 0, 0, 2.4), so that
-# class 2 is the nearest in L2 (.2 < .5 / sqrt 5) and class 1 in Linf (.5 / 3 < .2).
+# Four pixels, logits (1, .5, .52): gaps .5 with slope (2, -1, 0, 0) and .48 with slope
+# (0, 0, 0, 2.4), so that class 2 is the nearest in L2 (.2 < .5 / sqrt 5) and class 1 in Linf
+# (.5 / 3 < .2).
 THREE = linear_model([[2, 0, 0, 0], [0, 1, 0, 0], [2, 0, 0, -2.4]])
 THREE_X = torch.tensor([0.5, 0.5, 0.25, 0.2], dtype=torch.float64).view(1, 1, 2, 2)
 
@@ -69,7 +71,7 @@ def batch_of(x, y):
 
 
 def measured(net, batches, norm="Linf", adversarial=None):
-    with judging(net) as judged:
+    with isolate(net) as judged:
         return measure_margins(judged, batches, norm, adversarial)
 
 
@@ -135,7 +137,7 @@ def test_two_classes_by_hand(norm, length, r):
     ],
 )
 def test_three_classes_by_hand(norm, length, r, effective):
-    """The nearest class depends on the norm; of a wrong point the two margins are not to the same boundary."""
+    """The nearest class depends on the norm; of a wrong point the margins lie at two boundaries."""
     assert deepfool(THREE, THREE_X, norm, overshoot=0.5).flatten().tolist() == pytest.approx(
         [1.5 * part for part in r]
     )
@@ -153,7 +155,7 @@ def test_published_values_on_a_linear_model(norm):
     arrays, net, x, y = linear_golden()
     key, right = norm.lower(), torch.tensor(arrays["pred"]) == y
     exact = torch.tensor(arrays[f"exact_{key}"])
-    r, reached = leave(net, x, norm)
+    r, reached = find_boundary(net, x, norm)
     assert reached.all()
     assert (r.flatten(1) - torch.tensor(arrays[f"df_{key}_r"])).abs().max() <= 1e-10
     assert (size(r, norm) / 1.02 - exact).abs().max() <= 1e-10
@@ -184,7 +186,10 @@ def test_published_rho_adv():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_published_values_on_a_relu_network(norm):
-    """The result, and that a row which is out is computed no further: one forward ranks, each step takes two."""
+    """The result, and that a row which is out is computed no further.
+
+    One forward ranks the classes, each step takes two.
+    """
     arrays, net, x = relu_golden()
     seen = []
 
@@ -192,13 +197,13 @@ def test_published_values_on_a_relu_network(norm):
         seen.append(len(images))
         return net(images)
 
-    r, reached = leave(forward, x, norm)
+    r, reached = find_boundary(forward, x, norm)
     assert reached.all()
     assert (r.flatten(1) - torch.tensor(arrays[f"df_{norm.lower()}_r"])).abs().max() <= 1e-10
     needed = arrays[f"df_{norm.lower()}_iters"]
     went_on = [int((needed > step).sum()) for step in range(needed.max())]
     assert seen == [16, *(rows for rows in went_on for _ in range(2))]
-    assert leave(net, x, norm, steps=1)[1].sum() == 16 - went_on[1]
+    assert find_boundary(net, x, norm, steps=1)[1].sum() == 16 - went_on[1]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -213,7 +218,7 @@ def test_distances_do_not_depend_on_the_scale_of_the_logits(norm, factor):
 
 
 def test_only_the_highest_logits_are_looked_at():
-    """Twelve classes: the one of lowest logit has by far the nearest boundary, but it is beyond the ten."""
+    """Twelve classes: the one of lowest logit has the nearest boundary, but is beyond the ten."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 12)).double()
     net[1].weight.data.zero_()
     net[1].weight.data[0, 0], net[1].weight.data[11, 1] = 1.0, 100.0
@@ -236,7 +241,7 @@ def test_without_a_slope_there_is_no_boundary(norm):
     )
     assert input_margin(Ledge(), x, y, norm).tolist() == [torch.inf, torch.inf, -torch.inf]
     assert deepfool(Ledge(), x, norm).flatten().tolist() == pytest.approx([0, -0.4 * 1.02, 0])
-    leave(lambda images: calls.append(len(images)) or Ledge()(images), x, norm)
+    find_boundary(lambda images: calls.append(len(images)) or Ledge()(images), x, norm)
     assert calls == [3, 3, 3, 1, 1]  # who is stuck is left alone
 
 
@@ -245,9 +250,11 @@ def test_without_a_slope_there_is_no_boundary(norm):
     ("slope", "reached"), [(1e-30, [True]), (5.65e-309, [False]), (1e-320, [False])]
 )
 def test_long_steps_stay_finite(norm, slope, reached):
-    """A step of 1e30 is taken; one that is beyond the largest number, be it for the overshoot alone, is not."""
+    """A step of 1e30 is taken; one beyond the largest number, even by its overshoot, is not."""
     x = pixels(0.5)
-    r, found = leave(lambda x: torch.cat([1 + slope * x.flatten(1), 0 * x.flatten(1)], 1), x, norm)
+    r, found = find_boundary(
+        lambda x: torch.cat([1 + slope * x.flatten(1), 0 * x.flatten(1)], 1), x, norm
+    )
     assert r.isfinite().all()
     assert found.tolist() == reached
 
@@ -403,14 +410,14 @@ def test_mistakes_are_told(digits, network):
         def forward(self, x):
             return network(x.detach())
 
-    with pytest.raises(UsageError, match="no gradient"), judging(network) as net:
+    with pytest.raises(UsageError, match="no gradient"), isolate(network) as net:
         effective_margin(lambda x: net(x.detach()), batch.x, batch.y, "L2")
 
 
 def test_counts_by_class():
     y, clean = labels(0, 2, 2, 0, 2), torch.tensor([True, True, False, True, True])
     robust = torch.tensor([False, True, False, True, False])
-    assert per_class(y, clean, robust, 4) == {
+    assert count_per_class(y, clean, robust, 4) == {
         "n": [2, 0, 3, 0],
         "clean": [2, 0, 2, 0],
         "robust": [1, 0, 1, 0],

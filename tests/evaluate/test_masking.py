@@ -9,12 +9,12 @@ import torch
 
 import abatis
 from abatis.api.threat import Threat
-from abatis.data import open_data
-from abatis.evaluate.isolation import judging
-from abatis.evaluate.judge import First
-from abatis.evaluate.masking import Training
+from abatis.data import DataRequest, open_data
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import FirstPoints
+from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.weights_file import read_weights
-from abatis.runs.undefended_twin import undefended_twin
+from abatis.runs.undefended_twin import train_undefended_twin
 from tests.evaluate.planted import PLANTED, SPEAK, by_id, diagnosed, shorten, spoke
 from tests.helpers import tiny
 
@@ -29,19 +29,14 @@ def short(monkeypatch):
 @pytest.fixture(scope="session")
 def images():
     """All digits, as a run sees them."""
-    return open_data(
-        "digits",
-        data_dir=".",
-        limit=None,
-        image_size=None,
-        augment="none",
-        device=torch.device("cpu"),
-        workers=0,
-    )
+    return open_data(DataRequest("digits", augment="none"))
 
 
 def trained(out, **options):
-    """The network at the end of its training: the best one on the way need not be an example of an honest, finished one."""
+    """The network at the end of its training.
+
+    The best one on the way need not be an example of an honest, finished one.
+    """
     settings = {"limit": None, "optim": {"lr": 0.05, "schedule": "one-cycle"}}
     folder = abatis.run(tiny(out, **{**settings, **options})).folder
     net = abatis.load(folder)
@@ -63,9 +58,9 @@ def adversarial(tmp_path_factory):
 @pytest.mark.parametrize("name", ["standard", "adversarial"])
 def test_honest_networks_pass(request, images, standard, name):
     net = request.getfixturevalue(name)
-    training = Training(First(images.train, 32), standard, Threat.parse("Linf:0.1"))
-    found = diagnosed(net, First(images.test, 24), training=training)
-    assert found.findings() == []
+    training = TrainingFacts(FirstPoints(images.train, 32), standard, Threat.parse("Linf:0.1"))
+    found = diagnosed(net, FirstPoints(images.test, 24), training=training)
+    assert found.list_findings() == []
     assert found.verdict == "PASS"
     assert [test.id for test in found.tests] == [f"D{number}" for number in range(1, 25)]
     assert {test.status for test in found.tests} == {"pass"}
@@ -81,10 +76,10 @@ def test_honest_networks_pass(request, images, standard, name):
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_networks_are_caught(images, standard, name):
-    found = diagnosed(PLANTED[name](standard), First(images.test, 24), "Linf:0.15")
+    found = diagnosed(PLANTED[name](standard), FirstPoints(images.test, 24), "Linf:0.15")
     assert found.verdict == ("WARN" if name == "softmax" else "FAIL")
     assert spoke(found) >= SPEAK[name]
-    assert {sentence.split()[0] for sentence in found.findings()} == spoke(found)
+    assert {sentence.split()[0] for sentence in found.list_findings()} == spoke(found)
     assert json.loads(json.dumps([test.to_json() for test in found.tests], allow_nan=False))
 
 
@@ -94,15 +89,17 @@ def test_planted_networks_are_caught(images, standard, name):
     "options", [STANDARD, {"attack": {"steps": 10}}], ids=["standard", "adversarial"]
 )
 def test_six_honest_networks_pass(tmp_path, images, options, seed):
-    """Ten epochs of all digits, with all queries and a twin of their own, at the radius they were trained for."""
+    """Ten epochs of all digits, all queries and an own twin, at the radius of the training."""
     net = trained(tmp_path, epochs=10, batch_size=128, seed=seed, **options)
 
     def twin():
-        return undefended_twin(net, images.train, seed=seed, epochs=5, batch_size=128, lr=0.05)
+        return train_undefended_twin(
+            net, images.train, seed=seed, epochs=5, batch_size=128, lr=0.05
+        )
 
-    training = Training(First(images.train, 256), twin, Threat.parse("Linf:0.1"))
-    found = diagnosed(net, First(images.test, 256), training=training)
-    assert found.findings() == []
+    training = TrainingFacts(FirstPoints(images.train, 256), twin, Threat.parse("Linf:0.1"))
+    found = diagnosed(net, FirstPoints(images.test, 256), training=training)
+    assert found.list_findings() == []
     assert found.verdict == "PASS"
 
 
@@ -118,8 +115,8 @@ def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
         attack=attack,
         optim={"lr": 0.1, "schedule": "one-cycle"},
     )
-    training = Training(First(images.train, 256), net, Threat.parse("Linf:0.3"))
-    found = diagnosed(net, First(images.test, 256), "Linf:0.15", training=training)
+    training = TrainingFacts(FirstPoints(images.train, 256), net, Threat.parse("Linf:0.3"))
+    found = diagnosed(net, FirstPoints(images.test, 256), "Linf:0.15", training=training)
     assert found.verdict != "PASS"
     assert "D23" in spoke(found)
 
@@ -128,9 +125,9 @@ def test_a_twin_is_another_network_of_the_same_kind(standard, images):
     before = {name: tensor.clone() for name, tensor in standard.state_dict().items()}
     state = torch.get_rng_state()
     few = images.train.subset(torch.arange(600))
-    with judging(standard):  # as it is while it is being diagnosed: frozen
+    with isolate(standard):  # as it is while it is being diagnosed: frozen
         first, again, other = (
-            undefended_twin(standard, few, seed=seed, epochs=3, batch_size=64, lr=0.05)
+            train_undefended_twin(standard, few, seed=seed, epochs=3, batch_size=64, lr=0.05)
             for seed in (0, 0, 1)
         )
     assert torch.equal(torch.get_rng_state(), state)

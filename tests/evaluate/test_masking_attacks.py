@@ -1,4 +1,4 @@
-"""The attacks of the diagnostics: what they reach, what they repeat, and that nobody is believed who leaves the ball."""
+"""The attacks of the diagnostics: what they reach and repeat, and that they stay in the ball."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 
 from abatis.api.ball import Ball
 from abatis.api.threat import Threat
-from abatis.evaluate.isolation import judging
+from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking import attacks, probes
-from abatis.evaluate.pgd import pgd, pgd_verdicts
+from abatis.evaluate.pgd import judge_with_pgd, make_pgd
 from tests.evaluate.planted import dim
 
 
@@ -25,22 +25,22 @@ def test_an_attack_that_leaves_the_ball_is_found_out(points, cheat):
         return image, torch.ones(len(batch.y), dtype=torch.bool)
 
     net, data = dim(points)
-    with judging(net) as judged:
-        bench = attacks.Bench(
+    with isolate(net) as judged:
+        tally = attacks.AttackTally(
             Judge(judged, data, Threat.parse("Linf:0.02"), 8), torch.ones(20, dtype=torch.bool), 0
         )
         assert (
-            bench.run("fair", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct).facts[
-                "attacked"
-            ]
+            tally.run(
+                "fair", make_pgd(judged, Threat.parse("Linf:0.02"), 5, 0), tally.correct
+            ).facts["attacked"]
             == 20
         )
-        assert bench.budget_test().status == "pass"
-        bench.run("cheat", attack, bench.correct)
-        bench.run(
-            "cheat", pgd(judged, Threat.parse("Linf:0.02"), 5, 0), bench.correct
+        assert tally.grade_budget().status == "pass"
+        tally.run("cheat", attack, tally.correct)
+        tally.run(
+            "cheat", make_pgd(judged, Threat.parse("Linf:0.02"), 5, 0), tally.correct
         )  # hides nothing
-    test = bench.budget_test()
+    test = tally.grade_budget()
     assert (test.status, test.count, test.of) == ("fail", 20, 60)
 
 
@@ -48,12 +48,14 @@ def test_an_attack_that_leaves_the_ball_is_found_out(points, cheat):
 def test_the_traced_path_is_that_of_pgd(digits, network, points, threat):
     data = points(digits.x[1400:1460], digits.y[1400:1460])
     batch = next(data.eval_batches(60))
-    assert torch.equal(probes.random_start(batch, threat, 3), pgd(network, threat, 0, 3)(batch)[0])
-    clean, robust = pgd_verdicts(network, data, threat, steps=20, seed=3, batch_size=60)
+    assert torch.equal(
+        probes.draw_start(batch, threat, 3), make_pgd(network, threat, 0, 3)(batch)[0]
+    )
+    clean, robust = judge_with_pgd(network, data, threat, steps=20, seed=3, batch_size=60)
     trace = {}
-    with judging(network) as judged:
-        verdicts = Judge(judged, data, threat, 25).attacked(
-            "t", probes.traced(judged, threat, 20, 3, trace), clean
+    with isolate(network) as judged:
+        verdicts = Judge(judged, data, threat, 25).run_attack(
+            "t", probes.make_traced_pgd(judged, threat, 20, 3, trace), clean
         )
     assert torch.equal(verdicts.robust, robust)
     assert len(trace) == int(clean.sum())
@@ -71,7 +73,7 @@ def test_noise_fills_the_ball_to_its_edge(points, threat):
         seen.append(x)
         return torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
 
-    probes.random_noise(forward, threat, 0)(batch)
+    probes.make_random_noise(forward, threat, 0)(batch)
     assert len(seen) == 2 * probes.DRAWS
     assert all(ball.contains(x).all() for x in seen)
     corners = torch.stack([ball.distance(x) for x in seen[1::2]])

@@ -1,4 +1,4 @@
-"""Each masking diagnostic counts what can be counted by hand, and the whole leaves everything as found."""
+"""Each diagnostic counts what can be counted by hand; the whole leaves everything as found."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
-from abatis.evaluate.isolation import judging
-from abatis.evaluate.judge import First, Judge
-from abatis.evaluate.masking import Training
-from abatis.evaluate.masking.outputs import output_tests
-from abatis.evaluate.masking.record import GATES, rated, told
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import FirstPoints, Judge
+from abatis.evaluate.masking.outputs import run_output_tests
+from abatis.evaluate.masking.record import GATES, grade_share, make_outcome
+from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.net import Net
 from tests.evaluate.planted import (
     PLANTED,
@@ -37,7 +37,10 @@ def short(monkeypatch):
 
 
 def test_a_linear_network_is_counted_by_hand(points):
-    """The logit is 0.01, 0.02, ... 0.2, and an attack of radius 0.0222 takes 5 * 0.0222 = 0.111 from it."""
+    """The logit is 0.01, 0.02, ... 0.2.
+
+    An attack of radius 0.0222 takes 5 * 0.0222 = 0.111 from it.
+    """
     net, data = dim(points)
     found = diagnosed(net, data, "Linf:0.0222")
     tests = by_id(found)
@@ -53,7 +56,7 @@ def test_a_linear_network_is_counted_by_hand(points):
     # eps / 4, / 2, 1, 2, 4 take 0.02775, 0.0555, 0.111, 0.222 and more; 0.5 and 1 everything
     assert [int(right.sum()) for right in found.curve.right] == [20, 18, 15, 9, 0, 0, 0, 0]
     absent = {name: tests[name].says for name in tests if tests[name].status == "not applicable"}
-    assert absent == dict.fromkeys(("D11", "D23"), "nothing is known of the training") | {
+    assert absent == dict.fromkeys(("D11", "D23"), "nothing is known about the training") | {
         "D22": "the network has no batch norm"
     }
 
@@ -110,11 +113,11 @@ def test_dead_points_are_counted_and_few_only_warn(points, dead):
     ],
 )
 def test_gates(test, count, of, status):
-    assert rated(test, count, of, "").status == status
+    assert grade_share(test, count, of, "").status == status
 
 
 def test_a_record_in_plain_types():
-    record = json.loads(json.dumps(rated("D10", 1, 210, "one").to_json(), allow_nan=False))
+    record = json.loads(json.dumps(grade_share("D10", 1, 210, "one").to_json(), allow_nan=False))
     assert record == {
         "id": "D10",
         "name": GATES["D10"].name,
@@ -127,7 +130,7 @@ def test_a_record_in_plain_types():
         "fail": "> 2 %",
         "says": "one",
     }
-    assert told("D1", "fail", "no").to_json()["interval"] is None
+    assert make_outcome("D1", "fail", "no").to_json()["interval"] is None
 
 
 @pytest.mark.parametrize("problem", ["raises", "detached"])
@@ -162,7 +165,7 @@ def test_without_gradients_nothing_crashes(points, problem):
 
 @pytest.mark.usefixtures("short")
 def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
-    """From 0.3 one step of 0.6 jumps over the window; PGD lands in it unless it started behind it."""
+    """From 0.3 a step of 0.6 jumps over the window; PGD lands in it unless it starts behind it."""
     n, threat = 60, Threat.parse("Linf:0.6")
     data = points(torch.full((n, 1, 1, 1), 0.3), torch.zeros(n, dtype=torch.int64))
     start = (
@@ -172,11 +175,11 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     )
     past = int((start >= 0.8).sum())
     assert past > 3
-    found = diagnosed(Window(), data, str(threat), training=Training(data, Window(), threat))
+    found = diagnosed(Window(), data, str(threat), training=TrainingFacts(data, Window(), threat))
     tests = by_id(found)
     assert (tests["D23"].count, tests["D23"].of) == (n - past, n)
     clean = diagnosed(
-        Window(), data, str(threat), training=Training(data, Window(), threat, attacked=False)
+        Window(), data, str(threat), training=TrainingFacts(data, Window(), threat, attacked=False)
     )
     assert by_id(clean)["D23"].status == "not applicable"
     assert tests["D9"].count == 0  # a single step breaks nothing here
@@ -189,7 +192,7 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
 @pytest.mark.usefixtures("short")
 def test_a_masked_network_is_found_by_transfer(digits, network, points):
     data = points(digits.x[1400:1440], digits.y[1400:1440])
-    training = Training(data, network, Threat.parse("Linf:0.1"))
+    training = TrainingFacts(data, network, Threat.parse("Linf:0.1"))
     masked = diagnosed(PLANTED["quantised input"](network), data, training=training)
     assert by_id(masked)["D11"].status == "fail"
 
@@ -201,7 +204,7 @@ def test_the_twin_is_asked_for_only_where_points_are_left(points):
 
     net, data = dim(points)
     found = diagnosed(
-        net, data, "Linf:0.3", training=Training(data, no_twin, Threat.parse("Linf:0.3"))
+        net, data, "Linf:0.3", training=TrainingFacts(data, no_twin, Threat.parse("Linf:0.3"))
     )
     assert (by_id(found)["D11"].status, by_id(found)["D11"].count) == ("pass", 0)
 
@@ -211,9 +214,9 @@ def test_a_forward_that_does_more_is_found_out(points, gradient, value):
     """A gradient in each of two forwards, or a buffer that is not what it was."""
     net, data = dim(points)
     network = Dynamic(net, gradient)
-    with judging(network) as judged:
-        test = output_tests(Judge(judged, data, Threat.parse("Linf:0.02"), 20), False)[2]
-        honest = output_tests(Judge(Net(net), data, Threat.parse("Linf:0.02"), 20), False)[2]
+    with isolate(network) as judged:
+        test = run_output_tests(Judge(judged, data, Threat.parse("Linf:0.02"), 20), False)[2]
+        honest = run_output_tests(Judge(Net(net), data, Threat.parse("Linf:0.02"), 20), False)[2]
     assert (test.id, test.status, test.value) == ("D8", "fail", value)
     assert (honest.status, honest.value) == ("pass", 0)
     assert network.forwards == 0  # as it was
@@ -226,7 +229,7 @@ def test_batch_statistics_that_protect_are_found_out(points):
     test = by_id(diagnosed(net, data, "Linf:0.15"))["D22"]
     assert (test.status, test.count, test.of) == ("warn", 30, 30)
     assert net.norm.running_mean.item() == pytest.approx(0.7)
-    one = by_id(diagnosed(net, First(data, 1), "Linf:0.15"))["D22"]
+    one = by_id(diagnosed(net, FirstPoints(data, 1), "Linf:0.15"))["D22"]
     assert one.status == "not applicable"
 
 
@@ -255,7 +258,7 @@ def test_everything_is_left_as_found(digits, network, points):
     before = state()
     try:
         data = points(digits.x[:6], digits.y[:6])
-        diagnosed(network, data, training=Training(data, network, Threat.parse("Linf:0.1")))
+        diagnosed(network, data, training=TrainingFacts(data, network, Threat.parse("Linf:0.1")))
         assert state() == before
         assert (torch.autograd.grad, torch.autograd.backward) == functions
     finally:

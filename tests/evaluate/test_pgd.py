@@ -9,7 +9,7 @@ from torch import nn
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.errors import NotFiniteError, OutOfMemoryError, UsageError
-from abatis.evaluate import clean_verdicts, margin, pgd_verdicts
+from abatis.evaluate import judge_clean, judge_with_pgd, margin
 from abatis.evaluate.pgd import cross_entropy
 
 LINF = Threat.parse("Linf:0.1")
@@ -28,8 +28,10 @@ class Half(nn.Module):
 
 
 class Window(nn.Module):
-    """One pixel t. The slope of the loss points up everywhere, but only in [0.6, 0.8), where the loss itself is lower than
-    below 0.6, is class 0 not on top."""
+    """One pixel t. The slope of the loss points up everywhere.
+
+    Class 0 is not on top in [0.6, 0.8) alone, where the loss is lower than below 0.6.
+    """
 
     def forward(self, x):
         t = x.flatten(1)[:, 0]
@@ -55,7 +57,7 @@ def test_linear_network_is_judged_exactly(points, norm, dual):
     reach = threat.eps * weight.norm(p=dual)
     clear = (margin - reach).abs() > 0.02 * reach
     assert clear.sum() > 150
-    clean, robust = pgd_verdicts(net, points(x, y), threat, steps=20, seed=1, batch_size=64)
+    clean, robust = judge_with_pgd(net, points(x, y), threat, steps=20, seed=1, batch_size=64)
     assert torch.equal(clean, margin > 0)
     assert torch.equal(robust[clear], (margin > reach)[clear])
     assert 0 < robust.sum() < clean.sum()
@@ -74,7 +76,7 @@ def test_best_on_the_path_counts_not_the_last(points):
     )  # steps of 0.15 up from below 0.6 cannot jump over the window of 0.2
     assert 0 < past.sum() < n
     assert (Window()(torch.full((1, 1, 1, 1), 0.9)).argmax(1) == 0).all()  # where every path ends
-    clean, robust = pgd_verdicts(Window(), data, threat, steps=20, seed=3, batch_size=n)
+    clean, robust = judge_with_pgd(Window(), data, threat, steps=20, seed=3, batch_size=n)
     assert clean.all()
     assert torch.equal(robust, past)
 
@@ -85,7 +87,7 @@ def test_start_is_part_of_the_path(points):
         0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6
     ).clamp(0, 1)
     inside = ((start >= 0.6) & (start < 0.8)).flatten()
-    _, robust = pgd_verdicts(
+    _, robust = judge_with_pgd(
         Window(), data, Threat.parse("Linf:0.6"), steps=0, seed=3, batch_size=24
     )
     assert inside.any()
@@ -96,22 +98,23 @@ def test_start_is_part_of_the_path(points):
 def test_verdicts_do_not_depend_on_the_batch(digits, network, points, norm):
     data = points(digits.x[1400:1500], digits.y[1400:1500], digits.index[1400:1500])
     threat = Threat.parse(norm)
-    whole = pgd_verdicts(network, data, threat, steps=10, seed=0, batch_size=100)
+    whole = judge_with_pgd(network, data, threat, steps=10, seed=0, batch_size=100)
     assert 10 < whole[1].sum() < 90
     for batch_size in (1, 7):
-        parts = pgd_verdicts(network, data, threat, steps=10, seed=0, batch_size=batch_size)
+        parts = judge_with_pgd(network, data, threat, steps=10, seed=0, batch_size=batch_size)
         assert torch.equal(whole[0], parts[0])
         assert torch.equal(whole[1], parts[1])
     reverse = points(data.x.flip(0), data.y.flip(0), data.index.flip(0))
     assert torch.equal(
-        whole[1], pgd_verdicts(network, reverse, threat, steps=10, seed=0, batch_size=9)[1].flip(0)
+        whole[1],
+        judge_with_pgd(network, reverse, threat, steps=10, seed=0, batch_size=9)[1].flip(0),
     )
 
 
 def test_only_correct_points_are_attacked(digits, network, points):
     asked = []
     wrong = points(digits.x[1400:1410], (digits.y[1400:1410] + 1) % 10)
-    clean, robust = pgd_verdicts(
+    clean, robust = judge_with_pgd(
         network,
         wrong,
         LINF,
@@ -136,7 +139,7 @@ def test_not_finite_logits_stop_the_evaluation(points):
         torch.arange(40, 43),
     )
     with pytest.raises(NotFiniteError, match="1 clean images") as caught:
-        clean_verdicts(Nan(), data.eval_batches(2))
+        judge_clean(Nan(), data.eval_batches(2))
     assert caught.value.where == "evaluation, images 41"
 
 
@@ -149,7 +152,7 @@ def test_not_finite_logits_under_attack_are_not_right(points):
             )  # argmax calls it class 0
 
     data = points(torch.full((4, 1, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64))
-    clean, robust = pgd_verdicts(Nan(), data, LINF, steps=20, seed=0, batch_size=4)
+    clean, robust = judge_with_pgd(Nan(), data, LINF, steps=20, seed=0, batch_size=4)
     assert clean.all()
     assert not robust.any()
 
@@ -163,7 +166,7 @@ def test_not_finite_logits_under_attack_are_not_right(points):
 )
 def test_outputs_must_be_one_logit_a_class(points, net, message):
     with pytest.raises(UsageError) as caught:
-        pgd_verdicts(
+        judge_with_pgd(
             net,
             points(torch.rand(3, 1, 2, 2), torch.zeros(3).long()),
             LINF,
@@ -176,7 +179,7 @@ def test_outputs_must_be_one_logit_a_class(points, net, message):
 
 def test_images_must_be_in_the_box(points):
     with pytest.raises(UsageError, match=r"not \[0, 1\]"):
-        clean_verdicts(
+        judge_clean(
             Half(torch.ones(4), 0.0),
             points(torch.full((2, 1, 2, 2), 1.5), torch.ones(2).long()).eval_batches(2),
         )
@@ -184,7 +187,7 @@ def test_images_must_be_in_the_box(points):
 
 def test_empty_split_is_an_error(points):
     with pytest.raises(UsageError, match="no images"):
-        clean_verdicts(
+        judge_clean(
             Half(torch.ones(4), 0.0),
             points(torch.rand(0, 1, 2, 2), torch.ones(0).long()).eval_batches(2),
         )
@@ -197,7 +200,7 @@ def test_network_without_gradient_is_an_error(points):
 
     data = points(torch.rand(3, 1, 2, 2), torch.ones(3, dtype=torch.int64))
     with pytest.raises(UsageError, match="no gradient"):
-        pgd_verdicts(Cut(torch.ones(4), 0.0), data, LINF, steps=1, seed=0, batch_size=3)
+        judge_with_pgd(Cut(torch.ones(4), 0.0), data, LINF, steps=1, seed=0, batch_size=3)
 
 
 def test_batch_is_halved_until_it_fits(digits, network, points):
@@ -212,20 +215,23 @@ def test_batch_is_halved_until_it_fits(digits, network, points):
             return self.net(x)
 
     data = points(digits.x[1400:1430], digits.y[1400:1430])
-    wide = pgd_verdicts(network, data, LINF, steps=5, seed=0, batch_size=16)
-    narrow = pgd_verdicts(Small(5), data, LINF, steps=5, seed=0, batch_size=16)
+    wide = judge_with_pgd(network, data, LINF, steps=5, seed=0, batch_size=16)
+    narrow = judge_with_pgd(Small(5), data, LINF, steps=5, seed=0, batch_size=16)
     assert torch.equal(wide[1], narrow[1])
     with pytest.raises(OutOfMemoryError):
-        pgd_verdicts(Small(0), data, LINF, steps=5, seed=0, batch_size=16)
+        judge_with_pgd(Small(0), data, LINF, steps=5, seed=0, batch_size=16)
 
 
 def test_the_margin_objective_is_not_fooled_by_the_scale_of_the_logits(digits, network, points):
-    """With logits times 10,000 the cross-entropy's gradient vanishes and its attack stalls; the margin's does not."""
+    """With logits times 10,000 the cross-entropy's gradient vanishes and its attack stalls.
+
+    The margin's does not.
+    """
     some = points(digits.x[:100], digits.y[:100])
     scaled = nn.Sequential(network, Times(1e4))
     arguments = {"threat": Threat.parse("Linf:0.2"), "steps": 10, "seed": 0, "batch_size": 100}
     honest, by_entropy, by_margin = (
-        int(pgd_verdicts(net, some, objective=objective, **arguments)[1].sum())
+        int(judge_with_pgd(net, some, objective=objective, **arguments)[1].sum())
         for net, objective in ((network, margin), (scaled, cross_entropy), (scaled, margin))
     )
     assert by_margin == honest < by_entropy

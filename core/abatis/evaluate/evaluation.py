@@ -1,64 +1,61 @@
-"""Everything that is measured of one network: a ladder of attacks, the masking verdict, margins and curves."""
+"""A whole evaluation of one network: attacks, masking diagnostics, margins and curve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from abatis.api.context import AdaptiveAttack
 from abatis.api.threat import Threat
-from abatis.config.run_config import Ladder
 from abatis.errors import UsageError
-from abatis.evaluate.curves import Curve, accuracy_curve
-from abatis.evaluate.finished_attacks import FinishedAttacks, question
-from abatis.evaluate.intervals import wilson
-from abatis.evaluate.isolation import halving, judging
-from abatis.evaluate.judge import Clean, First, Judge, Progress, Split, share
-from abatis.evaluate.ladder import AUTOATTACK, FAST, MARGIN_PGD, PGD, Climbed, climb
-from abatis.evaluate.margins import Margins, measure_margins, per_class
-from abatis.evaluate.masking import Diagnosis, Training, diagnose
-from abatis.evaluate.pgd import pgd
+from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.curves import Curve, measure_curve
+from abatis.evaluate.finished_attacks import FinishedAttacks, describe_question
+from abatis.evaluate.intervals import wilson_interval
+from abatis.evaluate.isolation import halve_until_fits, isolate
+from abatis.evaluate.judge import Clean, FirstPoints, Judge, compute_share
+from abatis.evaluate.ladder import LadderResult, run_ladder
+from abatis.evaluate.margins import Margins, count_per_class, measure_margins
+from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
+from abatis.evaluate.pgd import make_pgd
+from abatis.evaluate.request import EvaluationRequest
+from abatis.report import numbers
 
 FORMAT = 2
-DIAGNOSED = 256  # points, the first ones, for the masking diagnostics, the margins and the curve
-FINE_GRID = (
-    0,
-    0.125,
-    0.25,
-    0.5,
-    0.75,
-    1,
-    1.5,
-    2,
-    3,
-    4,
-)  # of the thorough ladder, in multiples of eps
-WITHOUT_PGD = Threat.parse(
-    "Linf:8/255"
-)  # where the diagnostics look when the threat itself has no PGD
+DIAGNOSED = 256  # the first so many points get the diagnostics, the margins and the curve
+FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
+"""The radii of the thorough ladder's curve, in multiples of eps."""
+
+WITHOUT_PGD = Threat.parse("Linf:8/255")
+"""The threat of the diagnostics if the requested one has no PGD."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on n points; accuracies are fractions, None where the ladder did not go so far.
+    """The results on n points.
 
-    robust_acc: the share that no attack broke, the diagnostics' own included; verdict: PASS, WARN or FAIL of the masking
-    diagnostics; attacks: settings and result of each attack; findings: plain sentences worth telling; per_point: by attack,
-    (n,) bool on the CPU, in the order of the split; margins: None where no point is right.
+    Args:
+        ladder: which attacks ran.
+        n: number of points.
+        accuracies: fractions of all points, by the keys of :mod:`abatis.report.numbers`, as far
+            as the ladder measures them. ``robust_acc`` is the share that no attack broke, those
+            of the diagnostics included.
+        attacks: settings and result of each attack, by name.
+        adaptive_attack: the plugins that brought an attack against themselves; None for none.
+        per_point: which points are still classified correctly, by attack, (n,) bool on the CPU,
+            in the order of the points; ``clean`` is without an attack, ``robust`` after all.
+        per_class: counts of all, correct and robust points.
+        diagnosis: the masking diagnostics.
+        margins: None if no point is classified correctly.
+        curve: accuracy over the radius.
+        findings: sentences for the reader.
     """
 
     ladder: str
     n: int
-    clean_acc: float
-    pgd20_acc: float | None
-    margin_pgd20_acc: float | None
-    autoattack_acc: float | None
-    autoattack_fast_acc: float | None
-    robust_acc: float
+    accuracies: Mapping[str, float]
     attacks: Mapping[str, Mapping[str, object]]
     adaptive_attack: str | None
     per_point: Mapping[str, Tensor]
@@ -70,32 +67,27 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """PASS, WARN or FAIL."""
+        """PASS, WARN or FAIL of the masking diagnostics."""
         return self.diagnosis.verdict
 
     def to_json(self) -> dict[str, object]:
-        """Everything in plain types, the verdicts as lists of 0 and 1."""
+        """Return everything in plain types, verdicts of points as lists of 0 and 1."""
         counts = {name: int(flags.sum()) for name, flags in self.per_point.items()}
         return {
             "format": FORMAT,
             "ladder": self.ladder,
             "n": self.n,
-            "clean_acc": self.clean_acc,
-            "pgd20_acc": self.pgd20_acc,
-            "margin_pgd20_acc": self.margin_pgd20_acc,
-            "autoattack_acc": self.autoattack_acc,
-            **(
-                {}
-                if self.autoattack_fast_acc is None
-                else {"autoattack_fast_acc": self.autoattack_fast_acc}
-            ),
-            "robust_acc": self.robust_acc,
+            **{
+                number.key: self.accuracies.get(number.key)
+                for number in numbers.NUMBERS
+                if number.key in self.accuracies or not number.optional
+            },
             "verdict": self.verdict,
             "findings": list(self.findings),
             "counts": counts,
             "interval": {
-                "clean_acc": list(wilson(counts["clean"], self.n)),
-                "robust_acc": list(wilson(counts["robust"], self.n)),
+                "clean_acc": list(wilson_interval(counts["clean"], self.n)),
+                "robust_acc": list(wilson_interval(counts["robust"], self.n)),
             },
             "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
             "adaptive_attack": self.adaptive_attack,
@@ -115,132 +107,120 @@ class Evaluation:
         }
 
 
-def evaluate(
-    module: nn.Module,
-    split: Split,
-    threat: Threat,
-    *,
-    ladder: Ladder,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    num_classes: int,
-    progress: Progress | None = None,
-    state: Path | None = None,
-    training: Training | None = None,
-    adaptive: Mapping[str, AdaptiveAttack] | None = None,
-    square_bf16: bool = False,
-) -> Evaluation:
-    """Judge a network of images in [0, 1] that gives logits.
+def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
+    """Judge a network.
 
-    state: a file that keeps every finished attack, so that a killed evaluation goes on; training: what only the run that
-    made the network knows; adaptive: attacks that a defense brings against itself, by plugin; square_bf16: queries of Square
-    in bfloat16, for a number that is not pyautoattack's.
-    The module and all global state are left as found. Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
+    The module and all global state are left as they were.
+
+    Args:
+        module: from images (B, C, H, W) in [0, 1] to logits (B, K).
+        request: what is asked.
+
+    Raises:
+        DataError: there are no images, or they are not in [0, 1].
+        UsageError: the outputs do not fit the data, or the ladder has no attack for the norm.
+        NotFiniteError: a logit of a clean image is NaN or infinite.
+        PluginError: an adaptive attack failed.
+        OutOfMemoryError: the device has no memory for a single image.
     """
-    memory = FinishedAttacks(
-        state, question(module, split, threat, seed) if state is not None else {}
-    )
-    with judging(module) as net:
-        judge = Judge(net, split, threat, batch_size, progress)
-        clean = judge.clean()
-        _check_outputs(clean.classes, num_classes)
+    points, threat, seed = request.points, request.threat, request.seed
+    finished = FinishedAttacks()
+    if request.state is not None:
+        question = describe_question(module, points, threat, seed)
+        finished = FinishedAttacks(request.state, question)
+    with isolate(module) as net:
+        judge = Judge(net, points, threat, request.batch_size, request.progress)
+        clean = judge.classify_clean()
+        _check_outputs(clean.classes, request.num_classes)
         judge.tune()
-        climbed = climb(
-            judge,
-            clean,
-            ladder,
-            seed=seed,
-            device=device,
-            memory=memory,
-            adaptive=adaptive or {},
-            square_bf16=square_bf16,
+        ladder = run_ladder(judge, clean, request, finished)
+        diagnosed = threat if threat.norm != "L1" else WITHOUT_PGD
+        few = Judge(
+            net, FirstPoints(points, DIAGNOSED), diagnosed, request.batch_size, request.progress
         )
-        looked_at = threat if threat.norm != "L1" else WITHOUT_PGD
-        few = Judge(net, First(split, DIAGNOSED), looked_at, batch_size, progress)
-        known = climbed.held(DIAGNOSED) if looked_at is threat else {}
-        diagnosis = diagnose(few, clean.first(DIAGNOSED), seed=seed, known=known, training=training)
-        fine = ladder == "thorough" and threat.norm != "L1"
-        curve = _fine_curve(judge, clean, climbed, seed) if fine else diagnosis.curve
-        margins = (
-            halving(lambda size: _margins(few, seed, size), batch_size)
-            if clean.correct.any()
-            else None
+        known = ladder.get_survivors(DIAGNOSED) if diagnosed is threat else {}
+        diagnosis = diagnose(
+            few, clean.first(DIAGNOSED), seed=seed, known=known, training=request.training
         )
-    return _evaluation(ladder, threat, clean, climbed, diagnosis, margins, curve, looked_at)
+        fine = request.ladder == "thorough" and threat.norm != "L1"
+        curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
+        margins = None
+        if clean.correct.any():
+            margins = halve_until_fits(
+                lambda size: _measure_margins(few, seed, size), request.batch_size
+            )
+    return _summarize(request, clean, ladder, diagnosis, margins, curve)
 
 
 def _check_outputs(outputs: int, num_classes: int) -> None:
     if outputs < num_classes:
         raise UsageError(
-            f"the model has {outputs} outputs, the data have {num_classes} classes",
+            f"the model has {outputs} outputs, but the data have {num_classes} classes",
             where="evaluation",
-            fix=f"give the model {num_classes} outputs, or choose the data it was trained on",
+            fix=f"use a model with {num_classes} outputs, or the data it was trained on",
         )
 
 
-def _fine_curve(judge: Judge, clean: Clean, climbed: Climbed, seed: int) -> Curve:
-    """Over all points; at eps itself the ladder has been."""
-    left = climbed.held(len(judge.split)).values()
+def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: int) -> Curve:
+    """Measure the curve over all points; the result at eps itself is taken from the ladder."""
+    left = ladder.get_survivors(len(judge.points)).values()
     eps = judge.threat.eps
     known = {eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
-    return accuracy_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
+    return measure_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
 
 
-def _margins(judge: Judge, seed: int, batch_size: int) -> Margins:
-    """At the points and at what PGD-20 makes of them, right or wrong."""
-    attack = pgd(judge.net, judge.threat, 20, seed)
-    adversarial = torch.cat([attack(batch)[0] for batch in judge.split.eval_batches(batch_size)])
+def _measure_margins(judge: Judge, seed: int, batch_size: int) -> Margins:
+    """Measure margins at the points and at their PGD-20 images, correct or not."""
+    attack = make_pgd(judge.net, judge.threat, 20, seed)
+    adversarial = torch.cat([attack(batch)[0] for batch in judge.points.eval_batches(batch_size)])
     return measure_margins(
-        judge.net, judge.split.eval_batches(batch_size), judge.threat.norm, adversarial
+        judge.net, judge.points.eval_batches(batch_size), judge.threat.norm, adversarial
     )
 
 
-def _evaluation(
-    ladder: Ladder,
-    threat: Threat,
+def _summarize(
+    request: EvaluationRequest,
     clean: Clean,
-    climbed: Climbed,
+    ladder: LadderResult,
     diagnosis: Diagnosis,
     margins: Margins | None,
     curve: Curve,
-    looked_at: Threat,
 ) -> Evaluation:
-    verdicts = climbed.verdicts
     robust = clean.correct.clone()
-    for verdict in verdicts.values():
+    for verdict in ladder.verdicts.values():
         robust &= verdict.robust
-    findings = [*diagnosis.findings(), *climbed.findings, *_rejections(climbed)]
-    if looked_at is threat:
+    findings = [
+        *diagnosis.list_findings(),
+        *ladder.findings,
+        *pyautoattack_messages.check_version(),
+        *_list_rejections(ladder),
+    ]
+    if request.threat.norm != "L1":
         robust[: len(diagnosis.robust)] &= diagnosis.robust
     else:
-        findings.append(f"the masking diagnostics looked at {looked_at}, where there is a PGD")
-    attacks = {
-        name: {"norm": threat.norm, "eps": threat.text, **facts}
-        for name, facts in climbed.settings.items()
-    }
-    for name, verdict in verdicts.items():
-        attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
-    return Evaluation(
-        ladder=ladder,
-        n=len(clean.correct),
-        clean_acc=share(clean.correct),
-        pgd20_acc=verdicts[PGD].accuracy if PGD in verdicts else None,
-        margin_pgd20_acc=verdicts[MARGIN_PGD].accuracy if MARGIN_PGD in verdicts else None,
-        autoattack_acc=verdicts[AUTOATTACK].accuracy if AUTOATTACK in verdicts else None,
-        autoattack_fast_acc=verdicts[FAST].accuracy if FAST in verdicts else None,
-        robust_acc=share(robust),
-        attacks=attacks,
-        adaptive_attack=", ".join(
-            str(facts["provider"]) for facts in climbed.settings.values() if "provider" in facts
+        findings.append(
+            f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support L1"
         )
-        or None,
-        per_point={
-            "clean": clean.correct,
-            **{name: one.robust for name, one in verdicts.items()},
-            "robust": robust,
+    per_point = {
+        "clean": clean.correct,
+        **{name: verdict.robust for name, verdict in ladder.verdicts.items()},
+        "robust": robust,
+    }
+    providers = [
+        str(facts["provider"]) for facts in ladder.settings.values() if "provider" in facts
+    ]
+    return Evaluation(
+        ladder=request.ladder,
+        n=len(clean.correct),
+        accuracies={
+            number.key: compute_share(per_point[number.verdicts])
+            for number in numbers.NUMBERS
+            if number.verdicts in per_point
         },
-        per_class=per_class(clean.labels, clean.correct, robust, clean.classes),
+        attacks=_describe_attacks(request.threat, ladder),
+        adaptive_attack=", ".join(providers) or None,
+        per_point=per_point,
+        per_class=count_per_class(clean.labels, clean.correct, robust, clean.classes),
         diagnosis=diagnosis,
         margins=margins,
         curve=curve,
@@ -248,10 +228,20 @@ def _evaluation(
     )
 
 
-def _rejections(climbed: Climbed) -> list[str]:
+def _describe_attacks(threat: Threat, ladder: LadderResult) -> dict[str, dict[str, object]]:
+    attacks = {
+        name: {"norm": threat.norm, "eps": threat.text, **facts}
+        for name, facts in ladder.settings.items()
+    }
+    for name, verdict in ladder.verdicts.items():
+        attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
+    return attacks
+
+
+def _list_rejections(ladder: LadderResult) -> list[str]:
     return [
-        f"{name}: {rejected} adversarial images did not hold when checked again (outside the ball or [0, 1], or classified "
-        "correctly); they do not count as broken"
-        for name, verdict in climbed.verdicts.items()
+        f"{name}: {rejected} adversarial images failed the final check (outside the ball or "
+        "[0, 1], or classified correctly); they do not count as broken"
+        for name, verdict in ladder.verdicts.items()
         if (rejected := verdict.facts.get("rejected"))
     ]

@@ -1,4 +1,4 @@
-"""What a killed evaluation keeps: the verdicts of every attack that was finished, in one file."""
+"""The verdicts of finished attacks, kept in a file so that a killed evaluation can resume."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ import torch
 from torch import nn
 
 from abatis.api.threat import Threat
-from abatis.evaluate.judge import Split, Verdicts
+from abatis.evaluate.judge import Points, Verdicts
 from abatis.nets.digest import weights_digest
 from abatis.system import distributed
-from abatis.system.files import disk, write_text
+from abatis.system.files import explain_disk_errors, write_text
 
 FORMAT = 2
 
 
 class FinishedAttacks:
-    """Finished attacks by name, for one question; a file about another question is not believed.
+    """Finished attacks by name, for one question; a file about another question is ignored.
 
-    ``path`` None keeps nothing. Only the first of several processes reads and writes.
+    Of several processes only the first reads and writes.
+
+    Args:
+        path: the file; None keeps nothing.
+        question: what is asked, in plain types; see :func:`describe_question`.
     """
 
-    def __init__(self, path: Path | None, question: Mapping[str, object]) -> None:
-        self.path, self.question = path, {"format": FORMAT, **question}
+    def __init__(
+        self, path: Path | None = None, question: Mapping[str, object] | None = None
+    ) -> None:
+        self.path, self.question = path, {"format": FORMAT, **(question or {})}
         self._known: dict[str, dict[str, Any]] = {}
         if path is not None:
             self._known = distributed.first_says(self._read(path))
 
-    def once(self, name: str, attack: Callable[[], Verdicts]) -> Verdicts:
-        """The verdicts of an attack, from the file where it was finished before."""
+    def get_or_run(self, name: str, attack: Callable[[], Verdicts]) -> Verdicts:
+        """Return the verdicts of an attack, which runs only if it did not finish before."""
         if name in self._known:
             known = self._known[name]
             flags = torch.tensor([mark == "1" for mark in known["robust"]])
@@ -56,11 +62,9 @@ class FinishedAttacks:
         }
         self._known[verdicts.name] = kept
         if distributed.rank() == 0:
-            with disk(self.path):
-                write_text(
-                    self.path,
-                    json.dumps({"question": self.question, "attacks": self._known}) + "\n",
-                )
+            content = {"question": self.question, "attacks": self._known}
+            with explain_disk_errors(self.path):
+                write_text(self.path, json.dumps(content) + "\n")
 
     def _read(self, path: Path) -> dict[str, dict[str, Any]]:
         try:
@@ -70,12 +74,14 @@ class FinishedAttacks:
             return {}
 
 
-def question(module: nn.Module, split: Split, threat: Threat, seed: int) -> dict[str, object]:
-    """What an evaluation asks, in plain types: equal questions have equal answers, whatever the batch size."""
+def describe_question(
+    module: nn.Module, points: Points, threat: Threat, seed: int
+) -> dict[str, object]:
+    """Return, in plain types, what decides the verdicts of an attack: not the batch size."""
     return {
         "weights": weights_digest(module),
-        "data": data_digest(split),
-        "n": len(split),
+        "data": digest_points(points),
+        "n": len(points),
         "threat": {key: value for key, value in asdict(threat).items() if key != "text"},
         "seed": seed,
         "versions": {"torch": str(torch.__version__)}
@@ -83,10 +89,10 @@ def question(module: nn.Module, split: Split, threat: Threat, seed: int) -> dict
     }
 
 
-def data_digest(split: Split) -> str:
-    """sha256 of all images and labels, in order."""
+def digest_points(points: Points) -> str:
+    """Return the sha256 of all images and labels, in order."""
     digest = hashlib.sha256()
-    for batch in split.eval_batches(256):
+    for batch in points.eval_batches(256):
         digest.update(batch.x.cpu().contiguous().numpy().tobytes())
         digest.update(batch.y.cpu().numpy().tobytes())
     return digest.hexdigest()

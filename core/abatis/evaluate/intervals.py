@@ -1,12 +1,21 @@
-"""How sure a share of counted points is."""
+"""Confidence intervals of counted shares."""
 
 from __future__ import annotations
 
 import math
 
 
-def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a share (Wilson, 1927), 95 % at z = 1.96; (0, 1) where nothing was counted."""
+def wilson_interval(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the score interval of a share (Wilson, 1927).
+
+    Args:
+        count: points that have a property.
+        of: all points.
+        z: quantile of the normal distribution; 1.96 gives 95 %.
+
+    Returns:
+        Both ends, in [0, 1]; (0, 1) where there are no points.
+    """
     if not of:
         return 0.0, 1.0
     share, weight = count / of, z * z / of

@@ -1,4 +1,4 @@
-"""What surrounds an evaluation: the network and all global state left as found, and batches that fit into memory."""
+"""Isolation of an evaluation: it leaves the network and all global state unchanged."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from abatis.api.randomness import untouched
 from abatis.errors import OutOfMemoryError
 from abatis.nets.net import Net
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @contextmanager
-def judging(module: nn.Module) -> Iterator[Net]:
-    """The network in eval mode with frozen parameters, in full float32; it and all global state are left as found."""
+def isolate(module: nn.Module) -> Iterator[Net]:
+    """Yield the network in eval mode, with frozen parameters, in full float32.
+
+    At the end the module, the global random generators, the precision settings and Python's trace
+    function are as they were before.
+    """
     net = Net(module)
     trace = sys.gettrace()
     try:
-        with untouched(), _full_float32(), net.attack_mode(), net.buffers_restored():
+        with untouched(), _full_float32(), net.attack_mode(), net.restore_buffers():
             yield net
     finally:
         sys.settrace(trace)
@@ -31,7 +35,10 @@ def judging(module: nn.Module) -> Iterator[Net]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """No TF32; and no search for the fastest convolution: batches shrink in an attack, each size would start one."""
+    """Turn off TF32, and cuDNN's search for the fastest convolution.
+
+    Batches shrink during an attack, and every new size would start a search.
+    """
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -43,8 +50,12 @@ def _full_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def halving(run: Callable[[int], Result], batch_size: int) -> Result:
-    """``run(batch_size)``, again from its start with half the batch whenever the device's memory does not suffice."""
+def halve_until_fits(run: Callable[[int], T], batch_size: int) -> T:
+    """Call ``run(batch_size)``, and again with half the batch while the device is out of memory.
+
+    Raises:
+        OutOfMemoryError: a batch of one image does not fit either.
+    """
     while True:
         try:
             return run(batch_size)
@@ -55,6 +66,5 @@ def halving(run: Callable[[int], Result], batch_size: int) -> Result:
                     where="evaluation",
                     fix="free the device's memory, or use another device",
                 ) from error
-        batch_size //= (
-            2  # out here the error, and with it the tensors of the failed attempt, is gone
-        )
+        # Here the error is gone, and with it the tensors of the failed attempt.
+        batch_size //= 2

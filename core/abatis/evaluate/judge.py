@@ -1,4 +1,4 @@
-"""One network under examination: its clean verdicts, and the one way attacks are run and believed."""
+"""The judge: the one place where attacks are run and where their success is checked."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from abatis.api.ball import Ball
 from abatis.api.batch import Batch
 from abatis.api.threat import Threat
 from abatis.errors import DataError, NotFiniteError, UsageError
-from abatis.evaluate.isolation import Result, halving, judging
-from abatis.nets.net import SAME, Net
+from abatis.evaluate.isolation import T, halve_until_fits, isolate
+from abatis.nets.net import LOGITS_TOLERANCE, Net
 from abatis.system import distributed
 
 Attack = Callable[[Batch], tuple[Tensor, Tensor]]
-"""A batch of points to adversarial images (B, C, H, W) and the attack's own claim which of them fool, (B,) bool."""
+"""From a batch to adversarial images (B, C, H, W) and the attack's claim which of them fool the
+network, (B,) bool."""
 
 Progress = Callable[[str, int, int], None]
-"""Told the name of what is going on, the points done and the points in all."""
+"""Called with the name of the current attack, the number of images done and the number of all."""
 
-TUNED = 8  # images that show what leaves the logits as they are
+TUNED = 8  # images on which a faster forward pass must give the same logits
 TOLERANCE = 1e-5  # how far outputs may be from a distribution and still look like one
 
 
-class Split(Protocol):
-    """The points to judge on: ``eval_batches`` always gives them in the same order."""
+class Points(Protocol):
+    """The images to judge on; ``eval_batches`` always yields them in the same order."""
 
     def __len__(self) -> int: ...
     def eval_batches(self, batch_size: int) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
-class First:
-    """The first n points of a split."""
+class FirstPoints:
+    """The first n points of others."""
 
-    split: Split
+    points: Points
     n: int
 
     def __len__(self) -> int:
-        return min(self.n, len(self.split))
+        return min(self.n, len(self.points))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """In the split's own order."""
+        """Yield them in the order of the others."""
         left = len(self)
-        for batch in self.split.eval_batches(min(batch_size, left)):
+        for batch in self.points.eval_batches(min(batch_size, left)):
             yield batch.rows(slice(0, left))
             left -= len(batch)
             if left <= 0:
@@ -57,12 +58,18 @@ class First:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What one attack left standing.
+    """Which points withstood one attack.
 
-    robust: (n,) bool on the CPU, still classified correctly after this attack, in the order of the split;
-    facts: attacked, the points it was run on; rejected, its adversarial images that did not hold when checked again;
-    batch_size, the one that fitted into memory; warnings: what the attack's own library said;
-    stray: images outside ball or box, or not numbers, or with a label the attack changed, whatever it claimed of them.
+    Args:
+        name: of the attack.
+        robust: (n,) bool on the CPU: still classified correctly after this attack, in the order
+            of the points.
+        facts: ``attacked``: on how many points the attack ran; ``rejected``: how many images it
+            claimed to fool the network with that did not pass the judge's check; ``batch_size``:
+            the one that fitted into memory.
+        warnings: of the attack's own library.
+        stray: images outside the ball or [0, 1], with NaN, or with a label that the attack
+            changed, whatever the attack claimed about them.
     """
 
     name: str
@@ -74,15 +81,18 @@ class Verdicts:
     @property
     def accuracy(self) -> float:
         """The share of all points that is still classified correctly."""
-        return share(self.robust)
+        return compute_share(self.robust)
 
 
 @dataclass(frozen=True)
 class Clean:
-    """What the clean images showed.
+    """Results on the clean images.
 
-    correct: (n,) bool, labels: (n,) int64 and distribution: (n,) bool, do the outputs look like probabilities?, on the CPU;
-    classes: K, outputs of the network.
+    Args:
+        correct: (n,) bool on the CPU.
+        labels: (n,) int64 on the CPU.
+        distribution: (n,) bool on the CPU: do the outputs look like probabilities?
+        classes: K, the number of outputs.
     """
 
     correct: Tensor
@@ -91,106 +101,120 @@ class Clean:
     classes: int
 
     def first(self, n: int) -> Clean:
-        """What the first n images showed."""
+        """Return the results on the first n images."""
         return Clean(self.correct[:n], self.labels[:n], self.distribution[:n], self.classes)
 
 
-def share(flags: Tensor) -> float:
-    """The share of true ones among (n,) bool."""
+def compute_share(flags: Tensor) -> float:
+    """Return the share of true entries of (n,) bool."""
     return int(flags.sum()) / len(flags)
 
 
-def right(logits: Tensor, y: Tensor) -> Tensor:
-    """Which points have finite logits and the right class on top: (B,) bool."""
+def find_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Return which points have finite logits and the right class on top: (B,) bool."""
     return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 
-def clean_verdicts(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
-    """Which points are classified correctly as they are: (n,) bool on the CPU.
+def judge_clean(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """Return which clean images are classified correctly: (n,) bool on the CPU.
 
-    Raises DataError, UsageError or NotFiniteError where they cannot be judged.
+    Raises:
+        DataError: there are no images, or they are not in [0, 1].
+        UsageError: the outputs are not one logit per class.
+        NotFiniteError: a logit is NaN or infinite.
     """
-    with judging(module) as net:
-        return _look(net, batches).correct
+    with isolate(module) as net:
+        return _classify(net, batches).correct
 
 
 class Judge:
-    """Asks one network about the points of one split under one threat; lives inside :func:`judging`."""
+    """Runs attacks on one network, on given points, under one threat.
+
+    It lives inside :func:`~abatis.evaluate.isolation.isolate`.
+    """
 
     def __init__(
         self,
         net: Net,
-        split: Split,
+        points: Points,
         threat: Threat,
         batch_size: int,
         progress: Progress | None = None,
     ) -> None:
-        self.net, self.split, self.threat = net, split, threat
+        self.net, self.points, self.threat = net, points, threat
         self.batch_size, self.progress = batch_size, progress
 
-    def clean(self) -> Clean:
-        """Look at the clean images. Raises DataError, UsageError or NotFiniteError where they cannot be judged."""
+    def classify_clean(self) -> Clean:
+        """Classify the clean images. Raises what :func:`judge_clean` raises."""
 
         def run(batch_size: int) -> Clean:
-            return _look(
+            return _classify(
                 self.net,
-                self.split.eval_batches(batch_size),
+                self.points.eval_batches(batch_size),
                 lambda done: self._report("clean", done, total),
             )
 
-        total = len(self.split)
-        return halving(run, self.batch_size)
+        total = len(self.points)
+        return halve_until_fits(run, self.batch_size)
 
     def tune(self) -> None:
-        """From here on attacks run the network in the fastest way that leaves its logits as they are."""
-        self._shown(lambda x: self.net.tune(x, step=False))
+        """From now on run the network in the fastest way that does not change its logits."""
+        self._try_on_some(lambda x: self.net.tune(x, step=False))
 
     @cached_property
     def steady(self) -> bool:
-        """Does the network say the same of an image whenever it is asked, and whatever is in the batch?"""
+        """Are the logits of an image always the same, whatever else is in the batch?"""
 
         def same(x: Tensor) -> bool:
             with torch.no_grad():
                 first, again, alone = self.net(x), self.net(x), self.net(x[:1])
             return torch.equal(first, again) and bool(
-                (alone - first[:1]).abs().max() <= SAME * first.abs().max()
+                (alone - first[:1]).abs().max() <= LOGITS_TOLERANCE * first.abs().max()
             )
 
-        return self._shown(same)
+        return self._try_on_some(same)
 
-    def _shown(self, run: Callable[[Tensor], Result]) -> Result:
-        return halving(
-            lambda size: run(next(iter(self.split.eval_batches(size))).x),
+    def _try_on_some(self, run: Callable[[Tensor], T]) -> T:
+        return halve_until_fits(
+            lambda size: run(next(iter(self.points.eval_batches(size))).x),
             min(TUNED, self.batch_size),
         )
 
-    def attacked(
+    def run_attack(
         self, name: str, attack: Attack, robust: Tensor, label: str | None = None
     ) -> Verdicts:
-        """Run an attack on the points that are robust so far, (n,) bool, and believe only what is seen from outside.
+        """Run an attack and count only the images that pass the judge's own check.
 
-        An image counts where it is inside ball and box and one plain forward gets it wrong. ``label`` names the attack
-        in progress reports. Raises OutOfMemoryError.
+        A point is broken if its adversarial image lies inside the ball and [0, 1] and a plain
+        forward pass misclassifies it. What the attack claims is not enough.
+
+        Args:
+            name: of the attack.
+            attack: sees copies of the points, so that it cannot change what is judged.
+            robust: (n,) bool, the points to attack: those still classified correctly.
+            label: the attack's name in progress reports, if it is another.
+
+        Raises:
+            OutOfMemoryError: the device has no memory for a single image.
         """
-        return halving(
-            lambda size: self._pass(name, attack, robust, label or name, size), self.batch_size
+        return halve_until_fits(
+            lambda size: self._run_once(name, attack, robust, label or name, size),
+            self.batch_size,
         )
 
-    def _pass(
+    def _run_once(
         self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int
     ) -> Verdicts:
-        """This process attacks its share of the points; all processes leave with the same verdicts."""
+        """Attack this process's share of the points; all processes return the same verdicts."""
         mine = robust & distributed.share_of(len(robust))
         still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
-        for places, batch in _packed(self.split, mine, batch_size):
-            given = Batch(
-                batch.x.clone(), batch.y.clone(), batch.index
-            )  # what is judged stays out of the attack's hands
+        for places, batch in _pack(self.points, mine, batch_size):
+            given = Batch(batch.x.clone(), batch.y.clone(), batch.index)
             with self.net.attack_mode():
                 adversarial, claimed = attack(given)
             inside = Ball(batch.x, self.threat).contains(adversarial)
-            broken = claimed & inside & self._wrong(adversarial, batch.y)  # (B,)
+            broken = claimed & inside & self._find_wrong(adversarial, batch.y)  # (B,)
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             stray += int((~inside | (given.y != batch.y)).sum())
@@ -198,22 +222,24 @@ class Judge:
             self._report(label, done, total)
         still, rejected, stray = (
             distributed.all_agree(still),
-            distributed.total(rejected),
-            distributed.total(stray),
+            distributed.sum_count(rejected),
+            distributed.sum_count(stray),
         )
         facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
         return Verdicts(name, still, facts, stray=stray)
 
-    def _wrong(self, adversarial: Tensor, y: Tensor) -> Tensor:
+    def _find_wrong(self, adversarial: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return ~right(self.net(adversarial), y)
+            return ~find_correct(self.net(adversarial), y)
 
     def _report(self, label: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(label, done, total)
 
 
-def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | None = None) -> Clean:
+def _classify(
+    net: Net, batches: Iterable[Batch], report: Callable[[int], None] | None = None
+) -> Clean:
     correct: list[Tensor] = []
     labels: list[Tensor] = []
     distribution: list[Tensor] = []
@@ -222,7 +248,7 @@ def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | No
         with torch.no_grad():
             logits = net(batch.x)
         _check(batch, logits)
-        correct.append(right(logits, batch.y).cpu())
+        correct.append(find_correct(logits, batch.y).cpu())
         labels.append(batch.y.cpu())
         distribution.append(_is_distribution(logits).cpu())
         classes = logits.shape[1]
@@ -241,22 +267,22 @@ def _look(net: Net, batches: Iterable[Batch], report: Callable[[int], None] | No
 def _check(batch: Batch, logits: Tensor) -> None:
     if batch.x.amin() < 0 or batch.x.amax() > 1:
         raise DataError(
-            f"images span [{batch.x.amin():.3g}, {batch.x.amax():.3g}], not [0, 1]",
+            f"image values range over [{batch.x.amin():.3g}, {batch.x.amax():.3g}], not [0, 1]",
             where="evaluation",
-            fix="normalise inside the model, and hand out images in [0, 1]",
+            fix="use images in [0, 1], and normalise inside the model",
         )
     if logits.dim() != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
         raise UsageError(
-            f"the model gives outputs of shape {tuple(logits.shape)} for {len(batch)} images",
+            f"the model's outputs have shape {tuple(logits.shape)} for {len(batch)} images",
             where="evaluation",
-            fix=f"give one logit a class: ({len(batch)}, K) with K of at least 2",
+            fix=f"return one logit per class: ({len(batch)}, K) with K of at least 2",
         )
     odd = batch.index[~logits.isfinite().all(1)].tolist()
     if odd:
         raise NotFiniteError(
             f"the logits of {len(odd)} clean images are NaN or infinite",
             where=f"evaluation, images {', '.join(map(str, odd[:5]))}",
-            fix="the weights have diverged: judge an earlier checkpoint",
+            fix="the training has diverged: judge an earlier checkpoint",
         )
 
 
@@ -266,11 +292,14 @@ def _is_distribution(outputs: Tensor) -> Tensor:
     return inside.all(1) & ((outputs.sum(1) - 1).abs() <= TOLERANCE)
 
 
-def _packed(split: Split, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
-    """The wanted points, (n,) bool, in order, packed into full batches, with their places in the split, (B,) int64."""
+def _pack(points: Points, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
+    """Yield the wanted points, (n,) bool, in order and in full batches.
+
+    With each batch come the positions of its points among all, (B,) int64.
+    """
     parts: list[tuple[Tensor, ...]] = []
     seen = 0
-    for batch in split.eval_batches(batch_size):
+    for batch in points.eval_batches(batch_size):
         rows = wanted[seen : seen + len(batch)].nonzero().flatten()
         parts.append((rows + seen, batch.x[rows], batch.y[rows], batch.index[rows]))
         seen += len(batch)

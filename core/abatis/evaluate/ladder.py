@@ -1,4 +1,4 @@
-"""The ladders: which attacks a network faces, in order, from a quick look to the strongest there is."""
+"""The ladders: which attacks run, in order, from a quick look to the strongest."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from torch import Tensor
 from abatis.api.batch import Batch
 from abatis.api.context import AdaptiveAttack
 from abatis.api.randomness import seeded
-from abatis.config.run_config import Ladder
 from abatis.errors import UsageError
-from abatis.evaluate.autoattack import AutoAttacked, Version, autoattack, family_of
+from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.autoattack import Version, get_version_name, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, right
-from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy, margin, pgd
-from abatis.system.plugin_errors import blamed
+from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, find_correct
+from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy, make_pgd, margin
+from abatis.evaluate.request import EvaluationRequest
+from abatis.system.plugin_errors import blame_plugin
 
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
-AUTOATTACK, FAST = family_of("standard"), family_of("fast")
-MARGIN_PGD = "margin-PGD-20"
-PGD = "PGD-20"
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Rung:
     restarts: int = 1
 
 
-QUICK = (Rung(PGD, "cross-entropy", 20),)
-STANDARD = (*QUICK, Rung(MARGIN_PGD, "margin", 20))
+QUICK = (Rung("PGD-20", "cross-entropy", 20),)
+STANDARD = (*QUICK, Rung("margin-PGD-20", "margin", 20))
 THOROUGH = (
     *STANDARD,
     Rung("PGD-100 x 5", "cross-entropy", 100, 5),
@@ -55,15 +53,24 @@ VERSIONS: dict[str, tuple[Version, ...]] = {
 
 
 @dataclass
-class Climbed:
-    """What the attacks of a ladder left: verdicts and settings by name, in order, and plain sentences."""
+class LadderResult:
+    """What the attacks of a ladder found.
+
+    Args:
+        verdicts: by the attack's name, in order.
+        settings: by the attack's name, in order.
+        findings: sentences for the reader.
+    """
 
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     settings: dict[str, Mapping[str, object]] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
 
-    def held(self, n: int) -> dict[Objective, Tensor]:
-        """Which of the first n points, (n,) bool, PGD-20 left, by its loss, where every image that it made held."""
+    def get_survivors(self, n: int) -> dict[Objective, Tensor]:
+        """Return which of the first n points withstood PGD-20, (n,) bool, by its loss.
+
+        Attacks with images that did not pass the judge's check are left out.
+        """
         found = {
             OBJECTIVES[rung.loss]: self.verdicts[rung.name]
             for rung in STANDARD
@@ -76,36 +83,63 @@ class Climbed:
         }
 
 
-def climb(
+def run_ladder(
+    judge: Judge, clean: Clean, request: EvaluationRequest, finished: FinishedAttacks
+) -> LadderResult:
+    """Run a ladder's attacks and the plugins' adaptive ones.
+
+    Each attack sees all points that are correct without an attack; within AutoAttack a point that
+    is broken is not attacked again.
+
+    Args:
+        judge: of the network and the points.
+        clean: results on the clean images.
+        request: what is asked.
+        finished: attacks that need not run again.
+
+    Raises:
+        UsageError: the ladder has no attack for this norm.
+        PluginError: an adaptive attack failed.
+        OutOfMemoryError: the device has no memory for a single image.
+    """
+    result = LadderResult()
+    if judge.threat.norm != "L1":
+        _run_pgd(result, judge, clean, request, finished)
+    elif request.ladder == "quick":
+        raise UsageError(
+            "the quick ladder has no attack in L1",
+            fix="use --ladder standard, whose AutoAttack supports L1",
+        )
+    else:
+        result.findings.append("PGD was left out: it does not support L1")
+    for plugin, foreign in request.adaptive.items():
+        name = f"adaptive ({plugin})"
+        attack = _adapt(judge, foreign, request.seed)
+        with blame_plugin(plugin, "adaptive attack"):
+            result.verdicts[name] = finished.get_or_run(
+                name, _run_later(judge, name, attack, clean.correct)
+            )
+        result.settings[name] = {"provider": plugin, "seed": request.seed}
+    swift = request.square_bf16 and pyautoattack_messages.is_tested()
+    for version in VERSIONS[request.ladder]:
+        chosen: Version = "fast" if swift and version == "standard" else version
+        _run_autoattack(result, judge, clean, request, finished, chosen)
+    return result
+
+
+def _run_pgd(
+    result: LadderResult,
     judge: Judge,
     clean: Clean,
-    ladder: Ladder,
-    *,
-    seed: int,
-    device: torch.device,
-    memory: FinishedAttacks,
-    adaptive: Mapping[str, AdaptiveAttack],
-    square_bf16: bool,
-) -> Climbed:
-    """Run a ladder's attacks, each on all points that are right without any, and the defenses' own adaptive ones.
-
-    With ``square_bf16`` the fast version of AutoAttack takes the place of the standard one.
-    """
-    result = Climbed()
-    threat = judge.threat
-    if threat.norm == "L1":
-        if ladder == "quick":
-            raise UsageError(
-                "the quick ladder has no attack under L1",
-                fix="take the standard one: AutoAttack attacks there, too",
-            )
-        result.findings.append("PGD was left out: there is none for L1 here")
-    for rung in PGD_RUNGS[ladder] if threat.norm != "L1" else ():
-        attack = pgd(
-            judge.net, threat, rung.steps, seed, OBJECTIVES[rung.loss], range(rung.restarts)
-        )
-        result.verdicts[rung.name] = memory.once(
-            rung.name, _run(judge, rung.name, attack, clean.correct)
+    request: EvaluationRequest,
+    finished: FinishedAttacks,
+) -> None:
+    threat, seed = judge.threat, request.seed
+    for rung in PGD_RUNGS[request.ladder]:
+        objective, starts = OBJECTIVES[rung.loss], range(rung.restarts)
+        attack = make_pgd(judge.net, threat, rung.steps, seed, objective, starts)
+        result.verdicts[rung.name] = finished.get_or_run(
+            rung.name, _run_later(judge, rung.name, attack, clean.correct)
         )
         result.settings[rung.name] = {
             "loss": rung.loss,
@@ -116,44 +150,36 @@ def climb(
             "counts": "any point of the path that fools",
             "seed": seed,
         }
-    for plugin, foreign in adaptive.items():
-        name = f"adaptive ({plugin})"
-        with blamed(plugin, "adaptive attack"):
-            result.verdicts[name] = memory.once(
-                name, _run(judge, name, _adapted(judge, foreign, seed), clean.correct)
-            )
-        result.settings[name] = {"provider": plugin, "seed": seed}
-    for version in VERSIONS[ladder]:
-        chosen: Version = "fast" if square_bf16 and version == "standard" else version
-        _add(
-            result,
-            autoattack(judge, clean.correct, clean.classes, seed, device, memory, chosen),
-            chosen,
-        )
-    return result
 
 
-def _run(judge: Judge, name: str, attack: Attack, correct: Tensor) -> Callable[[], Verdicts]:
-    return lambda: judge.attacked(name, attack, correct)
+def _run_later(judge: Judge, name: str, attack: Attack, correct: Tensor) -> Callable[[], Verdicts]:
+    return lambda: judge.run_attack(name, attack, correct)
 
 
-def _adapted(judge: Judge, foreign: AdaptiveAttack, seed: int) -> Attack:
-    """A plugin's attack against itself; it makes images, and the network says which of them fool."""
+def _adapt(judge: Judge, foreign: AdaptiveAttack, seed: int) -> Attack:
+    """Wrap a plugin's attack: it makes the images, and the network tells which of them fool it."""
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         with seeded(seed, "adaptive attack", int(batch.index[0])):
             adversarial = foreign(judge.net, batch, judge.threat).detach()
         with torch.no_grad():
-            return adversarial, ~right(judge.net(adversarial), batch.y)
+            return adversarial, ~find_correct(judge.net(adversarial), batch.y)
 
     return attack
 
 
-def _add(result: Climbed, attacked: AutoAttacked, version: Version) -> None:
-    family = family_of(version)
-    result.verdicts |= {verdict.name: verdict for verdict in attacked.verdicts}
-    if attacked.verdicts:
-        last = attacked.verdicts[-1]
-        result.verdicts[family] = Verdicts(family, last.robust)
-    result.settings |= attacked.settings
-    result.findings += attacked.findings
+def _run_autoattack(
+    result: LadderResult,
+    judge: Judge,
+    clean: Clean,
+    request: EvaluationRequest,
+    finished: FinishedAttacks,
+    version: Version,
+) -> None:
+    found = run_autoattack(judge, clean, request.seed, request.device, finished, version)
+    family = get_version_name(version)
+    result.verdicts |= {verdict.name: verdict for verdict in found.verdicts}
+    if found.verdicts:
+        result.verdicts[family] = Verdicts(family, found.verdicts[-1].robust)
+    result.settings |= found.settings
+    result.findings += found.findings

@@ -1,7 +1,7 @@
 """How far the points are from being misclassified: in logits, in probabilities, and in pixels.
 
-All margins are positive where the point is classified right and negative where it is wrong. Distances are in pixel units of
-[0, 1] and of the function: none is cut at the box.
+All margins are positive where the point is classified correctly and negative where it is not.
+Distances are in pixel units of [0, 1]; they are distances of the function, not clipped to the box.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ from torch import Tensor
 from abatis.api.batch import Batch
 from abatis.api.context import Forward
 from abatis.errors import DataError
-from abatis.evaluate.deepfool import CANDIDATES, ORDERS, distance, leave, linearised, rivals, size
-from abatis.evaluate.judge import right
+from abatis.evaluate.deepfool import (
+    CANDIDATES,
+    ORDERS,
+    distance,
+    find_boundary,
+    find_rivals,
+    linearise,
+    size,
+)
+from abatis.evaluate.judge import find_correct
 from abatis.evaluate.pgd import margin
 from abatis.nets.net import Net
 
@@ -26,22 +34,36 @@ BINS = 20
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y - max_{k != y} z_k: (B, K), (B,) -> (B,)."""
+    """Return z_y - max_{k != y} z_k: (B, K), (B,) -> (B,)."""
     return -margin(logits, y)
 
 
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """p_y - max_{k != y} p_k, in [-1, 1] (Wang et al., NeurIPS 2021): (B, K), (B,) -> (B,)."""
+    """Return p_y - max_{k != y} p_k, in [-1, 1] (Wang et al., NeurIPS 2021).
+
+    (B, K), (B,) -> (B,).
+    """
     return -margin(logits.log_softmax(1).exp(), y)
 
 
 def effective_margin(
     forward: Forward, x: Tensor, y: Tensor, norm: str, candidates: int = CANDIDATES
 ) -> Tensor:
-    """min_{k != y} (z_y - z_k) / ||grad_x (z_y - z_k)||_dual (Liu and Chan, BMVC 2022): (B,), unchanged by the logits' scale.
+    """Return min_{k != y} (z_y - z_k) / ||grad_x (z_y - z_k)||_dual (Liu and Chan, BMVC 2022).
 
-    The signed distance to the linearised boundary. Of a wrong point it is the one to the boundary with the k farthest across.
-    k runs over y's ``candidates`` - 1 rivals of highest logits. A rival at a tie counts 0, one without a slope +-infinity.
+    It is the signed distance to the linearised boundary, and does not change with the logits'
+    scale. For a misclassified point it belongs to the k that lies farthest across. A k at a tie
+    counts 0, one without a gradient +-infinity.
+
+    Args:
+        forward: the network.
+        x: (B, C, H, W).
+        y: (B,) int64.
+        norm: "L2" or "Linf".
+        candidates: k runs over the ``candidates`` - 1 other classes of highest logits.
+
+    Returns:
+        (B,).
     """
     return effective_margins(forward, x, y, (norm,), candidates)[norm]
 
@@ -49,11 +71,11 @@ def effective_margin(
 def effective_margins(
     forward: Forward, x: Tensor, y: Tensor, norms: Sequence[str], candidates: int = CANDIDATES
 ) -> dict[str, Tensor]:
-    """:func:`effective_margin` in several norms, from the same slopes."""
+    """Return :func:`effective_margin` in several norms, from the same gradients."""
     with torch.no_grad():
-        others = rivals(forward(x), y, candidates)
+        others = find_rivals(forward(x), y, candidates)
     lengths = [
-        [distance(gap, w, norm) for norm in norms] for gap, w in linearised(forward, x, y, others)
+        [distance(gap, w, norm) for norm in norms] for gap, w in linearise(forward, x, y, others)
     ]
     return {
         norm: torch.stack(column).amin(0)
@@ -62,13 +84,14 @@ def effective_margins(
 
 
 def input_margin(forward: Forward, x: Tensor, y: Tensor, norm: str) -> Tensor:
-    """+-||r|| of DeepFool's r out of the predicted class, in 50 steps: (B,); +-infinity where it found no boundary.
+    """Return +-||r|| of DeepFool's r out of the predicted class, in 50 steps: (B,).
 
-    Negative where the prediction is wrong: then it is the way out of the wrong class, not the one to y.
+    It is negative where the prediction is wrong: then it is the distance out of the wrong class,
+    not the distance to y. It is +-infinity where no boundary was found.
     """
     with torch.no_grad():
-        correct = right(forward(x), y)
-    return _signed(*leave(forward, x, norm), correct, norm)
+        correct = find_correct(forward(x), y)
+    return _signed(*find_boundary(forward, x, norm), correct, norm)
 
 
 def _signed(r: Tensor, reached: Tensor, correct: Tensor, norm: str) -> Tensor:
@@ -78,10 +101,13 @@ def _signed(r: Tensor, reached: Tensor, correct: Tensor, norm: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Margins:
-    """What was measured on n points, on the CPU.
+    """Margins of n points, on the CPU.
 
-    measures: (n,) float64 by the measure's name, infinite where no boundary was found; rho_adv: by norm, DeepFool's mean of
-    ||r|| / ||x|| over all points (eq. 2), r as far as it came; adversarial: (n,) logit margins at the adversarial images.
+    Args:
+        measures: (n,) float64 by the measure's name; infinite where no boundary was found.
+        rho_adv: by norm, the mean of ||r|| / ||x|| over all points (DeepFool, eq. 2), with r as
+            far as the steps came.
+        adversarial: (n,) logit margins at the adversarial images.
     """
 
     measures: Mapping[str, Tensor]
@@ -89,7 +115,10 @@ class Margins:
     adversarial: Tensor | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Plain types. ``unreached`` counts the points without a finite margin, which the summaries leave out."""
+        """Return plain types.
+
+        ``unreached`` counts the points without a finite margin; the summaries leave them out.
+        """
         clean = self.measures["logit"]
         found = (
             self.measures
@@ -129,7 +158,7 @@ def _summary(values: Tensor) -> dict[str, object]:
 
 
 def _histogram(clean: Tensor, adversarial: Tensor | None) -> dict[str, object]:
-    """Counts in bins of equal width over both."""
+    """Count both in the same bins of equal width."""
     shown = (
         {"clean": clean} if adversarial is None else {"clean": clean, "adversarial": adversarial}
     )
@@ -148,9 +177,17 @@ def _histogram(clean: Tensor, adversarial: Tensor | None) -> dict[str, object]:
 def measure_margins(
     net: Net, batches: Iterable[Batch], norm_of_threat: str, adversarial: Tensor | None = None
 ) -> Margins:
-    """All margins of all points, in L2 and Linf, the threat's norm first where it is one of them; net inside :func:`judging`.
+    """Measure all margins of all points, in L2 and Linf.
 
-    adversarial: (n, C, H, W), adversarial images of the points in their order. Raises DataError where there are no points.
+    Args:
+        net: inside :func:`~abatis.evaluate.isolation.isolate`.
+        batches: of the points.
+        norm_of_threat: comes first where it is one of the two.
+        adversarial: (n, C, H, W), adversarial images of the points in their order.
+
+    Raises:
+        DataError: there are no points.
+        UsageError: the outputs have no gradient with respect to the image.
     """
     norms = sorted(ORDERS, key=lambda norm: norm != norm_of_threat)
     rows: list[dict[str, Tensor]] = []
@@ -177,24 +214,33 @@ def measure_margins(
 
 
 def _measure(net: Net, batch: Batch, norms: Sequence[str]) -> dict[str, Tensor]:
-    """(B,) by measure, and ||r|| / ||x|| by norm."""
+    """Return (B,) by measure, and ||r|| / ||x|| by norm."""
     x, y = batch.x, batch.y
     with torch.no_grad():
         logits = net(x)
-    correct = right(logits, y)
+    correct = find_correct(logits, y)
     values = {"logit": logit_margin(logits, y), "probability": probability_margin(logits, y)}
     values |= {
         f"effective_{norm}": found for norm, found in effective_margins(net, x, y, norms).items()
     }
     for norm in norms:
-        r, reached = leave(net, x, norm)
+        r, reached = find_boundary(net, x, norm)
         values[f"input_{norm}"] = _signed(r, reached, correct, norm)
         values[f"relative_{norm}"] = size(r, norm) / size(x, norm)
     return values
 
 
-def per_class(labels: Tensor, clean: Tensor, robust: Tensor, classes: int) -> dict[str, list[int]]:
-    """Points of every class, and those right as they are and under attack; (n,) int64, (n,) bool, (n,) bool."""
+def count_per_class(
+    labels: Tensor, clean: Tensor, robust: Tensor, classes: int
+) -> dict[str, list[int]]:
+    """Count the points of every class, and those that are correct without and under attack.
+
+    Args:
+        labels: (n,) int64.
+        clean: (n,) bool, correct without an attack.
+        robust: (n,) bool, correct under attack.
+        classes: K.
+    """
     chosen = {"n": labels, "clean": labels[clean], "robust": labels[robust]}
     return {
         name: torch.bincount(those, minlength=classes).tolist() for name, those in chosen.items()

@@ -1,4 +1,4 @@
-"""Projected gradient ascent that remembers its path: a point is broken if any iterate fools the network."""
+"""Projected gradient descent (Madry et al., ICLR 2018); every iterate that fools counts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from abatis.api.context import Forward
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.errors import UsageError
-from abatis.evaluate.isolation import judging
-from abatis.evaluate.judge import Attack, Judge, Progress, Split, right
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import Attack, Judge, Points, Progress, find_correct
 
 STEP_SHARE = 0.25  # step size as a share of the radius
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, K) and labels (B,) to what the attack raises, (B,)."""
+"""From logits (B, K) and labels (B,) to what the attack maximises, (B,)."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -28,14 +28,17 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The strongest rival's logit over the true one's, positive where it fools: (B, K), (B,) -> (B,)."""
+    """Return the largest other logit minus the true one: (B, K), (B,) -> (B,).
+
+    It is positive where the point is misclassified.
+    """
     true = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
 
 
-def pgd_verdicts(
+def judge_with_pgd(
     module: nn.Module,
-    split: Split,
+    points: Points,
     threat: Threat,
     *,
     steps: int,
@@ -44,20 +47,26 @@ def pgd_verdicts(
     progress: Progress | None = None,
     objective: Objective = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
-    """Which points are classified correctly, and which still are after PGD: (n,) bool on the CPU each.
+    """Return which points are classified correctly, and which still are after PGD.
 
-    Raises DataError, UsageError, NotFiniteError or OutOfMemoryError.
+    Returns:
+        (n,) bool on the CPU each.
+
+    Raises:
+        DataError: there are no images, or they are not in [0, 1].
+        UsageError: the outputs are not one logit per class, or have no gradient.
+        NotFiniteError: a logit of a clean image is NaN or infinite.
+        OutOfMemoryError: the device has no memory for a single image.
     """
-    with judging(module) as net:
-        judge = Judge(net, split, threat, batch_size, progress)
-        clean = judge.clean().correct
+    with isolate(module) as net:
+        judge = Judge(net, points, threat, batch_size, progress)
+        clean = judge.classify_clean().correct
         judge.tune()
-        return clean, judge.attacked(
-            f"PGD-{steps}", pgd(net, threat, steps, seed, objective), clean
-        ).robust
+        attack = make_pgd(net, threat, steps, seed, objective)
+        return clean, judge.run_attack(f"PGD-{steps}", attack, clean).robust
 
 
-def pgd(
+def make_pgd(
     forward: Forward,
     threat: Threat,
     steps: int,
@@ -65,7 +74,16 @@ def pgd(
     objective: Objective = cross_entropy,
     starts: range = range(1),
 ) -> Attack:
-    """PGD on an objective from uniform starts, keyed by number and the point's own index; a fooled point starts no more."""
+    """Return PGD from uniform random starts.
+
+    Args:
+        forward: the network.
+        threat: norm and radius.
+        steps: of each start.
+        seed: with the number of the start and the point's index it decides the start.
+        objective: what is maximised.
+        starts: numbers of the starts. A point that one start has fooled is not started again.
+    """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         found, fooled = batch.x.clone(), torch.zeros_like(batch.y, dtype=torch.bool)
@@ -74,15 +92,15 @@ def pgd(
             if not len(rows):
                 break
             left = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
-            point = random_start(left, threat, seed, start)
-            found[rows], fooled[rows] = _climb(forward, left, threat, steps, objective, point)
+            point = draw_start(left, threat, seed, start)
+            found[rows], fooled[rows] = _ascend(forward, left, threat, steps, objective, point)
         return found, fooled
 
     return attack
 
 
-def random_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Tensor:
-    """A random point of every ball, (B, C, H, W), whatever the batch."""
+def draw_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Tensor:
+    """Draw a point of every image's ball: (B, C, H, W). It does not depend on the batch."""
     suffix = f"/{start}" if start else ""
     uniform = per_sample("uniform", seed, f"evaluate/uniform{suffix}", batch.index, batch.x)
     normal = (
@@ -93,18 +111,22 @@ def random_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Ten
     return Ball(batch.x, threat).uniform_start(uniform, normal)
 
 
-def _climb(
+def _ascend(
     forward: Forward, batch: Batch, threat: Threat, steps: int, objective: Objective, point: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The first iterate that fools, else the one of highest loss, (B, C, H, W); and which points are fooled, (B,)."""
+    """Return the first iterate that fools, else the one of highest loss, and who was fooled.
+
+    The images are (B, C, H, W), the flags (B,) bool.
+    """
     ball = Ball(batch.x, threat)
     found = point.clone()
     highest = batch.x.new_full((len(batch),), -torch.inf)
     fooled = torch.zeros_like(batch.y, dtype=torch.bool)
-    rows = torch.arange(len(batch), device=batch.x.device)  # the points that still climb
+    rows = torch.arange(len(batch), device=batch.x.device)  # the points that are not fooled yet
     for step in range(steps + 1):
-        logits, loss, gradient = ascent(forward, point, batch.y[rows], objective, step < steps)
-        standing = right(logits, batch.y[rows])
+        wanted = step < steps
+        logits, loss, gradient = differentiate(forward, point, batch.y[rows], objective, wanted)
+        standing = find_correct(logits, batch.y[rows])
         better = ~standing | (loss > highest[rows])
         found[rows[better]], highest[rows[better]] = point[better], loss[better]
         if not standing.all():
@@ -117,22 +139,29 @@ def _climb(
     return found, fooled
 
 
-def ascent(
+def differentiate(
     forward: Forward, point: Tensor, y: Tensor, objective: Objective, gradient_wanted: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), objective (B,) and its gradient (B, C, H, W), which is zero where it is not wanted; all detached."""
+    """Return the logits, the objective and its gradient at some images, all detached.
+
+    Returns:
+        (B, K), (B,) and (B, C, H, W). The gradient is zero where it is not wanted.
+
+    Raises:
+        UsageError: the outputs do not depend on the images in a way that autograd can follow.
+    """
     point = point.detach().requires_grad_(gradient_wanted)
     with torch.set_grad_enabled(gradient_wanted):
         logits = forward(point)
         loss = objective(logits, y)
-        total = loss.sum()
+        summed = loss.sum()
     if not gradient_wanted:
         return logits, loss, torch.zeros_like(point)
-    if not total.requires_grad:
+    if not summed.requires_grad:
         raise UsageError(
-            "no gradient of the model's outputs reaches the image",
+            "the model's outputs have no gradient with respect to the image",
             where="evaluation, PGD",
             fix="remove detach() and no_grad() from the model's forward",
         )
-    (gradient,) = torch.autograd.grad(total, point)
+    (gradient,) = torch.autograd.grad(summed, point)
     return logits.detach(), loss.detach(), gradient

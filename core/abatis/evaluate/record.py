@@ -1,4 +1,4 @@
-"""What a record of an evaluation says besides its numbers."""
+"""What a record of an evaluation holds besides its numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from abatis.data import DataInfo
 from abatis.nets.digest import weights_digest
 
 
-def facts(
+def describe_evaluation(
     model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: int
 ) -> dict[str, Any]:
-    """What a record says besides its numbers; model: what was judged, as the user named it."""
+    """Return what was judged, on what, and how, in plain types.
+
+    Args:
+        model: as the user named it.
+        module: the network.
+        info: on the data.
+        threat: norm and radius.
+        seed: of the attacks.
+    """
     return {
         "model": model,
         "threat": str(threat),

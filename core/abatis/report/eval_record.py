@@ -1,4 +1,4 @@
-"""The file eval.json: what is kept of an evaluation, and how a later one may follow it."""
+"""The file eval.json: how an evaluation is read and written, and when it may be replaced."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 
 from abatis.config.run_config import LADDERS
 from abatis.errors import UsageError
-from abatis.system.files import disk, write_text
+from abatis.system.files import explain_disk_errors, write_text
 
 RECORD = "eval.json"
-STATE = "eval-state.json"  # of an evaluation that goes on
+STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it can resume
 
 
 def read_record(folder: Path) -> Mapping[str, Any]:
-    """The evaluation in a folder; empty where there is none. Raises UsageError where it cannot be read."""
+    """Return the evaluation in a folder; empty if there is none.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     path = folder / RECORD
     if not path.exists():
         return {}
@@ -26,25 +30,33 @@ def read_record(folder: Path) -> Mapping[str, Any]:
         raise UsageError(
             f"cannot read the evaluation: {error}",
             where=str(path),
-            fix="remove it and evaluate again",
+            fix="delete it and evaluate again",
         ) from error
     return found
 
 
 def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
-    """Write it, counting how often the test set has been looked at; returns what was written."""
+    """Write an evaluation, and count how often the test set has been used.
+
+    Returns:
+        What was written: the record with ``test_set_evaluations``.
+    """
     full = {
         **record,
         "test_set_evaluations": 1 + read_record(folder).get("test_set_evaluations", 0),
     }
-    with disk(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RECORD, json.dumps(full, indent=1) + "\n")
     return full
 
 
 def check_replaceable(folder: Path, ladder: str) -> None:
-    """Raise UsageError where a shorter ladder would take the place of a longer one."""
+    """Check that an evaluation by this ladder may be written into a folder.
+
+    Raises:
+        UsageError: the folder holds one by a longer ladder.
+    """
     before = read_record(folder).get("ladder")
     if before in LADDERS and LADDERS.index(before) > LADDERS.index(ladder):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""D9, D10, D12 to D18, D21 and D24: do the gradient attacks find what others find, and do they come to an end?"""
+"""D9, D10, D12 to D18, D21 and D24: are the gradient attacks strong, and do they converge?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from torch import Tensor
 
 from abatis.evaluate.curves import STEPS
 from abatis.evaluate.judge import Attack, Judge, Verdicts
-from abatis.evaluate.masking.probes import DRAWS, random_noise, single_step, square, traced
-from abatis.evaluate.masking.record import Test, rated, told
-from abatis.evaluate.pgd import Objective, cross_entropy, margin, pgd
+from abatis.evaluate.masking.probes import (
+    DRAWS,
+    make_random_noise,
+    make_single_step,
+    make_square,
+    make_traced_pgd,
+)
+from abatis.evaluate.masking.record import Outcome, grade_share, make_outcome
+from abatis.evaluate.pgd import Objective, cross_entropy, make_pgd, margin
 from abatis.system import distributed
 
 MORE_STEPS = 100
@@ -21,11 +27,18 @@ SMALLEST = 5  # pixels a side that Square needs in L2
 
 
 @dataclass
-class Bench:
-    """Runs attacks for one judge, and keeps what none of them broke.
+class AttackTally:
+    """Runs the attacks of the diagnostics and keeps count of their results.
 
-    correct: (n,) bool, right without an attack; robust: (n,) bool, right after all so far too; made, stray: images so far,
-    and those that lie outside ball or box or lost their label.
+    Args:
+        judge: of the network and the points.
+        correct: (n,) bool, correct without an attack.
+        seed: of the attacks.
+
+    Attributes:
+        robust: (n,) bool, correct without an attack and after all attacks so far.
+        made: number of adversarial images so far.
+        stray: how many of them lie outside the ball or [0, 1], or lost their label.
     """
 
     judge: Judge
@@ -39,111 +52,127 @@ class Bench:
         self.robust = self.correct.clone()
 
     def run(self, name: str, attack: Attack, points: Tensor) -> Verdicts:
-        """The verdicts of an attack on some points, (n,) bool."""
-        return self.counted(self.judge.attacked(name, attack, points, f"masking: {name}"), points)
+        """Run an attack on some points, (n,) bool."""
+        return self.count(self.judge.run_attack(name, attack, points, f"masking: {name}"), points)
 
-    def counted(self, verdicts: Verdicts, points: Tensor) -> Verdicts:
-        """The same, after an attack on some points, (n,) bool, that ran here or elsewhere."""
+    def count(self, verdicts: Verdicts, points: Tensor) -> Verdicts:
+        """Count the verdicts of an attack on some points, (n,) bool, wherever it ran."""
         self.made += verdicts.facts["attacked"]
         self.stray += verdicts.stray
         self.robust &= verdicts.robust | ~points
         return verdicts
 
-    def exclusive(self, test: str, name: str, attacks: list[Attack], standing: Tensor) -> Test:
-        """The share of the correct points that these attacks break of what the white-box union left, (n,) bool."""
+    def grade_exclusive(
+        self, test: str, name: str, attacks: list[Attack], standing: Tensor
+    ) -> Outcome:
+        """Grade the share of correct points that only these attacks break.
+
+        standing: (n,) bool, the points that all white-box attacks left.
+        """
         left = standing
         for attack in attacks:
             left = self.run(name, attack, left).robust
         count, of = int((standing & ~left).sum()), int(self.correct.sum())
-        return rated(
+        return grade_share(
             test, count, of, f"{name} broke {count} of {of} points that PGD-{STEPS} did not"
         )
 
-    def budget_test(self) -> Test:
-        """D24, over everything that ran here."""
-        return rated(
+    def grade_budget(self) -> Outcome:
+        """D24, over all attacks so far."""
+        return grade_share(
             "D24",
             self.stray,
             self.made,
-            f"{self.stray} of {self.made} adversarial images lie outside the ball or "
-            "[0, 1], are not numbers, or came with another label",
+            f"{self.stray} of {self.made} adversarial images lie outside the ball or [0, 1], "
+            "contain NaN, or came back with another label",
         )
 
 
 @dataclass(frozen=True)
-class White:
-    """What PGD-20 leaves: on the cross-entropy, and on the margin after it; standing: (n,) bool, their union's."""
+class WhiteBox:
+    """The verdicts of PGD-20 on the cross-entropy, and of PGD-20 on the margin after it."""
 
     entropy: Verdicts
     margin: Verdicts
 
     @property
     def standing(self) -> Tensor:
+        """The points that withstood both, (n,) bool."""
         return self.margin.robust
 
 
-def white_box(bench: Bench, known: Mapping[Objective, Tensor]) -> White:
-    """PGD-20 on both losses, the second on what the first left; known: what it is known to leave, (n,) bool."""
+def run_white_box(tally: AttackTally, known: Mapping[Objective, Tensor]) -> WhiteBox:
+    """Run PGD-20 on both losses, the second on the points that the first left.
+
+    known: results of the ladder, (n,) bool by loss, which need not be found again.
+    """
 
     def left(name: str, objective: Objective, points: Tensor) -> Verdicts:
         if objective in known:
             facts = {"attacked": int(points.sum()), "rejected": 0}
-            return bench.counted(Verdicts(name, points & known[objective], facts), points)
-        return bench.run(
-            name, pgd(bench.judge.net, bench.judge.threat, STEPS, bench.seed, objective), points
+            return tally.count(Verdicts(name, points & known[objective], facts), points)
+        return tally.run(
+            name,
+            make_pgd(tally.judge.net, tally.judge.threat, STEPS, tally.seed, objective),
+            points,
         )
 
-    entropy = left(f"PGD-{STEPS}", cross_entropy, bench.correct)
-    return White(entropy, left(f"margin PGD-{STEPS}", margin, entropy.robust))
+    entropy = left(f"PGD-{STEPS}", cross_entropy, tally.correct)
+    return WhiteBox(entropy, left(f"margin PGD-{STEPS}", margin, entropy.robust))
 
 
-def gradient_attack_tests(bench: Bench, white: White) -> list[Test]:
-    """D9 and D13 to D18, D21: the attacks that need gradients."""
-    net, threat, seed = bench.judge.net, bench.judge.threat, bench.seed
-    others = range(1, RESTARTS)  # what is left withstands the first start
+def run_gradient_attack_tests(tally: AttackTally, white: WhiteBox) -> list[Outcome]:
+    """Run D9, D13 to D18 and D21: the attacks that need gradients."""
+    net, threat, seed = tally.judge.net, tally.judge.threat, tally.seed
+    others = range(1, RESTARTS)  # the remaining points withstood the first start
     restarted = [
-        pgd(net, threat, STEPS, seed, objective, others) for objective in (cross_entropy, margin)
+        make_pgd(net, threat, STEPS, seed, objective, others)
+        for objective in (cross_entropy, margin)
     ]
     return [
-        bench.exclusive("D9", "a single step", [single_step(net, threat)], white.standing),
-        *_longer(bench, white),
-        bench.exclusive("D14", f"{RESTARTS} restarts", restarted, white.standing),
-        _claims(white),
-        _losses(bench, white),
-        _scale(bench, white),
+        tally.grade_exclusive(
+            "D9", "a single step", [make_single_step(net, threat)], white.standing
+        ),
+        *_grade_longer(tally, white),
+        tally.grade_exclusive("D14", f"{RESTARTS} restarts", restarted, white.standing),
+        _grade_claims(white),
+        _grade_losses(tally, white),
+        _grade_scale(tally, white),
     ]
 
 
-def _longer(bench: Bench, white: White) -> list[Test]:
-    """D13, D15 and D16: the same paths, five times as long, on what the cross-entropy's left."""
-    judge, trace = bench.judge, dict[int, tuple[bool, bool]]()
-    attack = traced(judge.net, judge.threat, MORE_STEPS, bench.seed, trace)
-    left = white.standing & bench.run(f"PGD-{MORE_STEPS}", attack, white.entropy.robust).robust
-    of, gone = int(bench.correct.sum()), int((white.standing & ~left).sum())
-    by_margin = pgd(judge.net, judge.threat, MORE_STEPS, bench.seed, margin)
-    gone += int((left & ~bench.run(f"margin PGD-{MORE_STEPS}", by_margin, left).robust).sum())
+def _grade_longer(tally: AttackTally, white: WhiteBox) -> list[Outcome]:
+    """D13, D15 and D16: the same paths, five times as long."""
+    judge, trace = tally.judge, dict[int, tuple[bool, bool]]()
+    attack = make_traced_pgd(judge.net, judge.threat, MORE_STEPS, tally.seed, trace)
+    left = white.standing & tally.run(f"PGD-{MORE_STEPS}", attack, white.entropy.robust).robust
+    of, gone = int(tally.correct.sum()), int((white.standing & ~left).sum())
+    by_margin = make_pgd(judge.net, judge.threat, MORE_STEPS, tally.seed, margin)
+    gone += int((left & ~tally.run(f"margin PGD-{MORE_STEPS}", by_margin, left).robust).sum())
     tests = [
-        rated(
-            "D13", gone, of, f"{MORE_STEPS} steps broke {gone} of {of} points that {STEPS} did not"
+        grade_share(
+            "D13",
+            gone,
+            of,
+            f"{MORE_STEPS} steps broke {gone} of {of} points that {STEPS} steps did not",
         )
     ]
     if not judge.threat.eps:
         return [
             *tests,
-            *(told(test, "not applicable", "the radius is 0") for test in ("D15", "D16")),
+            *(make_outcome(test, "not applicable", "the radius is 0") for test in ("D15", "D16")),
         ]
     never, rising = (
-        distributed.total(sum(flags[which] for flags in trace.values())) for which in (0, 1)
+        distributed.sum_count(sum(flags[which] for flags in trace.values())) for which in (0, 1)
     )
-    ran = (
-        distributed.total(len(trace)) or of
-    )  # the points that fell before are no example of an attack that went on
+    # points that PGD-20 broke are no example of an attack that ran for longer
+    ran = distributed.sum_count(len(trace)) or of
     return [
         *tests,
-        rated(
+        grade_share(
             "D15", never, of, f"the loss of {never} of {of} points never rose in {MORE_STEPS} steps"
         ),
-        rated(
+        grade_share(
             "D16",
             rising,
             ran,
@@ -152,22 +181,22 @@ def _longer(bench: Bench, white: White) -> list[Test]:
     ]
 
 
-def _claims(white: White) -> Test:
-    """D17. Our PGD takes any iterate that fools, so none is lost; what remains is a claim that does not hold from outside."""
+def _grade_claims(white: WhiteBox) -> Outcome:
+    """D17. PGD here keeps any iterate that fools, so only a claim can fail: the judge's check."""
     lost, made = (
         white.entropy.facts[key] + white.margin.facts[key] for key in ("rejected", "attacked")
     )
-    return rated(
+    return grade_share(
         "D17",
         lost,
         made,
-        f"{lost} of {made} PGD-{STEPS} runs claimed a success that did not hold when looked at again",
+        f"{lost} of {made} PGD-{STEPS} runs claimed a success that failed the final check",
     )
 
 
-def _losses(bench: Bench, white: White) -> Test:
-    gap, of = int((white.entropy.robust & ~white.standing).sum()), int(bench.correct.sum())
-    return rated(
+def _grade_losses(tally: AttackTally, white: WhiteBox) -> Outcome:
+    gap, of = int((white.entropy.robust & ~white.standing).sum()), int(tally.correct.sum())
+    return grade_share(
         "D18",
         gap,
         of,
@@ -175,16 +204,19 @@ def _losses(bench: Bench, white: White) -> Test:
     )
 
 
-def _scale(bench: Bench, white: White) -> Test:
-    """D21: PGD-CE on logits of standard deviation 1, point by point; an extra attack, not a better one."""
+def _grade_scale(tally: AttackTally, white: WhiteBox) -> Outcome:
+    """D21: PGD on the cross-entropy of logits scaled to a standard deviation of 1 per point.
+
+    It is an additional attack, not a better one.
+    """
 
     def scaled(logits: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(logits / logits.detach().std(1, keepdim=True).clamp(min=1e-12), y)
 
-    attack = pgd(bench.judge.net, bench.judge.threat, STEPS, bench.seed, scaled)
-    after = int(bench.run(f"scaled PGD-{STEPS}", attack, bench.correct).robust.sum())
-    before, of = int(white.entropy.robust.sum()), int(bench.correct.sum())
-    return rated(
+    attack = make_pgd(tally.judge.net, tally.judge.threat, STEPS, tally.seed, scaled)
+    after = int(tally.run(f"scaled PGD-{STEPS}", attack, tally.correct).robust.sum())
+    before, of = int(white.entropy.robust.sum()), int(tally.correct.sum())
+    return grade_share(
         "D21",
         max(before - after, 0),
         of,
@@ -193,17 +225,24 @@ def _scale(bench: Bench, white: White) -> Test:
     )
 
 
-def other_attack_tests(bench: Bench, standing: Tensor) -> list[Test]:
-    """D10 and D12, on the points that gradients left, (n,) bool."""
-    net, threat = bench.judge.net, bench.judge.threat
-    noise = bench.exclusive(
-        "D12", f"{2 * DRAWS} random draws", [random_noise(net, threat, bench.seed)], standing
+def run_other_attack_tests(tally: AttackTally, standing: Tensor) -> list[Outcome]:
+    """Run D10 and D12 on the points that the gradient attacks left, (n,) bool."""
+    net, threat = tally.judge.net, tally.judge.threat
+    noise = tally.grade_exclusive(
+        "D12", f"{2 * DRAWS} random draws", [make_random_noise(net, threat, tally.seed)], standing
     )
-    sides = next(iter(bench.judge.split.eval_batches(1))).x.shape[2:]
+    sides = next(iter(tally.judge.points.eval_batches(1))).x.shape[2:]
     if threat.norm == "L2" and min(sides) < SMALLEST:
         return [
-            told("D10", "not applicable", f"Square needs {SMALLEST} pixels a side in L2"),
+            make_outcome(
+                "D10",
+                "not applicable",
+                f"in L2 Square needs images of at least {SMALLEST} pixels a side",
+            ),
             noise,
         ]
-    attack = square(net, threat, QUERIES, bench.seed, bench.judge.steady)
-    return [bench.exclusive("D10", f"Square with {QUERIES} queries", [attack], standing), noise]
+    attack = make_square(net, threat, QUERIES, tally.seed, tally.judge.steady)
+    return [
+        tally.grade_exclusive("D10", f"Square with {QUERIES} queries", [attack], standing),
+        noise,
+    ]

@@ -1,4 +1,4 @@
-"""The attacks that the diagnostics need besides PGD, each a callable for :meth:`Judge.attacked`."""
+"""The attacks that the diagnostics need besides PGD."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from abatis.api.context import Forward
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.evaluate.fewer_queries import skip_known
-from abatis.evaluate.judge import Attack, right
-from abatis.evaluate.pgd import STEP_SHARE, Objective, ascent, cross_entropy, random_start
+from abatis.evaluate.judge import Attack, find_correct
+from abatis.evaluate.pgd import (
+    STEP_SHARE,
+    Objective,
+    cross_entropy,
+    differentiate,
+    draw_start,
+)
+from abatis.evaluate.pyautoattack_messages import is_tested
 
-DRAWS = 100  # uniform ones, and as many corners
-AT_ONCE = 5  # draws of noise held in memory
-UNFINISHED, LAST = (
-    0.05,
-    10,
-)  # share of its whole rise that the loss still rose by, over so many values
+DRAWS = 100  # uniform points, and as many corners
+AT_ONCE = 5  # draws of noise that are in memory at a time
+UNFINISHED = 0.05  # an attack is unfinished if the loss made this share of its whole rise ...
+LAST = 10  # ... over so many of its last values
 Look = tuple[Tensor, Tensor]  # images (B, C, H, W) and their logits (B, K)
 
 
-def path(
+def walk_path(
     forward: Forward,
     batch: Batch,
     threat: Threat,
@@ -35,19 +40,22 @@ def path(
     steps: int,
     step: float,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every iterate of projected ascent, none of which ends it: images (B, C, H, W), logits (B, K), objective (B,)."""
+    """Yield every iterate of projected gradient ascent; no point leaves once it is fooled.
+
+    Each is images (B, C, H, W), logits (B, K) and objective (B,).
+    """
     ball, point = Ball(batch.x, threat), start
     for number in range(steps + 1):
-        logits, loss, gradient = ascent(forward, point, batch.y, objective, number < steps)
+        logits, loss, gradient = differentiate(forward, point, batch.y, objective, number < steps)
         yield point, logits, loss
         point = ball.climb(point.clone(), gradient, step)
 
 
-def first_fooling(batch: Batch, looks: Iterable[Look]) -> tuple[Tensor, Tensor]:
-    """The first image of each point that fools, (B, C, H, W), and which points have one, (B,)."""
+def find_first_fooling(batch: Batch, looks: Iterable[Look]) -> tuple[Tensor, Tensor]:
+    """Return each point's first image that fools, (B, C, H, W), and which points have one, (B,)."""
     found, fooled = batch.x.clone(), torch.zeros_like(batch.y, dtype=torch.bool)
     for point, logits in looks:
-        new = ~fooled & ~right(logits, batch.y)
+        new = ~fooled & ~find_correct(logits, batch.y)
         found[new] = point[new]
         fooled |= new
         if fooled.all():
@@ -55,37 +63,41 @@ def first_fooling(batch: Batch, looks: Iterable[Look]) -> tuple[Tensor, Tensor]:
     return found, fooled
 
 
-def single_step(forward: Forward, threat: Threat) -> Attack:
-    """FGSM (Goodfellow et al., ICLR 2015): one step of eps from the clean image."""
+def make_single_step(forward: Forward, threat: Threat) -> Attack:
+    """Return FGSM (Goodfellow et al., ICLR 2015): one step of eps from the clean image."""
 
     def attack(batch: Batch) -> Look:
-        *_, (point, logits, _) = path(forward, batch, threat, cross_entropy, batch.x, 1, threat.eps)
-        return point, ~right(logits, batch.y)
+        *_, (point, logits, _) = walk_path(
+            forward, batch, threat, cross_entropy, batch.x, 1, threat.eps
+        )
+        return point, ~find_correct(logits, batch.y)
 
     return attack
 
 
-def traced(
+def make_traced_pgd(
     forward: Forward, threat: Threat, steps: int, seed: int, trace: dict[int, tuple[bool, bool]]
 ) -> Attack:
-    """PGD on the cross-entropy that tells of each point, by its index: did the loss never rise, was it still rising at the end?
+    """Return PGD on the cross-entropy that also records how the loss of each point developed.
 
-    "Still rising": the highest loss so far, scaled to [0, 1], moved by more than 0.05 over its last 10 values (indicators of
-    attack failure, Pintor et al., NeurIPS 2022). A point that was fooled is at its end.
+    Into ``trace`` it writes, by the point's index: did the loss never rise, and was it still
+    rising at the end? It was if the highest loss so far, scaled to [0, 1], moved by more than
+    0.05 over its last 10 values (indicators of attack failure, Pintor et al., NeurIPS 2022). The
+    attack on a point that was fooled is finished.
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         losses: list[Tensor] = []
 
         def looks() -> Iterator[Look]:
-            start = random_start(batch, threat, seed)
-            for point, logits, loss in path(
+            start = draw_start(batch, threat, seed)
+            for point, logits, loss in walk_path(
                 forward, batch, threat, cross_entropy, start, steps, STEP_SHARE * threat.eps
             ):
                 losses.append(loss)
                 yield point, logits
 
-        found, fooled = first_fooling(batch, looks())
+        found, fooled = find_first_fooling(batch, looks())
         highest = torch.stack(losses, 1).cummax(1).values  # (B, steps + 1)
         rise, late = (
             highest[:, -1] - highest[:, 0],
@@ -100,33 +112,38 @@ def traced(
     return attack
 
 
-def transferred(
+def make_transfer(
     forward: Forward, twin: Forward, threat: Threat, steps: int, seed: int, objective: Objective
 ) -> Attack:
-    """PGD on another network; the one that is judged looks at every iterate."""
+    """Return PGD on another network, ``twin``; the judged one classifies every iterate."""
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        start = random_start(batch, threat, seed)
-        iterates = path(twin, batch, threat, objective, start, steps, STEP_SHARE * threat.eps)
-        return first_fooling(
-            batch, ((point, logits_of(forward, point)) for point, _, _ in iterates)
+        start = draw_start(batch, threat, seed)
+        iterates = walk_path(twin, batch, threat, objective, start, steps, STEP_SHARE * threat.eps)
+        return find_first_fooling(
+            batch, ((point, compute_logits(forward, point)) for point, _, _ in iterates)
         )
 
     return attack
 
 
-def random_noise(forward: Forward, threat: Threat, seed: int) -> Attack:
-    """Uniform points of the ball and, as many, its corners (Linf) or points of its surface (L2), keyed by the point's index."""
+def make_random_noise(forward: Forward, threat: Threat, seed: int) -> Attack:
+    """Return an attack by random points of the ball: DRAWS uniform ones, and as many at its edge.
+
+    Those are corners in Linf and points of the sphere in L2. The draws depend on the seed and the
+    point's index, not on the batch.
+    """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        return first_fooling(
-            batch, ((point, logits_of(forward, point)) for point in _noise(batch, threat, seed))
+        return find_first_fooling(
+            batch,
+            ((point, compute_logits(forward, point)) for point in _draw_noise(batch, threat, seed)),
         )
 
     return attack
 
 
-def _noise(batch: Batch, threat: Threat, seed: int) -> Iterator[Tensor]:
+def _draw_noise(batch: Batch, threat: Threat, seed: int) -> Iterator[Tensor]:
     ball, like = Ball(batch.x, threat), batch.x[:, None].expand(-1, AT_ONCE, -1, -1, -1)
     for first in range(0, DRAWS, AT_ONCE):
         uniform = per_sample(
@@ -138,34 +155,35 @@ def _noise(batch: Batch, threat: Threat, seed: int) -> Iterator[Tensor]:
             yield ball.climb(batch.x.clone(), normal[:, draw], threat.eps)
 
 
-def square(forward: Forward, threat: Threat, queries: int, seed: int, steady: bool) -> Attack:
-    """Square (Andriushchenko et al., ECCV 2020) through its authors' code; its draws depend on the batch.
+def make_square(forward: Forward, threat: Threat, queries: int, seed: int, steady: bool) -> Attack:
+    """Return Square (Andriushchenko et al., ECCV 2020) by pyautoattack.
 
-    steady: is an answer of the network final?
+    Its random draws depend on the batch. ``steady``: does the network always give the same
+    logits for an image? Then known answers are not asked for again.
     """
 
-    def copied(x: Tensor) -> Tensor:
-        return forward(x).clone()  # the authors write on the logits
+    def copy_logits(x: Tensor) -> Tensor:
+        return forward(x).clone()  # the package overwrites the logits
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         foreign = SquareAttack(
-            copied,
+            copy_logits,
             norm=threat.norm,
             n_queries=queries,
             eps=threat.eps,
             seed=seed,
             device=batch.x.device,
         )
-        if steady:
+        if steady and is_tested():
             skip_known(foreign)
         with torch.no_grad():
             adversarial = foreign.perturb(batch.x.contiguous(), batch.y)
-        return adversarial, ~right(logits_of(forward, adversarial), batch.y)
+        return adversarial, ~find_correct(compute_logits(forward, adversarial), batch.y)
 
     return attack
 
 
-def logits_of(forward: Forward, x: Tensor) -> Tensor:
-    """(B, K), without a graph."""
+def compute_logits(forward: Forward, x: Tensor) -> Tensor:
+    """Return (B, K), without a graph."""
     with torch.no_grad():
         return forward(x)

@@ -1,19 +1,23 @@
-"""What a diagnostic test says: its gates, and the record of one outcome."""
+"""The gates of the diagnostic tests, and the outcome of one test."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from abatis.evaluate.intervals import wilson
+from abatis.evaluate.intervals import wilson_interval
 
 Status = Literal["pass", "warn", "fail", "note", "not applicable"]
-FEW = 3  # points: a share of so few says nothing
+NOTHING_CORRECT = "no point is classified correctly without an attack"
+FEW = 3  # a share of so few points is not reliable
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A test's name, and beyond what it warns and fails: a share of points, 0 for any point, or words where it is no share."""
+    """A test's name, and the limits beyond which it warns and fails.
+
+    A limit is a share of points (0: any point), or words if the test does not measure a share.
+    """
 
     name: str
     warn: float | str | None = None
@@ -49,14 +53,21 @@ GATES = {
 
 
 @dataclass(frozen=True)
-class Test:
+class Outcome:
     """The outcome of one test.
 
-    value: what was measured, the share ``count / of`` where it is one; interval: Wilson, 95 %; warn, fail: its gates as
-    people read them; says: one sentence.
+    Args:
+        id: D1 to D24.
+        name: what a network passes.
+        status: pass, warn, fail, or not applicable.
+        value: what was measured: ``count / of`` if it is a share.
+        count: points that have the property, if points were counted.
+        of: all points that were looked at.
+        interval: 95 % interval of the share (Wilson).
+        warn: the limit of a warning, for people.
+        fail: the limit of a failure, for people.
+        says: one sentence about the result.
     """
-
-    __test__ = False  # pytest collects by name
 
     id: str
     name: str
@@ -70,62 +81,57 @@ class Test:
     says: str
 
     def to_json(self) -> dict[str, object]:
-        """Everything in plain types."""
+        """Return everything in plain types."""
         return asdict(self) | {"interval": None if self.interval is None else list(self.interval)}
 
 
-def told(test: str, status: Status, says: str, value: float | None = None) -> Test:
-    """An outcome that is no share of points."""
-    return _test(test, status, value, None, None, says)
+def make_outcome(
+    test: str,
+    status: Status,
+    says: str,
+    value: float | None = None,
+    count: int | None = None,
+    of: int | None = None,
+) -> Outcome:
+    """Return an outcome whose status is known already."""
+    gate = GATES[test]
+    return Outcome(
+        id=test,
+        name=gate.name,
+        status=status,
+        value=value,
+        count=count,
+        of=of,
+        interval=None if count is None or of is None else wilson_interval(count, of),
+        warn=_show(gate.warn),
+        fail=_show(gate.fail),
+        says=says,
+    )
 
 
-def rated(
+def grade_share(
     test: str, count: int, of: int, says: str, limits: tuple[float, float] | None = None
-) -> Test:
-    """The outcome of ``count`` out of ``of`` points, by the test's gates or by ``limits``.
+) -> Outcome:
+    """Return the outcome for a share of points, graded by the test's gates or by ``limits``.
 
-    A share speaks only where it stands for more than FEW points; a gate of "any" speaks at the first.
+    A share counts only if it stands for more than FEW points; a limit of 0 counts from the first.
     """
     warn, fail = limits or (GATES[test].warn, GATES[test].fail)
     if not of:
-        return told(test, "not applicable", "no point is right without an attack")
+        return make_outcome(test, "not applicable", NOTHING_CORRECT)
     status: Status = (
-        "fail" if _beyond(count, of, fail) else "warn" if _beyond(count, of, warn) else "pass"
+        "fail" if _exceeds(count, of, fail) else "warn" if _exceeds(count, of, warn) else "pass"
     )
-    return _test(test, status, count / of, count, of, says)
+    return make_outcome(test, status, says, count / of, count, of)
 
 
-def judged(test: str, status: Status, count: int, of: int, says: str, value: float) -> Test:
-    """An outcome that other numbers decided than the share of points it also tells."""
-    return _test(test, status, value, count, of, says)
-
-
-def _test(
-    test: str, status: Status, value: float | None, count: int | None, of: int | None, says: str
-) -> Test:
-    gate = GATES[test]
-    interval = None if count is None or of is None else wilson(count, of)
-    return Test(
-        test,
-        gate.name,
-        status,
-        value,
-        count,
-        of,
-        interval,
-        _shown(gate.warn),
-        _shown(gate.fail),
-        says,
-    )
-
-
-def _beyond(count: int, of: int, limit: float | str | None) -> bool:
+def _exceeds(count: int, of: int, limit: float | str | None) -> bool:
     if limit is None or isinstance(limit, str):
         return False
     return count > 0 if limit == 0 else count > FEW and count / of > limit
 
 
-def _shown(limit: float | str | None) -> str:
+def _show(limit: float | str | None) -> str:
     if limit is None or isinstance(limit, str):
         return limit or "-"
     return f"> {100 * limit:g} %" if limit else "any"

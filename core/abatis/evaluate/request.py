@@ -1,0 +1,49 @@
+"""What is asked of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from abatis.api.context import AdaptiveAttack
+from abatis.api.threat import Threat
+from abatis.config.run_config import Ladder
+from abatis.evaluate.judge import Points, Progress
+from abatis.evaluate.masking.training import TrainingFacts
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Everything about an evaluation but the network.
+
+    Args:
+        points: the images to judge on.
+        threat: norm and radius of the attacks.
+        ladder: which attacks run.
+        seed: of all attacks.
+        batch_size: at most; it is halved where the device's memory does not suffice.
+        device: of the network.
+        num_classes: of the data.
+        progress: called after every batch.
+        state: a file that keeps every finished attack, so that a killed evaluation can resume.
+        training: what only the run that trained the network knows.
+        adaptive: attacks that plugins bring against their own defense, by plugin.
+        square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
+            not pyautoattack's.
+    """
+
+    points: Points
+    threat: Threat
+    ladder: Ladder
+    seed: int
+    batch_size: int
+    device: torch.device
+    num_classes: int
+    progress: Progress | None = None
+    state: Path | None = None
+    training: TrainingFacts | None = None
+    adaptive: Mapping[str, AdaptiveAttack] = field(default_factory=dict)
+    square_bf16: bool = False
