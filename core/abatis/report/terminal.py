@@ -28,7 +28,7 @@ from rich.table import Table
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.numbers import ROBUST, list_measured
-from abatis.report.words import format_duration, format_percent
+from abatis.report.words import format_count, format_duration, format_percent
 
 FORECAST_AFTER = 3  # steps; the first one includes the warm-up
 VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
@@ -115,8 +115,8 @@ class Reporter:
         if made == FORECAST_AFTER and self._began is not None and self._steps > done:
             each, left = (now - self._began) / (made - 1), self._steps - done
             self.note(
-                f"estimated time: {format_duration(each * left)} for {left} steps of {each:.3g} s, "
-                "without validation; Ctrl-C saves and stops"
+                f"estimated time: {format_duration(each * left)} for {format_count(left, 'step')} "
+                f"of {each:.3g} s, without validation; Ctrl-C saves and stops"
             )
         if self._progress is not None:
             state = f"loss {averages['loss']:.3f}"
@@ -154,7 +154,7 @@ class Reporter:
             if self._progress is not None:
                 self._progress.update(self._task, description=name, completed=done, total=total)
             if name != named and total and not self.console.is_terminal:
-                self.note(f"evaluation: {name} on {total} images")
+                self.note(f"evaluation: {name} on {format_count(total, 'image')}")
             named = name
 
         with self._bars("evaluation", 1):
