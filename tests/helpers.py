@@ -13,6 +13,7 @@ from abatis.config import discovery
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = "abatis.plugins"
+CACHED = (discovery.list_installed, discovery._load_installed)  # a test may replace them later
 TINY: dict[str, Any] = {
     "backbone": "cnn",
     "data": "digits",
@@ -40,8 +41,8 @@ def our_plugins() -> list[str]:
 
 def forget_installed() -> None:
     """Let the next look at the installed plugins be a fresh one."""
-    discovery.list_installed.cache_clear()
-    discovery._load_installed.cache_clear()
+    for function in CACHED:
+        function.cache_clear()
 
 
 def write_distribution(

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from abatis.api.term import Term, Terms
     from abatis.api.threat import Threat
     from abatis.config.run_config import RunConfig
-    from abatis.errors import AbatisError, PluginConflict, PluginError, UsageError
+    from abatis.errors import (
+        AbatisError,
+        NotFiniteError,
+        PluginConflict,
+        PluginError,
+        UsageError,
+    )
     from abatis.nets.net import Net
     from abatis.runs.published import load
     from abatis.runs.runner import Result, run
@@ -58,7 +64,7 @@ _HOME = {
     "api.term": ("Term", "Terms"),
     "api.threat": ("Threat",),
     "config.run_config": ("RunConfig",),
-    "errors": ("AbatisError", "PluginConflict", "PluginError", "UsageError"),
+    "errors": ("AbatisError", "NotFiniteError", "PluginConflict", "PluginError", "UsageError"),
     "nets.net": ("Net",),
     "runs.published": ("load",),
     "runs.runner": ("Result", "run"),
@@ -77,6 +83,7 @@ __all__ = [
     "Loss",
     "Net",
     "Network",
+    "NotFiniteError",
     "PluginConfig",
     "PluginConflict",
     "PluginError",

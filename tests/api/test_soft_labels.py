@@ -109,7 +109,7 @@ def test_every_method_is_defined_for_soft_labels_or_refuses_them(name, tmp_path)
     if name not in HARD_ONLY:
         abatis.run(config)
         return
-    with pytest.raises(PluginConflict, match=f"{name} is defined for one label a sample"):
+    with pytest.raises(PluginConflict, match=f"{name} is defined for one label per sample"):
         abatis.run(config)
 
 

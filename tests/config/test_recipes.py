@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from abatis.cli import main
-from abatis.commands.registry.entries import read_registry
 from abatis.config.command_line import parse_run
 from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
+from tests.helpers import our_plugins
 
 CORE = list_recipes("at")
 RECIPES = CORE | {
-    recipe: path for name in read_registry() for recipe, path in list_recipes(name).items()
+    recipe: path for name in our_plugins() for recipe, path in list_recipes(name).items()
 }
 
 
-def test_there_are_recipes_of_every_registered_method():
-    assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *read_registry()}
+def test_there_are_recipes_of_every_method():
+    assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *our_plugins()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -16,7 +16,6 @@ import abatis
 from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import Randomness, seeded
-from abatis.commands.registry.entries import read_registry
 from abatis.config.option_groups import AttackConfig, OptimConfig
 from abatis.data.info import DataInfo, View
 from abatis.data.policy import PolicyView
@@ -27,7 +26,7 @@ from abatis.nets.net import Net
 from abatis.system.timm_import import timm
 from abatis.testing import THREAT, plan_of, step_of, total
 from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
-from tests.helpers import final_bytes, tiny
+from tests.helpers import final_bytes, our_plugins, tiny
 
 NETS = {"cnn": "test_resnet", "convnext": "test_convnext", "vit": "test_vit"}
 SWIN = {
@@ -66,7 +65,7 @@ def small_net(kind):
 
 
 @pytest.mark.parametrize("kind", [*NETS, "swin"])
-@pytest.mark.parametrize("method", ["at", *sorted(read_registry())])
+@pytest.mark.parametrize("method", ["at", *our_plugins()])
 def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
     net, random = small_net(kind), Randomness(0)
     names = [] if method == "at" else [method]

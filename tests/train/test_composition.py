@@ -14,8 +14,9 @@ from abatis.config.option_groups import AttackConfig
 from abatis.errors import PluginConflict, UsageError
 from abatis.nets.net import Net
 from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+from tests.helpers import our_plugins
 
-PLUGINS = sorted(read_registry())
+PLUGINS = our_plugins()
 
 
 def weights_after_two_steps(*names, options=None, use=None):

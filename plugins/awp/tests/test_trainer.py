@@ -14,11 +14,8 @@ from tests.helpers import plugin
 from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis import Batch, Net, Randomness, StepContext, Term, TrainerHooks
-from abatis.config.plan_row import PlanRow
-from abatis.errors import NotFiniteError
-from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
-from abatis.train.builtin.averaging import WeightAveraging
+from abatis import Batch, Net, NotFiniteError, Randomness, StepContext, Term, TrainerHooks
+from abatis.testing import THREAT, add_averaging, plan_of, step_of, tiny_batch, tiny_network
 from abatis_awp import AwpConfig
 from abatis_awp.trainer import WeightPerturbation
 
@@ -244,11 +241,8 @@ def test_averaged_weights_are_averages_of_the_restored_ones():
     plan = plan_of(
         "awp", net=Net(module), num_classes=10, use=NO_ATTACK, options={"awp": {"gamma": 0.1}}
     )
-    averaging = WeightAveraging(module, 0.0)
-    plan = plan.with_trainer(
-        "averaging", averaging, PlanRow("trainer", "averaging", "built-in", {})
-    )
+    plan, averaged = add_averaging(plan, module, 0.0)
     step_of(Net(module), plan, torch.optim.SGD(module.parameters(), lr=0.1), THREAT, Randomness(0))(
         tiny_batch(8, 10), 0, 0, 0.0
     )
-    assert torch.equal(weights(averaging.averaged), weights(module))
+    assert torch.equal(weights(averaged), weights(module))

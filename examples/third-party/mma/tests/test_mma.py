@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,9 +15,7 @@ from torch import nn
 
 import abatis
 from abatis import Batch, Net, RunConfig
-from abatis.cli import run as defense_run
-from abatis.testing import AttackConfig, PluginContract, loss_terms, plan_of
-from abatis.train.checkpoint import CHECKPOINTS, load_checkpoint
+from abatis.testing import AttackConfig, PluginContract, load_plugin_state, loss_terms, plan_of
 
 TINY = {
     "plugin": ["mma"],
@@ -120,7 +120,7 @@ def test_trains_on_digits(tmp_path):
 
 def state(folder):
     """The last weights of a run and the margins in its newest checkpoint."""
-    margins = load_checkpoint(folder / CHECKPOINTS).state["trainers"]["mma"]["eps"]
+    margins = load_plugin_state(folder, "mma")["eps"]
     return load_file(folder / "weights-last.safetensors"), margins
 
 
@@ -132,7 +132,7 @@ def test_margins_survive_a_resume(tmp_path):
     weights, margins = state(abatis.run(RunConfig(**TINY, name="whole", out=tmp_path)).folder)
     assert (margins > 0).sum() > 10
     cut = abatis.run(RunConfig(**TINY, name="cut", out=tmp_path)).folder
-    shutil.rmtree(sorted((cut / CHECKPOINTS).iterdir())[-1])
+    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
     again, kept = state(abatis.run(RunConfig(**TINY, name="cut", out=tmp_path, resume=True)).folder)
     assert torch.equal(kept, margins)
     assert all(torch.equal(again[name], value) for name, value in weights.items())
@@ -170,7 +170,8 @@ def test_the_margins_of_two_processes_are_in_one_checkpoint(tmp_path):
         "0.003",
         "--quiet",
     ]
-    assert defense_run([*words, "--out", str(tmp_path)]) == 0
+    command = [sys.executable, "-m", "abatis", "run", *words, "--out", str(tmp_path)]
+    subprocess.run(command, check=True)
     _, margins = state(tmp_path / "two")
     _, alone = state(abatis.run(RunConfig(**TINY, name="one", out=tmp_path)).folder)
     assert (margins > 0).sum() > 0.75 * (alone > 0).sum() > 0
