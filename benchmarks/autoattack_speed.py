@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import abatis
 from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
-from abatis.evaluate.autoattack import NAMES, Version, autoattack
+from abatis.evaluate.autoattack import NAMES, Version, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
@@ -167,9 +167,7 @@ def ours(
         judge = Judge(judged, points, threat, len(points), progress)
         clean = judge.classify_clean()
         judge.tune()
-        found = autoattack(
-            judge, clean.correct, clean.classes, seed, torch.device("cpu"), memory, version
-        )
+        found = run_autoattack(judge, clean, seed, torch.device("cpu"), memory, version)
     if version == "standard":
         meter.stop("all", whole)
     return found.verdicts[-1].robust

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from abatis.api.threat import Threat
 from abatis.data.arrays import ArraySplit
-from abatis.evaluate.autoattack import AutoAttackResult, autoattack
+from abatis.evaluate.autoattack import AutoAttackResult, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.judge import Judge, Split
+from abatis.evaluate.judge import Judge, Points
 from abatis.evaluate.pgd import Objective, cross_entropy, make_pgd, margin
 from abatis.nets.backbones.from_file import load_factory
 
@@ -83,7 +83,7 @@ def not_robust() -> nn.Module:
 
 
 def under_pgd(
-    net: nn.Module, points: Split, threat: str, objective: Objective, steps: int, restarts: int
+    net: nn.Module, points: Points, threat: str, objective: Objective, steps: int, restarts: int
 ) -> tuple[int, int]:
     """How many are right as they are, and after PGD."""
     at = Threat.parse(threat)
@@ -97,15 +97,13 @@ def under_pgd(
     return int(clean.sum()), int(robust.sum())
 
 
-def under_autoattack(net: nn.Module, points: Split, threat: str) -> tuple[int, AutoAttackResult]:
+def under_autoattack(net: nn.Module, points: Points, threat: str) -> tuple[int, AutoAttackResult]:
     """How many are right as they are, and what the standard version left."""
     with isolate(net) as judged:
         judge = Judge(judged, points, Threat.parse(threat), 100)
         clean = judge.classify_clean()
         judge.tune()
-        found = autoattack(
-            judge, clean.correct, clean.classes, 0, torch.device("cpu"), FinishedAttacks(None, {})
-        )
+        found = run_autoattack(judge, clean, 0, torch.device("cpu"), FinishedAttacks())
     return int(clean.correct.sum()), found
 
 
@@ -117,7 +115,7 @@ def _row(
     network: str,
     threat: str,
     attack: str,
-    points: Split,
+    points: Points,
     counts: tuple[int, int],
     began: tuple[float, float],
 ) -> dict[str, Any]:

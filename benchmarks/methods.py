@@ -33,12 +33,12 @@ from torch import nn
 import abatis
 from abatis import RunConfig
 from abatis.api.threat import Threat
-from abatis.data import open_data
+from abatis.data import DataRequest, open_data
 from abatis.evaluate import judge_with_pgd, margin
-from abatis.evaluate.autoattack import autoattack
+from abatis.evaluate.autoattack import run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.judge import Judge, Split
+from abatis.evaluate.judge import Judge, Points
 from abatis.evaluate.pgd import margin as logit_margin
 from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
@@ -209,15 +209,7 @@ def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
     """Accuracies as fractions, margins as means over the test images (logits), or over the first
     ones (pixels, L2).
     """
-    data = open_data(
-        config.data,
-        data_dir=config.data_dir,
-        limit=config.limit,
-        image_size=None,
-        augment="none",
-        device=CPU,
-        workers=0,
-    )
+    data = open_data(DataRequest(config.data, config.data_dir, config.limit, augment="none"))
     threat, some = config.threat_model, data.test.subset(torch.arange(POINTS))
     batch = next(data.test.eval_batches(len(data.test)))
     with find_folding(model, lambda: model(batch.x[:2])).active():
@@ -237,14 +229,12 @@ def judged(model: nn.Module, config: RunConfig) -> dict[str, float]:
         }
 
 
-def standard(model: nn.Module, points: Split, threat: Threat) -> float:
+def standard(model: nn.Module, points: Points, threat: Threat) -> float:
     """Accuracy under AutoAttack standard."""
     with isolate(model) as net:
         judge = Judge(net, points, threat, SETTLED["batch_size"])
         clean = judge.classify_clean()
-        verdicts = autoattack(
-            judge, clean.correct, clean.classes, SETTLED["seed"], CPU, FinishedAttacks(None, {})
-        ).verdicts
+        verdicts = run_autoattack(judge, clean, SETTLED["seed"], CPU, FinishedAttacks()).verdicts
     return verdicts[-1].accuracy
 
 

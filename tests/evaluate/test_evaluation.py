@@ -64,14 +64,12 @@ def test_a_killed_evaluation_repeats_no_finished_attack(network, some, tmp_path,
     assert asked == ["PGD-20", "margin-PGD-20", "APGD-CE", "APGD-T"]
 
     asked.clear()
-    monkeypatch.setattr(
-        Judge,
-        "attacked",
-        lambda self, name, *rest, **named: (
-            asked.append(name),
-            attacked(self, name, *rest, **named),
-        )[1],
-    )
+
+    def noted(self, name, *rest, **named):
+        asked.append(name)
+        return attacked(self, name, *rest, **named)
+
+    monkeypatch.setattr(Judge, "run_attack", noted)
     resumed = judged(network, some, state=state)
     assert asked[:3] == ["APGD-T", "FAB-T", "Square"]
     assert resumed.to_json() == whole.to_json()

@@ -217,13 +217,13 @@ def test_folded_norms_change_no_verdict(digits, folded, points):
     data, threat = points(digits.x[1400:1416], digits.y[1400:1416]), Threat.parse("Linf:0.08")
     with isolate(folded) as net:
         judge = Judge(net, data, threat, 16)
-        clean = judge.classify_clean().correct
+        clean = judge.classify_clean()
         judge.tune()
         found = autoattack.run_autoattack(judge, clean, 7, CPU, FinishedAttacks())
     _, predicted = package(folded, threat).run_standard_evaluation(data.x, data.y, batch_size=16)
     assert judge.steady
     assert torch.equal(found.verdicts[-1].robust, predicted == data.y)
-    assert 0 < found.verdicts[-1].accuracy < clean.double().mean()
+    assert 0 < found.verdicts[-1].accuracy < clean.correct.double().mean()
     assert not any(verdict.facts["rejected"] for verdict in found.verdicts)
 
 
