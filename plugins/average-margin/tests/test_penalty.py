@@ -122,7 +122,7 @@ def test_a_grouped_convolution_counts_the_inputs_of_its_own_group():
     conv = nn.Conv2d(4, 2, 1, groups=2)
     conv.weight.data = torch.tensor([[3.0, 0.0], [0.0, 1.0]])[:, :, None, None]
     assert orthogonality(conv).item() == 64
-    with pytest.raises(UsageError, match="finds no Linear or Conv2d layer"):
+    with pytest.raises(UsageError, match="needs a Linear or Conv2d layer"):
         orthogonality(nn.Conv2d(4, 4, 1, groups=2))  # (4, 2)
 
 

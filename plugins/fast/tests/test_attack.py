@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from tests.train.test_step import make_step, plain_network, weights
 
-from abatis import Ball, Net, PluginConflict, Randomness, Threat, UsageError, load
+from abatis import Ball, Net, PluginConflict, Randomness, Threat, UsageError
 from abatis.testing import THREAT, plan_of, tiny_batch
+from abatis_fast import FastConfig
 
 
 def attacked(net, batch, threat="Linf:8/255", **options):
@@ -60,7 +61,7 @@ def test_the_step_takes_n_fgsm_beyond_the_ball_as_far_as_it_says():
     [({}, 1.25), ({"variant": "n-fgsm"}, 1), ({"variant": "n-fgsm", "alpha": 1.5}, 1.5)],
 )
 def test_each_variant_has_its_own_step(options, alpha):
-    assert load("fast").config_class(**options).alpha == alpha
+    assert FastConfig(**options).alpha == alpha
 
 
 @pytest.mark.parametrize(("variant", "reach"), [("fgsm-rs", 1), ("n-fgsm", 3)])

@@ -15,8 +15,9 @@ from tests.helpers import plugin
 from tests.train.test_step import make_step, plain_network, weights
 from torch import nn
 
-from abatis import Ball, Net, PluginConflict, Term, Threat, UsageError, load, maximise
+from abatis import Ball, Net, PluginConflict, Term, Threat, UsageError, maximise
 from abatis.testing import AttackConfig, loss_terms, plan_of, tiny_batch, total
+from abatis_gairat import GairatConfig
 from abatis_gairat.loss import GeometryWeighted
 
 LOSS = np.load(Path(__file__).with_name("gairat_loss.npz"))
@@ -39,7 +40,7 @@ def terms_of(logits, y, kappa, *base, epoch=AFTER, **options):
 
 
 def omega(steps, kappa, **options):
-    weighted = GeometryWeighted(lambda ctx: {}, load("gairat").config_class(**options), steps)
+    weighted = GeometryWeighted(lambda ctx: {}, GairatConfig(**options), steps)
     return weighted.omega(torch.tensor(kappa, dtype=torch.float64)).tolist()
 
 
@@ -176,7 +177,7 @@ def test_a_loss_without_a_term_to_weight_is_a_conflict():
 
 def test_one_attack_step_is_too_few_for_half_of_them():
     net, attack = Net(plain_network()), AttackConfig(steps=1)
-    with pytest.raises(UsageError, match="half the attack steps"):
+    with pytest.raises(UsageError, match="half the number of attack steps"):
         plan_of("gairat", net=net, num_classes=10, attack=attack)
     assert plan_of("gairat", net=net, num_classes=10, attack=attack, options={"omega": "discrete"})
 

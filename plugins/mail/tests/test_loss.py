@@ -15,8 +15,9 @@ from tests.golden import check_attack, check_network
 from tests.helpers import plugin
 from tests.train.test_step import make_step, plain_network, weights
 
-from abatis import PluginConflict, Term, load
+from abatis import PluginConflict, Term
 from abatis.testing import loss_terms, tiny_batch, total
+from abatis_mail import MailConfig
 
 AFTER = 76  # the first epoch, counted from 0, that the released code weights
 BASES = {
@@ -115,7 +116,7 @@ def test_three_margins_by_hand(margin, value):
     terms = terms_of(clean, adversarial, torch.tensor([0]), margin=margin, slope=4, bias=0.25)
     weight = 3 / (1 + math.exp(4 * (value - 0.25)))
     assert terms["ce"].value.item() == pytest.approx(weight * math.log(10), rel=1e-12)
-    assert load("mail").config_class(margin=margin).needs_clean == (margin != "adv")
+    assert MailConfig(margin=margin).needs_clean == (margin != "adv")
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 1000])

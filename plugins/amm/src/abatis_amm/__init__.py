@@ -1,5 +1,6 @@
-"""Adversarial margin maximisation (AMM): options and hook; the mathematics are in deepfool.py and
-penalty.py.
+"""Adversarial margin maximisation (AMM): options and hook.
+
+The mathematics is in deepfool.py and penalty.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class AmmConfig(PluginConfig):
-    """Defaults are those of the authors' published command (MLP on MNIST, from scratch), not their
-    parser's placeholders.
+    """The options of AMM, with the defaults of the authors' published command.
+
+    That command trains an MLP on MNIST from scratch; the defaults of their parser are placeholders.
     """
 
     neutral = {"weight": 0}
@@ -32,39 +34,40 @@ class AmmConfig(PluginConfig):
         "exp", description="function of the margin"
     )
     aggregation: Literal["avg", "min"] = Field(
-        "min", description="every sample, or the worst of each class"
+        "min", description="avg: every sample counts; min: only the worst of each class"
     )
     top_fraction: float = Field(
-        0.2, gt=0, le=1, description="share of the batch that counts as its worst, for min"
+        0.2, gt=0, le=1, description="share of the batch that counts as worst, for min"
     )
     iterations: int = Field(5, ge=1, le=1000, description="steps of DeepFool")
     candidates: int = Field(
-        10, ge=2, description="classes DeepFool looks at: those with the largest logits"
+        10, ge=2, description="classes that DeepFool considers: those with the largest logits"
     )
     overshoot: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="how far each step of DeepFool goes beyond the linearised boundary",
+        description="how far each DeepFool step goes beyond the linearised boundary, as a share of "
+        "the step",
     )
     clip: float = Field(
         50.0, gt=0, description="largest penalty of a sample, weight included, for exp and invprop"
     )
     epsilon: float = Field(
-        1e-5, gt=0, le=1e-2, description="added to each component of a gradient inside its norm"
+        1e-5, gt=0, le=1e-2, description="added to each entry of a gradient inside its norm"
     )
     norm: Literal["L2", "Linf"] = Field(
-        "L2", description="norm the margin is measured in; the authors have L2 only"
+        "L2", description="norm of the margin; the authors use L2 only"
     )
     relative: bool = Field(
         False, description="divide the margin by the norm of the image, as in Deep Defense"
     )
-    positive_only: bool = Field(False, description="leave the wrong samples out")
+    positive_only: bool = Field(False, description="penalise correctly classified samples only")
     use_failed: bool = Field(
-        False, description="keep samples whose perturbation did not arrive within the iterations"
+        False, description="keep samples whose perturbation did not reach the boundary in time"
     )
     backprop_previous: bool = Field(
-        True, description="differentiate a step of DeepFool through the steps before it"
+        True, description="differentiate each DeepFool step through the steps before it"
     )
 
     @property

@@ -1,15 +1,14 @@
-"""DeepFool (Moosavi-Dezfooli et al., CVPR 2016) as a function of the parameters, as in AMM (Yan et
-al., TPAMI 2019).
+"""DeepFool (Moosavi-Dezfooli et al., CVPR 2016) as a function of the parameters, as in AMM.
 
-At the current point a, with own class o and another class k, let s_k = f_k(a) - f_o(a) and w_k =
-grad_a s_k. One step is
+At the current point a, with own class o and another class k, let s_k = f_k(a) - f_o(a) and
+w_k = grad_a s_k. One step is
 
     L2:   (1 + overshoot) |s_k| / ||w_k + eps||_2 * w_k / ||w_k + eps||_2
     Linf: (1 + overshoot) |s_k| / ||w_k + eps||_1 * sign(w_k)
 
-towards the k of smallest |s_k| / ||w_k + eps||, or towards a given class. Gradients flow through
-s_k (and through the point it is taken at, so into the earlier steps) and through w_k at a fixed
-point; which class is next and who is done are constants.
+towards the k with the smallest |s_k| / ||w_k + eps||, or towards a given class. Gradients flow
+through s_k (and through its point, so into the earlier steps) and through w_k at a fixed point; the
+chosen class and which samples are done are constants.
 """
 
 from __future__ import annotations
@@ -25,19 +24,17 @@ if TYPE_CHECKING:
     from abatis_amm import AmmConfig
 
 NORMS: dict[str, tuple[float, float]] = {"L2": (2, 2), "Linf": (float("inf"), 1)}
-"""Order of each norm, and of its dual."""
+"""The order of each norm and of its dual."""
 
 
 def size(images: Tensor, norm: str) -> Tensor:
-    """Norm of every sample: (B, ...) -> (B,)."""
+    """Return the norm of every sample: (B, ...) -> (B,)."""
     result: Tensor = torch.linalg.vector_norm(images.flatten(1), ord=NORMS[norm][0], dim=1)
     return result
 
 
 class DeepFool:
-    """Perturbations across the nearest boundary, or into a given class. In eval mode, where samples
-    do not meet.
-    """
+    """Perturbations across the nearest boundary, or into a given class, in eval mode."""
 
     def __init__(self, net: Net, config: AmmConfig) -> None:
         self.net, self.config = net, config
@@ -45,19 +42,21 @@ class DeepFool:
     def __call__(
         self, x: Tensor, logits: Tensor, toward: Tensor | None, graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """x: (B, C, H, W); logits: (B, K) at x; toward: (B,) classes to reach, None for any but the
-        predicted one.
+        """Find the perturbations of some images.
 
-        Returns the perturbations (B, C, H, W), differentiable in the parameters with ``graph``, and
-        who arrived (B,).
+        Args:
+            x: the images, (B, C, H, W).
+            logits: the logits at the images, (B, K).
+            toward: the classes to reach, (B,); None: any but the predicted one.
+            graph: make the perturbations differentiable in the parameters.
+
+        Returns:
+            The perturbations (B, C, H, W), and which of them arrived (B,).
         """
-        r, rows = (
-            torch.zeros_like(x),
-            torch.arange(len(x), device=x.device),
-        )  # rows: who has not arrived
-        ranked = logits.argsort(dim=1, descending=True, stable=True)[
-            :, : self.config.candidates
-        ]  # (B, L), for the whole run
+        r = torch.zeros_like(x)
+        rows = torch.arange(len(x), device=x.device)  # the samples that have not arrived
+        ranked = logits.argsort(dim=1, descending=True, stable=True)
+        ranked = ranked[:, : self.config.candidates]  # (B, L), for all iterations
         for _ in range(self.config.iterations):
             if not len(rows):
                 break
@@ -65,15 +64,13 @@ class DeepFool:
                 x[rows] + r[rows], ranked[rows], None if toward is None else toward[rows], graph
             )
             r = r.index_add(0, rows, step)
-            with (
-                torch.no_grad()
-            ):  # the graph is needed of those who go on, so it is built for them alone
+            with torch.no_grad():  # the next step builds the graph, for the remaining samples only
                 now = self.net.frozen(x[rows] + r[rows]).argmax(1)
             rows = rows[now == ranked[rows, 0] if toward is None else now != toward[rows]]
         return r, torch.ones_like(ranked[:, 0], dtype=torch.bool).index_fill(0, rows, False)
 
     def _step(self, point: Tensor, ranked: Tensor, toward: Tensor | None, graph: bool) -> Tensor:
-        """One step of every row: (A, C, H, W), (A, L), (A,) -> (A, C, H, W)."""
+        """Return one step of every row: (A, C, H, W), (A, L), (A,) -> (A, C, H, W)."""
         leaf = point.detach().requires_grad_(True)
         logits = self.net.frozen(leaf)  # (A, K)
         own = ranked[:, 0] if toward is None else logits.argmax(1)  # (A,)
@@ -81,9 +78,8 @@ class DeepFool:
         gap = pick(logits, other) - pick(logits, own)  # (A,)
         (w,) = torch.autograd.grad(gap.sum(), leaf, create_graph=graph)  # (A, C, H, W)
         if point.requires_grad and self.config.backprop_previous:
-            gap = gap + (w.detach() * (point - leaf.detach())).flatten(1).sum(
-                1
-            )  # adds 0, and d gap / d point
+            linear = (w.detach() * (point - leaf.detach())).flatten(1).sum(1)  # (A,)
+            gap = gap + linear  # adds 0, and d gap / d point
         norm = self._dual(w)  # (A,)
         length = (1 + self.config.overshoot) * gap.abs() / norm  # (A,)
         direction = (
@@ -93,7 +89,13 @@ class DeepFool:
         return step if graph else step.detach()
 
     def _nearest(self, leaf: Tensor, logits: Tensor, ranked: Tensor) -> Tensor:
-        """The class with the nearest linearised boundary: (A, C, H, W), (A, K), (A, L) -> (A,)."""
+        """Return the class with the nearest linearised boundary, (A,).
+
+        Args:
+            leaf: the points, (A, C, H, W).
+            logits: their logits, (A, K).
+            ranked: the candidates, the own class first, (A, L).
+        """
         own = pick(logits, ranked[:, 0])
         distances = []
         for other in ranked[:, 1:].unbind(1):
@@ -104,7 +106,7 @@ class DeepFool:
         return ranked[:, 1:].gather(1, nearest).squeeze(1)
 
     def _dual(self, w: Tensor) -> Tensor:
-        """Dual norm of every sample's gradient: (A, C, H, W) -> (A,)."""
+        """Return the dual norm of every sample's gradient: (A, C, H, W) -> (A,)."""
         norm: Tensor = torch.linalg.vector_norm(
             w.flatten(1) + self.config.epsilon, ord=NORMS[self.config.norm][1], dim=1
         )
@@ -112,5 +114,5 @@ class DeepFool:
 
 
 def pick(logits: Tensor, classes: Tensor) -> Tensor:
-    """One logit a row: (A, K), (A,) -> (A,)."""
+    """Return one logit per row: (A, K), (A,) -> (A,)."""
     return logits.gather(1, classes[:, None]).squeeze(1)

@@ -1,11 +1,10 @@
-"""Adversarial margin maximisation (Yan, Guo & Zhang, TPAMI 2019), with the constants of the
-released code.
+"""Adversarial margin maximisation (Yan, Guo & Zhang, TPAMI 2019), as in the released code.
 
     (1/N) sum_{i in S+} R+(m_i) + (1/N) sum_{i in S-} R-(m_i),   m_i = ||Delta_i||
 
-S+: samples that the network in eval mode classifies correctly, Delta the DeepFool perturbation that
-leaves the class; S-: the wrong ones, Delta the one that reaches the true class. With lambda =
-weight and V = clip:
+S+: samples that the network classifies correctly in eval mode; Delta is the DeepFool perturbation
+that leaves the class. S-: misclassified samples; Delta is the one that reaches the true class. With
+lambda = weight and V = clip:
 
     exp:     R+ = min(lambda exp(-c m), V)
              R- = min(lambda exp(d min(m, ln(V / lambda + 1) / d)), V)
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
 
 
 class AdversarialMarginPenalty:
-    """The regularizer ``amm``: the terms ``positive`` and ``negative``, 0 where a sample does not
-    count.
+    """The regularizer ``amm``: the terms ``positive`` and ``negative``.
+
+    Each is 0 for samples that do not count in it.
     """
 
     def __init__(self, config: AmmConfig, num_classes: int) -> None:
@@ -62,32 +62,31 @@ class AdversarialMarginPenalty:
     def _margins(
         self, ctx: StepContext, logits: Tensor, name: str, members: Tensor, graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """Rows (R,) of the members (B,) whose perturbation arrived, and their margins (R,)."""
+        """Return the rows of the members that arrived, and their margins: (B,) -> (R,), (R,)."""
         rows = members.nonzero().squeeze(1)
         x, toward = ctx.batch.x[rows], None if name == "positive" else ctx.batch.y[rows]
         r, arrived = DeepFool(ctx.net, self.config)(x, logits[rows], toward, graph)
         if not self.config.use_failed:
             rows, x, r = rows[arrived], x[arrived], r[arrived]
         margins = size(r, self.config.norm)  # (R,)
-        return rows, margins / size(x, self.config.norm).clamp(
-            min=1e-12
-        ) if self.config.relative else margins
+        if self.config.relative:
+            margins = margins / size(x, self.config.norm).clamp(min=1e-12)
+        return rows, margins
 
     def _worst(
         self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Of the members (B,) those that stand for their class in the global batch: found without a
-        graph.
+        """Return the members (B,) that are the worst of their class in the global batch.
+
+        They are found without a graph.
         """
         keys = []
         for name, members in groups.items():
             rows, margins = self._margins(ctx, logits, name, members, graph=False)
             key = torch.full_like(logits[:, 0], float("inf"))
-            keys.append(
-                key.index_copy(0, rows, margins if name == "positive" else -margins)
-            )  # (B,), the least is the worst
-        # one gather: the values of samples are taken up by index, since a second pass may differ in
-        # the last bit
+            # (B,), the smallest is the worst
+            keys.append(key.index_copy(0, rows, margins if name == "positive" else -margins))
+        # one gather, and samples are matched by index: a second pass may differ in the last bit
         index = ctx.batch.index.to(logits.dtype)
         *everyone, labels, indices = ctx.gather(
             torch.stack([*keys, ctx.batch.y.to(logits.dtype), index], 1)
@@ -101,22 +100,27 @@ class AdversarialMarginPenalty:
 
 
 def worst(key: Tensor, labels: Tensor, num_classes: int, top: int) -> Tensor:
-    """Which samples have the least key of their label and one of the ``top`` least of all: (N,),
-    (N,) -> (N,) bool.
+    """Return which samples have the smallest key of their label and one of the ``top`` smallest.
 
-    A key of infinity stands for no candidate. All of several equal ones are taken, whatever their
-    order.
+    Ties are all selected, so the order of the samples does not matter.
+
+    Args:
+        key: a number per sample, (N,); infinity for samples that cannot be selected.
+        labels: the labels, (N,).
+        num_classes: K.
+        top: how many samples of the batch can be selected, ties aside.
+
+    Returns:
+        (N,) bool.
     """
-    least = key.new_full((num_classes,), float("inf")).scatter_reduce(
-        0, labels, key, "amin"
-    )  # (K,)
-    return (
-        key.isfinite() & (key <= least[labels]) & (key <= key.sort().values[min(top, len(key)) - 1])
-    )
+    least = key.new_full((num_classes,), float("inf"))
+    least = least.scatter_reduce(0, labels, key, "amin")  # (K,)
+    last = key.sort().values[min(top, len(key)) - 1]
+    return key.isfinite() & (key <= least[labels]) & (key <= last)
 
 
 def push(m: Tensor, config: AmmConfig) -> Tensor:
-    """R+ / lambda, falling with the margin: (R,) -> (R,)."""
+    """Return R+ / lambda, which falls with the margin: (R,) -> (R,)."""
     largest = config.clip / config.weight
     match config.shrinkage:
         case "exp":
@@ -130,13 +134,12 @@ def push(m: Tensor, config: AmmConfig) -> Tensor:
 
 
 def pull(m: Tensor, config: AmmConfig) -> Tensor:
-    """R- / lambda, growing with the distance to the true class: (R,) -> (R,)."""
+    """Return R- / lambda, which grows with the distance to the true class: (R,) -> (R,)."""
     largest = config.clip / config.weight
     match config.shrinkage:
-        case "exp":  # clamped before the exponential too: an infinite one has no gradient but NaN
-            return (
-                (config.d * m.clamp(max=math.log(largest + 1) / config.d)).exp().clamp(max=largest)
-            )
+        case "exp":  # clamped before exp as well: an infinite exp has a NaN gradient
+            m = m.clamp(max=math.log(largest + 1) / config.d)
+            return (config.d * m).exp().clamp(max=largest)
         case "invprop":
             return 1 / (1 - config.d * m.clamp(max=(1 - 1 / largest) / config.d))
         case "lin":

@@ -1,4 +1,4 @@
-"""Average margin: options and hook; the mathematics are in penalty.py."""
+"""Average margin: options and hook. The mathematics is in penalty.py."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class AverageMarginConfig(PluginConfig):
-    """The released runs have mu = 0.1, beta = 1e-3 (counted twice there: see penalty.py) and tau =
-    5, 10 or 40 by network.
+    """The options of the average margin.
+
+    The released runs use mu = 0.1, beta = 1e-3 (counted twice there, see penalty.py) and tau = 5,
+    10 or 40, depending on the network.
     """
 
     neutral = {"weight": 0, "orthogonality": 0}
 
     weight: float = Field(
-        0.1, ge=0, description="mu, the weight of the ramp on the logit margin; 0 leaves it out"
+        0.1, ge=0, description="mu, the weight of the ramp on the logit margin; 0 is off"
     )
-    tau: float = Field(
-        5.0, gt=0, description="the logit margin up to which the ramp rewards more margin"
-    )
+    tau: float = Field(5.0, gt=0, description="the logit margin above which the ramp is 0")
     orthogonality: float = Field(
-        1e-3, ge=0, description="beta, the weight of the orthogonality penalty; 0 leaves it out"
+        1e-3, ge=0, description="beta, the weight of the orthogonality penalty; 0 is off"
     )
 
 

@@ -4,9 +4,9 @@
     ramp_i        = max(0, tau - alpha_i) - max(0, -alpha_i) = clamp(tau - alpha_i, 0, tau)
     orthogonality = sum_l || W_l W_l^T - I ||_F^2
 
-W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), where it has no more
-rows than columns. The ramp has no gradient for misclassified samples: it widens the margins of
-those that are right, up to tau. The released loop visits weights and biases, and at a bias adds the
+W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), if it has no more rows
+than columns. The ramp has no gradient for misclassified samples: it widens the margins of correctly
+classified ones, up to tau. The released loop visits weights and biases, and at a bias adds the
 weight before it again: its beta 1e-3 is 2e-3 here.
 """
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 class AverageMarginPenalty:
-    """The regularizer ``average-margin``: the terms ``ramp`` (B,) and ``orthogonality`` (), each
-    where its weight is not 0.
+    """The regularizer ``average-margin``: the terms ``ramp`` (B,) and ``orthogonality`` ().
+
+    A term with weight 0 is left out.
     """
 
     def __init__(self, config: AverageMarginConfig) -> None:
@@ -35,9 +36,8 @@ class AverageMarginPenalty:
     def __call__(self, ctx: StepContext) -> Terms:
         terms = {}
         if self.config.weight:
-            ramp = (self.config.tau - logit_margin(ctx.logits_adv, ctx.batch.y)).clamp(
-                0, self.config.tau
-            )  # (B,)
+            margin = logit_margin(ctx.logits_adv, ctx.batch.y)  # (B,)
+            ramp = (self.config.tau - margin).clamp(0, self.config.tau)  # (B,)
             terms["ramp"] = Term(ramp, weight=self.config.weight)
         if self.config.orthogonality:
             terms["orthogonality"] = Term(
@@ -47,26 +47,26 @@ class AverageMarginPenalty:
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The logit of the label minus the largest other one: (B, K), (B,) -> (B,)."""
+    """Return the logit of the label minus the largest other one: (B, K), (B,) -> (B,)."""
     label = y[:, None]
     return logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -math.inf).amax(1)
 
 
 def orthogonality(module: nn.Module) -> Tensor:
-    """Squared distance of ``W W^T`` from the identity, summed over the layers, (); raises
-    UsageError without such a layer.
+    """Return the squared distance of ``W W^T`` from the identity, summed over the layers: ().
+
+    Raises:
+        UsageError: the network has no such layer.
     """
     layers = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-    matrices = [
-        layer.weight.flatten(1) for layer in layers
-    ]  # (out, in * kh * kw) each, of a grouped one (out, in / g * kh * kw)
-    wide = [
-        matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]
-    ]  # taller ones cannot have orthonormal rows
+    # (out, in * kh * kw) each; with g groups (out, in / g * kh * kw)
+    matrices = [layer.weight.flatten(1) for layer in layers]
+    # a matrix with more rows than columns cannot have orthonormal rows
+    wide = [matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]]
     if not wide:
         raise UsageError(
-            "the orthogonality penalty finds no Linear or Conv2d layer with at most as many "
-            "outputs as inputs",
+            "the orthogonality penalty needs a Linear or Conv2d layer with no more outputs than "
+            "inputs, and the network has none",
             fix="set --average-margin.orthogonality 0",
         )
     gaps = [

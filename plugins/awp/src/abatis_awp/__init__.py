@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (AWP): options and hook; the mathematics are in trainer.py."""
+"""Adversarial weight perturbation (AWP): options and hook. The mathematics is in trainer.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from abatis import PluginConfig, Run, TrainerHooks, hookimpl
 
 
 class AwpConfig(PluginConfig):
-    """Defaults are those of the authors' adversarial training; with TRADES they take gamma
-    0.005.
+    """The options of AWP, with the defaults of the authors' adversarial training.
+
+    With TRADES the authors use gamma = 0.005.
     """
 
     neutral = {"gamma": 0}
@@ -19,9 +20,9 @@ class AwpConfig(PluginConfig):
         0.01,
         ge=0,
         le=1,
-        description="length of each tensor's perturbation, as a share of the tensor's norm",
+        description="norm of each tensor's perturbation, as a fraction of the tensor's norm",
     )
-    warmup: int = Field(0, ge=0, description="epochs at the beginning without perturbation")
+    warmup: int = Field(0, ge=0, description="number of first epochs without perturbation")
 
     @property
     def idle_epochs(self) -> int:

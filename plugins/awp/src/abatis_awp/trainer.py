@@ -1,11 +1,10 @@
-"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020), with the constants of the
-released code.
+"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020), as in the released code.
 
     v = gamma ||w|| g / (||g|| + 1e-20),   g = grad_w objective(w),
-                                           for each tensor w of more than one dimension
+                                           for each tensor w with more than one dimension
 
-The update is made from the gradient at w + v and applied there, weight decay included; v is
-subtracted behind it.
+The update uses the gradient at w + v and is applied there, weight decay included; then v is
+subtracted.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ FLOOR = 1e-20
 
 
 class WeightPerturbation(TrainerHooks):
-    """The trainer hook ``awp``. It keeps nothing from one step to the next."""
+    """The trainer hook ``awp``. It keeps no state between steps."""
 
     def __init__(self, config: AwpConfig, module: nn.Module) -> None:
         self.config = config
@@ -35,7 +34,7 @@ class WeightPerturbation(TrainerHooks):
         self.added: list[Tensor] = []  # v of every weight, between before_loss and after_update
 
     def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
-        self._restore()  # a step that was broken off has not come to after_update
+        self._restore()  # an interrupted step did not reach after_update
         if ctx.epoch < self.config.warmup:
             return
         gradients = self._gradients(ctx, objective)
@@ -51,7 +50,7 @@ class WeightPerturbation(TrainerHooks):
         self._restore()
 
     def _gradients(self, ctx: StepContext, objective: Callable[[], Tensor]) -> list[Tensor]:
-        """Of the objective of the global batch."""
+        """Return the gradients of the objective of the global batch."""
         own = torch.autograd.grad(
             objective(), self.weights, allow_unused=True, materialize_grads=True
         )

@@ -1,4 +1,4 @@
-"""Effective margin regularisation (EMR): options and hook; the mathematics are in penalty.py."""
+"""Effective margin regularisation (EMR): options and hook. The mathematics is in penalty.py."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class EmrConfig(PluginConfig):
-    """Defaults are those of the authors' AT-EMR runs on CIFAR-10."""
+    """The options of EMR, with the defaults of the authors' AT-EMR runs on CIFAR-10."""
 
     neutral = {"weight": 0}
     soft_labels = True
 
     weight: float = Field(3.0, ge=0, description="lambda, the weight of the penalty")
     temperature: float = Field(
-        40.0, gt=0, description="T of the softmax that weights the classes; 1 is the model's own"
+        40.0,
+        gt=0,
+        description="T of the softmax that weights the classes; 1: the model's own softmax",
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
-        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, "
+        description="sum: the sum of squares over N^2, as released; mean: the mean over samples, "
         "independent of the batch size",
     )
     decay_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(

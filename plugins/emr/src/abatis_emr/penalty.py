@@ -1,5 +1,4 @@
-"""The squared norm of the probability-weighted effective weight (Liu & Chan, BMVC 2022; arXiv
-2210.05118).
+"""The squared norm of the weighted effective weight (Liu & Chan, BMVC 2022, arXiv 2210.05118).
 
 In eval mode a piecewise linear network is z = W(x) x + b(x) around x; row k of W(x), the input
 gradient of logit k, is the effective weight of class k. With q = softmax(z / T), detached, the
@@ -7,7 +6,7 @@ penalty at the adversarial input x' is
 
     Omega = (1 / N^2) sum_i || sum_k q_ik grad_x' z_ik ||^2
 
-reached by one input gradient and double back-propagation.
+computed with one input gradient and double back-propagation.
 """
 
 from __future__ import annotations
@@ -32,16 +31,15 @@ class EffectiveMarginPenalty:
         x = ctx.x_adv.detach().requires_grad_(True)
         logits = ctx.net.frozen(x)  # (B, K)
         q = (logits / self.config.temperature).softmax(dim=1).detach()  # (B, K)
-        (weighted,) = torch.autograd.grad(
-            (q * logits).sum(), x, create_graph=True
-        )  # (B, C, H, W), sum_k q_k w_k
+        # sum_k q_k w_k, (B, C, H, W)
+        (weighted,) = torch.autograd.grad((q * logits).sum(), x, create_graph=True)
         squares = weighted.square().flatten(1).sum(1)  # (B,)
-        # the released code differentiates a batch mean, which leaves 1/N inside the square:
+        # the released code differentiates a batch mean, so 1/N is inside the square:
         # mean_i(squares) / N
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares
         return {"grad_sq": Term(value, weight=self.weight(ctx.epoch))}
 
     def weight(self, epoch: int) -> float:
-        """lambda in an epoch counted from 0."""
+        """Return lambda in an epoch, counted from 0."""
         drops = sum(epoch + 1 >= start for start in self.config.decay_epochs)
         return self.config.weight * self.config.decay**drops

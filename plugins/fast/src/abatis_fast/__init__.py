@@ -1,5 +1,6 @@
-"""Single-step training attacks with a guard: options and hooks; attack.py holds the attacks,
-trainer.py the guard.
+"""Single-step training attacks with a guard: options and hooks.
+
+The attacks are in attack.py, the guard in trainer.py.
 """
 
 from __future__ import annotations
@@ -13,39 +14,41 @@ from abatis import Attacker, PluginConfig, Run, TrainerHooks, hookimpl
 
 
 class FastConfig(PluginConfig):
-    """The defaults of the attacks are those of the released CIFAR-10 scripts; those of the guard
-    are ours.
+    """The options of the attacks and the guard.
+
+    The attacks have the defaults of the released CIFAR-10 scripts; the defaults of the guard are
+    ours.
     """
 
     soft_labels = True
 
     variant: Literal["fgsm-rs", "n-fgsm"] = Field(
         "fgsm-rs",
-        description="fgsm-rs: noise of eps, projected onto the ball; n-fgsm: more noise, not "
-        "projected",
+        description="fgsm-rs: noise up to eps, projected onto the ball; n-fgsm: more noise, no "
+        "projection",
     )
     alpha: float = Field(
         1.25,
         gt=0,
         le=10,
-        description="the step, as a multiple of eps; 1 for n-fgsm where not given",
+        description="step size, as a multiple of eps; 1 for n-fgsm if not given",
     )
     noise: float = Field(
         2.0,
         ge=0,
         le=10,
-        description="half-width of the uniform noise of n-fgsm, as a multiple of eps",
+        description="largest uniform noise of n-fgsm, as a multiple of eps",
     )
     guard: float = Field(
         0.25,
         ge=0,
         lt=1,
-        description="largest lead of the accuracy under the single step over that under PGD-10; 0: "
-        "no guard",
+        description="largest allowed gap between training accuracy under the single step and under "
+        "PGD-10; 0: no guard",
     )
-    guard_every: int = Field(100, ge=1, description="steps between two checks of the guard")
+    guard_every: int = Field(100, ge=1, description="steps between checks of the guard")
     patience: int = Field(
-        2, ge=1, description="checks in a row with a larger lead, at which the run stops"
+        2, ge=1, description="stop the run after this many failed checks in a row"
     )
 
     @model_validator(mode="before")

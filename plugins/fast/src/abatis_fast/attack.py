@@ -5,8 +5,8 @@
 
 FGSM-RS (Wong et al., ICLR 2020): noise 1, alpha 1.25, P projects onto the ball of radius eps.
 N-FGSM (de Jorge et al., NeurIPS 2022): noise 2, alpha 1, no P; x' may lie (noise + alpha) eps away
-from x. clip: to [0, 1]. In L2 the ball is round and the step goes along the normalised gradient;
-both papers have Linf.
+from x. clip: to [0, 1]. In L2 the noise is uniform in the L2 ball and the step follows the
+normalised gradient; both papers use Linf only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 class SingleStep:
-    """The attacker ``fast``. ``reach``: how far its images may lie from the clean ones, as a
-    multiple of eps.
+    """The attacker ``fast``.
+
+    Attributes:
+        reach: how far its images may lie from the clean ones, as a multiple of eps.
     """
 
     def __init__(self, run: Run, config: FastConfig) -> None:
@@ -38,24 +40,19 @@ class SingleStep:
         def cross_entropy(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, batch.target, reduction="none")  # (B,)
 
-        start, step = (
-            uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start"),
-            self.alpha * self.run.threat.eps,
-        )
-        # a ball as wide as noise and step together makes the projection of the step nothing but the
-        # clip to [0, 1]
-        attacked = maximise(
-            forward, self._ball(batch.x, self.reach), start, batch.y, cross_entropy, 1, step
-        )
-        return Attacked(
-            attacked.x
-        )  # without its count of one step, which is no measure of how long a sample resists
+        start = uniform_start(self.run, self._ball(batch.x, self.noise), "fast/start")
+        step = self.alpha * self.run.threat.eps
+        # n-fgsm: in a ball of radius noise + alpha the projection only clips to [0, 1]
+        ball = self._ball(batch.x, self.reach)
+        attacked = maximise(forward, ball, start, batch.y, cross_entropy, 1, step)
+        # without steps_correct: after one step it does not measure how long a sample resists
+        return Attacked(attacked.x)
 
     def _ball(self, x: Tensor, factor: float) -> Ball:
         return Ball(x, replace(self.run.threat, eps=factor * self.run.threat.eps))
 
 
 def uniform_start(run: Run, ball: Ball, purpose: str) -> Tensor:
-    """A uniform point of ball and box, whatever ``run.attack.start`` says: (B, C, H, W)."""
+    """Return a uniform point of ball and box, (B, C, H, W), regardless of ``run.attack.start``."""
     normal = run.random.normal(f"{purpose}/direction", ball.x) if ball.norm == "L2" else None
     return ball.uniform_start(run.random.uniform(purpose, ball.x), normal)

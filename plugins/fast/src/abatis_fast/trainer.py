@@ -1,6 +1,4 @@
-"""The guard against catastrophic overfitting: a network that resists the one step it trains on, and
-not PGD.
-"""
+"""The guard against catastrophic overfitting: accuracy under the single step but not under PGD."""
 
 from __future__ import annotations
 
@@ -18,23 +16,19 @@ if TYPE_CHECKING:
     from abatis_fast import FastConfig
 
 PGD_STEPS = 10
-STEP_SHARE = 0.25  # length of a step of that PGD, as a share of eps
+STEP_SHARE = 0.25  # step size of this PGD, as a multiple of eps
 
 
 class CatastrophicOverfitting(AbatisError):
-    """The network has learnt to fool the single-step attack; its accuracy under that attack means
-    nothing any more.
-    """
+    """The network resists the single-step attack but not PGD."""
 
 
 class OverfittingGuard(TrainerHooks):
-    """Compares, every so many steps, the training accuracy under the run's attack with that under
-    PGD-10.
-    """
+    """Compares the training accuracy under the run's attack with that under PGD-10."""
 
     def __init__(self, run: Run, config: FastConfig) -> None:
         self.run, self.config = run, config
-        self.failed = 0  # checks in a row
+        self.failed = 0  # failed checks in a row
 
     def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
         if ctx.step % self.config.guard_every:
@@ -43,20 +37,17 @@ class OverfittingGuard(TrainerHooks):
         self.failed = self.failed + 1 if single - several > self.config.guard else 0
         if self.failed >= self.config.patience:
             raise CatastrophicOverfitting(
-                f"catastrophic overfitting: {single:.0%} of a training batch is right under the "
-                "single-step attack, "
-                f"{several:.0%} under PGD-{PGD_STEPS}",
+                f"catastrophic overfitting: accuracy on a training batch is {single:.0%} under the "
+                f"single-step attack and {several:.0%} under PGD-{PGD_STEPS}",
                 where=f"step {ctx.step}, epoch {ctx.epoch + 1}; failed checks in a row: "
                 f"{self.failed}; the update was not made",
-                fix="--fast.variant n-fgsm, a larger --fast.noise, a smaller eps or --optim.lr; "
-                "--fast.guard 0 never stops",
+                fix="use --fast.variant n-fgsm, a larger --fast.noise, or a smaller eps or "
+                "--optim.lr; --fast.guard 0 switches the guard off",
             )
 
     @torch.no_grad()
     def accuracies(self, ctx: StepContext) -> tuple[float, float]:
-        """Shares of the batch that are right at the run's adversarial images and at those of
-        PGD-10, by eval statistics.
-        """
+        """Return the accuracies on the run's adversarial images and on PGD-10's, in eval mode."""
         y, threat = ctx.batch.y, self.run.threat
 
         def cross_entropy(logits: Tensor) -> Tensor:
@@ -70,9 +61,8 @@ class OverfittingGuard(TrainerHooks):
                     ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps
                 )
             right = [(ctx.net(x).argmax(1) == y).double() for x in (ctx.x_adv, pgd.x)]  # (B,) each
-        (sums,) = ctx.sum_over_processes(
-            [torch.stack([*right, torch.ones_like(right[0])]).sum(1)]
-        )  # (3,)
+        counts = torch.stack([*right, torch.ones_like(right[0])]).sum(1)  # (3,)
+        (sums,) = ctx.sum_over_processes([counts])
         single, several = (sums[:2] / sums[2]).tolist()
         return single, several
 

@@ -1,5 +1,6 @@
-"""Geometry-aware instance re-weighting (GAIRAT): options and hook; the mathematics are in
-loss.py.
+"""Geometry-aware instance re-weighting (GAIRAT): options and hook.
+
+The mathematics is in loss.py.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class GairatConfig(PluginConfig):
-    """The defaults are those of the released WRN script."""
+    """The options of GAIRAT, with the defaults of the released WRN script."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
     neutral = {"omega": "tanh", "shift": math.inf}
 
     omega: Literal["tanh", "sigmoid", "discrete"] = Field(
-        "tanh", description="function from steps survived to weights"
+        "tanh", description="function that maps survived attack steps to weights"
     )
     shift: float = Field(
         -1.0,
         ge=-10,
-        description="Lambda, added inside tanh and sigmoid; the larger, the more equal the "
+        description="Lambda, added inside tanh and sigmoid; larger values give more equal "
         "weights; inf: all 1",
     )
     burn_in: int = Field(

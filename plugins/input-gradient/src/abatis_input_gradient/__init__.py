@@ -1,4 +1,4 @@
-"""Input-gradient regularisation: options and hook; the mathematics are in penalty.py."""
+"""Input-gradient regularisation: options and hook. The mathematics is in penalty.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class InputGradientConfig(PluginConfig):
-    """The default weight is the smallest of the released grid, 100 to 100,000 for batches of
-    256.
+    """The options of input-gradient regularisation.
+
+    The default weight is the smallest of the released grid, 100 to 100,000 for batches of 256.
     """
 
     neutral = {"weight": 0}
@@ -19,11 +20,11 @@ class InputGradientConfig(PluginConfig):
 
     weight: float = Field(100.0, ge=0, description="lambda, the weight of the penalty")
     at: Literal["adv", "clean"] = Field(
-        "adv", description="the images where it is taken: adversarial or clean"
+        "adv", description="images at which the gradient is taken: adversarial or clean"
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
-        description="sum: 1/N^2 of the summed squares, as released; mean: per-sample mean, "
+        description="sum: the sum of squares over N^2, as released; mean: the mean over samples, "
         "independent of the batch size",
     )
 

@@ -1,11 +1,10 @@
-"""The squared input gradient of the cross-entropy (Ross & Doshi-Velez, AAAI 2018; double
-back-propagation).
+"""The squared input gradient of the cross-entropy (Ross & Doshi-Velez, AAAI 2018).
 
     penalty = (lambda / 2) sum_i || grad_x (1 / N) sum_j CE_j ||_i^2
             = (lambda / (2 N)) mean_i || grad_x_i CE_i ||^2
 
-The released code differentiates the batch mean of the cross-entropy, which leaves 1 / N inside the
-square.
+It needs double back-propagation. The released code differentiates the batch mean of the
+cross-entropy, so 1 / N is inside the square.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ class InputGradientPenalty:
     def __call__(self, ctx: StepContext) -> Terms:
         images = ctx.x_adv if self.config.at == "adv" else ctx.batch.x
         x = images.detach().requires_grad_(True)
-        loss = F.cross_entropy(
-            ctx.net.frozen(x), ctx.batch.target, reduction="sum"
-        )  # (); a sample's gradient is that of its own CE
+        # (); with the sum, the gradient at a sample is that of its own cross-entropy
+        loss = F.cross_entropy(ctx.net.frozen(x), ctx.batch.target, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x, create_graph=True)  # (B, C, H, W)
         squares = gradient.square().flatten(1).sum(1)  # (B,)
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares

@@ -1,4 +1,4 @@
-"""Jacobian regularisation: options and hook; the mathematics are in penalty.py."""
+"""Jacobian regularisation: options and hook. The mathematics is in penalty.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from abatis import PluginConfig, Regularizer, Run, hookimpl
 
 
 class JacobianConfig(PluginConfig):
-    """Defaults are those that the released code's page shows: one projection, lambda = 0.01."""
+    """The options of Jacobian regularisation.
+
+    The defaults are those on the page of the released code: one projection, lambda = 0.01.
+    """
 
     neutral = {"weight": 0}
     soft_labels = True
@@ -20,11 +23,11 @@ class JacobianConfig(PluginConfig):
         1,
         ge=0,
         le=1000,
-        description="random unit vectors a sample, one backward pass each; 0 takes all classes and "
-        "is exact",
+        description="random unit vectors per sample, one backward pass each; 0: exact, with one "
+        "backward pass per class",
     )
     at: Literal["adv", "clean"] = Field(
-        "adv", description="the images where it is taken: adversarial or clean"
+        "adv", description="images at which the Jacobian is taken: adversarial or clean"
     )
 
     @property

@@ -1,11 +1,10 @@
-"""The squared Frobenius norm of the input-output Jacobian (Hoffman, Roberts & Yaida, 2019; arXiv
-1908.02729).
+"""The squared Frobenius norm of the Jacobian (Hoffman, Roberts & Yaida, 2019, arXiv 1908.02729).
 
     penalty = (lambda / 2) mean_i || J_i ||_F^2,   J_i = d z_i / d x_i  (K, C * H * W)
 
-For a random unit vector v the mean of K || J^T v ||^2 is || J ||_F^2, so P vectors give (K / P)
-sum_p || J^T v_p ||^2. The K basis vectors in their place give it exactly. Each vector takes one
-backward pass.
+For a random unit vector v the mean of K || J^T v ||^2 is || J ||_F^2, so P vectors give the
+estimate (K / P) sum_p || J^T v_p ||^2. The K basis vectors give the exact value. Each vector takes
+one backward pass.
 """
 
 from __future__ import annotations
@@ -41,20 +40,21 @@ class JacobianPenalty:
         return {"frobenius_sq": Term(value, weight=self.config.weight / 2)}
 
     def directions(self, logits: Tensor) -> Iterator[Tensor]:
-        """Unit vectors, (B, K) each: random ones, drawn for each sample of the whole batch, or all
-        basis vectors.
-        """
+        """Yield unit vectors, (B, K) each: random ones per sample, or all basis vectors."""
         if self.config.projections == 0:
-            yield from torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)[
-                :, None
-            ].expand(-1, *logits.shape)
+            basis = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)  # (K, K)
+            yield from basis[:, None].expand(-1, *logits.shape)
         for number in range(self.config.projections):
             yield F.normalize(self.random.normal(f"jacobian/{number}", logits), dim=1)
 
 
 def squared_product(vectors: Tensor, logits: Tensor, x: Tensor) -> Tensor:
-    """``|| J^T v ||^2`` of every sample, differentiable: v and logits (B, K), x (B, C, H, W) ->
-    (B,).
+    """Return ``|| J^T v ||^2`` of every sample, (B,), differentiable.
+
+    Args:
+        vectors: one v per sample, (B, K).
+        logits: the logits at x, (B, K).
+        x: the images, (B, C, H, W).
     """
     (product,) = torch.autograd.grad(logits, x, vectors, create_graph=True)  # (B, C, H, W)
     return product.square().flatten(1).sum(1)

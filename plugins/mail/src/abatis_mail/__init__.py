@@ -1,4 +1,4 @@
-"""Margin-aware instance re-weighting (MAIL): options and hook; the mathematics are in loss.py."""
+"""Margin-aware instance re-weighting (MAIL): options and hook. The mathematics is in loss.py."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class MailConfig(PluginConfig):
-    """Slope and bias are those released for the plain cross-entropy; 2 and 0 for the KL of
-    TRADES.
+    """The options of MAIL, with the released slope and bias for the cross-entropy.
+
+    For the KL of TRADES the released values are 2 and 0.
     """
 
     neutral = {"slope": 0, "normalization": "mean"}
 
     slope: float = Field(
-        10.0, ge=0, le=1e3, description="gamma, how sharply the weight falls with the margin"
+        10.0, ge=0, le=1e3, description="gamma, how steeply the weight falls with the margin"
     )
     bias: float = Field(
-        -0.5, ge=-2, le=2, description="the margin at which the weight is half its largest"
+        -0.5, ge=-2, le=2, description="margin at which the weight is half its maximum"
     )
     margin: Literal["adv", "nat", "dif"] = Field(
         "adv",
-        description="adv, nat: label's probability minus the largest other one, at the adversarial "
-        "or clean image; "
-        "dif: the label's probability, clean minus adversarial",
+        description="adv, nat: the label's probability minus the largest other one, on the "
+        "adversarial or clean image; dif: the label's probability, clean minus adversarial",
     )
     normalization: Literal["constant", "mean"] = Field(
         "constant",
-        description="constant: weights times 3, as released; mean: divided by their mean over the "
-        "batch, the paper",
+        description="constant: weights times 3, as released; mean: weights divided by their mean "
+        "over the batch, as in the paper",
     )
     burn_in: int = Field(
         76,

@@ -1,11 +1,11 @@
-"""Weights from probabilistic margins (Wang et al., NeurIPS 2021; arXiv 2106.07904).
+"""Weights from probabilistic margins (Wang et al., NeurIPS 2021, arXiv 2106.07904).
 
     PM_adv = p'_y - max_{k != y} p'_k,   PM_nat = p_y - max_{k != y} p_k,   PM_dif = p_y - p'_y
     w_i    = 3 sigmoid(-slope (PM_i - bias))                      constant, the released code
            = N sigmoid(-slope (PM_i - bias)) / sum_j (the same)   mean, the paper
 
-p: clean, p': adversarial softmax. The weights are constants of the gradient; terms that allow it
-are multiplied by them.
+p: clean, p': adversarial softmax. No gradient flows through the weights; they multiply the terms
+that allow it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ RELEASED_FACTOR = 3.0
 
 
 class MarginWeighted:
-    """A loss whose terms marked ``reweight`` are multiplied, sample by sample, by weights from
-    margins.
-    """
+    """A loss whose terms marked ``reweight`` are weighted, per sample, by probabilistic margins."""
 
     def __init__(self, inner: Loss, config: MailConfig) -> None:
         self.inner, self.config = inner, config
@@ -37,8 +35,9 @@ class MarginWeighted:
         weights, terms = self.weights(ctx), self.inner(ctx)
         if not any(term.reweight for term in terms.values()):
             raise PluginConflict(
-                f"'mail' has nothing to weight: no term of the loss ({', '.join(terms)}) allows it",
-                fix="leave --plugin mail out, or choose another loss",
+                f"'mail' has nothing to weight: no term of the loss ({', '.join(terms)}) allows "
+                "re-weighting",
+                fix="omit --plugin mail, or choose another loss",
             )
         return {
             name: replace(term, value=term.value * weights) if term.reweight else term
@@ -46,40 +45,36 @@ class MarginWeighted:
         }
 
     def weights(self, ctx: StepContext) -> Tensor:
-        """(B,), detached."""
+        """Return the weights, (B,), detached."""
         burning_in = ctx.epoch < self.config.burn_in
-        log = (
-            torch.zeros_like(ctx.batch.y, dtype=ctx.x_adv.dtype)
-            if burning_in
-            else self.log_sigmoids(ctx)
-        )  # (B,)
+        if burning_in:
+            log = torch.zeros_like(ctx.batch.y, dtype=ctx.x_adv.dtype)  # (B,)
+        else:
+            log = self.log_sigmoids(ctx)  # (B,)
         if self.config.normalization == "mean":
-            everyone = ctx.gather(
-                log
-            )  # (N,); in the burn-in too, since every step makes the same calls of gather
-            highest = everyone.max()  # all weights may underflow, their ratios do not
+            # (N,); also in the burn-in: every step must make the same calls of gather
+            everyone = ctx.gather(log)
+            highest = everyone.max()  # all weights may underflow, but their ratios do not
             return (log - highest).exp() / (everyone - highest).exp().mean()
         return log.exp() if burning_in else RELEASED_FACTOR * log.exp()
 
     def log_sigmoids(self, ctx: StepContext) -> Tensor:
-        """log sigmoid(-slope (PM - bias)), detached: (B,)."""
+        """Return log sigmoid(-slope (PM - bias)), (B,), detached."""
         return F.logsigmoid(-self.config.slope * (self.margins(ctx) - self.config.bias))
 
     def margins(self, ctx: StepContext) -> Tensor:
-        """Probabilistic margins in [-1, 1], detached: (B,)."""
+        """Return the probabilistic margins in [-1, 1], (B,), detached."""
         y = ctx.batch.y
         if self.config.margin == "nat":
             return probabilistic_margin(ctx.logits_clean.detach(), y)
         if self.config.margin == "adv":
             return probabilistic_margin(ctx.logits_adv.detach(), y)
-        clean, adversarial = (
-            ctx.logits_clean.detach().softmax(dim=1),
-            ctx.logits_adv.detach().softmax(dim=1),
-        )  # (B, K)
+        clean = ctx.logits_clean.detach().softmax(dim=1)  # (B, K)
+        adversarial = ctx.logits_adv.detach().softmax(dim=1)  # (B, K)
         return (clean - adversarial).gather(1, y[:, None]).squeeze(1)
 
 
 def probabilistic_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The label's probability minus the largest other one: (B, K), (B,) -> (B,)."""
+    """Return the label's probability minus the largest other one: (B, K), (B,) -> (B,)."""
     p, label = logits.softmax(dim=1), y[:, None]  # (B, K), (B, 1)
     return p.gather(1, label).squeeze(1) - p.scatter(1, label, 0).amax(1)

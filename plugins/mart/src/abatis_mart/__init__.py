@@ -1,5 +1,6 @@
-"""Misclassification-aware adversarial training (MART): options and hook; the mathematics are in
-loss.py.
+"""Misclassification-aware adversarial training (MART): options and hook.
+
+The mathematics is in loss.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class MartConfig(PluginConfig):
-    """The default is that of the released WRN-34-10 script; the ResNet-18 script uses 5."""
+    """The option of MART: the default is the released WRN-34-10 script's, ResNet-18's is 5."""
 
     beta: float = Field(6.0, ge=0, description="weight of the KL term (lambda in the paper)")
 

@@ -1,4 +1,4 @@
-"""Switching one-vs-the-rest loss (SOVR): options and hook; the mathematics are in loss.py."""
+"""Switching one-vs-the-rest loss (SOVR): options and hook. The mathematics is in loss.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class SovrConfig(PluginConfig):
-    """The defaults are starting points of ours, to be tuned for each data set and network."""
+    """The options of SOVR. The defaults are ours; tune them for each data set and network."""
 
     neutral = {"fraction": 0, "beta": 0, "bias_init": False}
 
@@ -18,19 +18,20 @@ class SovrConfig(PluginConfig):
         0.4,
         ge=0,
         le=1,
-        description="M, share of the batch, smallest margins first, on the switched loss",
+        description="M, fraction of the batch that uses the one-vs-the-rest loss, smallest margins "
+        "first",
     )
     weight: float = Field(0.4, ge=0, description="lambda, the weight of the one-vs-the-rest loss")
     beta: float = Field(
         0.0,
         ge=0,
-        description="weight of KL(p || p'); above 0 the switched loss is that of the clean images",
+        description="weight of KL(p || p'); if above 0, the other terms use the clean images",
     )
     select_on: Literal["adv", "nat"] = Field(
-        "adv", description="whose logits give the margins: adversarial or clean images"
+        "adv", description="images whose logits give the margins: adversarial or clean (nat)"
     )
     bias_init: bool = Field(
-        False, description="start the last bias at -log(K - 1), for many classes K"
+        False, description="start the last layer's bias at -log(K - 1), for many classes K"
     )
 
     @property

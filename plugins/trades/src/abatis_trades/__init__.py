@@ -1,4 +1,4 @@
-"""TRADES: options and hooks; the mathematics are in loss.py and attack.py."""
+"""TRADES: options and hooks. The mathematics is in loss.py and attack.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from abatis import Attacker, Loss, PluginConfig, Run, hookimpl
 
 
 class TradesConfig(PluginConfig):
-    """The default is that of the released CIFAR-10 script."""
+    """The option of TRADES, with the default of the released CIFAR-10 script."""
 
     soft_labels = True
 

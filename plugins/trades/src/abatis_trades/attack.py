@@ -1,6 +1,4 @@
-"""The inner maximisation of TRADES: projected ascent on KL(p || p'), p being the clean prediction
-of the attacked network.
-"""
+"""The inner maximisation of TRADES: PGD on KL(p || p'), where p is the clean prediction."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ class KLAttacker:
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         ball, attack = Ball(batch.x, self.run.threat), self.run.attack
         with torch.no_grad():
-            log_p = forward(batch.x).log_softmax(
-                dim=1
-            )  # (B, K); the same at every step, so made once
+            log_p = forward(batch.x).log_softmax(dim=1)  # (B, K), the same at every step
 
         def divergence(logits: Tensor) -> Tensor:
             return kl_divergence(log_p, logits)  # (B,)

@@ -1,5 +1,4 @@
-"""Clean cross-entropy plus the KL from the clean to the adversarial prediction (Zhang et al., ICML
-2019).
+"""Clean cross-entropy plus KL from clean to adversarial prediction (Zhang et al., ICML 2019).
 
     CE_i = -log p_iy
     KL_i = sum_k p_ik (log p_ik - log p'_ik),  weighted by beta
@@ -34,8 +33,8 @@ class TradesLoss:
 
 
 def kl_divergence(log_p: Tensor, logits: Tensor) -> Tensor:
-    """KL(p || softmax(logits)) of every sample: (B, K), (B, K) -> (B,).
+    """Return KL(p || softmax(logits)) of every sample: (B, K), (B, K) -> (B,).
 
-    With log p given, no probability that underflows to 0 is ever the argument of a logarithm.
+    It takes log p, so no logarithm of a probability that underflows to 0 is needed.
     """
     return (log_p.exp() * (log_p - logits.log_softmax(dim=1))).sum(1)
