@@ -150,7 +150,7 @@ def average_gradients(module: nn.Module) -> tuple[Callable[[Any], Any], Exchangi
     with warnings.catch_warnings():
         # Newer versions of torch want forward_sync_buffers, which older ones lack and which
         # cannot leave the buffers alone at first.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", torch_messages.BROADCAST_BUFFERS, FutureWarning)
         wrapped = DistributedDataParallel(
             module, broadcast_buffers=False, find_unused_parameters=True
         )

@@ -14,6 +14,12 @@ LOST = {
 }
 """Parts of gloo's messages, and what they say about another process."""
 
+WRITER = ("inline_container", "PytorchStreamWriter")
+"""Parts of the messages of torch.save if the disk refuses."""
+
+BROADCAST_BUFFERS = "`broadcast_buffers` is deprecated"
+"""How the warning begins that newer versions give for an argument that older ones need."""
+
 
 def lacks_torchvision_operators(error: BaseException) -> bool:
     """Does torchvision fail because its operators were built for another torch?"""
@@ -27,10 +33,8 @@ def lost_process(error: BaseException) -> str:
 
 
 def cannot_write(error: BaseException) -> bool:
-    """Did torch fail to write a file? Its writers raise a RuntimeError if the disk refuses."""
-    return isinstance(error, RuntimeError) and (
-        "write" in str(error) or "enforce fail" in str(error)
-    )
+    """Did torch.save fail to write? It raises a RuntimeError if the disk refuses."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in WRITER)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
