@@ -43,17 +43,17 @@ def collect_environment(device: torch.device, providers: Mapping[str, str]) -> d
 
 def read_resumptions(folder: Path) -> list[str]:
     """Return how the run in a folder was resumed so far, as its last start recorded it."""
-    found = _recorded(folder, "resumed")
+    found = _read_record(folder, "resumed")
     return [str(text) for text in found] if isinstance(found, list) else []
 
 
 def read_providers(folder: Path) -> dict[str, str]:
     """Return the versions of the run's plugins by name, as its last start recorded them."""
-    found = _recorded(folder, "providers")
+    found = _read_record(folder, "providers")
     return found if isinstance(found, dict) else {}
 
 
-def _recorded(folder: Path, key: str) -> object:
+def _read_record(folder: Path, key: str) -> object:
     try:
         return json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, LookupError, TypeError):

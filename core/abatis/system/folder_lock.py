@@ -53,7 +53,7 @@ def _open(path: Path) -> int:
             if error.errno not in WITHOUT_LOCKS:
                 owner = os.read(descriptor, 1000).decode(errors="replace")
                 os.close(descriptor)
-                raise (_held(path, owner) if error.errno in HELD else error) from error
+                raise (_make_held_error(path, owner) if error.errno in HELD else error) from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -61,7 +61,7 @@ def _open(path: Path) -> int:
         os.close(descriptor)
 
 
-def _held(path: Path, owner: str) -> UsageError:
+def _make_held_error(path: Path, owner: str) -> UsageError:
     try:
         found = json.loads(owner)
         who = f"process {found['pid']} on {found['host']}"

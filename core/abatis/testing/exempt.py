@@ -28,7 +28,7 @@ def require_reasons(cls: type, standard: Mapping[str, object], exempt: Mapping[s
             )
 
 
-def reasons(cls: type, standard: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+def list_reasons(cls: type, standard: Mapping[str, object]) -> dict[str, tuple[str, str]]:
     """Return for every exempt test "left out" or "replaced", and the reason."""
     exempt: Mapping[str, str] = cls.exempt  # type: ignore[attr-defined]
     return {

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from abatis.testing.exempt import reasons
+from abatis.testing.exempt import list_reasons
 
 EXEMPT = pytest.StashKey[dict[str, None]]()
 
@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
         if (cls := getattr(item, "cls", None)) and issubclass(cls, contract.PluginContract)
     }
     for cls in classes:
-        for name, (what, why) in reasons(cls, contract.STANDARD).items():
+        for name, (what, why) in list_reasons(cls, contract.STANDARD).items():
             lines[f"{cls.__name__}.{name} {what}: {why}"] = None
-            for item in _of(items, cls, name) if what == "left out" else ():
+            for item in _select(items, cls, name) if what == "left out" else ():
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
@@ -44,7 +44,7 @@ def pytest_terminal_summary(
             terminalreporter.write_line(line)
 
 
-def _of(items: Sequence[pytest.Item], cls: type, name: str) -> Iterator[pytest.Item]:
+def _select(items: Sequence[pytest.Item], cls: type, name: str) -> Iterator[pytest.Item]:
     return (
         item
         for item in items

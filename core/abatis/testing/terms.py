@@ -65,7 +65,7 @@ def loss_terms(
         *names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options
     )
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
-    ctx = _context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
+    ctx = _make_context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
     ctx.__dict__.update(logits_clean=logits_clean, logits_adv=logits_adv)
     return plan.terms(ctx)
 
@@ -104,7 +104,7 @@ def penalty_terms(
     with torch.no_grad(), net.frozen_mode():
         classes = model(x[:1]).shape[1]
     plan = plan_of(plugin, net=net, num_classes=classes, options=options)
-    ctx = _context(net, x, x_adv, y, None, progress, epoch)
+    ctx = _make_context(net, x, x_adv, y, None, progress, epoch)
     found = plan.penalties(ctx)
     if not found and not any(row.role == "unused" for row in plan.rows):
         raise UsageError(f"plugin {plugin!r} has no regularizer", fix="use loss_terms for a loss")
@@ -133,9 +133,9 @@ def plan_of(
         attack: the options of the built-in attack.
         random: the random numbers of the steps; of seed 0 if not given.
     """
-    loaded = [_loaded(name) for name in names]
+    loaded = [_load(name) for name in names]
     loaded.sort(key=lambda plugin: plugin.name)
-    configs = _configs(loaded, options or {})
+    configs = _validate_options(loaded, options or {})
     device = next((parameter.device for parameter in net.module.parameters()), torch.device("cpu"))
     run = Run(
         net,
@@ -184,7 +184,7 @@ class _NoNetwork(nn.Module):
         )
 
 
-def _context(
+def _make_context(
     net: Net,
     x: Tensor,
     x_adv: Tensor,
@@ -207,14 +207,16 @@ def _context(
     )
 
 
-def _loaded(plugin: object) -> Plugin:
+def _load(plugin: object) -> Plugin:
     if isinstance(plugin, str):
         return discovery.load_plugin(plugin)
     name = getattr(plugin, "__name__", type(plugin).__name__)
     return discovery.make_plugin(discovery.normalise_name(name.removeprefix("abatis_")), plugin)
 
 
-def _configs(loaded: Sequence[Plugin], options: Mapping[str, Any]) -> dict[str, PluginConfig]:
+def _validate_options(
+    loaded: Sequence[Plugin], options: Mapping[str, Any]
+) -> dict[str, PluginConfig]:
     """Return the options by plugin, from tables by name or, for one plugin, from one table."""
     tables = {discovery.normalise_name(key): value for key, value in options.items()}
     names = {plugin.name for plugin in loaded}

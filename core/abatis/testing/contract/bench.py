@@ -97,7 +97,7 @@ def digits_batch(size: int) -> Batch:
     return Batch(x, digits.y_train[:size], torch.arange(size))
 
 
-def last_layer(module: nn.Module) -> nn.Linear:
+def find_last_layer(module: nn.Module) -> nn.Linear:
     """Return the layer that makes the logits."""
     return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
 
@@ -123,7 +123,7 @@ class Bench:
         assert self.plugin is not None
         return discovery.validate_options(
             self.plugin,
-            {**self.options_for(module, last_layer(module).out_features), **(changes or {})},
+            {**self.options_for(module, find_last_layer(module).out_features), **(changes or {})},
         )
 
     def plan(
@@ -134,7 +134,7 @@ class Bench:
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
         run = Run(
             net,
-            last_layer(net.module).out_features,
+            find_last_layer(net.module).out_features,
             10,
             10,
             THREAT,
@@ -202,6 +202,6 @@ def _sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     return distributed.sum_over_processes(tensors)
 
 
-def flat(module: nn.Module) -> Tensor:
+def flatten_weights(module: nn.Module) -> Tensor:
     """Return all weights in one vector, detached."""
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])

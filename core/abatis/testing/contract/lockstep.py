@@ -48,7 +48,7 @@ class Lockstep:
             AssertionError: real processes would wait for each other for ever.
         """
         while True:
-            outcomes = [self._one(rank, work) for rank in range(self.count)]
+            outcomes = [self._run_one(rank, work) for rank in range(self.count)]
             waiting = [outcome for outcome in outcomes if isinstance(outcome, _Waits)]
             if not waiting:
                 return [outcome for outcome in outcomes if not isinstance(outcome, _Waits)]
@@ -60,16 +60,16 @@ class Lockstep:
             )
             self.known.append([outcome.values for outcome in waiting])
 
-    def _one(self, rank: int, work: Callable[[], Result]) -> Result | _Waits:
+    def _run_one(self, rank: int, work: Callable[[], Result]) -> Result | _Waits:
         self.rank, self.calls = rank, 0
-        with self._replaced():
+        with self._replace_exchanges():
             try:
                 return work()
             except _Waits as wait:
                 return wait
 
     @contextmanager
-    def _replaced(self) -> Iterator[None]:
+    def _replace_exchanges(self) -> Iterator[None]:
         with patch.multiple(
             "abatis.system.distributed",
             rank=lambda: self.rank,

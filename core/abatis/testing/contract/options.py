@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 BOUNDS = (Ge, Gt, Le, Lt, Interval)
 
 
-def numbers_without_bound(field: FieldInfo) -> bool:
+def has_unbounded_numbers(field: FieldInfo) -> bool:
     """Does an option hold an int or a float without a bound, in a tuple or union too?"""
     bounded = any(isinstance(mark, BOUNDS) for mark in field.metadata)
     return any(_find_unbounded(field.annotation, bounded))

@@ -24,15 +24,15 @@ from abatis.system import distributed
 from abatis.testing.contract.bench import (
     Bench,
     digits_batch,
-    flat,
-    last_layer,
+    find_last_layer,
+    flatten_weights,
     smooth_network,
     tiny_batch,
     tiny_network,
     tiny_vit,
 )
 from abatis.testing.contract.lockstep import Lockstep
-from abatis.testing.contract.options import numbers_without_bound
+from abatis.testing.contract.options import has_unbounded_numbers
 from abatis.testing.exempt import require_reasons
 from abatis.train.micro_batches import RowShare
 
@@ -84,11 +84,13 @@ class PluginContract:
     def test_options_are_frozen_and_closed(self) -> None:
         config = self._config()
         for name in type(config).model_fields:
-            changed = _allowed(setattr, config, name, getattr(config, name))
+            changed = _is_allowed(setattr, config, name, getattr(config, name))
             assert not changed, (
                 f"option {name} can be changed after validation: keep frozen=True in model_config"
             )
-        taken = _allowed(type(config).model_validate, {**config.model_dump(), "no_such_option": 1})
+        taken = _is_allowed(
+            type(config).model_validate, {**config.model_dump(), "no_such_option": 1}
+        )
         assert not taken, 'unknown options are accepted: keep extra="forbid" in model_config'
 
     def test_options_are_described_and_bounded(self) -> None:
@@ -96,7 +98,7 @@ class PluginContract:
             assert (field.description or "").partition("[")[0].strip(), (
                 f"option {name} has no description"
             )
-            assert not numbers_without_bound(field), (
+            assert not has_unbounded_numbers(field), (
                 f"option {name} holds a number without a bound: Field(..., ge=0)"
             )
 
@@ -127,7 +129,7 @@ class PluginContract:
         for make in (tiny_network, tiny_vit):
             for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
                 module = make(num_classes)
-                with _named(f"{make.__name__}, K={num_classes}, B={size}"):
+                with _name_case(f"{make.__name__}, K={num_classes}, B={size}"):
                     terms = self.bench.terms(
                         Net(module.eval() if size == 1 else module), tiny_batch(size, num_classes)
                     )
@@ -140,8 +142,8 @@ class PluginContract:
                     tiny_network(num_classes).eval() if size == 1 else tiny_network(num_classes)
                 )
                 with torch.no_grad():
-                    last_layer(module).weight.mul_(scale)
-                    last_layer(module).bias.mul_(
+                    find_last_layer(module).weight.mul_(scale)
+                    find_last_layer(module).bias.mul_(
                         min(scale, 1)
                     )  # at 0 all logits and their gradients are equal
                 value = total(self.bench.terms(Net(module), tiny_batch(size, num_classes)))
@@ -158,11 +160,11 @@ class PluginContract:
         for parameter in module.parameters():
             parameter.grad = torch.ones_like(parameter)
         net = Net(module)
-        plan, before = self.bench.plan(net), _state(module, batch)
+        plan, before = self.bench.plan(net), _read_state(module, batch)
         plan.terms(self.bench.context(plan, net, batch))
         for _, hooks in plan.trainers:
             hooks.epoch_end(0)
-        after = _state(module, batch)
+        after = _read_state(module, batch)
         for key, value in before.items():
             same = (
                 torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key]
@@ -218,7 +220,7 @@ class PluginContract:
                     number / 2,
                     RowShare(rows.start, SAMPLES),
                 )
-        return flat(module)
+        return flatten_weights(module)
 
     def test_switched_off_equals_absent(self) -> None:
         config = self._config()
@@ -238,7 +240,7 @@ class PluginContract:
             module = tiny_network(10)
             with seeded(0, "contract"):
                 bench.step(module, changes)(tiny_batch(8, 10), 0, 0, 0.0)
-            weights.append(flat(module))
+            weights.append(flatten_weights(module))
         assert torch.equal(*weights), (
             f"with {dict(config.neutral)} the update differs from a run without the plugin"
         )
@@ -248,7 +250,7 @@ class PluginContract:
         with seeded(0, "contract"):
             self._steps(straight, range(4), {})
             self._steps(resumed, range(2, 4), self._steps(resumed, range(2), {}))
-        assert torch.equal(flat(straight), flat(resumed)), (
+        assert torch.equal(flatten_weights(straight), flatten_weights(resumed)), (
             "a resumed run makes different updates: keep what lasts from step to step in"
             " TrainerHooks.state_dict and load_state_dict, nowhere else"
         )
@@ -284,7 +286,7 @@ STANDARD = {
 }
 
 
-def _allowed(act: Callable[..., object], *arguments: object) -> bool:
+def _is_allowed(act: Callable[..., object], *arguments: object) -> bool:
     try:
         act(*arguments)
     except ValidationError:
@@ -293,7 +295,7 @@ def _allowed(act: Callable[..., object], *arguments: object) -> bool:
 
 
 @contextlib.contextmanager
-def _named(case: str) -> Iterator[None]:
+def _name_case(case: str) -> Iterator[None]:
     """Name the case in which an error occurs."""
     try:
         yield
@@ -308,7 +310,7 @@ def _average_gradients(module: nn.Module) -> None:
         weight.grad = whole / distributed.world_size()
 
 
-def _state(module: nn.Module, batch: Batch) -> dict[str, Any]:
+def _read_state(module: nn.Module, batch: Batch) -> dict[str, Any]:
     """Return everything that a plugin must not change."""
     state: dict[str, Any] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     for name, part in module.named_modules():
