@@ -167,10 +167,7 @@ def make_plan(
         UsageError: ``use`` names no provider.
         PluginError: A hook failed, or returned what cannot be used.
     """
-    active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
-    manager = make_manager((plugin.name, plugin.module) for plugin in active)
-    if say is not None:
-        trace_hooks(manager, loaded, say)
+    manager = _register_active(loaded, options, say)
     use = read_use(use, loaded)
     loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, dropped=set())
     # a plugin whose loss is not used leaves the attack to the others as well
@@ -183,16 +180,16 @@ def make_plan(
     regularizers = ask_all(manager, "regularizer", run)
     trainers = ask_all(manager, "trainer", run)
     adaptive = ask_all(manager, "adaptive_attack", run)
-    training = {
+    roles = {
         "attacker": [attacker_name],
         "loss": [loss_name],
         "loss wrapper": wrappers,
         "regularizer": [name for name, _ in regularizers],
         "trainer": [name for name, _ in trainers],
     }
-    roles = training | {"adaptive attack": [name for name, _ in adaptive]}
-    acting = [name for names in training.values() for name in names]
+    acting = [name for names in roles.values() for name in names]
     configs = {name: options[name] for name in acting if name in options}
+    roles["adaptive attack"] = [name for name, _ in adaptive]
     built_in = {attacker_name: getattr(attacker, "options", {})}
     return Plan(
         attacker=attacker,
@@ -207,6 +204,17 @@ def make_plan(
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=dict(adaptive),
     )
+
+
+def _register_active(
+    loaded: Sequence[Plugin], options: Mapping[str, PluginConfig], say: Say | None
+) -> pluggy.PluginManager:
+    """A manager with the plugins that their options do not switch off."""
+    active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
+    manager = make_manager((plugin.name, plugin.module) for plugin in active)
+    if say is not None:
+        trace_hooks(manager, loaded, say)
+    return manager
 
 
 def read_use(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]:
@@ -229,7 +237,7 @@ def _choose_provider(
 ) -> tuple[str, Any]:
     """Name and callable of the one provider of a role; plugins in ``dropped`` are not asked."""
     built_in = PROVIDERS[role]
-    if wanted in built_in:
+    if wanted is not None and wanted in built_in:
         return wanted, load_built_in(built_in[wanted])(run)
     names = list_implementers(manager, role)
     if wanted is None:
