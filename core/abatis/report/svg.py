@@ -54,14 +54,7 @@ def lines(
         percent: is y a fraction, shown as a percentage?
         mark: a vertical line.
     """
-    pieces = {
-        name: [
-            list(run)
-            for finite, run in groupby(points, lambda point: all(map(_is_finite, point)))
-            if finite
-        ]
-        for name, points in series.items()
-    }
+    pieces = {name: _cut_at_gaps(points) for name, points in series.items()}
     drawn = {
         name: [point for piece in found for point in piece]
         for name, found in pieces.items()
@@ -81,11 +74,8 @@ def lines(
     for place, (name, points) in enumerate(drawn.items()):
         every = ceil(len(points) / MARKERS_PER_CURVE)
         for piece in pieces[name]:
-            body.append(
-                _draw_path(
-                    "line", "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in piece), place
-                )
-            )
+            way = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in piece)
+            body.append(_draw_path("line", f"M{way}", place))
             body += [_draw_marker(place, x(a), y(b)) for a, b in piece[::every]]
     ends = {
         name: [f"{_format_value(b, percent)} at {a:.4g}" for a, b in (points[0], points[-1])]
@@ -98,6 +88,12 @@ def lines(
         f"{y_label} by {x_label}. {summary}",
         [*body, _draw_mark(mark, x, y)],
     )
+
+
+def _cut_at_gaps(points: Sequence[Point]) -> list[list[Point]]:
+    """The stretches of a curve between points that are not finite."""
+    runs = groupby(points, lambda point: all(map(_is_finite, point)))
+    return [list(run) for finite, run in runs if finite]
 
 
 def histogram(

@@ -272,7 +272,7 @@ def _build_pretrained(name: str, info: DataInfo) -> nn.Module:
     outputs = getattr(cfg, "num_classes", None)
     if outputs not in (None, info.num_classes):
         raise UsageError(
-            f"{name} has {outputs} outputs, the data have {info.num_classes} classes",
+            f"{name} has {outputs} outputs, but the data have {info.num_classes} classes",
             fix="choose the data set it was trained on, or give a weights file and --backbone",
         )
     return build(name, **_describe_images(info), pretrained=True)

@@ -177,13 +177,14 @@ def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> P
     # A folded norm reads the weights of its convolution. Those are sharded in the passes of a
     # loss, where blocks are sharded.
     with net.whole():
-        choices = net.tune(
+        tuned = net.tune(
             Randomness(config.seed).uniform("engine", like),
             config.fold and config.shard != "blocks",
         )
     net.compile(
         attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both")
     )
+    choices: dict[str, object] = dict(tuned)
     if config.grad_checkpointing:
         choices |= {"activations": "recomputed"}
     choices |= {
