@@ -7,7 +7,6 @@ A command is a function of its words that returns an exit code, in the entry-poi
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from abatis import __version__
 from abatis.errors import AbatisError, PluginError, ProcessLost, Stopped, UsageError, did_you_mean
+from abatis.system.entry_points import EntryPoint, read_entry_points
 
 GROUP = "abatis.commands"
 OURS = "abatis"  # the distribution whose commands come first; no other one can take their names
@@ -25,7 +25,6 @@ INTERRUPTED = 130
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 Command = Callable[[Sequence[str]], int]
-EntryPoint = importlib.metadata.EntryPoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,8 +55,8 @@ def find_commands() -> Mapping[str, EntryPoint]:
 
 
 def _entry_points() -> list[EntryPoint]:
-    points = importlib.metadata.entry_points(group=GROUP)
-    return sorted(points, key=lambda point: (_distribution(point) != OURS, point.name))
+    points = read_entry_points(GROUP)
+    return sorted(points, key=lambda point: (point.distribution != OURS, point.name))
 
 
 def _by_name(points: Sequence[EntryPoint]) -> Mapping[str, EntryPoint]:
@@ -66,10 +65,6 @@ def _by_name(points: Sequence[EntryPoint]) -> Mapping[str, EntryPoint]:
         if NAME.fullmatch(point.name):
             found.setdefault(point.name, point)
     return found
-
-
-def _distribution(point: EntryPoint) -> str:
-    return str(getattr(point.dist, "name", None) or "a distribution without a name")
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -90,14 +85,14 @@ def _dispatch(words: Sequence[str]) -> int:
 
 def _load(point: EntryPoint) -> Command:
     """Return the function of a command; raises PluginError if its distribution is broken."""
-    where = f"{_distribution(point)}, {point.value}"
+    where = f"{point.distribution}, {point.value}"
     try:
         command: Command = point.load()
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"the command '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
             where=where,
-            fix=f"fix or reinstall {_distribution(point)}; other commands are not affected",
+            fix=f"fix or reinstall {point.distribution}; other commands are not affected",
         ) from error
     if not callable(command):
         raise PluginError(
@@ -117,12 +112,12 @@ def _show_help() -> int:
             lines = (_load(point).__doc__ or "").strip().splitlines()
             rows.append(f"  {name:<10} {lines[0] if lines else '(no description)'}")
         except PluginError as error:
-            broken.append(f"not listed: {error.what} ({_distribution(point)})")
+            broken.append(f"not listed: {error.what} ({point.distribution})")
     for point in points:
         if not NAME.fullmatch(point.name):
             broken.append(
                 f"not listed: {point.name!r} is not a valid name for a command"
-                f" ({_distribution(point)})"
+                f" ({point.distribution})"
             )
     print("usage: defense COMMAND ...", "", "commands:", *map(_printable, rows), sep="\n")
     print("\ndefense COMMAND --help describes a command.")
