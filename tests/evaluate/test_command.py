@@ -211,7 +211,7 @@ class Pair(torch.nn.Linear):
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("Raises", "RuntimeError: mat1"), ("Pair", "returns tuple, not one row")],
+    [("Raises", "RuntimeError: mat1"), ("Pair", "returns tuple for 2 images")],
 )
 @pytest.mark.parametrize(
     "line", ["eval {net} --ladder quick", "run --backbone {net} --dry-run", "run --backbone {net}"]
