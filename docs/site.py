@@ -1,8 +1,8 @@
-"""What mkdocs cannot know by itself: which pages there are, and what the registry says.
+"""Hooks for mkdocs: the navigation, pages from outside ``docs/``, and pages made from the code.
 
-The front page is README.md; records, changelog and contribution guide join the pages of ``docs/``.
-Links are written for the repository, and are turned to where the pages lie on the site. A link to a
-file that is no page becomes plain text.
+The front page is README.md; records, changelog and contribution guide are added to the pages of
+``docs/``. Links are written for the repository and rewritten for the site. A link to a file that is
+not a page becomes plain text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The navigation: known pages in their order, new ones behind them."""
+    """Set the navigation: known pages in their order, then new ones."""
     docs = Path(config.docs_dir)
     pages = {path.stem: path.name for path in sorted(docs.glob("*.md"))} | {"index": "index.md"}
     apart = {*PLUGINS, "architecture"}
@@ -49,30 +49,30 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.nav = [
         {"Guide": [pages[name] for name in guide if name in pages]},
         {"Plugins": [pages[name] for name in PLUGINS if name in pages]},
-        {"Methods": ["registry.md", *_within("docs/methods/*.md", "docs")]},
+        {"Methods": ["registry.md", *_list_files("docs/methods/*.md", "docs")]},
         {"Reference": REFERENCE},
         {
             "Records": [
-                *_within("benchmarks/records/*.md", "."),
-                *_within("benchmarks/results/*.md", "."),
+                *_list_files("benchmarks/records/*.md", "."),
+                *_list_files("benchmarks/results/*.md", "."),
             ]
         },
-        {"Project": [*ROOTED, *_within("docs/decisions/*.md", "docs")]},
+        {"Project": [*ROOTED, *_list_files("docs/decisions/*.md", "docs")]},
     ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are not in ``docs/``, and those that are made here."""
+    """Add the pages from outside ``docs/``, and the generated ones."""
     made = {
         "index.md": (ROOT / "README.md").read_text(encoding="utf-8"),
-        "registry.md": registry_page(),
-        "reference/api.md": api_page(),
+        "registry.md": render_registry(),
+        "reference/api.md": render_api(),
     }
     records = [
         name
         for kind in ("records/*.md", "results/*.md", "results/*.json")
-        for name in _within(f"benchmarks/{kind}", ".")
+        for name in _list_files(f"benchmarks/{kind}", ".")
     ]
     for name in (*ROOTED, *records):
         made[name] = (ROOT / name).read_text(encoding="utf-8")
@@ -82,26 +82,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links, and put its registry entry under the title of a method's page."""
+    """Rewrite links, and put the registry entry below the title of a method's page."""
     here = page.file.src_uri
     source = (
         "README.md" if here == "index.md" else here if (ROOT / here).is_file() else f"docs/{here}"
     )
     parts = FENCE.split(markdown)
     parts[::2] = [
-        LINK.sub(lambda found: _turned(found, source, here, files), part) for part in parts[::2]
+        LINK.sub(lambda found: _rewrite_link(found, source, here, files), part)
+        for part in parts[::2]
     ]
     markdown = "".join(parts)
     row = {f"methods/{row['name']}.md": row for row in list_methods()}.get(here)
-    return markdown.replace("\n", f"\n\n{card_table(row)}\n", 1) if row else markdown
+    return markdown.replace("\n", f"\n\n{render_card(row)}\n", 1) if row else markdown
 
 
-def _within(pattern: str, folder: str) -> list[str]:
+def _list_files(pattern: str, folder: str) -> list[str]:
     return [path.relative_to(ROOT / folder).as_posix() for path in sorted(ROOT.glob(pattern))]
 
 
-def _turned(found: re.Match[str], source: str, here: str, files: Files) -> str:
-    """One link, from where it lies in the repository to where it leads on the site."""
+def _rewrite_link(found: re.Match[str], source: str, here: str, files: Files) -> str:
+    """Rewrite one link of the repository for the site."""
     text, target, anchor = found[1], found[2], found[3] or ""
     if not target or "://" in target:
         return found[0]
@@ -112,37 +113,36 @@ def _turned(found: re.Match[str], source: str, here: str, files: Files) -> str:
     return f"[{text}]({relpath(page, dirname(here) or '.')}{anchor})"
 
 
-def card_table(row: dict[str, Any]) -> str:
-    """The card of one method."""
+def render_card(row: dict[str, Any]) -> str:
+    """Render the card of one method."""
     hidden = ("name", "title", "installed")
     shown = [(key, value) for key, value in describe_method(row) if key not in hidden]
     lines = "".join(
-        f"<tr><th>{escape(key)}</th><td>{_lines(value)}</td></tr>" for key, value in shown
+        f"<tr><th>{escape(key)}</th><td>{_escape_lines(value)}</td></tr>" for key, value in shown
     )
     return f'<div class="card"><table><tbody>{lines}</tbody></table></div>\n'
 
 
-def _lines(value: str) -> str:
+def _escape_lines(value: str) -> str:
     return escape(value).replace("\n", "<br>")
 
 
-def registry_page() -> str:
-    """All methods as one table; below it the card of each that has no page of its own."""
+def render_registry() -> str:
+    """Render all methods as a table, then the cards of those without a page."""
     rows = [row for row in list_methods() if row["registered"]]
-    lines = "".join(_row(row) for row in rows)
+    lines = "".join(_render_row(row) for row in rows)
     heads = "".join(
         f"<th>{head}</th>"
         for head in ("plugin", "method", "origin", "provides", "masking verdict", "paper")
     )
     foreign = "".join(
-        f"\n## {row['title']}\n\n{card_table(row)}" for row in rows if not _has_page(row)
+        f"\n## {row['title']}\n\n{render_card(row)}" for row in rows if not _has_page(row)
     )
     return (
-        "# Registry\n\nMade from `registry.toml`. The same in a terminal: `defense registry list`, "
-        "and `defense registry show "
-        "NAME` for one card. The masking verdict is the worst in the committed records that an "
-        "entry names; most records are "
-        "without one. Community plugins are kept by others, and have not been reviewed here.\n\n"
+        "# Registry\n\nThis page is generated from `registry.toml`. In a terminal, use `defense "
+        "registry list`, or `defense registry show NAME` for one card. The masking verdict is the "
+        "worst in the committed records that an entry names; most records have none. Community "
+        "plugins are maintained by others and have not been reviewed by us.\n\n"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>\n{foreign}"
     )
 
@@ -151,7 +151,7 @@ def _has_page(row: dict[str, Any]) -> bool:
     return (ROOT / "docs" / "methods" / f"{row['name']}.md").is_file()
 
 
-def _row(row: dict[str, Any]) -> str:
+def _render_row(row: dict[str, Any]) -> str:
     name = (
         f'<a href="methods/{row["name"]}.html">{row["name"]}</a>'
         if _has_page(row)
@@ -167,7 +167,7 @@ def _row(row: dict[str, Any]) -> str:
     return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def api_page() -> str:
-    """Everything that ``import abatis`` offers."""
+def render_api() -> str:
+    """Render the page of everything in ``abatis.__all__``."""
     names = [name for name in abatis.__all__ if name not in ("DEFENSE_API", "hookimpl")]
     return "# Python API\n\n" + "\n".join(f"::: abatis.{name}\n" for name in names)

@@ -84,7 +84,7 @@ def test_trains_beside_the_network_of_a_run_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({}, "trained without attack"), ({"standard": "none.safetensors"}, "none")],
+    [({}, "trained without an attack"), ({"standard": "none.safetensors"}, "none")],
 )
 def test_says_what_is_missing(tmp_path, options, words):
     with pytest.raises(UsageError, match=words):

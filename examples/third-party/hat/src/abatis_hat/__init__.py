@@ -1,4 +1,4 @@
-"""Helper-based adversarial training (HAT): options and hook; the mathematics are in penalty.py."""
+"""Helper-based adversarial training (HAT): options and hook. The mathematics is in penalty.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFENSE_API = "1.0"
 
 
 class HatConfig(PluginConfig):
-    """The defaults are those of the released command line for 50 epochs without additional data."""
+    """The options of HAT, with the released defaults for 50 epochs without additional data."""
 
     neutral = {"weight": 0}
     soft_labels = True  # its labels are those of the standard network
@@ -22,12 +22,12 @@ class HatConfig(PluginConfig):
         2.0,
         ge=0,
         le=100,
-        description="h, how far the helper image lies along the perturbation; 1: x' itself",
+        description="h, position of the helper image along the perturbation; 1: x' itself",
     )
     standard: Path | None = Field(
         None,
-        description="a network trained without attack: its run folder, or weights (.safetensors) "
-        "for the run's backbone",
+        description="network trained without an attack: its run folder, or weights "
+        "(.safetensors) for the run's backbone",
     )
 
 

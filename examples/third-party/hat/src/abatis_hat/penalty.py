@@ -32,19 +32,19 @@ class HelperPenalty:
         self.dtype = next(standard.parameters()).dtype
 
     def __call__(self, ctx: StepContext) -> Terms:
-        helper = ctx.batch.x + self.config.scale * (
-            ctx.x_adv - ctx.batch.x
-        )  # (B, C, H, W), may leave [0, 1] as released
+        perturbation = ctx.x_adv - ctx.batch.x
+        # (B, C, H, W); may leave [0, 1], as in the released code
+        helper = ctx.batch.x + self.config.scale * perturbation
         value = F.cross_entropy(ctx.net(helper), self.labels(ctx), reduction="none")  # (B,)
         return {"helper": Term(value, weight=self.config.weight)}
 
     @torch.no_grad()
     def labels(self, ctx: StepContext) -> Tensor:
-        """What the standard network takes the attacked images for: (B,) int64."""
+        """Return the standard network's predictions for the adversarial images: (B,) int64."""
         logits: Tensor = self.standard(ctx.x_adv.to(self.dtype))  # (B, K)
         if logits.shape[1] != ctx.logits_adv.shape[1]:
             raise UsageError(
-                f"--hat.standard knows {logits.shape[1]} classes, this run has "
+                f"the network of --hat.standard has {logits.shape[1]} classes, this run has "
                 f"{ctx.logits_adv.shape[1]}",
                 fix="train the standard network on the same data",
             )
@@ -52,13 +52,19 @@ class HelperPenalty:
 
 
 def standard_network(run: Run, path: Path | None) -> nn.Module:
-    """The frozen network of a run folder, or weights in a copy of the run's own; raises
-    UsageError.
+    """Load the standard network, frozen.
+
+    Args:
+        run: the run; a weights file is loaded into a copy of its network.
+        path: a run folder or a weights file.
+
+    Raises:
+        UsageError: there is no such network, or its weights do not fit.
     """
     if path is None:
         raise UsageError(
-            "'hat' needs a network trained without attack",
-            fix="defense-run --use attacker=none --name standard, then --hat.standard "
+            "'hat' needs a network trained without an attack",
+            fix="run defense-run --use attacker=none --name standard, then add --hat.standard "
             "runs/standard",
         )
     if path.suffix == ".safetensors":
@@ -68,7 +74,7 @@ def standard_network(run: Run, path: Path | None) -> nn.Module:
         except (OSError, RuntimeError) as error:
             raise UsageError(
                 f"--hat.standard {path}: {error}".splitlines()[0],
-                fix="weights of the run's own backbone",
+                fix="use weights of the run's own backbone",
             ) from error
     else:
         network = load(path)

@@ -1,4 +1,4 @@
-"""IDBH and cutmix: options and hook; the transforms are in transforms.py."""
+"""IDBH and cutmix: options and hook. The transforms are in transforms.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFENSE_API = "1.0"
 
 
 class IdbhConfig(PluginConfig):
-    """The defaults are those of the weak version; the strong one erases every image."""
+    """The options of IDBH, with the defaults of the weak version; the strong one has erase = 1."""
 
     neutral = {"flip": 0, "shift": 0, "colour": 0, "erase": 0, "cutmix": 0}
     soft_labels = True
@@ -22,17 +22,17 @@ class IdbhConfig(PluginConfig):
         10,
         ge=0,
         le=1000,
-        description="most pixels that crop-shift cuts off, in height and in width",
+        description="largest number of pixels that crop-shift removes, in height and in width",
     )
     colour: float = Field(
         0.5,
         ge=0,
         lt=1,
-        description="largest relative change of brightness or contrast, one of the two",
+        description="largest relative change of either brightness or contrast",
     )
     erase: float = Field(0.5, ge=0, le=1, description="probability that a rectangle is erased")
     erase_area: float = Field(
-        0.33, gt=0, le=1, description="largest share of an image that is erased; the least is 0.02"
+        0.33, gt=0, le=1, description="largest fraction of an image that is erased, from 0.02"
     )
     cutmix: float = Field(
         0.0,
@@ -41,7 +41,7 @@ class IdbhConfig(PluginConfig):
         description="probability that a rectangle comes from another image of the batch",
     )
     fill: Literal["black", "grey"] = Field(
-        "black", description="what is where an image was cut or erased"
+        "black", description="colour of removed and erased regions"
     )
 
 

@@ -1,9 +1,8 @@
-"""Transforms of a batch before the attack: those of IDBH (Li & Spratling, ICLR 2023), and cutmix
-(Yun et al., ICCV 2019).
+"""Transforms before the attack: IDBH (Li & Spratling, ICLR 2023), cutmix (Yun et al., ICCV 2019).
 
-crop-shift cuts up to ``shift`` rows and columns off the borders and puts what is left anywhere
-inside the frame. cutmix puts a rectangle of another image of the global batch into an image; the
-labels mix by the share of the pixels that each has. Every draw belongs to a sample.
+crop-shift removes up to ``shift`` rows and columns at the borders and places the rest at random
+inside the frame. cutmix copies a rectangle from another image of the global batch; the labels are
+mixed in proportion to the pixels. Random numbers are drawn per sample.
 """
 
 from __future__ import annotations
@@ -42,24 +41,19 @@ class Idbh(TrainerHooks):
         return self._cutmix(batch) if config.cutmix else batch
 
     def _draws(self, like: Tensor, purpose: str, count: int) -> Tensor:
-        """Numbers in [0, 1): (B, count)."""
+        """Draw numbers in [0, 1): (B, count)."""
         return self.run.random.uniform(f"idbh/{purpose}", like.new_empty(len(like), count))
 
     def _cutmix(self, batch: Batch) -> Batch:
         draws = self._draws(batch.x, "cutmix", 5)
-        partner = partners(
-            self.run.gather(draws[:, 0]), draws[:, 0]
-        )  # (B,) rows of the global batch
-        side = (
-            1 - draws[:, 1]
-        ).sqrt()  # as shares of the sides; the kept share is uniform, Beta(1, 1)
-        taken = (
-            rectangles(batch.x, side, side, draws[:, 2:4])
-            & (draws[:, 4] < self.config.cutmix)[:, None, None]
-        )  # (B, H, W)
-        labels = (
-            batch.y_soft if batch.y_soft is not None else F.one_hot(batch.y, self.run.num_classes)
-        )
+        # (B,) rows of the global batch
+        partner = partners(self.run.gather(draws[:, 0]), draws[:, 0])
+        # fractions of the sides; the fraction of pixels kept is uniform, Beta(1, 1)
+        side = (1 - draws[:, 1]).sqrt()
+        mixed = (draws[:, 4] < self.config.cutmix)[:, None, None]
+        taken = rectangles(batch.x, side, side, draws[:, 2:4]) & mixed  # (B, H, W)
+        soft = batch.y_soft
+        labels = F.one_hot(batch.y, self.run.num_classes) if soft is None else soft
         labels = labels.to(batch.x.dtype)  # (B, K)
         others = self.run.gather(batch.x)[partner], self.run.gather(labels)[partner]
         share = taken.to(batch.x.dtype).mean((1, 2))[:, None]  # (B, 1)
@@ -70,18 +64,14 @@ class Idbh(TrainerHooks):
 
 
 def crop_shift(x: Tensor, draws: Tensor, most: int, fill: float) -> Tensor:
-    """Cut strips off (B, C, H, W) and place the rest anew; draws (B, 6) in [0, 1)."""
+    """Remove strips of (B, C, H, W) and place the rest at random; draws (B, 6) in [0, 1)."""
     for axis, (lost, cut, place) in zip(
         (2, 3), (draws[:, :3].unbind(1), draws[:, 3:].unbind(1)), strict=True
     ):
         size = x.shape[axis]
-        strips = (lost * (min(most, size - 1) + 1)).long()[
-            :, None
-        ]  # (B, 1) pixels that are cut off
-        before, start = (
-            (cut[:, None] * (strips + 1)).long(),
-            (place[:, None] * (strips + 1)).long(),
-        )  # (B, 1)
+        strips = (lost * (min(most, size - 1) + 1)).long()[:, None]  # (B, 1) pixels to remove
+        before = (cut[:, None] * (strips + 1)).long()  # (B, 1)
+        start = (place[:, None] * (strips + 1)).long()  # (B, 1)
         positions = torch.arange(size, device=x.device)  # (size,)
         inside = (positions >= start) & (positions < start + size - strips)  # (B, size)
         source = (positions - start + before).clamp(0, size - 1)
@@ -92,15 +82,20 @@ def crop_shift(x: Tensor, draws: Tensor, most: int, fill: float) -> Tensor:
 
 
 def colour(x: Tensor, draws: Tensor, most: float) -> Tensor:
-    """Brightness or contrast of (B, C, H, W) times 1 - most to 1 + most; draws (B, 2)."""
+    """Scale brightness or contrast of (B, C, H, W) by 1 - most to 1 + most; draws (B, 2)."""
     factor = _wide(1 + most * (2 * draws[:, 0] - 1))
     centre = torch.where(_wide(draws[:, 1] < 0.5), 0, x.mean((1, 2, 3), keepdim=True))
     return (centre + factor * (x - centre)).clamp(0, 1)
 
 
 def rectangles(x: Tensor, height: Tensor, width: Tensor, centres: Tensor) -> Tensor:
-    """Where rectangles lie in (B, C, H, W): (B, H, W) bool. height, width: (B,) shares of the
-    sides; centres: (B, 2).
+    """Return which pixels lie in a rectangle: (B, H, W) bool.
+
+    Args:
+        x: the images, (B, C, H, W).
+        height: heights as fractions of the image's, (B,).
+        width: widths as fractions of the image's, (B,).
+        centres: in [0, 1), (B, 2).
     """
     inside = []
     for size, side, centre in zip(x.shape[2:], (height, width), centres.unbind(1), strict=True):
@@ -112,8 +107,11 @@ def rectangles(x: Tensor, height: Tensor, width: Tensor, centres: Tensor) -> Ten
 
 
 def partners(everyone: Tensor, own: Tensor) -> Tensor:
-    """The row of the global batch whose draw follows each own draw, the least after the largest:
-    (N,), (B,) -> (B,).
+    """Return for each own draw the row of the next larger one in the global batch, cyclically.
+
+    Args:
+        everyone: the draws of the global batch, (N,).
+        own: the draws of these samples, (B,).
     """
     order = everyone.argsort()
     after = torch.searchsorted(everyone[order], own.contiguous(), right=True) % len(order)
@@ -121,9 +119,7 @@ def partners(everyone: Tensor, own: Tensor) -> Tensor:
 
 
 def _erased_sides(draws: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Height and width of an erased rectangle as shares of the sides, from (B, 2+) draws: (B,)
-    each.
-    """
+    """Return height and width of erased rectangles as fractions, from draws (B, 2+): (B,) each."""
     area = LEAST_AREA + draws[:, 0] * max(most - LEAST_AREA, 0)
     ratio = LONGEST ** (2 * draws[:, 1] - 1)
     return (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)

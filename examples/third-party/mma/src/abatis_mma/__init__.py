@@ -1,4 +1,4 @@
-"""Max-margin adversarial training (MMA): options and hooks; the mathematics are in margins.py."""
+"""Max-margin adversarial training (MMA): options and hooks. The mathematics is in margins.py."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ DEFENSE_API = "1.0"
 
 
 class MmaConfig(PluginConfig):
-    """The defaults are those of the released CIFAR-10 run in Linf with the largest margin,
-    MMA-32.
-    """
+    """The options of MMA, with the defaults of the released CIFAR-10 run MMA-32 in Linf."""
 
     max_eps: float = Field(
         0.1255,
         gt=0,
         le=100,
-        description="d_max, the margin beyond which an image is left alone, in pixels",
+        description="d_max, the margin above which an image is not attacked, in pixel units",
     )
     min_eps: float = Field(
-        0.005, ge=0, le=100, description="least radius an image is attacked with, in pixels"
+        0.005, ge=0, le=100, description="smallest radius of the attack, in pixel units"
     )
     clean_weight: float = Field(
-        1 / 3, ge=0, le=1, description="weight of the clean cross-entropy; the rest is for margins"
+        1 / 3, ge=0, le=1, description="weight of the clean cross-entropy; margins have the rest"
     )
-    bisections: int = Field(
-        10, ge=1, le=100, description="halvings of the interval that holds the boundary"
-    )
+    bisections: int = Field(10, ge=1, le=100, description="bisection steps to find the boundary")
 
     @property
     def needs_clean(self) -> bool:

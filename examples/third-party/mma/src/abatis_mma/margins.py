@@ -1,4 +1,4 @@
-"""Every image attacked just as far as its own margin (Ding, Sharma, Lui & Huang, ICLR 2020).
+"""Every image is attacked with its own margin as radius (Ding, Sharma, Lui & Huang, ICLR 2020).
 
     s(x) = logsumexp_{k != y} z_k(x) - z_y(x),  correct where s(x) < 0
     x'_i = PGD on s with radius e_i,  u_i = (x'_i - x_i) / e_i,
@@ -6,8 +6,8 @@
     total = c mean_i CE(x_i)
             + (1 - c) mean_i (CE(x_i + e_i u_i) where correct and e_i < d_max, CE(x_i) where wrong)
 
-The gradient of the margin points along that of the loss at the shortest successful perturbation,
-which is a constant.
+The gradient of the margin has the direction of the gradient of the loss at the shortest successful
+perturbation, through which no gradient flows.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from abatis import (
 from abatis_mma import MmaConfig
 
 BEYOND = 1.05  # the interval of the bisection, as a multiple of d_max
-STEP = 2.5  # length of all PGD steps together, as a multiple of the radius
+STEP = 2.5  # total length of all PGD steps, as a multiple of the radius
 TINY = 1e-12
 
 
 class Margins(TrainerHooks):
-    """The margin found last for every training image, (train_size,) by its index; 0 before the
-    first and for wrong ones.
+    """The latest margin of every training image, (train_size,), by index.
+
+    It is 0 for misclassified images and before the first attack.
     """
 
     def __init__(self, run: Run) -> None:
@@ -59,8 +60,10 @@ class Margins(TrainerHooks):
 
 
 class MarginAttacker:
-    """The attacker ``mma``. info: ``eps`` (B,), the new margins; ``counts`` (B,), 0 where an image
-    is far enough already.
+    """The attacker ``mma``.
+
+    It reports ``eps`` (B,), the new margins, and ``counts`` (B,), 0 for images whose margin is
+    already large enough.
     """
 
     def __init__(self, run: Run) -> None:
@@ -97,16 +100,19 @@ class MarginAttacker:
     def boundary(
         self, forward: Callable[[Tensor], Tensor], batch: Batch, direction: Tensor, start: Tensor
     ) -> Tensor:
-        """Where s crosses 0 along a direction (B, C, H, W), looked for from a start (B,): (B,)."""
-        low, high, t = (
-            torch.zeros_like(start),
-            torch.full_like(start, BEYOND * self.config.max_eps),
-            start,
-        )
+        """Return where s crosses 0 along a direction, (B,).
+
+        Args:
+            forward: the network in eval mode.
+            batch: images and labels.
+            direction: (B, C, H, W).
+            start: where the bisection starts, (B,).
+        """
+        low, t = torch.zeros_like(start), start
+        high = torch.full_like(start, BEYOND * self.config.max_eps)
         for _ in range(self.config.bisections):
-            inside = (
-                soft_margin(forward((batch.x + _wide(t) * direction).clamp(0, 1)), batch.y) < 0
-            )  # (B,)
+            x = (batch.x + _wide(t) * direction).clamp(0, 1)
+            inside = soft_margin(forward(x), batch.y) < 0  # (B,)
             low, high = torch.where(inside, t, low), torch.where(inside, high, t)
             t = (low + high) / 2
         return t
@@ -121,13 +127,12 @@ class MarginLoss:
     def __call__(self, ctx: StepContext) -> Terms:
         if "counts" not in ctx.info:
             raise UsageError(
-                "the loss of 'mma' is defined at the images of its own attack",
-                fix="--use attacker=mma",
+                "the loss of 'mma' needs the images of its own attack",
+                fix="use --use attacker=mma",
             )
         clean = F.cross_entropy(ctx.logits_clean, ctx.batch.y, reduction="none")  # (B,)
-        margin = (
-            F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none") * ctx.info["counts"]
-        )  # (B,)
+        margin = F.cross_entropy(ctx.logits_adv, ctx.batch.y, reduction="none")  # (B,)
+        margin = margin * ctx.info["counts"]
         share = self.config.clean_weight
         return {
             "clean": Term(clean, weight=share),
@@ -136,8 +141,9 @@ class MarginLoss:
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """logsumexp of the other classes minus the true one, below 0 where p_y > 1/2: (B, K), (B,) ->
-    (B,).
+    """Return logsumexp of the other logits minus that of the label: (B, K), (B,) -> (B,).
+
+    It is below 0 if p_y > 1/2.
     """
     true = logits.gather(1, y[:, None])  # (B, 1)
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true.squeeze(1)
