@@ -115,7 +115,7 @@ def test_f15_out_of_memory_names_the_phase_and_changes_no_batch(
         == 5
     )
     message = capsys.readouterr().err
-    assert f"no memory left in the {phase}" in message
+    assert f"out of memory in the {phase}" in message
     assert "--accumulate" in message
 
 

@@ -53,6 +53,7 @@ def test_a_hook_that_fails_on_metrics_is_named(install, tmp_path):
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_missing_library_is_said_before_anything_is_done(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"abatis.train.trackers.to_{name}", raising=False)
     with pytest.raises(UsageError, match=f"{name} is not installed") as caught:
         abatis.run(tiny(tmp_path, track=[name]))
     assert caught.value.fix == f"pip install 'abatis[{name}]'"

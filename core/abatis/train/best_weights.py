@@ -43,7 +43,7 @@ def keep_best(training: Training, progress: Progress, accuracies: Mapping[str, f
     progress.best_files = hash_best(training.folder)
 
 
-def best_step(training: Training, progress: Progress) -> int:
+def find_best_step(training: Training, progress: Progress) -> int:
     """After which step the weights were the best."""
     return int(progress.best.get("epoch", 0)) * training.steps_per_epoch
 
@@ -56,7 +56,7 @@ def restore_best(training: Training, progress: Progress) -> None:
     Raises:
         CheckpointError: They are damaged, and the training is finished.
     """
-    checkpoint = place_of(training.folder / CHECKPOINTS, best_step(training, progress))
+    checkpoint = place_of(training.folder / CHECKPOINTS, find_best_step(training, progress))
     first = distributed.rank() == 0
     if distributed.first_says(not first or _rewrite_best(training, progress, checkpoint)):
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors
-from abatis.train.best_weights import best_step, restore_best
+from abatis.train.best_weights import find_best_step, restore_best
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, save_checkpoint
 from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.resume import describe_run, is_finished
@@ -64,7 +64,7 @@ class Saver:
                 self.net.module.state_dict() if whole else self._save_pieces,
                 self._collect_state(parts),
                 self.about,
-                best_step(self.training, self.progress),
+                find_best_step(self.training, self.progress),
             )
         elif self.net.sharding is not None:
             with explain_disk_errors(folder):

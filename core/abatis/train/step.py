@@ -267,7 +267,7 @@ def _name_phase(name: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"the device has no memory left in the {name}",
+            f"the device ran out of memory in the {name}",
             fix="cut the batch into micro-batches: --accumulate 2 (or more)",
         ) from error
 

@@ -73,7 +73,8 @@ class Search:
     """
 
     def __init__(self, forward: Forward, batch: Batch, length: float) -> None:
-        self.forward, self.batch = forward, batch
+        self.forward = forward
+        self.batch = batch
         self.length = torch.full_like(batch.x[:, 0, 0, 0], length)
         self.best = self.gradient = self._best_gradient = batch.x
         self._best = self._last = torch.full_like(self.length, -torch.inf)  # losses, (B,) each
