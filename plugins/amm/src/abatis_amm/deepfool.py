@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from abatis import Net
+from abatis import Network
 
 if TYPE_CHECKING:
     from abatis_amm import AmmConfig
@@ -36,7 +36,7 @@ def size(images: Tensor, norm: str) -> Tensor:
 class DeepFool:
     """Perturbations across the nearest boundary, or into a given class, in eval mode."""
 
-    def __init__(self, net: Net, config: AmmConfig) -> None:
+    def __init__(self, net: Network, config: AmmConfig) -> None:
         self.net, self.config = net, config
 
     def __call__(
