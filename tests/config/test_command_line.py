@@ -254,3 +254,37 @@ def test_help_and_listing_take_a_small_share_of_importing_torch():
     cpu, _ = startup.measure(commands, rounds=5)
     for name in startup.COMMANDS:
         assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    file = tmp_path / "bom.toml"
+    file.write_text('data = "digits"\n', encoding="utf-8-sig")
+    assert parse(f"--config {file}").data == "digits"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("batch-size = 32\nbatch_size = 64", "'batch-size' and 'batch_size' are two spellings"),
+        (
+            "[attack]\nstep-size = 0.1\nstep_size = 0.2",
+            "'step-size' and 'step_size' in [attack] are two spellings",
+        ),
+        ("[optim]\nlr = true", "optim.lr must be a number, not True"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path, text, complaint):
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        parse(f"--config {file} --data digits")
+    assert complaint in caught.value.what
+    with pytest.raises(UsageError):  # nor where the command line gives it once more
+        parse(f"--config {file} --data digits --batch-size 8 --attack.step-size 0.1")
+
+
+def test_the_command_line_wins_over_another_spelling_in_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[attack]\nstep-size = 0.1\nsteps = 3", encoding="utf-8")
+    attack = parse(f"--config {file} --data digits --attack.step-size 0.2").attack
+    assert (attack.step_size, attack.steps) == ("0.2", 3)

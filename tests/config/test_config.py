@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from typing import Literal
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
-from abatis import RunConfig
+from abatis import PluginConfig, RunConfig
 from abatis.api.threat import Threat
 from abatis.errors import UsageError
 
@@ -51,6 +54,25 @@ def test_plugin_options_are_tables_of_the_plugins_own_class():
         ({"use": {"losss": "x"}}, "did you mean 'loss'"),
         ({"attack": {"bn": "both"}}, "attack.bn"),
         ({"attack": {"step_size": "-1"}}, "step_size"),
+        ({"attack": {"step_size": 2}}, "--attack.step-size 2: a step of 2 leads out of [0, 1]"),
+        ({"attack": {"step_size": "15"}, "threat": "L2:0.5"}, "did you mean 15/255?"),
+        ({"epochs": True}, "epochs must be a whole number, not True"),
+        ({"limit": True}, "limit must be a whole number, not True"),
+        ({"clip_grad": False}, "clip_grad must be a number, not False"),
+        ({"optim": {"lr": True}}, "optim.lr must be a number, not True"),
+        ({"optim": {"betas": [True, 0.9]}}, "optim.betas.0 must be a number, not True"),
+        ({"plugin": ["emr"], "emr": {"weight": True}}, "emr.weight must be a number, not True"),
+        ({"batch-size": 32, "batch_size": 64}, "'batch-size' and 'batch_size' are two spellings"),
+        ({"batch_size": 64, "batch-size": 64}, "'batch_size' and 'batch-size' are two spellings"),
+        ({"attack": {"step-size": 0.1, "step_size": 0.1}}, "'step-size' and 'step_size'"),
+        (
+            {"plugin": ["emr"], "emr": {"decay-epochs": [5], "decay_epochs": [5]}},
+            "'decay-epochs' and 'decay_epochs'",
+        ),
+        (
+            {"plugin": ["emr"], "emr": {"weight": 1}, "options": {"emr": {"weight": 2}}},
+            "the options of plugin 'emr' are given twice",
+        ),
     ],
 )
 def test_bad_options_are_named(raw, complaint):
@@ -58,6 +80,50 @@ def test_bad_options_are_named(raw, complaint):
         RunConfig.model_validate(raw)
     assert complaint in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 4
+
+
+class Numbers(PluginConfig):
+    """Numbers at every depth, and booleans beside them."""
+
+    many: tuple[float, ...] = ()
+    named: dict[str, int] = {}
+    maybe: int | None = None
+    either: bool | int = 0
+    word: int | str = 0
+    choice: Literal[1, 2] = 1
+    switch: bool = False
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"many": [1.0, True]},
+        {"named": {"a": True}},
+        {"maybe": False},
+        {"word": True},
+        {"choice": True},
+    ],
+)
+def test_no_boolean_becomes_a_number(raw):
+    with pytest.raises(ValidationError, match="should be a valid"):
+        Numbers(**raw)
+    with pytest.raises(ValidationError, match="should be a valid"):
+        Numbers.model_validate_json(json.dumps(raw))
+
+
+def test_booleans_and_numbers_stay_what_they_are():
+    given = Numbers(either=True, switch=True, many=(1, "2.5"), maybe=3)
+    assert given.either is True
+    assert given.switch is True
+    assert (given.many, given.maybe) == ((1.0, 2.5), 3)
+    assert RunConfig(ema=True).ema == 0.999
+    assert RunConfig(pretrained=True).pretrained is True
+
+
+@pytest.mark.parametrize(("threat", "step"), [("Linf:8/255", 1), ("L2:0.5", 1), ("L2:2", 4)])
+def test_the_largest_step_sizes(threat, step):
+    """An L2 step may be as long as the ball is wide, and as long as one pixel's range."""
+    assert RunConfig(threat=threat, attack={"step_size": step}).attack.step_size == str(step)
 
 
 def test_toml_repeats_the_configuration():

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from abatis.api.threat import parse_ratio
 from abatis.errors import UsageError
 
+NUMBERS = {
+    "int": "int_type",
+    "float": "float_type",
+    "complex": "complex_type",
+    "decimal": "decimal_type",
+}
+"""The kinds of numbers in pydantic's schemas, and the error codes of what is not one."""
+NO_SCHEMAS = ("metadata", "serialization", "default", "expected")
+"""Keys of pydantic's schemas that hold something else."""
 _BOUNDS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
 
 
@@ -26,11 +42,69 @@ Ratio = Annotated[str, BeforeValidator(_check_ratio)]
 """A positive number kept as it was written: "2/255" or 0.007."""
 
 
-def use_underscores(raw: Any) -> Any:
-    """Return a table with underscores for the hyphens of its keys; other values as they are."""
+def use_underscores(raw: Any, inside: str = "") -> Any:
+    """Return a table with underscores for the hyphens of its keys; other values as they are.
+
+    Args:
+        raw: the table.
+        inside: the name of the table that it is in, for the error.
+
+    Raises:
+        UsageError: two keys are spellings of one name, like "batch-size" and "batch_size".
+    """
     if not isinstance(raw, Mapping):
         return raw
+    spelled: dict[str, str] = {}
+    for key in map(str, raw):
+        other = spelled.setdefault(key.replace("-", "_"), key)
+        if other != key:
+            place = f" in [{inside}]" if inside else ""
+            raise UsageError(
+                f"'{other}' and '{key}'{place} are two spellings of one option",
+                fix="remove one of them",
+            )
     return {str(key).replace("-", "_"): value for key, value in raw.items()}
+
+
+def _refuse_boolean(code: str) -> Callable[[Any], Any]:
+    """A validator that lets no boolean become a number."""
+
+    def check(raw: Any) -> Any:
+        if isinstance(raw, bool):
+            raise PydanticKnownError(code)
+        return raw
+
+    return check
+
+
+def _number_code(schema: Mapping[str, Any]) -> str | None:
+    """The error code of what is no number, where a pydantic schema is one; else None."""
+    kind = schema.get("type")
+    if kind == "literal" and not any(isinstance(one, bool) for one in schema["expected"]):
+        return "int_type" if any(isinstance(one, int) for one in schema["expected"]) else None
+    kind = schema.get("sub_type") if kind == "enum" else kind
+    return NUMBERS.get(kind) if isinstance(kind, str) else None
+
+
+def _refuse_booleans(schema: Any) -> Any:
+    """A copy of a pydantic schema in which no number accepts a boolean, at any depth.
+
+    Fields that are booleans stay as they are, also in a union with numbers.
+    """
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_refuse_booleans, schema))
+    if not isinstance(schema, dict):
+        return schema
+    copy = {
+        key: value if key in NO_SCHEMAS else _refuse_booleans(value)
+        for key, value in schema.items()
+    }
+    code = _number_code(schema)
+    if code is None:
+        return copy
+    return core_schema.no_info_before_validator_function(
+        _refuse_boolean(code), cast(CoreSchema, copy)
+    )
 
 
 def _check_text(raw: Any) -> None:
@@ -69,6 +143,11 @@ class Options(BaseModel):
             note = f" [{', '.join(bounds)}]"
             if bounds and not (field.description or "").endswith(note):
                 field.description = f"{field.description or ''}{note}".strip()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """No boolean becomes a number: ``epochs = true`` is not one epoch."""
+        return cast(CoreSchema, _refuse_booleans(handler(source)))
 
     @model_validator(mode="before")
     @classmethod

@@ -225,10 +225,11 @@ def _is_other_plugin(key: str, selected: set[str]) -> bool:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``, table by table."""
+    """``above`` over ``below``, table by table; a name counts in either spelling."""
     result = dict(below)
+    spelled = {key.replace("-", "_"): key for key in below}
     for key, value in above.items():
-        under = result.get(key)
+        under = result.pop(spelled.get(key.replace("-", "_"), key), None)
         result[key] = (
             _merge(under, value)
             if isinstance(under, Mapping) and isinstance(value, Mapping)

@@ -53,6 +53,21 @@ class AttackConfig(Options):
         json_schema_extra=STEP,
     )
 
+    def check_step(self, threat: Threat) -> None:
+        """Raise UsageError where the step size is beyond the pixel range: 2 instead of 2/255.
+
+        An Linf step of more than 1 leads out of [0, 1] from everywhere. An L2 step has no such
+        limit for all image sizes: it is refused beyond 1 if it is longer than the ball is wide, so
+        that it leads out of the ball from everywhere.
+        """
+        step, limit = self.step(threat), 1.0 if threat.norm == "Linf" else max(1.0, 2 * threat.eps)
+        if step > limit:
+            beyond = "[0, 1], the range of the pixels" if threat.norm == "Linf" else f"{threat}"
+            raise UsageError(
+                f"--attack.step-size {self.step_size}: a step of {step:g} leads out of {beyond}",
+                fix=f"pixels are in [0, 1]: did you mean {self.step_size}/255?",
+            )
+
     def step(self, threat: Threat) -> float:
         """Step size in pixel units."""
         return threat.eps / 4 if self.step_size is None else parse_ratio(self.step_size)

@@ -43,12 +43,18 @@ def _find_tables(
     given = raw.get("options", {})
     if not isinstance(given, Mapping):
         raise UsageError(f"options: must be a table with a table for each plugin, not {given!r}")
+    given = use_underscores(given, "options")
     tables = {discovery.normalise_name(key): value for key, value in given.items()}
     for key in raw.keys() - set(core):
         name = discovery.normalise_name(key)
         if name not in selected and name not in discovery.list_installed():
             known = [*core, *discovery.list_installed()]
             raise UsageError(f"unknown option '{key}': {did_you_mean(key, known)}")
+        if name in tables:
+            raise UsageError(
+                f"the options of plugin '{name}' are given twice: as {key} and in options",
+                fix="remove one of them",
+            )
         tables[name] = raw[key]
     for name in tables.keys() - set(selected):
         raise UsageError(

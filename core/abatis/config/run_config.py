@@ -88,8 +88,8 @@ class RunConfig(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="use only the first N training images, and the same fraction of the test"
-        " images",
+        description="use only N training images and the same fraction of the test images,"
+        " chosen from all classes",
         json_schema_extra=STEP,
     )
     image_size: int | None = Field(
@@ -345,6 +345,11 @@ class RunConfig(Options):
                 raise UsageError(
                     f"--use {role}=...: unknown role '{role}', {did_you_mean(role, ROLES)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_step_size(self) -> RunConfig:
+        self.attack.check_step(self.threat_model)
         return self
 
     @property

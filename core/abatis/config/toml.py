@@ -12,9 +12,13 @@ from abatis.errors import UsageError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a configuration file; hyphens in its keys become underscores. Raises UsageError."""
+    """Read a configuration file; hyphens in its keys become underscores.
+
+    Raises:
+        UsageError: it cannot be read, or has one option in two spellings.
+    """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
     except FileNotFoundError:
         raise UsageError(
             f"no configuration file at {path}", fix="check the path given to --config"
@@ -24,8 +28,20 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"cannot read {path}: {error}",
             fix="the file must be valid TOML, like the run.toml of a run",
         ) from error
+    try:
+        _check_spellings(table)
+    except UsageError as error:
+        raise UsageError(error.what, where=str(path), fix=error.fix) from None
     result: dict[str, Any] = use_underscores(table)
     return result
+
+
+def _check_spellings(table: Mapping[str, Any], inside: str = "") -> None:
+    """Raise UsageError where a table, at any depth, has one option in two spellings."""
+    use_underscores(table, inside)
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _check_spellings(value, f"{inside}.{key}" if inside else key)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
