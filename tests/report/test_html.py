@@ -25,6 +25,7 @@ from abatis.report.html import (
     Table,
     page,
 )
+from abatis.report.record_check import find_fault
 from abatis.report.run_report import write_report
 from abatis.report.svg import lines
 from tests.report import Read, record, row, run_folder, seen
@@ -388,16 +389,26 @@ def spoiled(value: Any, draw: random.Random, share: float) -> Any:
 
 
 def test_no_record_breaks_the_report(folder):
-    draw = random.Random(0)
+    """A damaged evaluation is refused in few lines; whatever else is odd is left out."""
+    draw, pages = random.Random(0), 0
     names = ("eval.json", "plan.json", "environment.json")
     whole = {name: json.loads((folder / name).read_text()) for name in names}
+    del whole["eval.json"]["per_point"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for _ in range(25):
         for name in names:
-            (folder / name).write_text(json.dumps(spoiled(whole[name], draw, 0.04)))
+            share = 0.01 if name == "eval.json" else 0.04
+            (folder / name).write_text(json.dumps(spoiled(whole[name], draw, share)))
         (folder / "metrics.jsonl").write_text(
             "".join(json.dumps(spoiled(one, draw, 0.05)) + "\n" for one in rows)
         )
+        if find_fault(json.loads((folder / "eval.json").read_text())):
+            with pytest.raises(DataError, match=r"eval\.json is damaged"):
+                write_report(folder)
+            (folder / "eval.json").unlink()
+        else:
+            pages += 1
         text = report(folder)
         assert "<script" not in text
         assert Read(text).under("h1") == ["a-run"]
+    assert 3 <= pages <= 24

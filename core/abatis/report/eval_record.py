@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from abatis.config.run_config import LADDERS
-from abatis.errors import UsageError
-from abatis.system.files import explain_disk_errors, write_text
+from abatis.errors import DataError, UsageError
+from abatis.report.record_check import find_fault
+from abatis.report.sealed_json import CHECKSUM, is_intact, read_json, write_sealed
+from abatis.system.files import explain_disk_errors
 
 RECORD = "eval.json"
 STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it can resume
@@ -19,35 +20,50 @@ def read_record(folder: Path) -> Mapping[str, Any]:
     """Return the evaluation in a folder; empty if there is none.
 
     Raises:
-        UsageError: it cannot be read.
+        DataError: it cannot be read, was changed since it was written, or its accuracies, counts
+            and intervals do not agree with its points.
     """
     path = folder / RECORD
     if not path.exists():
         return {}
-    try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot read the evaluation: {error}",
+    found = read_json(path)
+    fault = find_fault(found)
+    if not fault and CHECKSUM in found and not is_intact(found):
+        fault = "its content does not match its own sha256"
+    if fault:
+        raise DataError(
+            f"the evaluation in {RECORD} is damaged or was edited: {fault}",
             where=str(path),
-            fix="delete it and evaluate again",
-        ) from error
-    return found
+            fix="restore it from a backup, or delete it and evaluate again",
+        )
+    record: Mapping[str, Any] = found
+    return record
+
+
+def describe_check(record: Mapping[str, Any]) -> str:
+    """Say how far a record could be checked; empty where it has its sha256, or is empty."""
+    if not record or CHECKSUM in record:
+        return ""
+    if record.get("per_point"):
+        return f"{RECORD} has no checksum (an older version wrote it); its numbers fit its points"
+    return f"{RECORD} has neither a checksum nor results by point: its numbers cannot be checked"
 
 
 def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
-    """Write an evaluation, and count how often the test set has been used.
+    """Write an evaluation with its sha256, and count how often the test set has been used.
+
+    The state of the evaluation is of no further use then, and is removed.
 
     Returns:
-        What was written: the record with ``test_set_evaluations``.
+        What was written: the record with ``test_set_evaluations`` and its sha256.
     """
-    full = {
-        **record,
-        "test_set_evaluations": 1 + read_record(folder).get("test_set_evaluations", 0),
-    }
+    before = read_record(folder).get("test_set_evaluations") or 0
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RECORD, json.dumps(full, indent=1) + "\n")
+        full = write_sealed(
+            folder / RECORD, {**record, "test_set_evaluations": 1 + before}, indent=1
+        )
+        (folder / STATE).unlink(missing_ok=True)
     return full
 
 

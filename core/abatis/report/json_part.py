@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Any
 
-from abatis.errors import DataError
+from abatis.report.sealed_json import parse_json, read_json
 from abatis.report.words import LARGEST
 
 
@@ -26,12 +25,7 @@ class Part:
         Raises:
             DataError: the file cannot be read.
         """
-        try:
-            return cls(json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"cannot read {path.name}: {error}", where=str(path), fix="recreate or delete it"
-            ) from error
+        return cls(read_json(path) if path.exists() else None)
 
     @classmethod
     def read_lines(cls, path: Path) -> list[Part]:
@@ -41,7 +35,7 @@ class Part:
         parts = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError):
-                parts.append(cls(json.loads(line)))
+                parts.append(cls(parse_json(line)))
         return parts
 
     def __getitem__(self, key: str) -> Part:

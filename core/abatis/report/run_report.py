@@ -13,6 +13,7 @@ from pathlib import Path
 
 from abatis.config.toml import read_toml
 from abatis.errors import DataError
+from abatis.report.eval_record import describe_check, read_record
 from abatis.report.eval_sections import (
     format_interval,
     show_attacks,
@@ -26,6 +27,7 @@ from abatis.report.html import Block, Code, Figure, Lead, Section, Table, page, 
 from abatis.report.json_part import Part
 from abatis.report.numbers import ROBUST, list_measured
 from abatis.report.svg import Point, lines
+from abatis.report.verdicts import format_verdict
 from abatis.system.files import explain_disk_errors, write_text
 
 REPORT = "report.html"
@@ -50,6 +52,7 @@ FACTS = {
     "test_set_evaluations": "evaluations on the test set",
     "weights": "weights file",
     "weights_sha256": "sha256 of the weights",
+    "check": "check of the record",
     "device": "device",
     "threads": "threads",
     "platform": "platform",
@@ -72,9 +75,9 @@ def write_report(folder: Path) -> Path:
         DataError: the folder has no record, or one that cannot be read.
         UsageError: the file cannot be written.
     """
-    record, plan, environment = (
-        Part.read(folder / f"{name}.json") for name in ("eval", "plan", "environment")
-    )
+    evaluation = read_record(folder)
+    record = Part({**evaluation, "check": describe_check(evaluation)} if evaluation else None)
+    plan, environment = (Part.read(folder / f"{name}.json") for name in ("plan", "environment"))
     metrics = Part.read_lines(folder / "metrics.jsonl")
     options = Part(read_toml(folder / "run.toml") if (folder / "run.toml").exists() else None)
     if not record.items() and not options.items():
@@ -108,7 +111,7 @@ def _collect_facts(*sources: Part) -> dict[str, Part]:
 
 def _show_evaluation(record: Part, facts: Mapping[str, Part]) -> list[Section]:
     threat = str(facts.get("threat", ""))
-    alarmed = record["verdict"].value != "PASS"
+    alarmed = record["verdict"].value not in ("PASS", "UNDECIDED")
     return [
         Section("Findings", show_findings(record["findings"])),
         Section("Attacks", show_attacks(record)),
@@ -140,7 +143,7 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
         first.label,
         percent(record[first.key].number) if measured else "not measured",
         below,
-        str(record["verdict"].value or "not measured"),
+        format_verdict(str(record["verdict"].value or "not measured")),
         [_sum_up_masking(record["masking"]), adapted],
         [(other.label, percent(record[other.key].number)) for other in measured[:-1]],
     )
@@ -148,6 +151,8 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
 
 def _sum_up_masking(masking: Part) -> str:
     """What the masking diagnostics found, in a sentence."""
+    if masking["shortage"].value:
+        return str(masking["shortage"])
     tests = [
         test
         for test in masking["tests"].parts()

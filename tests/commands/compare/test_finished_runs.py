@@ -93,9 +93,10 @@ def test_a_run_named_twice_counts_once_and_a_copy_of_it_is_refused(tmp_path):
 def test_runs_judged_otherwise_are_refused_with_the_command_that_fixes_it(
     tmp_path, key, first, second, flag
 ):
+    two = judged(**{key: second}) if key != "n" else record([*CLEAN, 1], [*RIGHT, 0], [*RIGHT, 0])
     folders = [
         run_folder(tmp_path / "one", judged(**{key: first}), epochs=1),
-        run_folder(tmp_path / "two", judged(**{key: second})),
+        run_folder(tmp_path / "two", two),
     ]
     with pytest.raises(UsageError, match="not evaluated in the same way") as error:
         check_alike(read_runs(folders))

@@ -1,0 +1,36 @@
+"""Confidence intervals of counted shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def wilson_interval(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the score interval of a share (Wilson, 1927).
+
+    Args:
+        count: points that have a property.
+        of: all points.
+        z: quantile of the normal distribution; 1.96 gives 95 %.
+
+    Returns:
+        Both ends, in [0, 1]; (0, 1) where there are no points.
+    """
+    if not of:
+        return 0.0, 1.0
+    share, weight = count / of, z * z / of
+    centre = share + weight / 2
+    half = z * math.sqrt(share * (1 - share) / of + weight / (4 * of))
+    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
+
+
+def find_chance(per_class: Sequence[float]) -> float:
+    """Return the accuracy of always answering the most common class.
+
+    It is 1 / K where K classes are equally frequent, and more where they are not.
+
+    Args:
+        per_class: points of each class.
+    """
+    return max(per_class) / sum(per_class)
