@@ -66,7 +66,7 @@ def use_underscores(raw: Any, inside: str = "") -> Any:
     return {str(key).replace("-", "_"): value for key, value in raw.items()}
 
 
-def _refuse_boolean(code: str) -> Callable[[Any], Any]:
+def _refuse_boolean(code: Any) -> Callable[[Any], Any]:
     """A validator that lets no boolean become a number."""
 
     def check(raw: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -41,8 +42,9 @@ from abatis.system.environment import ENVIRONMENT, collect_environment, read_res
 from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.signals import stop_at_once
 from abatis.train.checkpoint import CHECKPOINTS, set_aside
+from abatis.train.code_digests import digest_code
 from abatis.train.plan import Plan
-from abatis.train.resume import Start, check_fit, find_start, is_finished
+from abatis.train.resume import Start, check_fit, describe_early_stop, find_start, is_finished
 from abatis.train.trace import Say
 from abatis.train.trackers import open_trackers
 from abatis.train.trainer import Trainer
@@ -63,7 +65,8 @@ class Result:
         pgd20_acc: accuracy under PGD-20; None where it was not measured.
         autoattack_acc: accuracy under AutoAttack; None where it was not measured.
         robust_acc: share of the images that no attack broke; None where it was not measured.
-        verdict: PASS, WARN or FAIL of the masking diagnostics; None where they did not run.
+        verdict: PASS, UNDECIDED (too little to judge), WARN or FAIL of the masking diagnostics;
+            None where they did not run.
         n: number of test images.
     """
 
@@ -159,9 +162,14 @@ def _show_plan(job: Job) -> None:
 def _train_and_judge(job: Job) -> Result:
     config, first = job.config, distributed.rank() == 0
     judged = _is_judged(job)
-    start = find_start(config, job.folder, job.device, judged) if config.resumes else Start()
+    code = digest_code(config, job.model)
+    start = Start()
+    if config.resumes:
+        start = find_start(config, job.folder, job.device, judged, code)
     if judged and start.loaded is not None and is_finished(start.loaded.state, config):
         job.reporter.note(f"this run is already finished: {job.folder}")
+        state = start.loaded.state
+        _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
     images = open_run_data(config, job.data, job.device)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
@@ -170,9 +178,9 @@ def _train_and_judge(job: Job) -> Result:
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
-            _describe_run(job, prepared.plan, start)
+            _describe_run(job, prepared.plan, start, code)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
-        trainer = _make_trainer(job, prepared, images)
+        trainer = _make_trainer(job, prepared, images, code)
         _train(job, trainer, start)
         if config.eval != "none":
             record = _judge(job, prepared.plan, trainer, images)
@@ -182,8 +190,15 @@ def _train_and_judge(job: Job) -> Result:
     if first:
         write_report(job.folder)
     distributed.first_says(None)  # the others wait until everything is written
+    _note_early_stop(job, trainer.progress.epochs_ended, trainer.progress.best)
     job.reporter.closing(job.folder, images.info.note)
     return _read_result(job.folder) if config.eval != "none" else Result(job.folder)
+
+
+def _note_early_stop(job: Job, epochs_ended: int, best: Mapping[str, float]) -> None:
+    """Say that early stopping ended this run, where it did."""
+    if text := describe_early_stop(epochs_ended, best, job.config):
+        job.reporter.note(f"note: {text}")
 
 
 def _is_judged(job: Job) -> bool:
@@ -194,7 +209,7 @@ def _is_judged(job: Job) -> bool:
     return done in LADDERS and LADDERS.index(done) >= LADDERS.index(wanted)
 
 
-def _describe_run(job: Job, plan: Plan, start: Start) -> None:
+def _describe_run(job: Job, plan: Plan, start: Start, code: Mapping[str, str]) -> None:
     """Write what the run is and where it runs into its folder."""
     config, folder = job.config, job.folder
     write_run_toml(folder, config)
@@ -202,6 +217,7 @@ def _describe_run(job: Job, plan: Plan, start: Start) -> None:
     record = collect_environment(job.device, versions)
     plugins = discovery.load_plugins(config.plugin)
     record["files"] = {plugin.name: str(plugin.file) for plugin in plugins if plugin.file}
+    record["code"] = dict(code)
     resumed = "; ".join(start.describe())
     record["resumed"] = [*read_resumptions(folder), *([resumed] if resumed else [])]
     rows = [asdict(row) for row in plan.rows]
@@ -210,7 +226,7 @@ def _describe_run(job: Job, plan: Plan, start: Start) -> None:
         write_text(folder / "plan.json", json.dumps(rows, indent=2, default=str) + "\n")
 
 
-def _make_trainer(job: Job, prepared: Prepared, images: Data) -> Trainer:
+def _make_trainer(job: Job, prepared: Prepared, images: Data, code: Mapping[str, str]) -> Trainer:
     training = Training(
         job.config,
         prepared.net,
@@ -220,6 +236,7 @@ def _make_trainer(job: Job, prepared: Prepared, images: Data) -> Trainer:
         _describe_weights(job.config, images.info),
         prepared.random,
         partial(_validate, job.config, images),
+        code,
     )
     return Trainer(training)
 

@@ -53,6 +53,12 @@ def read_providers(folder: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
+def read_code(folder: Path) -> dict[str, str] | None:
+    """Return the digests of the run's code as its last start recorded them; None without any."""
+    found = _read_record(folder, "code")
+    return found if isinstance(found, dict) else None
+
+
 def _read_record(folder: Path, key: str) -> object:
     try:
         return json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))[key]

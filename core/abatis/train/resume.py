@@ -23,17 +23,26 @@ from abatis.data.extra import sha256_of_extra
 from abatis.errors import CheckpointError, UsageError
 from abatis.system import distributed
 from abatis.system.device import device_name
-from abatis.system.environment import read_providers
+from abatis.system.environment import read_code, read_providers
 from abatis.system.files import digest
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
+from abatis.train.code_digests import digest_code
 
 ROUNDED = ROUNDED_ON_RESUME | {"threads", "cpu"}
 """What may differ, though sums are then rounded differently: options, and facts of the machine."""
 LIBRARIES = ("abatis", "torch", "torchvision", "timm")  # whose code makes the numbers of a step
 
 
-def describe_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint records about the run that writes it, in plain types."""
+def describe_run(
+    config: RunConfig, device: torch.device, code: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint records about the run that writes it, in plain types.
+
+    Args:
+        config: The run.
+        device: The device that it uses.
+        code: What :func:`abatis.train.code_digests.digest_code` found when the run started.
+    """
     options = config.to_toml()
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {plugin.name: plugin.version for plugin in discovery.load_plugins(config.plugin)}
@@ -52,6 +61,7 @@ def describe_run(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "versions": versions,
         "machine": machine,
         "content": content,
+        "code": dict(code or {}),
     }
 
 
@@ -85,7 +95,11 @@ class Start:
 
 
 def find_start(
-    config: RunConfig, folder: Path, device: torch.device, judged: bool = False
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    judged: bool = False,
+    code: Mapping[str, str] | None = None,
 ) -> Start:
     """The newest valid checkpoint of a run folder, if it is of this run.
 
@@ -94,6 +108,7 @@ def find_start(
         folder: Its folder.
         device: The device that it will use.
         judged: Is it evaluated already, so that nothing is left to do once the training has ended?
+        code: The digests of the code that it will use.
 
     Raises:
         CheckpointError: where no checkpoint is valid, and ``--restart`` is not given.
@@ -110,11 +125,11 @@ def find_start(
             allowed = {_underscore(name) for name in config.allow_mismatch}
             check_same(config, folder, FREE_ON_RESUME | ROUNDED | LONGER_ON_RESUME | allowed)
         return Start(None, (folder / "run.toml").exists())
-    now, before = describe_run(config, device), loaded.about
+    now, before = describe_run(config, device, code), loaded.about
     with check_fit(loaded):
         if is_finished(loaded.state, config):  # no step is left that another machine could change
             before = (
-                {**now, "options": before["options"]}
+                {**now, "options": before["options"], "code": before.get("code", now["code"])}
                 if judged
                 else {**before, "machine": now["machine"]}
             )
@@ -139,8 +154,31 @@ def is_finished(state: Mapping[str, Any], config: RunConfig) -> bool:
 
     An early stop is final.
     """
+    ended = int(state["epochs_ended"])
     return bool(state["finished"]) and (
-        bool(config.early_stop) or state["epochs_ended"] >= config.epochs
+        ended >= config.epochs or stops_early(ended, state.get("best", {}), config)
+    )
+
+
+def stops_early(epochs_ended: int, best: Mapping[str, float], config: RunConfig) -> bool:
+    """Does early stopping end a training after this epoch?
+
+    Args:
+        epochs_ended: How many epochs are done.
+        best: The best of them, under ``epoch``; empty where there is none.
+        config: The run.
+    """
+    since_best = epochs_ended - int(best.get("epoch", 0))
+    return bool(config.early_stop) and since_best >= config.early_stop
+
+
+def describe_early_stop(epochs_ended: int, best: Mapping[str, float], config: RunConfig) -> str:
+    """That early stopping ended a finished training; empty where it did not."""
+    if not stops_early(epochs_ended, best, config):
+        return ""
+    return (
+        f"early stopping ended this run after epoch {epochs_ended}: the best epoch was"
+        f" {int(best.get('epoch', 0))}"
     )
 
 
@@ -166,9 +204,12 @@ def check_resumable(
     longer = {  # the schedule is then that of the new length
         name for name in LONGER_ON_RESUME if new[name] > old.get(name, 0)
     }
-    refused = [
-        name for name in found if _underscore(name) not in named and name not in ROUNDED | longer
-    ]
+    # checkpoints of earlier versions hold no digests of code
+    unrecorded = sorted(now.get("code", {})) if "code" not in before else []
+    for name in map(_underscore, unrecorded):
+        found[name] = f"{name} was not recorded"
+    free = ROUNDED | longer | set(map(_underscore, unrecorded))
+    refused = [name for name in found if _underscore(name) not in named and name not in free]
     if refused:
         flags = " ".join(f"--allow-mismatch {name}" for name in refused)
         raise UsageError(
@@ -184,7 +225,7 @@ def _list_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     A device and a file count by what they are, not by their names.
     """
     fields = {"world_size": about.get("world_size")}
-    for table in ("options", "versions", "machine", "content"):
+    for table in ("options", "versions", "machine", "content", "code"):
         fields |= dict(flatten(about.get(table, {})))
     return fields
 
@@ -209,17 +250,21 @@ def check_same(
 
 
 def check_files(config: RunConfig, folder: Path, fix: str) -> None:
-    """Raise UsageError where a plugin's file has changed since the run in a folder was made."""
-    files = {
-        plugin.name: plugin.version
-        for plugin in discovery.load_plugins(config.plugin)
-        if plugin.file
-    }
+    """Raise UsageError where code has changed since the run in a folder was made.
+
+    That is the file of a plugin, or what :func:`abatis.train.code_digests.digest_code` finds.
+    """
+    plugins = discovery.load_plugins(config.plugin)
+    files = {plugin.name: plugin.version for plugin in plugins if plugin.file}
     before = {name: version for name, version in read_providers(folder).items() if name in files}
+    now = {name: files[name] for name in before}
+    code = read_code(folder)
+    if code is not None:  # runs of earlier versions recorded none
+        before, now = {**before, **code}, {**now, **digest_code(config)}
     found = find_differences(
         before,
-        {name: files[name] for name in before},
-        {name.replace("_", "-") for name in config.allow_mismatch},
+        now,
+        {name.replace("_", "-") for name in config.allow_mismatch} | set(config.allow_mismatch),
     )
     if found:
         raise UsageError(

@@ -25,6 +25,7 @@ from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.failed_batch import write_failed_batch
 from abatis.train.micro_batches import RowShare
 from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
+from abatis.train.resume import stops_early
 from abatis.train.saving import Saver
 from abatis.train.skip_nonfinite import SkipNonFinite
 from abatis.train.step import Step, StepResult
@@ -168,7 +169,9 @@ class Trainer:
         row |= self._validate()
         row["seconds"] = round(progress.seconds, 3)
         row["peak_memory_mb"] = peak_memory_mb(self.training.device)
-        progress.finished = progress.epochs_ended >= self.config.epochs or self._stops_early()
+        progress.finished = progress.epochs_ended >= self.config.epochs or stops_early(
+            progress.epochs_ended, progress.best, self.config
+        )
         if distributed.rank() == 0:
             path = self.training.folder / METRICS
             with explain_disk_errors(path.parent), path.open("a", encoding="utf-8") as file:
@@ -185,10 +188,6 @@ class Trainer:
             accuracies = {"val_clean_acc": clean, "val_robust_acc": robust}
         keep_best(self.training, self.progress, accuracies)
         return accuracies
-
-    def _stops_early(self) -> bool:
-        since_best = self.progress.epochs_ended - int(self.progress.best.get("epoch", 0))
-        return bool(self.config.early_stop) and since_best >= self.config.early_stop
 
     def tell(self, values: Mapping[str, float]) -> None:
         """Call the ``metrics`` of every trainer hook."""

@@ -46,6 +46,7 @@ class Training:
         random: The draws that the plan's callables use.
         validate: Clean and robust accuracy of a network on the held-out images; called only if
             there are any.
+        code: The digests of the user's code that the run is made of.
     """
 
     config: RunConfig
@@ -56,6 +57,7 @@ class Training:
     facts: Mapping[str, Any]
     random: Randomness
     validate: Callable[[nn.Module], tuple[float, float]]
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
