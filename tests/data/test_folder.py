@@ -250,7 +250,7 @@ def test_hidden_files_and_folders_are_not_data(tmp_path: Path) -> None:
 
 def test_limit_takes_images_of_all_classes(tmp_path: Path) -> None:
     data = opened(f"folder:{pets(tmp_path)}", limit=3)
-    assert data.train.labels.tolist() == [0, 1, 0]
+    assert sorted(data.train.labels.tolist()) == [0, 0, 1]
     assert len(opened(f"folder:{tmp_path}", limit=1).test) == 1
 
 
@@ -267,7 +267,7 @@ def test_real_photographs() -> None:
     assert batch.x.shape == (8, 3, 64, 64)
     assert batch.y.tolist() == data.train.labels[:8].tolist()
     batch = next(data.test.eval_batches(10))
-    assert batch.y.tolist() == list(range(10))
+    assert batch.y.tolist() == data.test.labels[:10].tolist()
     assert 0.2 < batch.x.mean() < 0.7
 
 

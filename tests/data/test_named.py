@@ -102,7 +102,7 @@ def test_a_file_in_the_data_folder_comes_first(tmp_path: Path) -> None:
     assert (len(data.train), len(data.test)) == (18, 6)
     np.testing.assert_array_equal(
         next(data.test.eval_batches(1)).x.numpy()[0],
-        arrays["x_test"][0].transpose(2, 0, 1) / np.float32(255),
+        arrays["x_test"][data.test.index[0]].transpose(2, 0, 1) / np.float32(255),
     )
 
 
@@ -122,7 +122,8 @@ def test_mnist_from_its_file() -> None:
     (batch,) = data.test.eval_batches(300)
     with np.load(path) as file:
         np.testing.assert_array_equal(
-            batch.x.numpy(), file["x_test"][:100].transpose(0, 3, 1, 2) / np.float32(255)
+            batch.x.numpy(),
+            file["x_test"][data.test.index.numpy()].transpose(0, 3, 1, 2) / np.float32(255),
         )
         x_train = file["x_train"]
     assert batch.x.shape == (100, 1, 28, 28)

@@ -81,14 +81,18 @@ def test_num_classes_counts_both_sets_whatever_the_limit(tmp_path: Path) -> None
     ("limit", "train", "val", "test"),
     [(None, 36, 4, 12), (20, 18, 2, 6), (5, 5, 0, 2), (1, 1, 0, 1), (999, 36, 4, 12)],
 )
-def test_limit_takes_the_first_images_before_some_are_held_out(
+def test_limit_takes_images_of_all_classes_before_some_are_held_out(
     tmp_path: Path, limit: int | None, train: int, val: int, test: int
 ) -> None:
     data = opened(save(tmp_path / "a.npz"), limit=limit)
     held_out = [] if data.val is None else data.val.index.tolist()
     assert (len(data.train), len(held_out), len(data.test)) == (train, val, test)
     assert sorted(data.train.index.tolist() + held_out) == list(range(train + val))
-    assert data.test.index.tolist() == list(range(test))
+    labels = np.arange(12) % 3
+    assert data.test.labels.tolist() == labels[data.test.index.numpy()].tolist()
+    assert data.test.index.tolist() == sorted(set(data.test.index.tolist()))
+    if test >= 3:
+        assert torch.bincount(data.test.labels).tolist() == [test // 3] * 3
 
 
 @pytest.mark.parametrize(
@@ -183,3 +187,21 @@ def test_the_first_images_of_cifar10() -> None:
     batch = next(data.val.eval_batches(50))
     expected = x_train[data.val.index[:50].numpy()].transpose(0, 3, 1, 2) / np.float32(255)
     np.testing.assert_array_equal(batch.x.numpy(), expected)
+
+
+def test_a_label_that_cannot_be_a_class_is_named(tmp_path: Path) -> None:
+    for dtype in (np.int64, np.uint64):
+        labels = np.arange(40, dtype=dtype)
+        labels[7] = 2**40
+        with pytest.raises(DataError, match="y_train has the label 1099511627776") as caught:
+            opened(save(tmp_path / "a.npz", y_train=labels))
+        assert str(caught.value).count("\n") <= 3
+
+
+def test_a_limit_on_arrays_sorted_by_class_keeps_every_class(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), 10)
+    data = opened(
+        save(tmp_path / "a.npz", y_train=labels, y_test=np.repeat(np.arange(3), 4)), limit=8
+    )
+    assert torch.bincount(data.train.labels).tolist() == [2, 2, 2, 2]
+    assert len(data.test.labels.unique()) == len(data.test) == 3

@@ -7,7 +7,7 @@ import torch
 
 from abatis.data import batches_per_epoch, epoch_batches
 from abatis.data.arrays import ArraySplit
-from abatis.data.order import hold_out
+from abatis.data.order import choose_stratified, hold_out
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,41 @@ def test_a_subset_of_a_subset_keeps_the_original_positions() -> None:
     split = split_of(50).subset(torch.tensor([40, 3, 17])).subset(torch.tensor([2, 0]))
     assert split.index.tolist() == [17, 40]
     assert split.labels.tolist() == [17 % 7, 40 % 7]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "chosen"),
+    [
+        ([8, 8, 8], 6, [2, 2, 2]),
+        ([60, 30, 10], 10, [6, 3, 1]),
+        ([97, 2, 1], 10, [8, 1, 1]),  # at least one of every class
+        ([2, 4, 6], 12, [2, 4, 6]),
+        ([2, 4, 6], 99, [2, 4, 6]),
+    ],
+)
+def test_some_images_stand_for_all_with_the_share_of_their_class(
+    sizes: list[int], count: int, chosen: list[int]
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    for order in (torch.arange(len(labels)), torch.arange(len(labels)).flip(0)):
+        found = choose_stratified(labels[order], count)
+        assert torch.bincount(labels[order][found]).tolist() == chosen
+        assert found.tolist() == sorted(set(found.tolist()))
+
+
+def test_fewer_images_than_classes_are_of_different_classes_and_not_the_first() -> None:
+    labels = torch.arange(40).repeat_interleave(5)
+    found = labels[choose_stratified(labels, 12)]
+    assert len(found.unique()) == 12
+    assert found.tolist() != list(range(12))
+
+
+def test_the_choice_depends_on_the_labels_alone() -> None:
+    labels = torch.arange(100) % 10
+    first = choose_stratified(labels, 20)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    assert torch.equal(choose_stratified(labels, 20), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.tolist() != list(range(20))
+    assert choose_stratified(labels, 100).tolist() == list(range(100))

@@ -81,13 +81,14 @@ def test_float_and_uint8_arrays_are_augmented_alike_and_datasets_not_at_all() ->
 
 
 @pytest.mark.parametrize("kind", ["uint8 NHWC array", "Dataset"])
-def test_limit_leaves_the_first_images(kind: str) -> None:
+def test_limit_leaves_images_of_all_classes(kind: str) -> None:
     data = given(*pairs(kind), limit=5)
-    assert (data.train.index.tolist(), data.val, data.test.index.tolist()) == (
-        list(range(5)),
-        None,
-        [0, 1],
-    )
+    assert (data.train.index.tolist(), data.val, len(data.test)) == (list(range(5)), None, 2)
+    for split, (x, y) in zip((data.train, data.test), pairs("uint8 NHWC array"), strict=True):
+        whole = torch.from_numpy(x).permute(0, 3, 1, 2) / 255
+        for batch in split.eval_batches(1):  # every image keeps its label
+            place = [torch.allclose(batch.x[0], image) for image in whole].index(True)
+            assert int(batch.y) == int(y[place])
     assert len(given(*pairs(kind), limit=1000).test) == 12
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from abatis.api.batch import Batch
 from abatis.data.augment import augment_batch, to_device, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
-from abatis.data.order import apply_limit, hold_out
+from abatis.data.order import hold_out
 from abatis.errors import DataError
+
+LARGEST_LABEL = 999_999  # a million classes is far more than any data set has
 
 
 class ArraySplit:
@@ -81,21 +83,17 @@ class Arrays:
         """One more than the largest label of both sets."""
         return int(torch.maximum(self.y_train.max(), self.y_test.max())) + 1
 
-    def open(self, info: DataInfo, limit: int | None, device: torch.device) -> Data:
-        """The splits: the first ``limit`` training images, and the same share of the test images.
+    def open(self, info: DataInfo, tested: Tensor, device: torch.device) -> Data:
+        """The splits: some of the training images are held out.
 
-        Some of the training images are held out.
+        Args:
+            info: the facts of the data.
+            tested: (n,) int64, which test images to use.
+            device: where the images are put.
         """
-        some, tested = apply_limit(limit, len(self.y_train), len(self.y_test))
-        train, val = hold_out(
-            ArraySplit(self.x_train[:some].to(device), self.y_train[:some], info.augment)
-        )
-        return Data(
-            info,
-            train,
-            val,
-            ArraySplit(self.x_test[:tested].to(device), self.y_test[:tested], "none"),
-        )
+        train, val = hold_out(ArraySplit(self.x_train.to(device), self.y_train, info.augment))
+        test = ArraySplit(self.x_test.to(device), self.y_test, "none", tested)
+        return Data(info, train, val, test)
 
 
 def parse_labels(values: Any, count: int, name: str, where: str) -> Tensor:
@@ -128,13 +126,29 @@ def parse_labels(values: Any, count: int, name: str, where: str) -> Tensor:
             where=where,
             fix="give one label for each image",
         )
-    if labels.min() < 0:
-        raise DataError(
-            f"{name} has the negative label {labels.min()}",
-            where=where,
-            fix="number the classes from 0",
-        )
+    check_label(int(labels.min()), name, where)
+    check_label(int(labels.max()), name, where)
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def check_label(label: int, name: str, where: str) -> None:
+    """Raise DataError where a label cannot be the number of a class.
+
+    Args:
+        label: the label.
+        name: what an error calls the labels.
+        where: the file or object that they come from.
+    """
+    if label < 0:
+        raise DataError(
+            f"{name} has the negative label {label}", where=where, fix="number the classes from 0"
+        )
+    if label > LARGEST_LABEL:
+        raise DataError(
+            f"{name} has the label {label}: a network would need as many outputs",
+            where=where,
+            fix=f"number the classes 0, 1, 2, ...; the largest label is {LARGEST_LABEL:,}",
+        )
 
 
 def check_alike(x_train: Tensor, x_test: Tensor, where: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from abatis.data.arrays import Arrays
 from abatis.data.extra import add_extra
 from abatis.data.info import Data, DataInfo
+from abatis.data.order import apply_limit
 from abatis.data.request import DataRequest
 
 
@@ -13,5 +16,8 @@ def open_arrays(arrays: Arrays, info: DataInfo, request: DataRequest) -> Data:
 
     Raises DataError, UsageError.
     """
-    data = arrays.open(info, request.limit, request.device)
+    some, tested = apply_limit(request.limit, arrays.y_train, arrays.y_test)
+    if len(some) < len(arrays.y_train):
+        arrays = replace(arrays, x_train=arrays.x_train[some], y_train=arrays.y_train[some])
+    data = arrays.open(info, tested, request.device)
     return data if request.extra is None else add_extra(data, arrays, request.extra)

@@ -23,8 +23,8 @@ class DataRequest:
     Attributes:
         spec: the data as ``--data`` names them, for example ``"cifar10"`` or ``"npz:PATH"``.
         data_dir: where named data sets lie.
-        limit: use the first N training images and the same share of the test images; for smoke
-            tests. A limit beyond the set is fine.
+        limit: use N training images and the same share of the test images, spread over all
+            classes; for smoke tests. A limit beyond the set is fine.
         image_size: pixels a side, for image files; else from the files, else from ``view``.
         augment: "auto", "none", "crop" or "crop-flip".
         device: where batches are put.

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from abatis.api.randomness import seeded
-from abatis.data.arrays import Arrays, check_alike, parse_labels
+from abatis.data.arrays import Arrays, check_alike, check_label, parse_labels
 from abatis.data.in_memory import open_arrays
 from abatis.data.info import Data, DataInfo, resolve_augment
-from abatis.data.order import apply_limit, hold_out
+from abatis.data.order import apply_limit, choose_stratified, hold_out
 from abatis.data.request import DataRequest
 from abatis.data.statistics import Statistics, measure_statistics
 from abatis.data.stream import StreamSplit
@@ -135,38 +135,53 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
         if len(part) == 0:
             raise DataError("the Dataset is empty", where=name, fix="give at least one image")
     with seeded(0, "describe"):  # a Dataset may draw from the global generators
-        shape, (mean, std) = _measure(train)
-        some, tested = apply_limit(request.limit, len(train), len(test))
-        y_train, y_test = _labels(train, "train", some), _labels(test, "test", tested)
+        shape = _measure_shape(train)
+        y_train, y_test = _labels(train, "train"), _labels(test, "test")
+        mean, std = _measure(train, choose_stratified(y_train, STATISTICS_OF))
+    some, tested = apply_limit(request.limit, y_train, y_test)
     num_classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
     info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none")
-    sources = (
-        _DatasetImages(train, "train", y_train, shape),
-        _DatasetImages(test, "test", y_test, shape),
+    training = _DatasetImages(train, "train", y_train, shape, some)
+    testing = _DatasetImages(test, "test", y_test, shape, torch.arange(len(y_test)))
+    device, workers = request.device, request.workers
+    return Data(
+        info,
+        *hold_out(StreamSplit(training, device, workers)),
+        StreamSplit(testing, device, workers, tested),
     )
-    training, testing = (StreamSplit(source, request.device, request.workers) for source in sources)
-    return Data(info, *hold_out(training), testing)
 
 
 class _DatasetImages:
-    """Reads the images of a Dataset and checks each: its shape, its range, its label."""
+    """Reads the images of a Dataset and checks each: its shape, its range, its label.
 
-    def __init__(self, dataset: Any, name: str, labels: Tensor, shape: tuple[int, ...]) -> None:
-        self.dataset, self.name, self.labels, self.shape = dataset, name, labels, shape
+    Args:
+        dataset: the Dataset.
+        name: "train" or "test".
+        labels: (N,) int64, of all its images.
+        shape: (C, H, W) of an image.
+        chosen: (n,) int64, which of the N images are used.
+    """
+
+    def __init__(
+        self, dataset: Any, name: str, labels: Tensor, shape: tuple[int, ...], chosen: Tensor
+    ) -> None:
+        self.dataset, self.name, self.shape = dataset, name, shape
+        self.places, self.labels = chosen.tolist(), labels[chosen]
 
     def image(self, index: int, train: bool) -> Tensor:
         """(C, H, W) float32 in [0, 1]."""
-        image, label = _sample(self.dataset, index, self.name)
+        place = self.places[index]
+        image, label = _sample(self.dataset, place, self.name)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"an image of shape {tuple(image.shape)}; the first one is {self.shape}",
-                where=f"{self.name}, sample {index}",
+                where=f"{self.name}, sample {place}",
                 fix="resize all images to one size",
             )
         if label != int(self.labels[index]):
             raise DataError(
                 f"the label is {label} now and was {int(self.labels[index])} before",
-                where=f"{self.name}, sample {index}",
+                where=f"{self.name}, sample {place}",
                 fix="yield the same label each time, the one in .targets if the Dataset has them",
             )
         return image
@@ -204,27 +219,32 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
         raise DataError(
             f"the label is {label!r}", where=where, fix="yield labels that are integers >= 0"
         )
+    check_label(number, "the Dataset", where)
     return image.float(), number
 
 
-def _labels(dataset: Any, name: str, count: int) -> Tensor:
-    """(count,) int64 labels of the first images, from ``.targets`` or by one pass over them."""
+def _labels(dataset: Any, name: str) -> Tensor:
+    """(n,) int64 labels of all images, from ``.targets`` or by one pass over them."""
     targets = getattr(dataset, "targets", None)
     if targets is not None and len(targets) == len(dataset):
-        return parse_labels(targets, len(dataset), ".targets", name)[:count]
-    return torch.tensor([_sample(dataset, index, name)[1] for index in range(count)])
+        return parse_labels(targets, len(dataset), ".targets", name)
+    return torch.tensor([_sample(dataset, index, name)[1] for index in range(len(dataset))])
 
 
-def _measure(dataset: Any) -> tuple[tuple[int, ...], Statistics]:
-    """Shape (C, H, W) of the first image, and the statistics of the first 1,000."""
+def _measure_shape(dataset: Any) -> tuple[int, ...]:
+    """Shape (C, H, W) of the first image."""
     shape = tuple(_sample(dataset, 0, "train")[0].shape)
     if shape[1] != shape[2]:
         raise DataError(f"images are {shape[1]}x{shape[2]}", where="train", fix="make them square")
-    count = min(len(dataset), STATISTICS_OF)
-    sums = torch.zeros(2, shape[0], dtype=torch.float64)  # of the values, of their squares
-    for index in range(count):
+    return shape
+
+
+def _measure(dataset: Any, chosen: Tensor) -> Statistics:
+    """The statistics of the images at some positions, (n,) int64."""
+    sums: Tensor | float = 0.0  # (2, C) float64, of the values and of their squares
+    for index in chosen.tolist():
         flat = _sample(dataset, index, "train")[0].double().flatten(1)  # (C, H*W)
-        sums += torch.stack([flat.mean(1), flat.square().mean(1)])
-    mean, square = sums / count
+        sums = sums + torch.stack([flat.mean(1), flat.square().mean(1)])
+    mean, square = torch.as_tensor(sums) / len(chosen)
     std = (square - mean**2).clamp_(min=0).sqrt()
-    return shape, (tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist()))
+    return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())

@@ -47,7 +47,7 @@ def describe(request: DataRequest) -> DataInfo:
 def open_data(request: DataRequest) -> Data:
     """The splits of a data set: in memory on the device, or streamed by loader processes.
 
-    Of image files the classes take turns, so that the first N images are of all classes.
+    With a limit, images of all classes are chosen, the same in every run.
 
     Raises:
         DataError: the data are unknown, missing or of the wrong form.

@@ -66,7 +66,7 @@ class FolderSource(DataSource):
         )
 
     def open(self, request: DataRequest) -> Data:
-        """The splits. Classes take turns, so that the first N images are of all classes.
+        """The splits. Classes take turns.
 
         With ``skip_broken`` every image is read once, and what cannot be read is left out.
         """
@@ -77,12 +77,16 @@ class FolderSource(DataSource):
         if request.skip_broken:
             listings, note = _leave_out_broken(listings)
             info = replace(info, note="; ".join(text for text in (info.note, note) if text))
-        counts = apply_limit(request.limit, *map(len, listings))
-        training, testing = (
-            StreamSplit(_ImageFiles(pairs[:count], info), request.device, request.workers)
-            for pairs, count in zip(listings, counts, strict=True)
+        labels = (torch.tensor([label for _, label in listing]) for listing in listings)
+        chosen = apply_limit(request.limit, *labels)
+        training = _ImageFiles([listings[0][place] for place in chosen[0].tolist()], info)
+        testing = _ImageFiles(listings[1], info)
+        device, workers = request.device, request.workers
+        return Data(
+            info,
+            *hold_out(StreamSplit(training, device, workers)),
+            StreamSplit(testing, device, workers, chosen[1]),
         )
-        return Data(info, *hold_out(training), testing)
 
     def matches(self, path: Path) -> bool:
         """Is it a folder?"""
