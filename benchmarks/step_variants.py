@@ -24,9 +24,9 @@ from abatis.api.batch import Attacked, Batch
 from abatis.api.context import Forward
 from abatis.api.randomness import Randomness
 from abatis.api.threat import Threat
-from abatis.config.run_config import AttackConfig
+from abatis.config.option_groups import AttackConfig
+from abatis.data.statistics import CIFAR10_MEAN, CIFAR10_STD
 from abatis.nets.backbones import build
-from abatis.nets.backbones.pooled import MEAN, STD
 from abatis.nets.net import Net
 from abatis.testing import plan_of, step_of
 from abatis.train.builtin.pgd import NORMAL_START
@@ -93,7 +93,14 @@ class Subject:
 def subject(backbone: str, batch: int, image_size: int = 32) -> Subject:
     """Random images and labels; a few updates give running statistics and margins a meaning."""
     torch.manual_seed(0)
-    module = build(backbone, num_classes=10, channels=3, image_size=image_size, mean=MEAN, std=STD)
+    module = build(
+        backbone,
+        num_classes=10,
+        channels=3,
+        image_size=image_size,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+    )
     x, y = torch.rand(batch, 3, image_size, image_size), torch.randint(0, 10, (batch,))
     optimizer = sgd(module)
     for _ in range(15):
