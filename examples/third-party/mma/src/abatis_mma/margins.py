@@ -80,15 +80,8 @@ class MarginAttacker:
             return soft_margin(logits, batch.y)
 
         steps = self.run.attack.steps
-        found = maximise(
-            forward,
-            ball,
-            random_start(self.run, ball),
-            batch.y,
-            objective,
-            steps,
-            STEP * eps / max(steps, 1),
-        )
+        start, length = random_start(self.run, ball), STEP * eps / max(steps, 1)
+        found = maximise(forward, ball, start, batch.y, objective, steps, length)
         direction = (found.x - batch.x) / _wide(eps + TINY)
         eps = self.boundary(forward, batch, direction, eps)
         x = (batch.x + _wide(eps) * direction).clamp(0, 1)
