@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 
 import pytest
 
+from abatis.errors import Stopped
+from abatis.system.signals import StopRequest, stop_at_once
 from abatis.train.checkpoint import load_checkpoint
-from tests.faults import before_step, die, in_child, in_save, train
+from tests.faults import _outcome, before_step, die, in_child, in_save, train
 from tests.helpers import final_bytes
 
 
@@ -16,7 +19,7 @@ def ask(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(
     tmp_path, whole, number, capfd
 ):
@@ -61,3 +64,47 @@ def test_f9_a_save_that_is_slower_than_the_time_that_is_given(tmp_path, whole, c
     assert len(warnings) == 1
     assert load_checkpoint(tmp_path / "r" / "checkpoints").step == 4
     assert final_bytes(train(tmp_path, resume=True)) == whole
+
+
+def test_a_terminal_that_is_closed_in_a_run_loses_nothing(tmp_path, whole):
+    """The progress that is written afterwards has nowhere to go."""
+    ready, go = os.pipe()
+    child, terminal = pty.fork()
+    if child == 0:
+        before_step(4, lambda: (os.write(go, b"!"), signal.pause()))
+        os._exit(_outcome(lambda: train(tmp_path, quiet=False)))
+    os.close(go)
+    while os.read(ready, 1) != b"!":
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    os.close(ready)
+    assert load_checkpoint(tmp_path / "r" / "checkpoints").step == 5
+    assert final_bytes(train(tmp_path, resume=True)) == whole
+
+
+def test_a_closed_terminal_may_say_so_twice(tmp_path):
+    former = signal.getsignal(signal.SIGHUP)
+    try:
+        with StopRequest() as stop:
+            ask(signal.SIGHUP)
+            ask(signal.SIGHUP)
+        assert stop.asked
+        ask(signal.SIGHUP)  # while the run is being ended
+        signal.signal(signal.SIGHUP, former)
+        with pytest.raises(Stopped), stop_at_once(tmp_path):
+            ask(signal.SIGHUP)
+        ask(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_under_nohup_a_closed_terminal_is_not_heard(tmp_path):
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop, stop_at_once(tmp_path):
+            ask(signal.SIGHUP)
+        assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)

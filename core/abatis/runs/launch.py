@@ -20,6 +20,7 @@ from types import FrameType
 from abatis.config.run_config import RunConfig
 from abatis.errors import Stopped
 from abatis.runs.run_name import make_up_name
+from abatis.system.signals import choose_signals
 
 PATIENCE = 30.0  # seconds that the others have to end after the first one failed
 LOST = 1  # exit code of a process that lost another one
@@ -30,7 +31,7 @@ INTERRUPTED = 130  # as in cli.py
 def launch(count: int, words: Sequence[str]) -> int:
     """Run ``defense run WORDS`` as ``count`` processes.
 
-    SIGINT and SIGTERM are passed on to all of them. This imports no torch.
+    SIGINT, SIGTERM and SIGHUP are passed on to all of them. This imports no torch.
 
     Returns:
         The exit code of the first process that failed for a reason of its own, else 0.
@@ -42,7 +43,7 @@ def launch(count: int, words: Sequence[str]) -> int:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    former = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, pass_on) for number in choose_signals()}
     try:
         return _wait_for_all(running)
     finally:
