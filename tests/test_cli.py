@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from abatis import cli
+from abatis import __version__, cli
 from tests.helpers import write_distribution
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def test_all_of_ours_are_listed(capsys):
         ("import nothing_like_it", "command", "cannot be loaded: ModuleNotFoundError: No module"),
         ("raise SystemExit(3)", "command", "cannot be loaded: SystemExit: 3"),
         ("1 / 0", "command", "cannot be loaded: ZeroDivisionError"),
-        ("raise ValueError('two\\nlines \\x1b[31m')", "command", "ValueError: two lines"),
+        ("raise ValueError('two\\nlines \\x1b[31m')", "command", "ValueError: two lines ?[31m"),
         ("command = 5", "command", "is not a function"),
         ("", "command", "cannot be loaded: AttributeError"),
         ("def command(words): pass", "not a name!", "cannot be loaded: "),
@@ -107,6 +107,47 @@ def test_a_broken_command_that_is_called_is_an_error_of_four_lines(site, capsys)
         "  fix:   fix or reinstall broken-greeter; other commands are not affected",
         "  ABATIS_TRACEBACK=1 shows the full traceback",
     ]
+
+
+FAULTY = """
+def command(words):
+    \"\"\"Fail as nobody expects.\"\"\"
+    raise RuntimeError("two\\nlines \\x1b[31m" + words[0])
+"""
+
+
+def test_what_nobody_expected_ends_with_two_lines_and_70(site, capsys, monkeypatch):
+    monkeypatch.delenv("ABATIS_TRACEBACK", raising=False)
+    add(site, "faulty", FAULTY, fail="command")
+    assert cli.main(["fail", "here"]) == 70
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "error: unexpected RuntimeError: two lines ?[31mhere",
+        f"  please report it with the version, {__version__}, and what ABATIS_TRACEBACK=1 shows",
+    ]
+    monkeypatch.setenv("ABATIS_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="two"):
+        cli.main(["fail", "here"])
+
+
+def test_one_of_several_processes_names_itself_where_nobody_expected_it(site, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    add(site, "faulty", FAULTY, fail="command")
+    assert cli.main(["fail", "here"]) == 70
+    assert capsys.readouterr().err.startswith("process 3: error: unexpected RuntimeError: two")
+
+
+def test_an_error_does_not_steer_the_terminal(site, capsys):
+    assert cli.main(["eval", "a\x1b[2J\u202eb.py:net", "--data", "digits"]) == 2
+    err = capsys.readouterr().err
+    assert "a?[2J?b.py" in err
+    assert err.replace("\n", "").isprintable()
+
+
+def test_the_readme_lists_the_exit_codes():
+    rows = re.findall(r"^\| (\d+) \| ", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert {"0", "2", str(cli.FAULT), str(cli.INTERRUPTED), "75"} <= set(rows)
 
 
 def test_our_commands_cannot_be_taken_over(site, capsys):

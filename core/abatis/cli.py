@@ -18,10 +18,13 @@ from typing import NoReturn
 from abatis import __version__
 from abatis.errors import AbatisError, PluginError, ProcessLost, Stopped, UsageError, did_you_mean
 from abatis.system.entry_points import EntryPoint, read_entry_points
+from abatis.system.printable import make_printable
 
 GROUP = "abatis.commands"
 OURS = "abatis"  # the distribution whose commands come first; no other one can take their names
+FAULT = 70  # an error that nobody expected
 INTERRUPTED = 130
+TRACEBACK = "ABATIS_TRACEBACK"  # the variable that shows tracebacks
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 Command = Callable[[Sequence[str]], int]
@@ -119,16 +122,12 @@ def _show_help() -> int:
                 f"not listed: {point.name!r} is not a valid name for a command"
                 f" ({point.distribution})"
             )
-    print("usage: defense COMMAND ...", "", "commands:", *map(_printable, rows), sep="\n")
+    rows = [make_printable(row) for row in rows]
+    print("usage: defense COMMAND ...", "", "commands:", *rows, sep="\n")
     print("\ndefense COMMAND --help describes a command.")
     for line in broken:
-        print(_printable(line), file=sys.stderr)
+        print(make_printable(line.replace("\n", " ")), file=sys.stderr)
     return 0
-
-
-def _printable(text: str) -> str:
-    """Return a text on one line, without characters that would steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def run_guarded(command: Callable[[], int]) -> int:
@@ -162,7 +161,7 @@ def _report_errors(command: Callable[[], int]) -> int:
     try:
         return command()
     except AbatisError as error:
-        if os.environ.get("ABATIS_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
         return _report(error)
     except KeyboardInterrupt:
@@ -171,23 +170,44 @@ def _report_errors(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return _report_fault(error)
+
+
+def _report_fault(error: Exception) -> int:
+    """Print what no other message was made for, and how to report it; returns the exit code."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    with suppress(OSError):  # nobody may be reading
+        print(make_printable(f"{_process()}error: unexpected {text}"), file=sys.stderr)
+        print(
+            f"  please report it with the version, {__version__}, and what {TRACEBACK}=1 shows",
+            file=sys.stderr,
+        )
+    _tell_agent(error)
+    return FAULT
 
 
 def _report(error: AbatisError) -> int:
     """Print an error; returns its exit code."""
     process = _process()
     if not (isinstance(error, Stopped) and process):  # all processes stop; the first one says so
-        print(f"{process}error: {error}", file=sys.stderr)
+        print(make_printable(f"{process}error: {error}"), file=sys.stderr)
     if error.__cause__ is not None and error.exit_code == 1:
-        print("  ABATIS_TRACEBACK=1 shows the full traceback", file=sys.stderr)
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        # the elastic agent reads there why a process ended
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        get_error_handler().record_exception(error)
+        print(f"  {TRACEBACK}=1 shows the full traceback", file=sys.stderr)
+    _tell_agent(error)
     if isinstance(error, ProcessLost):
         _leave(error.exit_code)
     return error.exit_code
+
+
+def _tell_agent(error: Exception) -> None:
+    """Record where torch's elastic agent reads it why this process ended."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 def _process() -> str:
