@@ -96,7 +96,12 @@ def run_autoattack(
         foreign = _select_attack(_build_package(judge, version, seed, device), key, clean.classes)
         name, label = _get_attack_name(version, key), f"{family} {key}"
         settings[name] = _read_settings(foreign, key)
-        verdict = finished.get_or_run(name, partial(_run, judge, name, foreign, robust, label))
+        verdict = finished.get_or_run(
+            name,
+            partial(_run, judge, name, foreign, robust, label),
+            {**overall, **settings[name]},
+            robust,
+        )
         if key == BLACK_BOX:
             findings += _check_black_box(robust, verdict.robust)
         robust = verdict.robust

@@ -2,97 +2,94 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from abatis.api.threat import Threat
-from abatis.evaluate.judge import Points, Verdicts
-from abatis.nets.digest import weights_digest
+from abatis.errors import DataError
+from abatis.evaluate.judge import Verdicts
+from abatis.evaluate.question import digest_flags
+from abatis.report.sealed_json import is_intact, read_json, write_sealed
 from abatis.system import distributed
-from abatis.system.files import explain_disk_errors, write_text
+from abatis.system.files import explain_disk_errors
 
-FORMAT = 2
+FORMAT = 3
 
 
 class FinishedAttacks:
-    """Finished attacks by name, for one question; a file about another question is ignored.
+    """Finished attacks by name, for one question.
 
-    Of several processes only the first reads and writes.
+    A file about another question, a damaged one and an edited one are ignored: the attacks run
+    again. Of several processes only the first reads and writes.
 
     Args:
         path: the file; None keeps nothing.
-        question: what is asked, in plain types; see :func:`describe_question`.
+        question: what is asked; see :func:`~abatis.evaluate.question.describe_question`.
     """
 
     def __init__(
         self, path: Path | None = None, question: Mapping[str, object] | None = None
     ) -> None:
-        self.path, self.question = path, {"format": FORMAT, **(question or {})}
+        self.path = path
+        self.question = _as_json({"format": FORMAT, **(question or {})})
         self._known: dict[str, dict[str, Any]] = {}
         if path is not None:
             self._known = distributed.first_says(self._read(path))
 
-    def get_or_run(self, name: str, attack: Callable[[], Verdicts]) -> Verdicts:
-        """Return the verdicts of an attack, which runs only if it did not finish before."""
-        if name in self._known:
-            known = self._known[name]
+    def get_or_run(
+        self,
+        name: str,
+        attack: Callable[[], Verdicts],
+        settings: Mapping[str, object],
+        attacked: Tensor,
+    ) -> Verdicts:
+        """Return the verdicts of an attack, which runs only if it did not finish before.
+
+        Args:
+            name: of the attack.
+            attack: runs it.
+            settings: of the attack, in plain types; kept verdicts are of equal settings only.
+            attacked: the points that it is run on, (n,) bool; so are these.
+        """
+        asked = _as_json({"settings": settings, "attacked": digest_flags(attacked)})
+        known = self._known.get(name)
+        if known is not None and known["asked"] == asked:
             flags = torch.tensor([mark == "1" for mark in known["robust"]])
-            return Verdicts(name, flags, known["facts"], tuple(known["warnings"]), known["stray"])
+            # no attack makes a wrong point right
+            if len(flags) == len(attacked) and not (flags & ~attacked.cpu()).any():
+                warnings = tuple(known["warnings"])
+                return Verdicts(name, flags, known["facts"], warnings, known["stray"])
         verdicts = attack()
-        self._keep(verdicts)
+        self._keep(verdicts, asked)
         return verdicts
 
-    def _keep(self, verdicts: Verdicts) -> None:
+    def _keep(self, verdicts: Verdicts, asked: object) -> None:
         if self.path is None:
             return
-        marks = "".join("1" if flag else "0" for flag in verdicts.robust.tolist())
-        kept = {
-            "robust": marks,
+        self._known[verdicts.name] = {
+            "asked": asked,
+            "robust": "".join("1" if flag else "0" for flag in verdicts.robust.tolist()),
             "facts": verdicts.facts,
             "warnings": verdicts.warnings,
             "stray": verdicts.stray,
         }
-        self._known[verdicts.name] = kept
         if distributed.rank() == 0:
-            content = {"question": self.question, "attacks": self._known}
             with explain_disk_errors(self.path):
-                write_text(self.path, json.dumps(content) + "\n")
+                write_sealed(self.path, {"question": self.question, "attacks": self._known})
 
     def _read(self, path: Path) -> dict[str, dict[str, Any]]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return dict(found["attacks"]) if found["question"] == self.question else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            found = read_json(path)
+        except DataError:
             return {}
+        intact = isinstance(found, dict) and is_intact(found)
+        return dict(found["attacks"]) if intact and found.get("question") == self.question else {}
 
 
-def describe_question(
-    module: nn.Module, points: Points, threat: Threat, seed: int
-) -> dict[str, object]:
-    """Return, in plain types, what decides the verdicts of an attack: not the batch size."""
-    return {
-        "weights": weights_digest(module),
-        "data": digest_points(points),
-        "n": len(points),
-        "threat": {key: value for key, value in asdict(threat).items() if key != "text"},
-        "seed": seed,
-        "versions": {"torch": str(torch.__version__)}
-        | {name: version(name) for name in ("abatis", "pyautoattack")},
-    }
-
-
-def digest_points(points: Points) -> str:
-    """Return the sha256 of all images and labels, in order."""
-    digest = hashlib.sha256()
-    for batch in points.eval_batches(256):
-        digest.update(batch.x.cpu().contiguous().numpy().tobytes())
-        digest.update(batch.y.cpu().numpy().tobytes())
-    return digest.hexdigest()
+def _as_json(table: Mapping[str, object]) -> Any:
+    """A table as a JSON file gives it back."""
+    return json.loads(json.dumps(table))

@@ -31,6 +31,7 @@ class EvaluationRequest:
         state: a file that keeps every finished attack, so that a killed evaluation can resume.
         training: what only the run that trained the network knows.
         adaptive: attacks that plugins bring against their own defense, by plugin.
+        plugins: version and options of the plugins of the run, in plain types.
         square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
             not pyautoattack's.
     """
@@ -46,4 +47,5 @@ class EvaluationRequest:
     state: Path | None = None
     training: TrainingFacts | None = None
     adaptive: Mapping[str, AdaptiveAttack] = field(default_factory=dict)
+    plugins: Mapping[str, object] = field(default_factory=dict)
     square_bf16: bool = False

@@ -1,0 +1,148 @@
+"""What decides the verdicts of an attack: the network, the points, the settings, the versions.
+
+A kept verdict is used again only for exactly the same question. So whatever cannot be proven
+equal counts as another question, and the attack runs again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import sys
+import sysconfig
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abatis.api.randomness import generator, seeded
+from abatis.evaluate.isolation import isolate
+from abatis.evaluate.judge import Points
+from abatis.evaluate.request import EvaluationRequest
+from abatis.nets.digest import weights_digest
+from abatis.system.device import device_name
+from abatis.system.files import sha256_of
+
+LIBRARIES = ("abatis", "torch", "torchvision", "timm", "numpy", "pyautoattack")
+TRIED = 16  # points on which the outputs are compared
+NOISE = 8 / 255  # largest change of a pixel in the moved copies of these points
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def describe_question(module: nn.Module, request: EvaluationRequest) -> dict[str, Any] | None:
+    """Return, in plain types, what decides the verdicts of an attack: not the batch size.
+
+    Args:
+        module: the network; a copy of it is run on a few points and thrown away.
+        request: what is asked.
+
+    Returns:
+        None where the network cannot be copied, cannot be run, or has parts without source files:
+        then nothing can be proven equal.
+    """
+    outputs, files = _digest_outputs(module, request), _digest_files(module)
+    if outputs is None or files is None:
+        return None
+    threat = asdict(request.threat).items()
+    return {
+        "weights": weights_digest(module),
+        "structure": _digest_text(ADDRESS.sub("", repr(module))),
+        "outputs": outputs,
+        "files": files,
+        "data": digest_points(request.points),
+        "n": len(request.points),
+        "threat": {key: value for key, value in threat if key != "text"},
+        "seed": request.seed,
+        "versions": {name: _find_version(name) for name in LIBRARIES},
+        "plugins": {name: str(facts) for name, facts in request.plugins.items()},
+        "adaptive": sorted(request.adaptive),
+        "device": [request.device.type, device_name(request.device)],
+    }
+
+
+def digest_points(points: Points) -> str:
+    """Return the sha256 of all images and labels, in order."""
+    digest = hashlib.sha256()
+    for batch in points.eval_batches(256):
+        digest.update(batch.x.cpu().contiguous().numpy().tobytes())
+        digest.update(batch.y.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_flags(flags: Tensor) -> str:
+    """Return the sha256 of (n,) bool."""
+    return hashlib.sha256(flags.cpu().numpy().tobytes()).hexdigest()
+
+
+def _digest_outputs(module: nn.Module, request: EvaluationRequest) -> str | None:
+    """The sha256 of the logits of a few points, as they are and slightly moved; None: unknown."""
+    try:
+        twin = copy.deepcopy(module)
+        places = torch.linspace(0, len(request.points) - 1, TRIED).long().unique()
+        size = min(TRIED, request.batch_size)
+        digest = hashlib.sha256()
+        with isolate(twin) as net, seeded(0, "fingerprint"), torch.no_grad():
+            for batch in request.points.subset(places).eval_batches(size):
+                source = generator(0, "fingerprint noise", int(batch.index[0]))
+                noise = torch.rand(batch.x.shape, generator=source).to(batch.x) * 2 - 1
+                for x in (batch.x, (batch.x + NOISE * noise).clamp(0, 1)):
+                    digest.update(net(x).float().cpu().contiguous().numpy().tobytes())
+    except Exception:  # whatever is wrong with the network, the evaluation itself says it better
+        return None
+    return digest.hexdigest()
+
+
+def _digest_files(module: nn.Module) -> list[str] | None:
+    """The sha256 of every source file that can take part; None where a part has none.
+
+    These are the files of the network's classes, this package, and all modules that were loaded
+    from outside of the installed libraries: factories, plugins in files, and what they import.
+    """
+    owners = [sys.modules.get(type(part).__module__) for part in module.modules()]
+    files = {_find_file(owner) for owner in owners}
+    if None in files:
+        return None
+    files |= {_find_file(owner) for owner in list(sys.modules.values())}
+    own = sorted(PACKAGE.rglob("*.py"))
+    chosen = {path for path in files if path is not None and not path.is_relative_to(PACKAGE)}
+    classes = {_find_file(owner) for owner in owners}
+    outside = {path for path in chosen if path in classes or not _is_installed(path)}
+    try:
+        return sorted({sha256_of(path) for path in (*own, *outside)})
+    except OSError:  # a file is gone since it was loaded
+        return None
+
+
+def _find_file(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).absolute() if isinstance(file, str) and Path(file).is_file() else None
+
+
+def _is_installed(path: Path) -> bool:
+    """Does a file belong to Python or to an installed library, known by its version?"""
+    return any(path.is_relative_to(folder) for folder in _list_library_folders())
+
+
+@cache
+def _list_library_folders() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = {Path(sysconfig.get_path(name)) for name in names}
+    return tuple({*found, *(folder.resolve() for folder in found)})
+
+
+def _find_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
