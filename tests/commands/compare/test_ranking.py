@@ -173,6 +173,10 @@ def test_a_row_holds_every_number_of_its_runs():
         (["PASS", "PASS"], "PASS"),
         (["PASS", None], "-"),
         (["WARN", None], "WARN"),
+        (["UNDECIDED", "PASS"], "UNDECIDED"),
+        (["UNDECIDED", None], "UNDECIDED"),
+        (["UNDECIDED", "WARN"], "WARN"),
+        (["WARN", "FAIL", "UNDECIDED"], "FAIL"),
         (["WARN", "FAIL", "PASS"], "FAIL"),
     ],
 )
@@ -283,6 +287,7 @@ def test_notes_say_what_the_numbers_do_not():
     assert said == [
         "c, seed 1 failed: out of memory",
         "c has no rank: its verdict is FAIL, so its robust accuracy cannot be trusted",
+        "b is tied with at: the difference is within the 95 % interval over test images",
         "trained with different b.weight: 1 (b), 2 (c)",
         "trained with different epochs: 2 (at, c), 3 (b)",
         "trained with different limit: not set (at, c), 9 (b)",

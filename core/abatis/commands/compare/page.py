@@ -1,6 +1,7 @@
 """A comparison as one HTML page.
 
-The best method and its verdict come first, then the ranking, plots and every run.
+The best method, or those tied for it, and the verdict come first, then the ranking, plots and every
+run.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from collections.abc import Sequence
 from math import nan
 
 from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
+from abatis.commands.compare.ties import list_equals
 from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page, percent
 from abatis.report.numbers import CLEAN, find_number, list_compared
 from abatis.report.svg import points_with_error
+from abatis.report.verdicts import format_verdict
+from abatis.report.words import format_count
 
 VERDICT_TEXTS = {
     "PASS": "no sign of gradient masking in any of its runs",
+    "UNDECIDED": "at least one of its runs has too few points, or a network too weak, for a "
+    "verdict on gradient masking: see their reports",
     "WARN": "a masking test warned in at least one of its runs: see their reports",
     "-": "not all of its runs were tested for gradient masking",
 }
@@ -52,13 +58,16 @@ def _cell(column: Column, row: Row) -> str | Badge:
 
 
 def _lead(compared: Compared) -> Lead | None:
-    """The best method; None if no method has a rank."""
+    """The first method; None if no method has a rank.
+
+    It is called the best only if it is ahead of all others, above chance, and has a verdict.
+    """
     best = compared["rows"][0]
     if best["rank"] is None:
         return None
     found, judged, seeds = best[compared["headline"]], compared["judged"], len(best["runs"])
     headline = find_number(compared["headline"])
-    facts = [f"{headline.described}; mean of {seeds} run{'s' if seeds > 1 else ''}"]
+    facts = [f"{headline.described}; mean of {format_count(seeds, 'run')} of {best['method']}"]
     if found["sd"] is not None:
         facts.append(f"standard deviation over seeds {percent(found['sd'])}")
     facts.append(
@@ -69,10 +78,23 @@ def _lead(compared: Compared) -> Lead | None:
         VERDICT_TEXTS[best["verdict"]],
         *([] if best["adaptive_attack"] else ["no adaptive attack supplied"]),
     ]
+    if best["method"] in compared["at_chance"]:
+        says.append(f"not above chance ({percent(compared['chance'])})")
+    verdict = format_verdict(best["verdict"])
+    return Lead(_name_first(compared), percent(found["mean"]), facts, verdict, says)
+
+
+def _name_first(compared: Compared) -> str:
+    """``best of 3: a``, or in other words where the numbers do not say that one is the best."""
+    first = compared["rows"][0]
     ranks = sum(row["rank"] is not None for row in compared["rows"])
-    return Lead(
-        f"best of {ranks}: {best['method']}", percent(found["mean"]), facts, best["verdict"], says
-    )
+    equals, within = list_equals(compared)
+    if equals:
+        return f"tied: {', '.join(equals)} (differences within {within})"
+    if ranks == 1:
+        return f"the only method with a rank: {first['method']}"
+    doubtful = first["verdict"] == "UNDECIDED" or first["method"] in compared["at_chance"]
+    return f"{'highest' if doubtful else 'best'} of {ranks}: {first['method']}"
 
 
 def _plots(compared: Compared) -> list[Block]:

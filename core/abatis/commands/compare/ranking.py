@@ -15,15 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun
+from abatis.commands.compare.ties import (
+    describe_ties,
+    list_at_chance,
+    list_ties,
+    measure_chance,
+)
 from abatis.config.option_sets import FREE_IN_COMPARISON, VARIED_IN_COMPARISON
 from abatis.errors import UsageError
 from abatis.report.numbers import list_compared, list_ranked
+from abatis.report.verdicts import TOO_LITTLE, find_worst
 
 FORMAT = 1
 RESAMPLES = 10_000
 SEED = 0
-VERDICTS = ("PASS", "-", "WARN", "FAIL")  # from best to worst; "-" is unknown
 OTHER_MEASURES = ("logit_margin", "input_margin_L2", "seconds", "peak_memory_mb")
+
+Outcomes = Mapping[str, Sequence[Sequence[int]]]
+"""By method, one list per seed, with 0 or 1 for each test image."""
 
 
 def rank_methods(
@@ -32,6 +41,8 @@ def rank_methods(
     """Rank the methods, best first.
 
     Methods with the verdict FAIL come last and have no rank; after them come those without results.
+    A method with the verdict UNDECIDED has a rank: nothing speaks against its number but the few
+    points behind it, which the intervals show.
 
     Args:
         runs: The evaluated runs of all methods.
@@ -55,7 +66,8 @@ def rank_methods(
         )
         for name in order
     ]
-    _add_differences(rows, runs, baseline, attack)
+    outcomes = _collect_outcomes(rows, runs, attack)
+    _add_differences(rows, outcomes, baseline)
     rows.sort(
         key=lambda row: (
             row[headline] is None,
@@ -66,6 +78,11 @@ def rank_methods(
     means = [row[headline]["mean"] for row in rows if row[headline] and row["verdict"] != "FAIL"]
     for row, mean in zip(rows, means, strict=False):
         row["rank"] = 1 + sum(other > mean for other in means)
+    ranked, images = rows[: len(means)], runs[0].record.get("n") or 0 if runs else 0
+    ties = list_ties(ranked, headline, images, lambda *pair: _compare(outcomes, *pair))
+    for row in rows:
+        row["tied_with"] = ties.get(row["method"], [])
+    chance = measure_chance(runs)
     return {
         "format": FORMAT,
         "judged": {
@@ -77,6 +94,8 @@ def rank_methods(
         "paired_on": attack,
         "resamples": RESAMPLES,
         "bootstrap_seed": SEED,
+        "chance": chance,
+        "at_chance": list_at_chance(ranked, headline, images, chance),
         "rows": rows,
     }
 
@@ -92,35 +111,43 @@ def _choose_headline(runs: Sequence[JudgedRun]) -> str:
     )
 
 
-def _add_differences(
-    rows: Sequence[dict[str, Any]], runs: Sequence[JudgedRun], baseline: str, attack: str | None
-) -> None:
-    """Give each row its difference from the baseline; None for the baseline and without results."""
-    outcomes = {
+def _collect_outcomes(
+    rows: Sequence[Mapping[str, Any]], runs: Sequence[JudgedRun], attack: str | None
+) -> Outcomes:
+    return {
         row["method"]: [
             run.record["per_point"][attack] for run in runs if run.method == row["method"]
         ]
         for row in rows
         if attack
     }
+
+
+def _add_differences(rows: Sequence[dict[str, Any]], outcomes: Outcomes, baseline: str) -> None:
+    """Give each row its difference from the baseline; None for the baseline and without results."""
     for row in rows:
-        mine, theirs = outcomes.get(row["method"]), outcomes.get(baseline)
         row["difference"] = (
-            bootstrap(mine, theirs) if mine and theirs and row["method"] != baseline else None
+            None if row["method"] == baseline else _compare(outcomes, row, {"method": baseline})
         )
+
+
+def _compare(
+    outcomes: Outcomes, row: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    mine, theirs = outcomes.get(row["method"]), outcomes.get(other["method"])
+    return bootstrap(mine, theirs) if mine and theirs else None
 
 
 def _row(method: str, runs: Sequence[JudgedRun], failed: Sequence[FailedRun]) -> dict[str, Any]:
     """The row of one method, still without its rank and difference."""
     numbers = [_numbers(run) for run in runs]
-    verdicts = [run.record.get("verdict") or "-" for run in runs]
     return {
         "rank": None,
         "method": method,
         "seeds": [run.seed for run in runs],
         "runs": [str(run.folder) for run in runs],
         "failed": [{"seed": run.seed, "run": str(run.folder), "why": run.why} for run in failed],
-        "verdict": max(verdicts, key=VERDICTS.index, default="-"),
+        "verdict": find_worst(run.record.get("verdict") for run in runs),
         "adaptive_attack": sorted(
             {
                 str(run.record["adaptive_attack"])
@@ -216,8 +243,9 @@ def collect_notes(
 ) -> list[str]:
     """What a reader must know besides the numbers.
 
-    Failed runs, methods without a rank, unequal settings, methods that had no effect, and methods
-    without an adaptive attack; core: the names of the options of the core.
+    Failed runs, methods without a rank or a verdict, ties, numbers at chance, unequal settings,
+    methods that had no effect, and methods without an adaptive attack; core: the names of the
+    options of the core.
     """
     rows = compared["rows"]
     notes = [
@@ -231,6 +259,13 @@ def collect_notes(
         for row in rows
         if row["verdict"] == "FAIL"
     ]
+    notes += [
+        f"{row['method']}: {TOO_LITTLE} whether its robust accuracy can be trusted (see the "
+        "reports of its runs); it has a rank all the same"
+        for row in rows
+        if row["verdict"] == "UNDECIDED"
+    ]
+    notes += describe_ties(compared)
     return [*notes, *_unequal(runs, frozenset(core)), *_twins(runs), *_adaptive(rows)]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from abatis.report.numbers import ROBUST, Number, find_number, list_compared
+from abatis.report.verdicts import format_verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,12 @@ def make_columns(compared: Compared, digits: int = 2) -> list[Column]:
         Column("method", 0, lambda row: row["method"], left=True),
         Column("seeds", 6, _seeds),
         *(_accuracy(number, compared["headline"], digits) for number in list_compared()),
-        Column("verdict", 0, lambda row: row["verdict"] if row["runs"] else "failed", left=True),
+        Column(
+            "verdict",
+            0,
+            lambda row: format_verdict(row["verdict"]) if row["runs"] else "failed",
+            left=True,
+        ),
         Column(
             f"vs {compared['baseline']} [95 %]",
             2,
