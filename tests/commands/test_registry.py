@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import get_args
@@ -30,6 +32,7 @@ from abatis.commands.registry.entries import (
 )
 from abatis.config import discovery
 from abatis.config.command_line import parse_run
+from tests.faults import ended, start_child
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_PARTY = sorted(
@@ -193,6 +196,26 @@ def test_a_strangers_plugin_is_entered_and_marked(folder, tmp_path, monkeypatch,
     assert "community" in capsys.readouterr().out
     assert main(["registry", "show", "stranger"]) == 0
     assert "not reviewed by us" in capsys.readouterr().out
+
+
+def test_two_entries_that_are_written_at_once_are_both_kept(folder, tmp_path, monkeypatch):
+    copy = tmp_path / "registry.toml"
+    copy.write_bytes(registry_file().read_bytes())
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(adding, "registry_file", lambda: copy)
+    other = shutil.copytree(folder, tmp_path / "other")
+    project = (other / "pyproject.toml").read_text()
+    (other / "pyproject.toml").write_text(project.replace("stranger = ", "second = "))
+
+    def check_slowly(text, where):
+        found = parse_registry(text, where)
+        time.sleep(0.5)  # the other process has read the file by now
+        return found
+
+    monkeypatch.setattr(adding, "parse_registry", check_slowly)
+    children = [start_child(lambda one=one: adding.add(one, write=True)) for one in (folder, other)]
+    assert [ended(child) for child in children] == [0, 0]
+    assert {"stranger", "second"} <= parse_registry(copy.read_text(), "written").keys()
 
 
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/third-party/*/pyproject.toml"))

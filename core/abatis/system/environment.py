@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from abatis.system.device import device_name
+from abatis.system.secrets import mask_words
 
 ENVIRONMENT = "environment.json"
 LIBRARIES = (
@@ -31,7 +32,7 @@ LIBRARIES = (
 def collect_environment(device: torch.device, providers: Mapping[str, str]) -> dict[str, Any]:
     """Return the versions of libraries and plugins, the machine, and the command line."""
     return {
-        "command": sys.argv,
+        "command": mask_words(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),
@@ -62,7 +63,7 @@ def read_code(folder: Path) -> dict[str, str] | None:
 def _read_record(folder: Path, key: str) -> object:
     try:
         return json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""One writer per run folder: a lock that the operating system releases when its owner dies."""
+"""One writer per run folder or file: the system releases a lock when its owner dies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from abatis.errors import UsageError
 from abatis.system.files import explain_disk_errors
 
 LOCK = ".lock"
+PATIENCE = 30.0  # seconds to wait for a file that another process changes
+WAIT = 0.02  # seconds between two attempts
 HELD = (errno.EACCES, errno.EAGAIN)  # what POSIX allows for a lock that another process has
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems without locks
 
@@ -29,9 +32,31 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another process, which is named, holds the lock; or the folder is read-only.
     """
-    path = folder / LOCK
-    with explain_disk_errors(folder):
-        descriptor = _open(path)
+    with _hold(folder / LOCK, folder, 0.0):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the lock of one file, ``NAME.lock`` beside it; wait while another process has it.
+
+    Args:
+        path: The file; its lock is gone afterwards.
+        patience: Seconds to wait at most.
+
+    Raises:
+        UsageError: another process, which is named, holds the lock for longer; or the folder is
+            read-only.
+    """
+    with _hold(path.with_name(f"{path.name}{LOCK}"), path, patience):
+        yield
+
+
+@contextmanager
+def _hold(path: Path, what: Path, patience: float) -> Iterator[None]:
+    """Hold a lock file for what it stands for."""
+    with explain_disk_errors(what):
+        descriptor = _open(path, what, time.monotonic() + patience)
     try:
         os.truncate(descriptor, 0)
         os.write(
@@ -43,7 +68,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, what: Path, deadline: float) -> int:
     """Open and lock the lock file; returns its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -53,7 +78,10 @@ def _open(path: Path) -> int:
             if error.errno not in WITHOUT_LOCKS:
                 owner = os.read(descriptor, 1000).decode(errors="replace")
                 os.close(descriptor)
-                raise (_make_held_error(path, owner) if error.errno in HELD else error) from error
+                if error.errno in HELD and time.monotonic() < deadline:
+                    time.sleep(WAIT)
+                    continue
+                raise (_make_held_error(what, owner) if error.errno in HELD else error) from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -61,14 +89,18 @@ def _open(path: Path) -> int:
         os.close(descriptor)
 
 
-def _make_held_error(path: Path, owner: str) -> UsageError:
+def _make_held_error(what: Path, owner: str) -> UsageError:
     try:
         found = json.loads(owner)
         who = f"process {found['pid']} on {found['host']}"
     except (ValueError, LookupError, TypeError):
         who = "another process"
+    if not what.is_dir():
+        return UsageError(
+            f"{who} is writing this file", where=str(what), fix="wait for it or stop it"
+        )
     return UsageError(
         f"{who} is writing this run",
-        where=str(path.parent),
+        where=str(what),
         fix="wait for it or stop it, or choose another --name",
     )

@@ -16,8 +16,9 @@ from abatis.data import epoch_batches
 from abatis.errors import NotFiniteError, Stopped
 from abatis.nets.weights_file import WEIGHTS_LAST
 from abatis.system import distributed
+from abatis.system.change_file import change_text
 from abatis.system.device import peak_memory_mb
-from abatis.system.files import explain_disk_errors, write_text
+from abatis.system.files import explain_disk_errors
 from abatis.system.signals import AGAIN, StopRequest
 from abatis.train.best_weights import keep_best
 from abatis.train.checkpoint import Loaded
@@ -248,5 +249,5 @@ class Trainer:
         """Drop the rows of epochs that will be run again."""
         path = self.training.folder / METRICS
         if path.exists() and distributed.rank() == 0:
-            rows = path.read_text(encoding="utf-8").splitlines()[: self.progress.epochs_ended]
-            write_text(path, "".join(row + "\n" for row in rows))
+            kept = self.progress.epochs_ended
+            change_text(path, lambda text: "".join(f"{row}\n" for row in text.splitlines()[:kept]))

@@ -12,6 +12,7 @@ def command(words: Sequence[str]) -> int:
 
     asked = make_parser("defense eval").parse_args(list(words))
     from abatis.commands.eval.judge_model import judge_model
+    from abatis.system.secrets import mask_words
 
-    verdict = judge_model(asked, f"defense eval {shlex.join(words)}")
+    verdict = judge_model(asked, f"defense eval {shlex.join(mask_words(words))}")
     return MASKED if asked.strict and verdict == "FAIL" else 0

@@ -24,6 +24,7 @@ from abatis.commands.registry.entries import Method, parse_registry, registry_fi
 from abatis.config import discovery
 from abatis.config.pydantic_messages import explain
 from abatis.errors import AbatisError, PluginError, UsageError
+from abatis.system.change_file import change_text
 
 DESCRIBED = ("title", "paper", "equation", "claim", "evidence")
 
@@ -44,16 +45,21 @@ def add(folder: Path, write: bool = False) -> str:
     """
     text = "".join(f"\n{tomli_w.dumps({'method': [entry]})}" for entry in _entries(folder))
     path = registry_file()
-    whole = path.read_text(encoding="utf-8") + text
-    parse_registry(whole, f"{path}, with {folder} added")
-    if write:
-        if not (path.parent / "pyproject.toml").is_file():
-            raise UsageError(
-                "--write needs a git checkout of abatis",
-                where=str(path),
-                fix="leave it out; the entry is only printed then",
-            )
-        path.write_text(whole, encoding="utf-8")
+
+    def append(before: str) -> str:
+        parse_registry(before + text, f"{path}, with {folder} added")
+        return before + text
+
+    if not write:
+        append(path.read_text(encoding="utf-8"))
+        return text.lstrip("\n")
+    if not (path.parent / "pyproject.toml").is_file():
+        raise UsageError(
+            "--write needs a git checkout of abatis",
+            where=str(path),
+            fix="leave it out; the entry is only printed then",
+        )
+    change_text(path, append)
     return text.lstrip("\n")
 
 
@@ -65,7 +71,7 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
             fix="give the folder of a plugin, the one with pyproject.toml",
         )
     try:
-        about = tomllib.loads(file.read_text(encoding="utf-8"))
+        about = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"not a plugin: {type(error).__name__}: {error}",
