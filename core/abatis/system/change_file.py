@@ -24,7 +24,7 @@ def change_text(path: Path, change: Callable[[str], str]) -> str:
         The new text.
 
     Raises:
-        UsageError: the file is no text or cannot be written, or another process does not release it.
+        UsageError: the file is no text, it cannot be written, or another process holds it.
     """
     path = path.resolve()
     with lock_file(path):
