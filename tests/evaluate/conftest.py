@@ -24,6 +24,9 @@ class PointsInMemory:
     def __len__(self) -> int:
         return len(self.y)
 
+    def subset(self, positions: Tensor) -> PointsInMemory:
+        return PointsInMemory(self.x[positions], self.y[positions], self.index[positions])
+
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         for first in range(0, len(self), batch_size):
             rows = slice(first, first + batch_size)

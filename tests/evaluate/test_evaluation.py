@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,9 +14,9 @@ import torch
 
 from abatis.api.threat import Threat
 from abatis.evaluate import EvaluationRequest, evaluate
-from abatis.evaluate.intervals import wilson_interval
-from abatis.evaluate.judge import FirstPoints, Judge, Verdicts
+from abatis.evaluate.judge import Judge, Verdicts
 from abatis.evaluate.ladder import LadderResult
+from abatis.report.intervals import wilson_interval
 from abatis.runs.launch import make_environments
 
 CPU = torch.device("cpu")
@@ -108,7 +109,7 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
         return set(labels), found.to_json()
 
     asked, record = labels_and_record()
-    monkeypatch.setattr(LadderResult, "get_survivors", lambda self, n: {})
+    monkeypatch.setattr(LadderResult, "get_survivors", lambda self, positions: {})
     again, same = labels_and_record()
     assert again - asked == {"masking: PGD-20"}
     assert "PGD-20 at 0.15" not in again  # the diagnostics' own are handed to their curve
@@ -118,11 +119,11 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
 def test_a_claim_that_did_not_hold_is_looked_at_again():
     held = LadderResult(
         {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 0})}
-    ).get_survivors(2)
+    ).get_survivors(torch.arange(2))
     assert [flags.tolist() for flags in held.values()] == [[True, True]]
     assert not LadderResult(
         {"PGD-20": Verdicts("PGD-20", torch.ones(3, dtype=torch.bool), {"rejected": 1})}
-    ).get_survivors(2)
+    ).get_survivors(torch.arange(2))
 
 
 def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
@@ -138,20 +139,13 @@ def test_l1_is_judged_by_autoattack_alone(network, some, monkeypatch):
         return foreign
 
     monkeypatch.setattr(autoattack, "_build_package", quicker)
-    result = judged(network, FirstPoints(some, 6), Threat.parse("L1:4"))
+    result = judged(network, some.subset(torch.arange(6)), Threat.parse("L1:4"))
     assert "pgd20_acc" not in result.accuracies
     assert 0 <= result.accuracies["autoattack_acc"] < result.accuracies["clean_acc"]
     assert not any("failed the final check" in finding for finding in result.findings)
     assert any("PGD was left out" in finding for finding in result.findings)
     told = json.dumps(result.to_json(), allow_nan=False)
     assert json.loads(told)["attacks"]["APGD-CE"]["restarts"] == 5
-
-
-def test_the_first_points_of_a_split(some):
-    assert [len(batch) for batch in FirstPoints(some, 7).eval_batches(4)] == [4, 3]
-    assert len(FirstPoints(some, 100)) == 12
-    together = torch.cat([batch.index for batch in FirstPoints(some, 7).eval_batches(5)])
-    assert torch.equal(together, some.index[:7])
 
 
 WORKER = """
@@ -198,3 +192,33 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert 0 < one["pgd20_acc"] < one["clean_acc"]
     for found in two:
         assert found == one
+
+
+def test_what_the_diagnostics_break_is_counted_at_its_own_place(points, monkeypatch):
+    from abatis.evaluate import evaluation
+
+    labels = torch.arange(4).repeat_interleave(80)
+    x = torch.full((320, 1, 4, 4), 0.5)
+    made = evaluation.diagnose
+
+    def breaks_one(few, clean, **named):
+        found = made(few, clean, **named)
+        broken = found.robust.clone()
+        broken[-1] = False  # the last of the points that were chosen
+        return dataclasses.replace(found, robust=broken)
+
+    class Right(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            return self.scale * torch.eye(4)[3] + 1e-3 * images.mean((1, 2, 3))[:, None]
+
+    monkeypatch.setattr(evaluation, "diagnose", breaks_one)
+    result = judged(Right(), points(x, labels), ladder="quick", num_classes=4)
+    assert torch.bincount(labels[result.diagnosed]).tolist() == [64] * 4
+    assert result.to_json()["masking"]["positions"] == result.diagnosed.tolist()
+    lost = (result.per_point["clean"] & ~result.per_point["robust"]).nonzero().flatten()
+    assert lost.tolist() == [int(result.diagnosed[-1])]
+    assert int(lost[0]) >= 256

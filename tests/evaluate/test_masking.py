@@ -11,7 +11,6 @@ import abatis
 from abatis.api.threat import Threat
 from abatis.data import DataRequest, open_data
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.judge import FirstPoints
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.weights_file import read_weights
 from abatis.runs.undefended_twin import train_undefended_twin
@@ -58,8 +57,10 @@ def adversarial(tmp_path_factory):
 @pytest.mark.parametrize("name", ["standard", "adversarial"])
 def test_honest_networks_pass(request, images, standard, name):
     net = request.getfixturevalue(name)
-    training = TrainingFacts(FirstPoints(images.train, 32), standard, Threat.parse("Linf:0.1"))
-    found = diagnosed(net, FirstPoints(images.test, 24), training=training)
+    training = TrainingFacts(
+        images.train.subset(torch.arange(32)), standard, Threat.parse("Linf:0.1")
+    )
+    found = diagnosed(net, images.test.subset(torch.arange(60)), training=training)
     assert found.list_findings() == []
     assert found.verdict == "PASS"
     assert [test.id for test in found.tests] == [f"D{number}" for number in range(1, 25)]
@@ -76,7 +77,7 @@ def test_honest_networks_pass(request, images, standard, name):
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_networks_are_caught(images, standard, name):
-    found = diagnosed(PLANTED[name](standard), FirstPoints(images.test, 24), "Linf:0.15")
+    found = diagnosed(PLANTED[name](standard), images.test.subset(torch.arange(24)), "Linf:0.15")
     assert found.verdict == ("WARN" if name == "softmax" else "FAIL")
     assert spoke(found) >= SPEAK[name]
     assert {sentence.split()[0] for sentence in found.list_findings()} == spoke(found)
@@ -97,8 +98,8 @@ def test_six_honest_networks_pass(tmp_path, images, options, seed):
             net, images.train, seed=seed, epochs=5, batch_size=128, lr=0.05
         )
 
-    training = TrainingFacts(FirstPoints(images.train, 256), twin, Threat.parse("Linf:0.1"))
-    found = diagnosed(net, FirstPoints(images.test, 256), training=training)
+    training = TrainingFacts(images.train.subset(torch.arange(256)), twin, Threat.parse("Linf:0.1"))
+    found = diagnosed(net, images.test.subset(torch.arange(256)), training=training)
     assert found.list_findings() == []
     assert found.verdict == "PASS"
 
@@ -115,8 +116,8 @@ def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
         attack=attack,
         optim={"lr": 0.1, "schedule": "one-cycle"},
     )
-    training = TrainingFacts(FirstPoints(images.train, 256), net, Threat.parse("Linf:0.3"))
-    found = diagnosed(net, FirstPoints(images.test, 256), "Linf:0.15", training=training)
+    training = TrainingFacts(images.train.subset(torch.arange(256)), net, Threat.parse("Linf:0.3"))
+    found = diagnosed(net, images.test.subset(torch.arange(256)), "Linf:0.15", training=training)
     assert found.verdict != "PASS"
     assert "D23" in spoke(found)
 

@@ -13,7 +13,7 @@ import torch
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.judge import FirstPoints, Judge
+from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking.outputs import run_output_tests
 from abatis.evaluate.masking.record import GATES, grade_share, make_outcome
 from abatis.evaluate.masking.training import TrainingFacts
@@ -44,7 +44,11 @@ def test_a_linear_network_is_counted_by_hand(points):
     net, data = dim(points)
     found = diagnosed(net, data, "Linf:0.0222")
     tests = by_id(found)
-    assert found.verdict == "PASS"
+    assert found.verdict == "UNDECIDED"
+    assert found.list_findings() == [f"too little to judge: {found.shortage}"]
+    assert found.shortage == (
+        "only 20 of 20 points are right without an attack; 50 are needed for a verdict"
+    )
     assert found.robust.tolist() == [number > 11 for number in range(1, 21)]
     assert [(tests[name].count, tests[name].of) for name in ("D2", "D9", "D10", "D13", "D18")] == [
         (0, 20)
@@ -65,7 +69,11 @@ def test_a_network_that_is_never_right_has_no_robustness_to_doubt(points):
     net, data = dim(points)
     wrong = points(data.x, 1 - data.y)
     found = diagnosed(net, wrong, "Linf:0.0222")
-    assert found.verdict == "PASS"
+    assert found.verdict == "UNDECIDED"
+    assert str(found) == (
+        "too little to judge: none of 20 points is right without an attack, so nothing is left to "
+        "attack"
+    )
     assert {test.status for test in found.tests} == {"not applicable"}
     assert (found.curve.accuracy, int(found.robust.sum())) == ((0.0,), 0)
 
@@ -229,7 +237,7 @@ def test_batch_statistics_that_protect_are_found_out(points):
     test = by_id(diagnosed(net, data, "Linf:0.15"))["D22"]
     assert (test.status, test.count, test.of) == ("warn", 30, 30)
     assert net.norm.running_mean.item() == pytest.approx(0.7)
-    one = by_id(diagnosed(net, FirstPoints(data, 1), "Linf:0.15"))["D22"]
+    one = by_id(diagnosed(net, data.subset(torch.arange(1)), "Linf:0.15"))["D22"]
     assert one.status == "not applicable"
 
 
@@ -290,6 +298,7 @@ def test_l2_measures_to_the_end_of_the_box(digits, network, points):
 def test_no_radius_no_alarm(points):
     net, data = dim(points)
     found = diagnosed(net, data, "Linf:0")
-    assert found.verdict == "PASS"
+    assert (found.verdict, bool(found.shortage)) == ("UNDECIDED", True)
+    assert {test.status for test in found.tests} == {"pass", "not applicable"}
     assert by_id(found)["D15"].says == "the radius is 0"
     assert found.robust.all()

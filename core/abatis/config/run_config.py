@@ -130,6 +130,11 @@ class RunConfig(Options):
         description="skip files of a data folder that are not images or cannot be read",
         json_schema_extra=STEP,
     )
+    follow_links: bool = Field(
+        False,
+        description="read image files that links lead to outside of the data folder",
+        json_schema_extra=MACHINE,
+    )
     threat: Annotated[str, BeforeValidator(parse_threat)] = Field(
         "Linf:8/255",
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",

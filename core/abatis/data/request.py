@@ -32,6 +32,9 @@ class DataRequest:
         skip_broken: leave out image files that cannot be read.
         view: how image files become images for the network.
         extra: additional training images, for data in memory.
+        follow_links: read image files that links out of the data folder lead to.
+        class_names: of the network that the data are for, in the order of its outputs. Class
+            folders get their labels by these names; empty for their own order.
     """
 
     spec: str
@@ -44,6 +47,8 @@ class DataRequest:
     skip_broken: bool = False
     view: View = DEFAULT_VIEW
     extra: ExtraConfig | None = None
+    follow_links: bool = False
+    class_names: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -64,6 +69,7 @@ class DataRequest:
             config.skip_broken,
             replace(view, auto_augment=config.auto_augment, erasing=config.erasing),
             config.extra if config.extra.file is not None else None,
+            config.follow_links,
         )
 
     def for_judging(self) -> DataRequest:

@@ -12,14 +12,14 @@ from abatis.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from abatis.evaluate.evaluation import Evaluation, evaluate
-    from abatis.evaluate.judge import FirstPoints, Points, Verdicts, judge_clean
+    from abatis.evaluate.judge import Points, Verdicts, judge_clean
     from abatis.evaluate.masking.training import TrainingFacts
     from abatis.evaluate.pgd import judge_with_pgd, margin
     from abatis.evaluate.request import EvaluationRequest
 
 _HOME = {
     "evaluate.evaluation": ("Evaluation", "evaluate"),
-    "evaluate.judge": ("FirstPoints", "Points", "Verdicts", "judge_clean"),
+    "evaluate.judge": ("Points", "Verdicts", "judge_clean"),
     "evaluate.masking.training": ("TrainingFacts",),
     "evaluate.pgd": ("judge_with_pgd", "margin"),
     "evaluate.request": ("EvaluationRequest",),
@@ -28,7 +28,6 @@ _HOME = {
 __all__ = [
     "Evaluation",
     "EvaluationRequest",
-    "FirstPoints",
     "Points",
     "TrainingFacts",
     "Verdicts",

@@ -9,22 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.threat import Threat
+from abatis.data.order import choose_stratified
 from abatis.errors import UsageError
 from abatis.evaluate import pyautoattack_messages
 from abatis.evaluate.curves import Curve, measure_curve
-from abatis.evaluate.finished_attacks import FinishedAttacks, describe_question
-from abatis.evaluate.intervals import wilson_interval
+from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.isolation import halve_until_fits, isolate
-from abatis.evaluate.judge import Clean, FirstPoints, Judge, compute_share
+from abatis.evaluate.judge import Clean, Judge, compute_share
 from abatis.evaluate.ladder import LadderResult, run_ladder
 from abatis.evaluate.margins import Margins, count_per_class, measure_margins
 from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
 from abatis.evaluate.pgd import make_pgd
+from abatis.evaluate.question import describe_question
 from abatis.evaluate.request import EvaluationRequest
 from abatis.report import numbers
+from abatis.report.intervals import wilson_interval
+from abatis.system import distributed
 
 FORMAT = 2
-DIAGNOSED = 256  # the first so many points get the diagnostics, the margins and the curve
+DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
 FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
 """The radii of the thorough ladder's curve, in multiples of eps."""
 
@@ -48,6 +51,7 @@ class Evaluation:
             in the order of the points; ``clean`` is without an attack, ``robust`` after all.
         per_class: counts of all, correct and robust points.
         diagnosis: the masking diagnostics.
+        diagnosed: which points they saw, and the margins and the curve, (m,) int64.
         margins: None if no point is classified correctly.
         curve: accuracy over the radius.
         findings: sentences for the reader.
@@ -61,13 +65,14 @@ class Evaluation:
     per_point: Mapping[str, Tensor]
     per_class: Mapping[str, list[int]]
     diagnosis: Diagnosis
+    diagnosed: Tensor
     margins: Margins | None
     curve: Curve
     findings: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
-        """PASS, WARN or FAIL of the masking diagnostics."""
+        """PASS, UNDECIDED, WARN or FAIL of the masking diagnostics."""
         return self.diagnosis.verdict
 
     def to_json(self) -> dict[str, object]:
@@ -92,7 +97,9 @@ class Evaluation:
             "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
             "adaptive_attack": self.adaptive_attack,
             "masking": {
-                "points": len(self.diagnosis.robust),
+                "points": len(self.diagnosed),
+                **({"positions": self.diagnosed.tolist()} if len(self.diagnosed) < self.n else {}),
+                "shortage": self.diagnosis.shortage or None,
                 "tests": [test.to_json() for test in self.diagnosis.tests],
             },
             "margins": None if self.margins is None else self.margins.to_json(),
@@ -126,8 +133,9 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
     points, threat, seed = request.points, request.threat, request.seed
     finished = FinishedAttacks()
     if request.state is not None:
-        question = describe_question(module, points, threat, seed)
-        finished = FinishedAttacks(request.state, question)
+        question = distributed.first_says(describe_question(module, request))
+        if question is not None:
+            finished = FinishedAttacks(request.state, question)
     with isolate(module) as net:
         judge = Judge(net, points, threat, request.batch_size, request.progress)
         clean = judge.classify_clean()
@@ -135,12 +143,11 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
         judge.tune()
         ladder = run_ladder(judge, clean, request, finished)
         diagnosed = threat if threat.norm != "L1" else WITHOUT_PGD
-        few = Judge(
-            net, FirstPoints(points, DIAGNOSED), diagnosed, request.batch_size, request.progress
-        )
-        known = ladder.get_survivors(DIAGNOSED) if diagnosed is threat else {}
+        chosen = choose_stratified(clean.labels, DIAGNOSED)
+        few = Judge(net, points.subset(chosen), diagnosed, request.batch_size, request.progress)
+        known = ladder.get_survivors(chosen) if diagnosed is threat else {}
         diagnosis = diagnose(
-            few, clean.first(DIAGNOSED), seed=seed, known=known, training=request.training
+            few, clean.at(chosen), seed=seed, known=known, training=request.training
         )
         fine = request.ladder == "thorough" and threat.norm != "L1"
         curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
@@ -149,7 +156,7 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
             margins = halve_until_fits(
                 lambda size: _measure_margins(few, seed, size), request.batch_size
             )
-    return _summarize(request, clean, ladder, diagnosis, margins, curve)
+    return _summarize(request, clean, ladder, diagnosis, chosen, margins, curve)
 
 
 def _check_outputs(outputs: int, num_classes: int) -> None:
@@ -163,7 +170,7 @@ def _check_outputs(outputs: int, num_classes: int) -> None:
 
 def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: int) -> Curve:
     """Measure the curve over all points; the result at eps itself is taken from the ladder."""
-    left = ladder.get_survivors(len(judge.points)).values()
+    left = ladder.get_survivors(torch.arange(len(judge.points))).values()
     eps = judge.threat.eps
     known = {eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
     return measure_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
@@ -183,6 +190,7 @@ def _summarize(
     clean: Clean,
     ladder: LadderResult,
     diagnosis: Diagnosis,
+    diagnosed: Tensor,
     margins: Margins | None,
     curve: Curve,
 ) -> Evaluation:
@@ -196,7 +204,7 @@ def _summarize(
         *_list_rejections(ladder),
     ]
     if request.threat.norm != "L1":
-        robust[: len(diagnosis.robust)] &= diagnosis.robust
+        robust[diagnosed] &= diagnosis.robust
     else:
         findings.append(
             f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support L1"
@@ -222,6 +230,7 @@ def _summarize(
         per_point=per_point,
         per_class=count_per_class(clean.labels, clean.correct, robust, clean.classes),
         diagnosis=diagnosis,
+        diagnosed=diagnosed,
         margins=margins,
         curve=curve,
         findings=tuple(findings),

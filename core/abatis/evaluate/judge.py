@@ -34,26 +34,8 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
     def eval_batches(self, batch_size: int) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class FirstPoints:
-    """The first n points of others."""
-
-    points: Points
-    n: int
-
-    def __len__(self) -> int:
-        return min(self.n, len(self.points))
-
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield them in the order of the others."""
-        left = len(self)
-        for batch in self.points.eval_batches(min(batch_size, left)):
-            yield batch.rows(slice(0, left))
-            left -= len(batch)
-            if left <= 0:
-                return
+    def subset(self, positions: Tensor) -> Points:
+        """The points at some positions, (m,) int64, in that order."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +82,10 @@ class Clean:
     distribution: Tensor
     classes: int
 
-    def first(self, n: int) -> Clean:
-        """Return the results on the first n images."""
-        return Clean(self.correct[:n], self.labels[:n], self.distribution[:n], self.classes)
+    def at(self, positions: Tensor) -> Clean:
+        """Return the results on the images at some positions, (m,) int64."""
+        parts = (self.correct[positions], self.labels[positions], self.distribution[positions])
+        return Clean(*parts, self.classes)
 
 
 def compute_share(flags: Tensor) -> float:

@@ -66,8 +66,8 @@ class LadderResult:
     settings: dict[str, Mapping[str, object]] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
 
-    def get_survivors(self, n: int) -> dict[Objective, Tensor]:
-        """Return which of the first n points withstood PGD-20, (n,) bool, by its loss.
+    def get_survivors(self, positions: Tensor) -> dict[Objective, Tensor]:
+        """Return which of the points at ``positions`` withstood PGD-20, (m,) bool, by its loss.
 
         Attacks with images that did not pass the judge's check are left out.
         """
@@ -77,7 +77,7 @@ class LadderResult:
             if rung.name in self.verdicts
         }
         return {
-            loss: one.robust[:n]
+            loss: one.robust[positions]
             for loss, one in found.items()
             if not (one.facts["rejected"] or one.stray)
         }
@@ -115,11 +115,14 @@ def run_ladder(
     for plugin, foreign in request.adaptive.items():
         name = f"adaptive ({plugin})"
         attack = _adapt(judge, foreign, request.seed)
+        result.settings[name] = {"provider": plugin, "seed": request.seed}
         with blame_plugin(plugin, "adaptive attack"):
             result.verdicts[name] = finished.get_or_run(
-                name, _run_later(judge, name, attack, clean.correct)
+                name,
+                _run_later(judge, name, attack, clean.correct),
+                result.settings[name],
+                clean.correct,
             )
-        result.settings[name] = {"provider": plugin, "seed": request.seed}
     swift = request.square_bf16 and pyautoattack_messages.is_tested()
     for version in VERSIONS[request.ladder]:
         chosen: Version = "fast" if swift and version == "standard" else version
@@ -138,9 +141,6 @@ def _run_pgd(
     for rung in PGD_RUNGS[request.ladder]:
         objective, starts = OBJECTIVES[rung.loss], range(rung.restarts)
         attack = make_pgd(judge.net, threat, rung.steps, seed, objective, starts)
-        result.verdicts[rung.name] = finished.get_or_run(
-            rung.name, _run_later(judge, rung.name, attack, clean.correct)
-        )
         result.settings[rung.name] = {
             "loss": rung.loss,
             "steps": rung.steps,
@@ -150,6 +150,12 @@ def _run_pgd(
             "counts": "any point of the path that fools",
             "seed": seed,
         }
+        result.verdicts[rung.name] = finished.get_or_run(
+            rung.name,
+            _run_later(judge, rung.name, attack, clean.correct),
+            result.settings[rung.name],
+            clean.correct,
+        )
 
 
 def _run_later(judge: Judge, name: str, attack: Attack, correct: Tensor) -> Callable[[], Verdicts]:

@@ -28,10 +28,11 @@ from rich.table import Table
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.numbers import ROBUST, list_measured
+from abatis.report.verdicts import STYLES, format_verdict
 from abatis.report.words import format_count, format_duration, format_percent
+from abatis.system.printable import make_printable
 
 FORECAST_AFTER = 3  # steps; the first one includes the warm-up
-VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 
 class Reporter:
@@ -55,7 +56,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Write one line; wrapped between words on a terminal, left whole where it is piped."""
-        self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
+        self.console.print(_escape(text), soft_wrap=not self.console.is_terminal)
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Write the plan: who provides what, with versions and options."""
@@ -67,7 +68,7 @@ class Reporter:
         for row in rows:
             options = ", ".join(f"{key} {_format(value)}" for key, value in row.options.items())
             version = row.version[:19] if row.version.startswith("sha256:") else row.version
-            table.add_row(row.role, escape(row.provider), version, escape(options))
+            table.add_row(row.role, _escape(row.provider), _escape(version), _escape(options))
         self.console.print(table)
         self._epochs = config.epochs
         optim = config.optim
@@ -175,20 +176,15 @@ class Reporter:
             "robust accuracy (withstood every attack)", format_percent(record["robust_acc"])
         )
         table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
-        style = VERDICT_STYLES[record["verdict"]]
-        table.add_row("masking verdict", f"[{style}]{record['verdict']}[/]")
+        style = STYLES[record["verdict"]]
+        table.add_row("masking verdict", f"[{style}]{format_verdict(record['verdict'])}[/]")
         self.console.print(table)
         for finding in record["findings"]:
             self.note(f"finding: {finding}")
         masking = record["masking"]
         tests = sum(test["status"] != "not applicable" for test in masking["tests"])
-        if not tests:
-            self.note("no image is classified correctly without an attack: nothing to diagnose")
-        elif record["verdict"] == "PASS":
-            self.note(
-                f"{tests} tests on the first {masking['points']} test images found no sign of "
-                "masking"
-            )
+        if record["verdict"] == "PASS":
+            self.note(f"{tests} tests on {masking['points']} test images found no sign of masking")
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
 
@@ -198,6 +194,11 @@ class Reporter:
             self.note(f"note: {note}")
         kind = "run folder" if (folder / "run.toml").is_file() else "evaluation"
         self.note(f"{kind}: {folder} (open report.html in a browser)")
+
+
+def _escape(text: str) -> str:
+    """A text as it is shown: neither rich nor the terminal obeys what is in it."""
+    return escape(make_printable(text))
 
 
 def _format(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ from torch import Tensor, nn
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.data import DataInfo
+from abatis.data.sources.class_folders import describe_order
 from abatis.errors import DataError, UsageError, did_you_mean
 from abatis.nets.backbones import Normalized, build, check_first_pass
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.programs import load_program
-from abatis.nets.weights_file import find_weights, read_weights
+from abatis.nets.weights_file import (
+    find_weights,
+    parse_class_names,
+    read_class_names,
+    read_weights,
+)
 from abatis.runs.published import (
     HUB,
     fetch_from_hub,
@@ -26,6 +33,7 @@ from abatis.runs.published import (
     read_description,
 )
 from abatis.runs.run_folder import load_weights
+from abatis.system import torch_messages
 from abatis.system.timm_import import timm
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
@@ -58,12 +66,17 @@ class ModelSpec:
             return self.run.threat
         return str(read_description(self._folder)["threat"]) if self._exported else None
 
-    def _class_names(self) -> list[str]:
-        """The classes in the order of the outputs, where they are known."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the outputs; empty where they are not known."""
         if self.run is not None or self.path.suffix == ".safetensors":
-            file = self.path if self.run is None else find_weights(self.path)
-            return list(read_weights(file)[1].get("class_names", []))
-        return list(read_description(self._folder).get("class_names", [])) if self._exported else []
+            if self.run is None:
+                return read_class_names(self.path)
+            with suppress(UsageError):  # a run without weights is refused when it is loaded
+                return read_class_names(find_weights(self.path))
+        if self._exported:
+            return parse_class_names(read_description(self._folder))
+        return ()
 
     @property
     def _exported(self) -> bool:
@@ -76,16 +89,18 @@ class ModelSpec:
         return self.path if self.path.is_dir() else self.path.parent
 
     def _check_classes(self, info: DataInfo) -> None:
-        """Raise DataError where the network's classes have other names or another order."""
-        own = self._class_names() if info.class_names else []
-        if own and own != list(info.class_names):
+        """Raise DataError where the data have classes that the network does not know."""
+        own = self.class_names if info.class_names else ()
+        if own and own != info.class_names:
             raise DataError(
                 f"the classes of {info.name} are not those of {self.spec}: "
                 f"{', '.join(info.class_names)}",
                 fix=f"name the class folders as in the training: {', '.join(own)}",
             )
 
-    def module(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
+    def module(
+        self, info: DataInfo, device: torch.device
+    ) -> tuple[nn.Module, list[str], list[str]]:
         """Load the network and try it on one batch.
 
         Args:
@@ -93,7 +108,8 @@ class ModelSpec:
             device: where the network will be.
 
         Returns:
-            The network in eval mode, on images in [0, 1], and notes for the user.
+            The network in eval mode, on images in [0, 1]; notes for the user; and reasons to doubt
+            that its outputs and the labels number the classes alike.
 
         Raises:
             UsageError: it cannot be loaded, or does not take such images.
@@ -102,12 +118,32 @@ class ModelSpec:
         self._check_classes(info)
         module, notes = self._load(info, device)
         module = module.to(device).eval()
-        check_first_pass(
+        logits = check_first_pass(
             module,
             torch.zeros(2, info.channels, info.image_size, info.image_size, device=device),
             self.spec,
         )
-        return module, notes
+        return module, notes, self._doubt_labels(info, logits.shape[1])
+
+    def _doubt_labels(self, info: DataInfo, outputs: int) -> list[str]:
+        """Sentences where labels and outputs are matched by place, and places could differ."""
+        own, doubts = self.class_names, []
+        if info.class_names and not own and describe_order(info.class_names):
+            doubts.append(
+                f"the weights carry no class names: output 0 is taken as {info.class_names[0]!r}, "
+                f"and so on; {info.note}"
+            )
+        if own and not info.class_names and describe_order(own):
+            doubts.append(
+                f"{info.name} has no class names: label 0 is taken as {own[0]!r}, and so on; "
+                f"{describe_order(own)}"
+            )
+        if outputs > info.num_classes:
+            doubts.append(
+                f"the network has {outputs} outputs and {info.name} {info.num_classes} classes: "
+                f"label i is taken as output i"
+            )
+        return doubts
 
     def _load(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
         if self.run is not None:
@@ -250,7 +286,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
-            f"cannot read weights: {str(error).splitlines()[0]}",
+            f"cannot read weights: {torch_messages.describe_unreadable(error)}",
             where=str(path),
             fix="save a plain state_dict, or a .safetensors file",
         ) from error

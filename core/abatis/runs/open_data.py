@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 
 import torch
 
@@ -11,18 +12,33 @@ from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, DataRequest, describe, from_user, open_data
 from abatis.data.extra import describe_extra
+from abatis.errors import UsageError
 from abatis.nets.backbones import view_of
+from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
 
 
 def describe_run_data(config: RunConfig) -> DataInfo:
     """The facts of a run's data; raises DataError, UsageError."""
-    return describe(DataRequest.of(config, view_of(config.backbone)))
+    request = DataRequest.of(config, view_of(config.backbone))
+    return describe(replace(request, class_names=_read_class_names(config)))
 
 
 def open_run_data(config: RunConfig, given: object, device: torch.device) -> Data:
     """A run's data, or those given from Python in their place; raises DataError, UsageError."""
     request = DataRequest.of(config, view_of(config.backbone), device)
-    return open_data(request) if given is None else from_user(given, request)
+    if given is not None:
+        return from_user(given, request)
+    return open_data(replace(request, class_names=_read_class_names(config)))
+
+
+def _read_class_names(config: RunConfig) -> tuple[str, ...]:
+    """The classes as a run that resumes has numbered them; empty for a new run."""
+    if not config.resumes or not config.name:
+        return ()
+    for name in (WEIGHTS, WEIGHTS_LAST):
+        with suppress(UsageError):  # there is no such file yet, or it is damaged
+            return read_class_names(config.out / config.name / name)
+    return ()
 
 
 def data_rows(config: RunConfig, info: DataInfo) -> tuple[PlanRow, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data
+from abatis.data.order import choose_stratified
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.weights_file import find_weights
 from abatis.runs.undefended_twin import train_undefended_twin
@@ -17,7 +19,7 @@ from abatis.runs.undefended_twin import train_undefended_twin
 TWIN_SHARE = 0.2  # of the run's epochs, for which the twin trains
 TWIN_EPOCHS = 5  # at most
 TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is not SGD
-DIAGNOSED = 256  # training images
+DIAGNOSED = 256  # training images, spread over all classes
 
 
 def describe_training(config: RunConfig, module: nn.Module, images: Data) -> TrainingFacts:
@@ -39,10 +41,19 @@ def describe_training(config: RunConfig, module: nn.Module, images: Data) -> Tra
             lr=config.optim.lr if config.optim.name == "sgd" else TWIN_RATE,
         )
 
-    few = images.train.subset(torch.arange(min(DIAGNOSED, len(images.train))))
+    few = images.train.subset(choose_stratified(images.train.labels, DIAGNOSED))
     return TrainingFacts(
         few, twin, config.threat_model, attacked=config.use.get("attacker") != "none"
     )
+
+
+def describe_plugins(rows: Sequence[PlanRow]) -> dict[str, object]:
+    """Version and options of the plugins that bring an adaptive attack, by plugin."""
+    return {
+        row.provider: [row.version, dict(row.options)]
+        for row in rows
+        if row.role == "adaptive attack"
+    }
 
 
 def describe_selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def export(folder, out, form):
 def judged_as(file, allow_pickle=False):
     """The module that ``defense eval FILE`` judges, and the threat it takes."""
     subject = find_model(str(file), None, allow_pickle)
-    module, _ = subject.module(describe(DataRequest("digits")), torch.device("cpu"))
+    module, *_ = subject.module(describe(DataRequest("digits")), torch.device("cpu"))
     return module.eval(), subject.threat
 
 

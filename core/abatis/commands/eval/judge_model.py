@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat
+from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
-from abatis.evaluate import EvaluationRequest, FirstPoints, evaluate
+from abatis.evaluate import EvaluationRequest, evaluate
 from abatis.evaluate.record import describe_evaluation
 from abatis.nets.backbones import view_of
 from abatis.report.eval_record import STATE, check_replaceable, read_record, write_record
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import ModelSpec, find_model
-from abatis.runs.own_run import describe_training
+from abatis.runs.own_run import describe_plugins, describe_training
 from abatis.runs.prepare import prepare
 from abatis.system import distributed
 from abatis.system.device import pick_device
@@ -48,10 +50,10 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _choose_folder(asked, subject, images.info.name, str(threat))
     check_replaceable(folder, asked.ladder)
-    module, notes = subject.module(images.info, device)
-    for note in notes:
+    points = choose_points(asked, images.test)
+    module, notes, doubts = subject.module(images.info, device)
+    for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
-    points = images.test if asked.subset is None else FirstPoints(images.test, asked.subset)
     seed = subject.run.seed if subject.run else asked.seed
     of_run = _prepare_run(subject, module, images, device) if _same_data(asked, subject) else {}
     with explain_disk_errors(folder):  # before hours of attacks
@@ -77,9 +79,12 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     if distributed.rank() == 0:
         about = {
             **describe_evaluation(asked.model, module, images.info, threat, seed),
+            **describe_points(asked, points, images.test),
             "command": line,
         }
-        record = write_record(folder, {**found.to_json(), **about, **_read_selection(subject)})
+        numbers = found.to_json()
+        numbers["findings"] = [*found.findings, *doubts]
+        record = write_record(folder, {**numbers, **about, **_read_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)
         reporter.closing(folder, images.info.note)
@@ -91,7 +96,8 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
     run = subject.run
     view = view_of(run.backbone if run is not None else subject.backbone or subject.spec)
     if run is not None and _same_data(asked, subject):
-        return open_data(DataRequest.of(run, view, device).for_judging())
+        request = DataRequest.of(run, view, device).for_judging()
+        return open_data(replace(request, class_names=subject.class_names))
     if asked.data is None:
         raise UsageError(
             f"no data set given for {asked.model}",
@@ -105,6 +111,8 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
         device=device,
         skip_broken=asked.skip_broken,
         view=view,
+        follow_links=asked.follow_links,
+        class_names=subject.class_names,
     )
     return open_data(request)
 
@@ -122,13 +130,15 @@ def _choose_folder(asked: argparse.Namespace, subject: ModelSpec, data: str, thr
         and _same_data(asked, subject)
         and threat == run.threat
         and asked.subset is None
+        and asked.points is None
     ):
         return subject.path
     parts = [
         subject.path.name or subject.spec,
         Path(data).stem,
         threat,
-        *([f"first{asked.subset}"] if asked.subset else []),
+        *([f"subset{asked.subset}"] if asked.subset else []),
+        *([asked.points.stem] if asked.points else []),
     ]
     return Path("evals") / "-".join(
         re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-") for part in parts
@@ -141,7 +151,11 @@ def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> 
         return {}
     config = subject.run.model_copy(update={"init": None})  # its weights are loaded already
     plan = prepare(config, images.info, device, module).plan
-    return {"training": describe_training(subject.run, module, images), "adaptive": plan.adaptive}
+    return {
+        "training": describe_training(subject.run, module, images),
+        "adaptive": plan.adaptive,
+        "plugins": describe_plugins(plan.rows),
+    }
 
 
 def _read_selection(subject: ModelSpec) -> dict[str, Any]:

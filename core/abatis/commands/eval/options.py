@@ -68,6 +68,11 @@ def _add_data_options(parser: Parser) -> None:
         help="leave out files of an image folder that cannot be read",
     )
     parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="read image files that links lead to outside of the data folder",
+    )
+    parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
         help="such as Linf:8/255, L2:0.5 or L1:12 (default: the model's own, or Linf:8/255)",
@@ -88,7 +93,16 @@ def _add_attack_options(parser: Parser) -> None:
         help="run AutoAttack's Square in bfloat16; its result is reported as a separate number",
     )
     parser.add_argument(
-        "--subset", type=_positive, metavar="N", help="use only the first N test images"
+        "--subset",
+        type=_positive,
+        metavar="N",
+        help="use only N test images, chosen from all classes, the same ones in every evaluation",
+    )
+    parser.add_argument(
+        "--points",
+        type=Path,
+        metavar="FILE",
+        help="use only the test images whose indices, counted from 0, this file lists, one a line",
     )
     parser.add_argument(
         "--batch-size",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from abatis.config.toml import read_toml
 from abatis.data import DataRequest, open_data
-from abatis.errors import UsageError
+from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import resolve, view_of
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.digest import weights_digest
-from abatis.nets.weights_file import find_weights, read_weights
+from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
 from abatis.report.eval_record import read_record
+from abatis.report.sealed_json import read_json
 from abatis.runs.run_folder import PYTHON, load_weights
 
 CHECKED = 6  # test images on which an exported network is compared with the run's
@@ -90,6 +90,8 @@ class FinishedRun:
             augment="none",
             skip_broken=table.get("skip_broken", False),
             view=view_of(str(table["backbone"])),
+            follow_links=table.get("follow_links", False),
+            class_names=parse_class_names(self.facts),
         )
         test = open_data(request).test
         batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
@@ -123,10 +125,40 @@ def read_finished_run(
             f"the weights in {folder} are not the ones that were evaluated",
             fix=f"defense eval {folder}",
         )
-    plan = folder / "plan.json"
-    rows = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
+    rows = _read_plan(folder / "plan.json")
     _, facts = read_weights(find_weights(folder))
-    return FinishedRun(folder, read_toml(folder / "run.toml"), rows, record, module, facts, images)
+    options = _read_options(folder / "run.toml")
+    return FinishedRun(folder, options, rows, record, module, facts, images)
+
+
+def _read_plan(path: Path) -> list[dict[str, Any]]:
+    """The rows of a plan; none where there is no file. Raises DataError where it is damaged."""
+    found = read_json(path) if path.exists() else []
+    rows: list[Any] = found if isinstance(found, list) else [None]
+    if not all(
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), str) for key in ("role", "provider", "version"))
+        and isinstance(row.get("options"), dict)
+        for row in rows
+    ):
+        raise DataError(
+            f"{path.name} is damaged: it is not a list of rows of a plan",
+            where=str(path),
+            fix="restore it from a backup, or delete it",
+        )
+    return rows
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    """The options in a run.toml, which must be there. Raises UsageError where it is damaged."""
+    table = read_toml(path)
+    if all(isinstance(table.get(key), str) for key in ("backbone", "data", "threat")):
+        return table
+    raise UsageError(
+        f"{path.name} is damaged: backbone, data and threat are not all there",
+        where=str(path),
+        fix="restore it from a backup",
+    )
 
 
 def _read_evaluation(folder: Path, allow_fail: bool) -> Mapping[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +17,12 @@ from abatis.data.order import apply_limit, hold_out
 from abatis.data.policy import PolicyView
 from abatis.data.request import DataRequest
 from abatis.data.sources import DataSource
+from abatis.data.sources.class_folders import ClassFolders, describe_order, show_some
 from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
 from abatis.system.timm_import import timm, torchvision
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
 LONGEST = 100  # times the shorter side: beyond it, resizing would need too much memory
 
 
@@ -36,22 +33,22 @@ class FolderSource(DataSource):
 
     def describe(self, request: DataRequest) -> DataInfo:
         """From the names of the class folders and the headers of one image each."""
-        root = request.path
-        train, test, note = _find_splits(root)
+        folders = ClassFolders(request.path, request.follow_links)
+        train, test, note = folders.find_splits()
         if not request.skip_broken:
-            _refuse_others([train, test])
-        classes = _classes(train)
-        strange = sorted(set(_classes(test)) - set(classes))
+            folders.refuse_others([train, test])
+        found = folders.list_classes(train)
+        strange = sorted(set(folders.list_classes(test)) - set(found))
         if strange:
-            some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
             raise DataError(
                 f"{len(strange)} class folders of {test.name}/ are not in train/: "
                 f"{', '.join(strange[:5])}",
-                where=str(root),
-                fix=f"give both the same class folders; train/ has {some}",
+                where=str(request.path),
+                fix=f"give both the same class folders; train/ has {show_some(found)}",
             )
-        first = [_first(train / name, request.skip_broken) for name in classes]
+        first = [_first(folders, train / name, request.skip_broken) for name in found]
         size = request.image_size or _common_size(first) or request.view.image_size
+        classes, order = _name_classes(found, request.class_names)
         return DataInfo(
             request.spec,
             len(classes),
@@ -60,7 +57,7 @@ class FolderSource(DataSource):
             IMAGENET_MEAN,
             IMAGENET_STD,
             resolve_augment(request.augment, "crop-flip"),
-            note,
+            "; ".join(text for text in (note, order) if text),
             request.view.at(size),
             tuple(classes),
         )
@@ -71,9 +68,9 @@ class FolderSource(DataSource):
         With ``skip_broken`` every image is read once, and what cannot be read is left out.
         """
         info = self.describe(request)
-        train, test, _ = _find_splits(request.path)
-        classes = _classes(train)
-        listings = [_list_files(part, classes) for part in (train, test)]
+        folders = ClassFolders(request.path, request.follow_links)
+        train, test, _ = folders.find_splits()
+        listings = [folders.list_labelled(part, info.class_names) for part in (train, test)]
         if request.skip_broken:
             listings, note = _leave_out_broken(listings)
             info = replace(info, note="; ".join(text for text in (info.note, note) if text))
@@ -177,7 +174,7 @@ def _leave_out_broken(
         raise DataError(
             "none of the images can be read", where=broken[0], fix="give a folder of images"
         )
-    note = f"{len(broken)} images cannot be read and are left out: {_some(broken)}"
+    note = f"{len(broken)} images cannot be read and are left out: {show_some(broken)}"
     return kept, note if broken else ""
 
 
@@ -190,88 +187,27 @@ def _is_broken(file: str) -> bool:
     return False
 
 
-def _first(folder: Path, skip_broken: bool) -> str:
+def _name_classes(found: list[str], wanted: tuple[str, ...]) -> tuple[list[str], str]:
+    """The classes in the order of their labels, and a note where that order could be doubted.
+
+    Args:
+        found: the class folders in their own order.
+        wanted: the classes of a network; they give the order where they hold all that are found.
+    """
+    if not set(found) <= set(wanted) or len(set(wanted)) < len(wanted):
+        return found, describe_order(found)
+    if found == list(wanted):
+        return found, ""
+    note = "labels are matched by name to the classes of the network"
+    if len(found) < len(wanted):
+        note += f"; {len(wanted) - len(found)} of its {len(wanted)} classes have no folder"
+    return list(wanted), note
+
+
+def _first(folders: ClassFolders, folder: Path, skip_broken: bool) -> str:
     """The first image of a class folder, or the first readable one with ``skip_broken``."""
-    files = (file for file in _images(folder) if not (skip_broken and _is_broken(file)))
-    return next(files, None) or next(_images(folder))
-
-
-def _refuse_others(parts: list[Path]) -> None:
-    """Raise DataError where files lie among the images that are not images by their extension."""
-    others = [
-        file
-        for part in parts
-        for name in _classes(part)
-        for file in _files(part / name)
-        if not file.lower().endswith(SUFFIXES)
-    ]
-    if others:
-        raise DataError(
-            f"{len(others)} files are not images (by extension): {_some(others)}",
-            where=str(parts[0].parent),
-            fix="move them away, or leave them out with --skip-broken",
-        )
-
-
-def _some(files: list[str]) -> str:
-    return ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
-
-
-def _find_splits(root: Path) -> tuple[Path, Path, str]:
-    """The folders of training and test images, and a note where there is a choice."""
-    if not root.is_dir():
-        raise DataError(
-            "there is no such folder", where=str(root), fix=f"folder:PATH needs {LAYOUT}"
-        )
-    there = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-    if "train" not in there or len(there) == 1:
-        wanted = "train/" if "train" not in there else "val/ (or test/)"
-        raise DataError(f"there is no {wanted} in the folder", where=str(root), fix=LAYOUT)
-    note = (
-        "val/ is used as the test set; test/ exists too and is not read" if len(there) == 3 else ""
-    )
-    return root / "train", root / there[1], note
-
-
-def _classes(part: Path) -> list[str]:
-    """The class folders of train/ or val/, sorted; each holds an image."""
-    names = sorted(name for name in os.listdir(part) if not name.startswith("."))
-    flat = [name for name in names if name.lower().endswith(SUFFIXES) and (part / name).is_file()]
-    if flat:
-        raise DataError(
-            f"{len(flat)} images lie in {part.name}/ itself, not in class folders",
-            where=str(part),
-            fix=LAYOUT,
-        )
-    classes = [name for name in names if (part / name).is_dir()]
-    if not classes:
-        raise DataError(f"there are no images in {part.name}/", where=str(part), fix=LAYOUT)
-    for name in classes:
-        if next(_images(part / name), None) is None:
-            raise DataError(
-                f"there is no image in the class folder {name!r}",
-                where=str(part / name),
-                fix=f"add images ({', '.join(SUFFIXES)}) or remove the folder",
-            )
-    return classes
-
-
-def _images(folder: Path) -> Iterator[str]:
-    """The image files below a class folder, in a fixed order."""
-    return (file for file in _files(folder) if file.lower().endswith(SUFFIXES))
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """All files below a class folder but hidden ones, in a fixed order."""
-    for below, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(below, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _list_files(part: Path, classes: list[str]) -> list[tuple[str, int]]:
-    """All files with their labels, classes taking turns."""
-    turns = zip_longest(*(_images(part / name) for name in classes))
-    return [(file, label) for turn in turns for label, file in enumerate(turn) if file is not None]
+    files = (file for file in folders.list_images(folder) if not (skip_broken and _is_broken(file)))
+    return next(files, None) or next(folders.list_images(folder))
 
 
 def _common_size(files: list[str]) -> int | None:

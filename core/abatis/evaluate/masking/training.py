@@ -24,7 +24,7 @@ class TrainingFacts:
     """What is known about the training of the judged network.
 
     Args:
-        images: at most 256 training images, not augmented.
+        images: at most 256 training images of all classes, not augmented.
         twin: an undefended network of the same architecture, or a function that makes it, which
             is called only if it is needed.
         threat: of the training.

@@ -1,0 +1,86 @@
+"""Which test images are evaluated: all, a fixed choice of some, or those that a file lists."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abatis.data import Split
+from abatis.data.order import choose_stratified
+from abatis.errors import DataError, UsageError
+
+FORM = "write one index a line, counted from 0 in the order of the test set"
+
+
+def choose_points(asked: argparse.Namespace, test: Split) -> Split:
+    """The test images of ``--points`` or ``--subset``, in the order of the test set.
+
+    Raises:
+        UsageError: both options are given.
+        DataError: the file of ``--points`` does not list images of this test set.
+    """
+    if asked.points is not None and asked.subset is not None:
+        raise UsageError(
+            "--points and --subset both choose test images", fix="leave out one of them"
+        )
+    if asked.points is not None:
+        return test.subset(_find_positions(asked.points, test))
+    if asked.subset is not None and asked.subset < len(test):
+        return test.subset(choose_stratified(test.labels, asked.subset))
+    return test
+
+
+def describe_points(asked: argparse.Namespace, points: Split, test: Split) -> dict[str, Any]:
+    """What eval.json says of the choice: indices in the test set; empty if these are all."""
+    if len(points) == len(test):
+        return {}
+    chosen = points.index.tolist()
+    if asked.points is None:
+        return {"points": chosen}
+    digest = hashlib.sha256(asked.points.expanduser().read_bytes()).hexdigest()
+    return {"points": chosen, "points_file": {"name": asked.points.name, "sha256": digest}}
+
+
+def _find_positions(path: Path, test: Split) -> Tensor:
+    """The positions in the test set, (n,) int64 ascending, of the indices in a file."""
+    places = {index: place for place, index in enumerate(test.index.tolist())}
+    positions: list[int] = []
+    for number, text in _read_lines(path):
+        index = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
+        if index not in places:
+            raise DataError(
+                f"{text[:40]!r} is not the index of a test image; there are {len(places)} of them",
+                where=f"{path}, line {number}",
+                fix=FORM,
+            )
+        positions.append(places[index])
+    if not positions:
+        raise DataError("the file lists no test images", where=str(path), fix=FORM)
+    chosen = torch.tensor(positions).sort().values
+    twice = chosen[1:][chosen[1:] == chosen[:-1]]
+    if len(twice):
+        raise DataError(
+            f"{len(twice)} indices are listed twice, such as {int(test.index[twice[0]])}",
+            where=str(path),
+            fix="list every test image once",
+        )
+    return chosen
+
+
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers counted from 1."""
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the list of points cannot be read ({type(error).__name__})",
+            where=str(path),
+            fix=FORM,
+        ) from error
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    return [(number, text) for number, text in stripped if text]
