@@ -20,6 +20,7 @@ from mkdocs.structure.pages import Page
 import abatis
 from abatis.commands.registry.actions import describe_method
 from abatis.commands.registry.entries import list_methods, origin_of
+from abatis.report.verdicts import format_verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the front page
@@ -161,7 +162,7 @@ def _render_row(row: dict[str, Any]) -> str:
         escape(row["title"]),
         origin_of(row),
         ", ".join(row["hooks"]),
-        row["verdict"] or "not measured",
+        format_verdict(row["verdict"] or "not measured"),
         escape(row["paper"]),
     )
     return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -208,6 +208,20 @@ def test_the_number_comes_first_and_its_verdict_beside_it(folder):
     assert "clean accuracy 84.00 % PGD-20 accuracy 50.00 %" in start
 
 
+def test_too_little_to_judge_is_said_first_and_is_not_green(folder):
+    shortage = "only 3 of 24 points are right without an attack; 50 are needed for a verdict"
+    edited = record() | {"verdict": "UNDECIDED", "findings": [f"too little to judge: {shortage}"]}
+    edited["masking"]["shortage"] = shortage
+    (folder / "eval.json").write_text(json.dumps(edited))
+    text = report(folder)
+    lead = text[: text.index("<section")]
+    assert f"gradient masking · too little to judge {shortage}" in seen(text)
+    assert '<div class="verdict quiet">' in lead
+    assert "PASS" not in lead
+    assert "no sign of masking" not in lead
+    assert "UNDECIDED" not in text
+
+
 def test_a_test_that_failed_is_named(folder):
     text = report(run_folder(folder, failed="D10", epochs=4))
     assert "✕ FAIL 1 of 11 tests warned or failed: D10 white-box beats Square (fail)" in seen(text)

@@ -135,6 +135,13 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
     assert abatis.RunConfig(**options).epochs == 1
 
 
+def test_the_card_says_where_there_is_too_little_to_judge(judged, tmp_path):
+    export(judged(verdict="UNDECIDED"), tmp_path, "safetensors")
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Verdict on gradient masking: **too little to judge**" in text
+    assert json.loads((tmp_path / "config.json").read_text())["abatis"]["verdict"] == "UNDECIDED"
+
+
 def test_the_card_of_a_run_that_was_not_judged_or_is_masked(judged, tmp_path):
     source = read_finished_run(judged(verdict="FAIL"), allow_fail=True)
     assert "cannot be trusted" in make_card(source, {})

@@ -111,6 +111,11 @@ def test_what_only_authors_know_is_not_made_up(judged, tmp_path):
         ),
         ({"n": 10_000, "threat": "L2:1/2"}, "cifar10", ["diagnostics: PASS."]),
         (
+            {"n": 10_000, "threat": "L2:1/2", "verdict": "UNDECIDED"},
+            "cifar10",
+            ["diagnostics: too little to judge."],
+        ),
+        (
             {"note": "real digits"},
             None,
             ["PASS.", "on 38 test images.", "no leaderboard for digits", "Data: real digits."],

@@ -20,6 +20,7 @@ from abatis.commands.export.finished_run import CHECKED, FinishedRun
 from abatis.commands.export.program import BATCHES, TOLERANCE, write_program
 from abatis.config.option_values import RUN_NAME
 from abatis.errors import UsageError
+from abatis.report.verdicts import format_verdict
 from abatis.system.files import explain_disk_errors, write_text
 
 LEADERBOARDS = {
@@ -132,7 +133,7 @@ def _check_name(name: str, option: str) -> str:
 
 def _notes(record: Mapping[str, Any], dataset: str, threat: Threat) -> Iterator[str]:
     """The sentences that must be published with the numbers."""
-    yield f"Masking diagnostics: {record.get('verdict') or 'not run'}."
+    yield f"Masking diagnostics: {format_verdict(record.get('verdict') or 'not run')}."
     n, whole = record["n"], TEST_IMAGES.get(dataset)
     if n != whole:
         yield f"Judged on {n:,} test images" + (f" of {whole:,}." if whole else ".")

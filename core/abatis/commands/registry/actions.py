@@ -14,6 +14,7 @@ from abatis.commands.registry.entries import Registry, Role, format_option, list
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
+from abatis.report.verdicts import format_verdict
 
 HIDDEN = ("allow_fail", "registered", "community")
 MISSING = {"installed": "no", "verdict": "not measured"}
@@ -141,6 +142,8 @@ def _text(name: str, key: str, value: Any) -> str:
         return "\n".join(f"{file}: {', '.join(rows)}" for file, rows in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
+    if key == "verdict" and value is not None:
+        return format_verdict(value)
     return MISSING[key] if value is None else str(value)
 
 

@@ -13,8 +13,7 @@ from abatis.api.options import PluginConfig
 from abatis.commands.registry.entries import Method, Role, read_registry, registry_file
 from abatis.config import discovery
 from abatis.errors import AbatisError
-
-SEVERITY = ("PASS", "WARN", "FAIL")
+from abatis.report.verdicts import UNKNOWN, find_worst
 
 
 def find_problems() -> tuple[list[str], list[str]]:
@@ -126,9 +125,10 @@ def _with_records(method: Method, root: Path) -> Iterator[str]:
                 yield f"record {name} has no row '{row}'"
             else:
                 verdicts.append(rows[row].get("verdict"))
-    worst = max((verdict for verdict in verdicts if verdict), key=SEVERITY.index, default=None)
-    if method.verdict != worst:
-        yield f"verdict is {method.verdict or 'absent'}, but its records have {worst or 'none'}"
+    worst = find_worst(one for one in verdicts if one not in (None, UNKNOWN))
+    if (method.verdict or UNKNOWN) != worst:
+        recorded = "none" if worst == UNKNOWN else worst
+        yield f"verdict is {method.verdict or 'absent'}, but its records have {recorded}"
 
 
 def _find_unregistered(known: Mapping[str, Method], root: Path) -> list[str]:

@@ -16,11 +16,11 @@ from abatis.api.options import Options
 from abatis.config import discovery
 from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
+from abatis.report.verdicts import Verdict
 
 REINSTALL = "reinstall abatis"
 
 Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
-Verdict = Literal["PASS", "WARN", "FAIL"]
 
 
 class Method(Options):

@@ -22,8 +22,10 @@ from abatis.evaluate.masking.gradients import find_gradient_error, run_gradient_
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
 from abatis.evaluate.masking.radii import grade_radii, list_radii
 from abatis.evaluate.masking.record import GATES, NOTHING_CORRECT, Outcome, make_outcome
+from abatis.evaluate.masking.sufficiency import find_shortage
 from abatis.evaluate.masking.training import TrainingFacts, run_training_tests
 from abatis.evaluate.pgd import Objective
+from abatis.report.verdicts import TOO_LITTLE, Verdict
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,25 @@ class Diagnosis:
     """What the tests found.
 
     Args:
-        verdict: the worst status of all.
+        verdict: the worst status of all. Where no test warned or failed, UNDECIDED if the points
+            are too few, or the network too weak, for a PASS.
         tests: the outcomes of D1 to D24, in order.
         robust: (n,) bool on the CPU, correct without an attack and after all attacks that ran at
             the threat's own radius.
         curve: accuracy over the radius.
+        shortage: why the verdict is UNDECIDED, in words; empty otherwise.
     """
 
-    verdict: Literal["PASS", "WARN", "FAIL"]
+    verdict: Verdict
     tests: tuple[Outcome, ...]
     robust: Tensor
     curve: Curve
+    shortage: str = ""
 
     def __str__(self) -> str:
         raised = [test.id for test in self.tests if test.status in ("warn", "fail")]
+        if not raised and self.shortage:
+            return f"{TOO_LITTLE}: {self.shortage}"
         made = sum(test.status != "not applicable" for test in self.tests)
         return (
             f"signs of masking: {', '.join(raised)}"
@@ -53,12 +60,13 @@ class Diagnosis:
         )
 
     def list_findings(self) -> list[str]:
-        """Return one sentence for each test that warned or failed."""
-        return [
+        """Return one sentence for each test that warned or failed, or why there is no verdict."""
+        found = [
             f"{test.id} {test.status}: {test.says}"
             for test in self.tests
             if test.status in ("warn", "fail")
         ]
+        return [*found, f"{TOO_LITTLE}: {self.shortage}"] if self.shortage else found
 
 
 def diagnose(
@@ -72,6 +80,8 @@ def diagnose(
     """Run all tests on the judge's points.
 
     If the images have no gradient, only the tests that need none run, and the verdict is FAIL.
+    A verdict is PASS only where there is enough to judge: see
+    :func:`~abatis.evaluate.masking.sufficiency.find_shortage`.
     The global random generators are left as they were.
 
     Args:
@@ -92,7 +102,8 @@ def diagnose(
         if not clean.correct.any():  # no robustness is claimed, and a large network takes long
             none = tuple(make_outcome(test, "not applicable", NOTHING_CORRECT) for test in GATES)
             curve = measure_curve(judge, clean.correct, [0.0], seed)
-            return Diagnosis("PASS", none, clean.correct, curve)
+            shortage = find_shortage(clean)
+            return Diagnosis("UNDECIDED", none, clean.correct, curve, shortage)
         tally = AttackTally(judge, clean.correct, seed)
         tests = run_output_tests(judge, bool(clean.distribution.all()))
         reason = find_gradient_error(judge)
@@ -110,12 +121,16 @@ def diagnose(
     found = {test.id: test for test in tests}
     why = "the images have no gradient" if reason else "nothing is known about the training"
     ordered = tuple(found.get(test) or make_outcome(test, "not applicable", why) for test in GATES)
-    return Diagnosis(_find_worst(ordered), ordered, tally.robust, curve)
+    alarm = _find_alarm(ordered)
+    shortage = "" if alarm else find_shortage(clean)
+    verdict = alarm or ("UNDECIDED" if shortage else "PASS")
+    return Diagnosis(verdict, ordered, tally.robust, curve, shortage)
 
 
-def _find_worst(tests: Sequence[Outcome]) -> Literal["PASS", "WARN", "FAIL"]:
+def _find_alarm(tests: Sequence[Outcome]) -> Literal["WARN", "FAIL"] | None:
+    """Return the worst that any test said, whatever the number of points; None for no alarm."""
     found = {test.status for test in tests}
-    return "FAIL" if "fail" in found else "WARN" if "warn" in found else "PASS"
+    return "FAIL" if "fail" in found else "WARN" if "warn" in found else None
 
 
 def _run_tests_with_gradients(

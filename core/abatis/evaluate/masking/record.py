@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from abatis.evaluate.intervals import wilson_interval
+from abatis.report.intervals import wilson_interval
 
 Status = Literal["pass", "warn", "fail", "note", "not applicable"]
 NOTHING_CORRECT = "no point is classified correctly without an attack"
