@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from abatis.nets.backbones import Normalized
 from abatis.nets.digest import weights_digest
 from abatis.nets.programs import OnnxValues
 from abatis.nets.weights_file import read_weights
+from abatis.report.sealed_json import parse_json
 from abatis.runs.run_folder import load_weights
 from abatis.system.timm_import import timm
 
 HUB = "hf-hub:"
 PUBLISHED_WEIGHTS, CONFIG = "model.safetensors", "config.json"
+DESCRIBED = ("architecture", "threat", "weights_sha256")  # what every description says in texts
 
 
 def is_published(folder: Path) -> bool:
@@ -53,11 +54,13 @@ def fetch_from_hub(spec: str) -> Path:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read what ``defense export`` wrote about the network; raises UsageError."""
     try:
-        found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["abatis"]
+        found: dict[str, Any] = parse_json((folder / CONFIG).read_text(encoding="utf-8"))["abatis"]
+        if not all(isinstance(found[key], str) for key in DESCRIBED):
+            raise TypeError(f"not all of {', '.join(DESCRIBED)} are texts")
         return found
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
-            f"{folder / CONFIG} was not written by defense export",
+            f"{folder / CONFIG} was not written by defense export, or is damaged",
             fix="name a run folder, or a folder that defense export wrote",
         ) from error
 
@@ -77,7 +80,14 @@ def load_published(folder: Path, model: nn.Module | None = None) -> nn.Module:
     """
     description = read_description(folder)
     if model is not None:
-        model.load_state_dict(read_weights(folder / PUBLISHED_WEIGHTS)[0])
+        try:
+            model.load_state_dict(read_weights(folder / PUBLISHED_WEIGHTS)[0])
+        except RuntimeError as error:
+            raise UsageError(
+                f"{folder / PUBLISHED_WEIGHTS} does not fit the network: "
+                f"{str(error).splitlines()[-1].strip()}",
+                fix="give a network of the same kind as the exported one",
+            ) from error
     else:
         model = _load_with_timm(folder, description["architecture"])
     if weights_digest(model) != description["weights_sha256"]:
@@ -94,14 +104,15 @@ def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
             f"{folder} holds the weights of {architecture}, which timm does not know",
             fix="abatis.load(folder, model=your_module); or give its model.pt2 to defense eval",
         )
+    read_weights(folder / PUBLISHED_WEIGHTS)
     try:
         backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return Normalized(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     except Exception as error:
         raise UsageError(
             f"timm cannot load {folder}: {summarise_error(error)}",
             fix="export or download it again",
         ) from error
-    return Normalized(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:

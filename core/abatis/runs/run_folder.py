@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from torch import nn
+from torch import Tensor, nn
 
 from abatis.config.option_sets import OF_THIS_MACHINE
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
-from abatis.nets.weights_file import find_weights, read_weights
+from abatis.nets.digest import tensors_digest
+from abatis.nets.weights_file import find_weights, is_sealed, read_weights
+from abatis.report.eval_record import RECORD, read_record
 from abatis.runs.run_name import make_up_name
-from abatis.system.files import explain_disk_errors, write_text
+from abatis.system.files import explain_disk_errors, sha256_of, write_text
 from abatis.system.folder_lock import LOCK, lock_folder
 
 RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")  # an option with a slash that is no path
+LARGEST = 10**6  # classes, channels or pixels of a side that a weights file may name
 PYTHON = "python:"  # marks a network or data set that was given from Python
 
 
@@ -107,25 +110,10 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     """
     path = find_weights(folder)
     tensors, facts = read_weights(path)
+    if not is_sealed(path):
+        _compare_with_record(folder, path, tensors)
     if model is None:
-        table = read_toml(folder / "run.toml")
-        backbone = str(table["backbone"])
-        if backbone.startswith(PYTHON):
-            raise UsageError(
-                f"the network of this run was given from Python: {backbone.removeprefix(PYTHON)}",
-                fix="give it again: abatis.load(folder, model=your_module)",
-            )
-        channels = int(facts["channels"])
-        model = build(
-            backbone,
-            num_classes=int(facts["num_classes"]),
-            channels=channels,
-            image_size=int(facts["image_size"]),
-            mean=[0.0] * channels,
-            std=[1.0] * channels,
-            pretrained=bool(table["pretrained"]),
-            download=False,
-        )
+        model = _build_again(folder / "run.toml", path, facts)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -134,6 +122,74 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
             fix="give a network of the same kind as the run's",
         ) from error
     return model
+
+
+def _compare_with_record(folder: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where weights without a sha256 are not those that were evaluated."""
+    record = read_record(folder)
+    if record.get("weights") != path.name or record.get("weights_sha256") is None:
+        return
+    if record["weights_sha256"] != tensors_digest(tensors):
+        raise UsageError(
+            f"the weights in {folder} are not the ones that were evaluated",
+            where=str(path),
+            fix="restore the file from a backup; if it is right, delete eval.json",
+        )
+
+
+def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a run from its run.toml and the facts of its weights file."""
+    table = read_toml(options)
+    backbone = table.get("backbone")
+    if not isinstance(backbone, str) or not isinstance(table.get("pretrained", False), bool):
+        raise UsageError(
+            f"{options} is damaged: it names no backbone", fix="restore it from a backup"
+        )
+    if backbone.startswith(PYTHON):
+        raise UsageError(
+            f"the network of this run was given from Python: {backbone.removeprefix(PYTHON)}",
+            fix="give it again: abatis.load(folder, model=your_module)",
+        )
+    sizes = [facts.get(name) for name in ("num_classes", "channels", "image_size")]
+    whole = [size for size in sizes if type(size) is int and 0 < size < LARGEST]
+    if len(whole) < len(sizes):
+        raise UsageError(
+            "the weights file does not say how many classes, channels and pixels it is for",
+            where=str(weights),
+            fix="restore the file from a backup, or give the network: abatis.load(folder, model=)",
+        )
+    classes, channels, image_size = whole
+    return build(
+        backbone,
+        num_classes=classes,
+        channels=channels,
+        image_size=image_size,
+        mean=[0.0] * channels,
+        std=[1.0] * channels,
+        pretrained=table.get("pretrained", False),
+        download=False,
+    )
+
+
+def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
+    """Check the weights of a finished run.
+
+    Args:
+        folder: the run folder.
+        expected: the sha256 of each file, as the last checkpoint has it.
+
+    Raises:
+        UsageError: a file is missing, or is not as the training left it.
+    """
+    for name, sha256 in expected.items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise UsageError(
+                f"{name} of this finished run is damaged or missing",
+                where=str(path),
+                fix=f"restore it from a backup; or delete {name} and {RECORD}, and resume again "
+                "to make it from its checkpoint",
+            )
 
 
 def start_from(model: nn.Module, path: Path) -> str:
@@ -151,6 +207,8 @@ def start_from(model: nn.Module, path: Path) -> str:
     """
     source = find_weights(path) if path.is_dir() else path
     tensors, _ = read_weights(source)
+    if path.is_dir() and not is_sealed(source):
+        _compare_with_record(path, source, tensors)
     own = model.state_dict()
     fitting = {
         name: tensor

@@ -27,10 +27,11 @@ from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
 from abatis.runs.open_data import describe_run_data, open_run_data
-from abatis.runs.own_run import describe_selection, describe_training
+from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.run_folder import (
     PYTHON,
+    check_weights,
     claim_folder,
     load_weights,
     portable_options,
@@ -167,8 +168,10 @@ def _train_and_judge(job: Job) -> Result:
     if config.resumes:
         start = find_start(config, job.folder, job.device, judged, code)
     if judged and start.loaded is not None and is_finished(start.loaded.state, config):
-        job.reporter.note(f"this run is already finished: {job.folder}")
         state = start.loaded.state
+        if first:
+            check_weights(job.folder, state["best_files"])
+        job.reporter.note(f"this run is already finished: {job.folder}")
         _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
     images = open_run_data(config, job.data, job.device)
@@ -298,6 +301,7 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             state=folder / STATE,
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
+            plugins=describe_plugins(plan.rows),
         )
         evaluation = evaluate(model, request)
     record = {

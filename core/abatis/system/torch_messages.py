@@ -6,6 +6,8 @@ apart. ``tests/system/test_torch_messages.py`` provokes each error in the instal
 
 from __future__ import annotations
 
+import pickle
+
 LOST = {
     "closed by peer": "has ended",
     "reset by peer": "has ended",
@@ -42,3 +44,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
+
+
+def describe_unreadable(error: BaseException) -> str:
+    """Say in our own words why torch.load refused a file, in one line.
+
+    Its own text advises to load the file without protection, which is never right here.
+    """
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds more than tensors and plain values, or its pickle is damaged"
+    line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line:.120}".rstrip(": ")

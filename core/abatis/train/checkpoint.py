@@ -22,6 +22,7 @@ from torch import Tensor
 
 from abatis.errors import CheckpointError
 from abatis.nets.weights_file import WEIGHTS, write_weights
+from abatis.system import torch_messages
 from abatis.system.files import (
     digest,
     explain_disk_errors,
@@ -40,6 +41,7 @@ MOST_OF_IT = 0.6  # a save that takes this share of them is too slow
 MANIFEST = "manifest.json"
 STATE = "state.pt"
 PIECES = ".metadata"  # instead of WEIGHTS: the index of torch.distributed.checkpoint
+PIECE = ".distcp"  # the ending of the other files of a checkpoint in pieces
 NAME = re.compile(r"step-([0-9]{1,18})(\.old)?")
 """Folders of finished checkpoints; .old is about to be replaced by another one of its step."""
 
@@ -95,9 +97,10 @@ def save_checkpoint(
     final = place_of(folder, step)
     partial, replaced = final.with_suffix(".tmp"), final.with_suffix(".old")
     with explain_disk_errors(folder):
+        _refuse_link(folder)
         folder.mkdir(exist_ok=True)  # without parents: a run folder that is gone is not made again
         _check_room(folder)
-        shutil.rmtree(partial, ignore_errors=True)
+        _make_way(partial)
         try:
             partial.mkdir()
             _write(partial, step, weights, state, about or {})
@@ -105,12 +108,13 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             raise
         if final.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+            _make_way(replaced)
             final.rename(replaced)
         partial.rename(final)
         flush_folder(folder)
         if fault := _find_fault(final):
             raise OSError(f"the checkpoint does not read back: {fault}")
+        _refuse_link(folder)
     _prune(folder, final, best)
     return final
 
@@ -168,12 +172,48 @@ def _check_room(folder: Path) -> None:
         )
 
 
+def _refuse_link(folder: Path) -> None:
+    """Raise OSError where the folder of the checkpoints was replaced by a link: not ours behind."""
+    if folder.is_symlink():
+        raise OSError(f"{folder.name} is a symbolic link now; what is behind it stays as it is")
+
+
 def _prune(folder: Path, newest: Path, best: int) -> None:
-    """Remove old and replaced checkpoints, and the remains of a save that was killed."""
+    """Remove old and replaced checkpoints, and the remains of a save that was killed.
+
+    Links, and folders with anything in them that no checkpoint has, stay.
+    """
     there = _list_finished(folder)
     kept = {newest, place_of(folder, best), *[path for path in there if not path.suffix][-KEEP:]}
     for path in {*there, *folder.glob("step-*.tmp")} - kept:
-        shutil.rmtree(path, ignore_errors=True)
+        if _is_own(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_way(path: Path) -> None:
+    """Remove a folder of ours that is in the place of a new one.
+
+    Raises:
+        OSError: there is something else.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    if not _is_own(path):
+        raise OSError(f"{path.name} is in the way, and this run did not write it")
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_own(path: Path) -> bool:
+    """Is this a folder that holds nothing but files of a checkpoint?"""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    usual = {WEIGHTS, STATE, MANIFEST, PIECES}
+    return all(
+        file.is_file()
+        and not file.is_symlink()
+        and (file.name.removesuffix(".partial") in usual or file.suffix == PIECE)
+        for file in path.iterdir()
+    )
 
 
 def load_checkpoint(folder: Path) -> Loaded | None:
@@ -209,7 +249,7 @@ def read_checkpoint(path: Path) -> Loaded | str:
         weights = load_file(path / WEIGHTS) if WEIGHTS in about["files"] else {}
         return Loaded(about["step"], weights, dict(state), about, path)
     except Exception as error:  # every reader fails in its own way, and all of them mean the same
-        return f"{type(error).__name__}: {error}"
+        return torch_messages.describe_unreadable(error)
 
 
 def set_aside(folder: Path, rejected: tuple[str, ...]) -> None:
@@ -217,7 +257,7 @@ def set_aside(folder: Path, rejected: tuple[str, ...]) -> None:
     with explain_disk_errors(folder):
         for name in (text.partition(":")[0] for text in rejected):
             aside = folder / f"{name}.rejected"
-            shutil.rmtree(aside, ignore_errors=True)
+            _make_way(aside)
             (folder / name).rename(aside)
 
 

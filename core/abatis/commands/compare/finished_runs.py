@@ -15,6 +15,8 @@ from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.toml import flatten, read_toml
 from abatis.errors import UsageError
 from abatis.report.eval_record import read_record
+from abatis.report.json_part import Part
+from abatis.report.sealed_json import parse_json
 
 MUST_AGREE = {
     "data": "--data",
@@ -77,14 +79,14 @@ def read_run(folder: Path, method: str = "") -> JudgedRun:
     )
 
 
-def _last_row(path: Path) -> Mapping[str, Any]:
+def _last_row(path: Path) -> Mapping[str, float | None]:
     """The metrics of the last epoch; its seconds count from the start of the training."""
-    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
-        last: Mapping[str, Any] = json.loads(rows[-1]) if rows else {}
-    except ValueError:  # cut off by a crash
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        last = parse_json(rows[-1]) if rows else {}
+    except (OSError, ValueError):  # cut off by a crash
         return {}
-    return last
+    return {key: Part(last)[key].number for key in ("seconds", "peak_memory_mb")}
 
 
 def read_runs(folders: Sequence[Path]) -> list[JudgedRun]:
