@@ -29,6 +29,7 @@ GUIDE = [
     "quickstart",
     "concepts",
     "evaluation",
+    "reliability",
     "speed",
     "large-models",
     "scaling",
