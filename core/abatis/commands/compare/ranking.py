@@ -68,17 +68,8 @@ def rank_methods(
     ]
     outcomes = _collect_outcomes(rows, runs, attack)
     _add_differences(rows, outcomes, baseline)
-    rows.sort(
-        key=lambda row: (
-            row[headline] is None,
-            row["verdict"] == "FAIL",
-            -row[headline]["mean"] if row[headline] else 0,
-        )
-    )
-    means = [row[headline]["mean"] for row in rows if row[headline] and row["verdict"] != "FAIL"]
-    for row, mean in zip(rows, means, strict=False):
-        row["rank"] = 1 + sum(other > mean for other in means)
-    ranked, images = rows[: len(means)], runs[0].record.get("n") or 0 if runs else 0
+    ranked = _rank(rows, headline)
+    images = runs[0].record.get("n") or 0 if runs else 0
     ties = list_ties(ranked, headline, images, lambda *pair: _compare(outcomes, *pair))
     for row in rows:
         row["tied_with"] = ties.get(row["method"], [])
@@ -98,6 +89,21 @@ def rank_methods(
         "at_chance": list_at_chance(ranked, headline, images, chance),
         "rows": rows,
     }
+
+
+def _rank(rows: list[dict[str, Any]], headline: str) -> list[dict[str, Any]]:
+    """Sort the rows, best first, give ranks, and return the rows that have one."""
+    rows.sort(
+        key=lambda row: (
+            row[headline] is None,
+            row["verdict"] == "FAIL",
+            -row[headline]["mean"] if row[headline] else 0,
+        )
+    )
+    means = [row[headline]["mean"] for row in rows if row[headline] and row["verdict"] != "FAIL"]
+    for row, mean in zip(rows, means, strict=False):
+        row["rank"] = 1 + sum(other > mean for other in means)
+    return rows[: len(means)]
 
 
 def _choose_headline(runs: Sequence[JudgedRun]) -> str:
