@@ -45,7 +45,7 @@ def main() -> int:
         "--results", type=Path, default=RESULTS, metavar="DIR", help="holds the records"
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="in place of the setting's")
-    parser.add_argument("--points", type=int, metavar="N", help="judge on N test images of all classes")
+    parser.add_argument("--points", type=int, metavar="N", help="judge on N images of all classes")
     parser.add_argument(
         "--note", default="", metavar="TEXT", help="into the record, such as what was tried"
     )
