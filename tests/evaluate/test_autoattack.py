@@ -213,7 +213,7 @@ def test_probabilities_are_found_out(network, standard):
         nn.Sequential(network, nn.Softmax(1)), data, "Linf:0.15", num_classes=10, ladder="quick"
     )
     assert any(finding.startswith("D7 ") for finding in result.findings)
-    assert result.verdict != "PASS"
+    assert result.verdict in ("WARN", "FAIL")
 
 
 def test_too_few_outputs_are_an_error(network, standard):

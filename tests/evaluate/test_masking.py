@@ -118,7 +118,7 @@ def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
     )
     training = TrainingFacts(images.train.subset(torch.arange(256)), net, Threat.parse("Linf:0.3"))
     found = diagnosed(net, images.test.subset(torch.arange(256)), "Linf:0.15", training=training)
-    assert found.verdict != "PASS"
+    assert found.verdict in ("WARN", "FAIL")
     assert "D23" in spoke(found)
 
 
