@@ -49,7 +49,6 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
         "plan.json",
         "metrics.jsonl",
         "eval.json",
-        "eval-state.json",
         "environment.json",
         "report.html",
         "checkpoints",
