@@ -25,7 +25,17 @@ from abatis.config.option_sets import (
     VARIED_IN_COMPARISON,
 )
 
-FREE = {"out", "workers", "data_dir", "eval", "checkpoint_every", "nproc", "max_restarts", "track"}
+FREE = {
+    "out",
+    "workers",
+    "data_dir",
+    "follow_links",
+    "eval",
+    "checkpoint_every",
+    "nproc",
+    "max_restarts",
+    "track",
+}
 BESIDE = {"name", "resume", "restart", "allow_mismatch", "dry_run", "trace", "quiet", "options"}
 
 
@@ -60,7 +70,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
         (FREE_ON_RESUME, FREE),
         (FREE_IN_COMPARISON, FREE | {"device"}),
         (VARIED_IN_COMPARISON, {"plugin", "seed"}),
-        (OF_THIS_MACHINE, {"out", "data_dir", "device", "workers"}),
+        (OF_THIS_MACHINE, {"out", "data_dir", "device", "follow_links", "workers"}),
         (ROUNDED_ON_RESUME, {"device"}),
         (LONGER_ON_RESUME, {"epochs"}),
         (find_options(RunConfig, lambda known: not known.recorded), BESIDE),
