@@ -83,7 +83,7 @@ def test_method_pages_and_the_registry_show_the_entries(site):
 
 
 def test_hooks_and_names_are_made_from_the_docstrings(site):
-    assert "Exactly one plugin may answer" in (site / "reference" / "hooks.html").read_text(
+    assert "Only one plugin of a run may answer" in (site / "reference" / "hooks.html").read_text(
         encoding="utf-8"
     )
     assert 'id="abatis.StepContext"' in (site / "reference" / "api.html").read_text(

@@ -86,7 +86,7 @@ def test_f12_where_one_skips_an_exchange_the_wait_ends(tmp_path, install, capfd,
     install(plugin("rogue", regularizer=lambda run: penalty))
     assert together(2, work) == [1, 1]
     told = capfd.readouterr().out
-    assert "another process of this run gives no answer" in told
+    assert "another process of this run stopped responding" in told
     assert "after step 3 of 8" in told
     assert load_checkpoint(tmp_path / "r" / "checkpoints").step == 3
 
