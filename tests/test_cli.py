@@ -78,6 +78,7 @@ def test_all_of_ours_are_listed(capsys):
         ("1 / 0", "command", "cannot be loaded: ZeroDivisionError"),
         ("raise ValueError('two\\nlines \\x1b[31m')", "command", "ValueError: two lines ?[31m"),
         ("command = 5", "command", "is not a function"),
+        ("raise KeyboardInterrupt", "command", "cannot be loaded: KeyboardInterrupt"),
         ("", "command", "cannot be loaded: AttributeError"),
         ("def command(words): pass", "not a name!", "cannot be loaded: "),
     ],

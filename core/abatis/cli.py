@@ -91,7 +91,7 @@ def _load(point: EntryPoint) -> Command:
     where = f"{point.distribution}, {point.value}"
     try:
         command: Command = point.load()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise PluginError(
             f"the command '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
             where=where,
@@ -112,7 +112,7 @@ def _show_help() -> int:
     rows, broken = [], []
     for name, point in _by_name(points).items():
         try:
-            lines = (_load(point).__doc__ or "").strip().splitlines()
+            lines = str(_load(point).__doc__ or "").strip().splitlines()
             rows.append(f"  {name:<10} {lines[0] if lines else '(no description)'}")
         except PluginError as error:
             broken.append(f"not listed: {error.what} ({point.distribution})")
