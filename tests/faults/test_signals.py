@@ -15,6 +15,14 @@ from tests.faults import _outcome, before_step, die, in_child, in_save, train
 from tests.helpers import final_bytes
 
 
+@pytest.fixture(autouse=True)
+def _hear_hangups():
+    """The suite itself may run under nohup, where a closed terminal is not heard."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 def ask(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
