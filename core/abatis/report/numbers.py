@@ -83,6 +83,14 @@ NUMBERS = (
         "AutoAttack fast",
         optional=True,
     ),
+    Number(
+        "autoattack_rand_acc",
+        "AutoAttack rand",
+        "AutoAttack rand accuracy",
+        "AutoAttack rand",
+        optional=True,
+        meaning="gradients averaged over draws",
+    ),
     ROBUST,
     UPPER,
 )

@@ -151,9 +151,7 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
 
 
 def _show_share(record: Part, number: Number) -> str:
-    return format_share(
-        record[number.key].number, record["verdict"].value, number, NO_BREAK_SPACE
-    )
+    return format_share(record[number.key].number, record["verdict"].value, number, NO_BREAK_SPACE)
 
 
 def _sum_up_masking(masking: Part) -> str:

@@ -56,10 +56,7 @@ def write_folder(run: FinishedRun, out: Path, also: dict[str, str] | None = None
         "data": strip_folders(table["data"]),
         "threat": table["threat"],
         "weights_sha256": weights_digest(run.module),
-        **{
-            key: run.record.get(key)
-            for key in ("autoattack_acc", "clean_acc", "n", "verdict")
-        },
+        **{key: run.record.get(key) for key in ("autoattack_acc", "clean_acc", "n", "verdict")},
         **_describe_robustness(run.record),
     }
     if names := run.facts.get("class_names"):
