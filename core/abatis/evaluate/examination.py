@@ -97,8 +97,7 @@ class Subject:
     @property
     def diagnosed(self) -> Threat:
         """The threat of the diagnostics."""
-        threat = self.request.threat
-        return threat if threat.norm != "L1" else WITHOUT_PGD
+        return get_diagnosed_threat(self.request.threat)
 
     def make_judge(self, net: Net) -> Judge:
         """The judge of all points."""
@@ -161,10 +160,16 @@ def _get_to_know(
         clean = judge.classify_clean()
         _check_outputs(clean.classes, request.num_classes)
         chosen = choose_diagnosed(clean.labels, request.seed)
-        few = Judge(net, points.subset(chosen), request.threat, request.batch_size)
+        threat = get_diagnosed_threat(request.threat)
+        few = Judge(net, points.subset(chosen), threat, request.batch_size)
         access = distributed.first_says(find_gradient_access(few, request.seed))
         random = distributed.any_says(find_randomness(few, request.seed))
     return Subject(module, request, finished, clean, chosen, access, random)
+
+
+def get_diagnosed_threat(threat: Threat) -> Threat:
+    """Return the threat of the diagnostics, which need PGD."""
+    return threat if threat.norm != "L1" else WITHOUT_PGD
 
 
 def choose_diagnosed(labels: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What follows an examination: the stranger is asked, and doubts are followed up by more attacks."""
+"""What follows an examination: the stranger is asked, and doubts call for more attacks."""
 
 from __future__ import annotations
 
