@@ -76,35 +76,44 @@ def keep(record: dict[str, Any]) -> None:
     RECORD.write_text(head + ',\n "toys": {\n' + ",\n".join(rows) + "\n }\n}\n", encoding="utf-8")
 
 
-def judge(name: str) -> dict[str, Any]:
-    """Judge one toy in a new process; return its row."""
-    get_toy(name)  # trains what is not trained yet
+def judge(
+    name: str, seed: int = 0, ladder: str = "standard", points: int | None = None
+) -> dict[str, Any]:
+    """Judge one toy in a new process; return its row.
+
+    Args:
+        name: of the toy.
+        seed: of its weights.
+        ladder: which attacks run.
+        points: how many test images; None for as many as its table says.
+    """
+    get_toy(name, seed)  # trains what is not trained yet
     forget()
+    model = f"{JUDGED}:{name}" + (f"_seed_{seed}" if seed else "")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
+        data = choose_data(TOYS[name], Path(folder))
+        return evaluate(model, data, f"Linf:{EPS}", ladder, points or TOYS[name].points)
+
+
+def evaluate(model: str, data: str, threat: str, ladder: str, points: int | None) -> dict[str, Any]:
+    """Run ``defense eval`` in a new process; return its row."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "abatis", "eval", model, "--quiet", "--device", "cpu"]
+        command += ["--data", data, "--threat", threat, "--ladder", ladder, "--out", folder]
         began = time.perf_counter()
         done = subprocess.run(
-            make_command(name, Path(folder), out),
+            command if points is None else [*command, "--subset", str(points)],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,
         )
         seconds = round(time.perf_counter() - began)
-        found = out / "eval.json"
+        found = Path(folder) / "eval.json"
         row = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "exit": done.returncode, "seconds": seconds}
         if not found.exists():
             return row | {"verdict": None, "error": done.stderr.strip()[-600:]}
         return row | read_evaluation(json.loads(found.read_text(encoding="utf-8")))
-
-
-def make_command(name: str, folder: Path, out: Path) -> list[str]:
-    """Return the command line that judges a toy."""
-    entry = TOYS[name]
-    command = [sys.executable, "-m", "abatis", "eval", f"{JUDGED}:{name}", "--quiet"]
-    command += ["--data", choose_data(entry, folder), "--threat", f"Linf:{EPS}"]
-    command += ["--ladder", "standard", "--device", "cpu", "--out", str(out)]
-    return command if entry.points is None else [*command, "--subset", str(entry.points)]
 
 
 def choose_data(entry: Entry, folder: Path) -> str:
