@@ -38,6 +38,15 @@ class Points(Protocol):
         """The points at some positions, (m,) int64, in that order."""
 
 
+class Keeper(Protocol):
+    """Keeps the adversarial images that did not fool the network."""
+
+    def keep(
+        self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> None: ...
+    def forget(self, name: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """Which points withstood one attack.
@@ -123,9 +132,11 @@ class Judge:
         threat: Threat,
         batch_size: int,
         progress: Progress | None = None,
+        withstood: Keeper | None = None,
     ) -> None:
         self.net, self.points, self.threat = net, points, threat
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size, self.progress, self.withstood = batch_size, progress, withstood
+        self.single = net  # asks once, where ``net`` may average over several answers
 
     def classify_clean(self) -> Clean:
         """Classify the clean images. Raises what :func:`judge_clean` raises."""
@@ -169,7 +180,7 @@ class Judge:
         """Run an attack and count only the images that pass the judge's own check.
 
         A point is broken if its adversarial image lies inside the ball and [0, 1] and a plain
-        forward pass misclassifies it. What the attack claims is not enough.
+        forward pass misclassifies it, whatever the attack claims.
 
         Args:
             name: of the attack.
@@ -190,14 +201,23 @@ class Judge:
     ) -> Verdicts:
         """Attack this process's share of the points; all processes return the same verdicts."""
         mine = robust & distributed.share_of(len(robust))
+        if self.withstood is not None:
+            self.withstood.forget(label)
         still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
-        for places, batch in _pack(self.points, mine, batch_size):
+        for places, batch in pack_points(self.points, mine, batch_size):
             given = Batch(batch.x.clone(), batch.y.clone(), batch.index)
             with self.net.attack_mode():
                 adversarial, claimed = attack(given)
             inside = Ball(batch.x, self.threat).contains(adversarial)
-            broken = claimed & inside & self._find_wrong(adversarial, batch.y)  # (B,)
+            with torch.no_grad():
+                logits = self.net(adversarial)
+            wrong = ~find_correct(logits, batch.y)  # (B,)
+            broken = inside & wrong
+            if self.withstood is not None:
+                rows = (inside & ~wrong).nonzero().flatten()
+                kept = adversarial[rows], batch.y[rows], logits[rows]
+                self.withstood.keep(label, places[rows.cpu()], *kept)
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             stray += int((~inside | (given.y != batch.y)).sum())
@@ -210,10 +230,6 @@ class Judge:
         )
         facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
         return Verdicts(name, still, facts, stray=stray)
-
-    def _find_wrong(self, adversarial: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            return ~find_correct(self.net(adversarial), y)
 
     def _report(self, label: str, done: int, total: int) -> None:
         if self.progress is not None:
@@ -275,7 +291,7 @@ def _is_distribution(outputs: Tensor) -> Tensor:
     return inside.all(1) & ((outputs.sum(1) - 1).abs() <= TOLERANCE)
 
 
-def _pack(points: Points, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
+def pack_points(points: Points, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
     """Yield the wanted points, (n,) bool, in order and in full batches.
 
     With each batch come the positions of its points among all, (B,) int64.

@@ -65,7 +65,10 @@ class Result:
         clean_acc: accuracy on the unchanged images; None where the run was not evaluated.
         pgd20_acc: accuracy under PGD-20; None where it was not measured.
         autoattack_acc: accuracy under AutoAttack; None where it was not measured.
-        robust_acc: share of the images that no attack broke; None where it was not measured.
+        robust_acc: share of the images that no attack broke; None where it was not measured, and
+            where the verdict is FAIL.
+        robust_acc_upper: the same share where the verdict is FAIL: an upper bound of the robust
+            accuracy, not to be believed; None elsewhere.
         verdict: PASS, UNDECIDED (too little to judge), WARN or FAIL of the masking diagnostics;
             None where they did not run.
         n: number of test images.
@@ -76,6 +79,7 @@ class Result:
     pgd20_acc: float | None = None
     autoattack_acc: float | None = None
     robust_acc: float | None = None
+    robust_acc_upper: float | None = None
     verdict: str | None = None
     n: int = 0
 

@@ -1,0 +1,285 @@
+"""How a network is examined: the ladder, the diagnostics, and what they call for on all points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from abatis.api.randomness import seed_for, seeded
+from abatis.api.threat import Threat
+from abatis.data.order import choose_stratified
+from abatis.errors import AbatisError, UsageError
+from abatis.evaluate.curves import Curve, measure_curve
+from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.gradient_access import GradientAccess, WithGradient, find_gradient_access
+from abatis.evaluate.isolation import halve_until_fits, isolate
+from abatis.evaluate.judge import Clean, Judge, Verdicts
+from abatis.evaluate.ladder import LadderResult, run_ladder
+from abatis.evaluate.margins import Margins, measure_margins
+from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
+from abatis.evaluate.pgd import make_pgd
+from abatis.evaluate.randomised import (
+    DrawJudge,
+    Draws,
+    MeanOfDraws,
+    count_gradient_draws,
+    count_verdict_draws,
+    find_randomness,
+)
+from abatis.evaluate.request import EvaluationRequest
+from abatis.evaluate.withstood import Part, Withstood
+from abatis.nets.net import Net
+from abatis.system import distributed
+
+DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
+FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
+"""The radii of the thorough ladder's curve, in multiples of eps."""
+
+WITHOUT_PGD = Threat.parse("Linf:8/255")
+"""The threat of the diagnostics if the requested one has no PGD."""
+
+
+@dataclass
+class Examination:
+    """What was found so far.
+
+    Args:
+        clean: results on the clean images.
+        ladder: the attacks of the ladder, and those that the diagnostics called for.
+        diagnosis: of the points that were chosen.
+        chosen: these points, (m,) int64.
+        robust: (n,) bool, correct and broken by nothing so far.
+        withstood: adversarial images of the points that stand.
+        curve: accuracy over the radius.
+        margins: None where nothing is correct, or there are no gradients.
+        draws: how often each point was right, for a network that answers at random.
+    """
+
+    clean: Clean
+    ladder: LadderResult
+    diagnosis: Diagnosis
+    chosen: Tensor
+    robust: Tensor
+    withstood: Withstood
+    curve: Curve
+    margins: Margins | None
+    draws: Draws | None = None
+
+
+@dataclass
+class Subject:
+    """The network that is examined, and what is known of it before the first attack.
+
+    Args:
+        module: the network.
+        request: what is asked.
+        finished: attacks that need not run again.
+        clean: results on the clean images.
+        chosen: the points of the diagnostics, (m,) int64.
+        access: how far autograd reaches the images.
+        random: does it answer at random?
+    """
+
+    module: nn.Module
+    request: EvaluationRequest
+    finished: FinishedAttacks
+    clean: Clean
+    chosen: Tensor
+    access: GradientAccess
+    random: bool
+    withstood: Withstood = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.withstood = Withstood(len(self.clean.labels), self.request.seed)
+
+    @property
+    def diagnosed(self) -> Threat:
+        """The threat of the diagnostics."""
+        threat = self.request.threat
+        return threat if threat.norm != "L1" else WITHOUT_PGD
+
+    def make_judge(self, net: Net) -> Judge:
+        """The judge of all points."""
+        request = self.request
+        return Judge(
+            net,
+            request.points,
+            request.threat,
+            request.batch_size,
+            request.progress,
+            self.withstood,
+        )
+
+    def make_few(self, net: Net) -> Judge:
+        """The judge of the points that are diagnosed."""
+        request = self.request
+        kept = Part(self.withstood, self.chosen) if self.diagnosed is request.threat else None
+        return Judge(
+            net,
+            request.points.subset(self.chosen),
+            self.diagnosed,
+            request.batch_size,
+            request.progress,
+            kept,
+        )
+
+
+def examine(
+    module: nn.Module, request: EvaluationRequest, finished: FinishedAttacks
+) -> Examination:
+    """Run the ladder and the diagnostics, and on all points whatever broke more than the ladder.
+
+    Raises:
+        DataError: there are no images, or they are not in [0, 1].
+        UsageError: the outputs do not fit the data, or the ladder has no attack for the norm.
+        NotFiniteError: a logit of a clean image is NaN or infinite.
+        PluginError: an adaptive attack failed.
+        OutOfMemoryError: the device has no memory for a single image.
+    """
+    subject = _get_to_know(module, request, finished)
+    if subject.access.kind == "all":
+        try:
+            return _run(subject)
+        except (AbatisError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the network's own backward may raise anything, anywhere
+            again = _try_without_errors(subject, error)
+            if again is None:
+                raise
+            return again
+    return _run(replace(subject, module=WithGradient(module)))
+
+
+def _get_to_know(
+    module: nn.Module, request: EvaluationRequest, finished: FinishedAttacks
+) -> Subject:
+    with isolate(module) as net:
+        points = request.points
+        judge = Judge(net, points, request.threat, request.batch_size, request.progress)
+        clean = judge.classify_clean()
+        _check_outputs(clean.classes, request.num_classes)
+        chosen = choose_diagnosed(clean.labels, request.seed)
+        few = Judge(net, points.subset(chosen), request.threat, request.batch_size)
+        access = distributed.first_says(find_gradient_access(few, request.seed))
+        random = distributed.any_says(find_randomness(few, request.seed))
+    return Subject(module, request, finished, clean, chosen, access, random)
+
+
+def choose_diagnosed(labels: Tensor, seed: int) -> Tensor:
+    """Choose the points of the diagnostics, (m,) int64: at random, of all classes.
+
+    The choice depends on the seed of the evaluation, so that no network is made for it.
+    """
+    return choose_stratified(labels, DIAGNOSED, seed_for(seed, "diagnosed points"))
+
+
+def _check_outputs(outputs: int, num_classes: int) -> None:
+    if outputs < num_classes:
+        raise UsageError(
+            f"the model has {outputs} outputs, but the data have {num_classes} classes",
+            where="evaluation",
+            fix=f"use a model with {num_classes} outputs, or the data it was trained on",
+        )
+
+
+def _try_without_errors(subject: Subject, error: Exception) -> Examination | None:
+    """Examine the network with zeros for the gradients that fail; None if that is not the cause."""
+    forgiving = WithGradient(subject.module)
+    says = f"{type(error).__name__}: {error}".splitlines()[0]
+    access = GradientAccess(1, max(2, subject.access.of), says)
+    found = _run(replace(subject, module=forgiving, access=access))
+    return found if forgiving.lost else None
+
+
+def _run(subject: Subject) -> Examination:
+    if subject.random:
+        with seeded(subject.request.seed, "draws"):
+            return _run_random(subject)
+    with isolate(subject.module) as net:
+        judge = subject.make_judge(net)
+        if subject.access.kind == "all":
+            judge.tune()
+        return _examine(subject, judge, subject.make_few(net), subject.clean)
+
+
+def _run_random(subject: Subject) -> Examination:
+    with isolate(subject.module) as net:
+        draws = Draws(count_verdict_draws(len(subject.clean.labels)), 1)
+        if subject.access.kind != "none":
+            draws.gradient = distributed.first_says(count_gradient_draws(subject.make_few(net)))
+        with isolate(MeanOfDraws(subject.module, draws.gradient)) as mean:
+            every = torch.arange(len(subject.clean.labels))
+            judge = DrawJudge(subject.make_judge(mean), net, draws, every)
+            clean = judge.classify_clean()
+            few = DrawJudge(subject.make_few(mean), net, draws, subject.chosen)
+            subject = replace(subject, finished=FinishedAttacks())
+            found = _examine(subject, judge, few, clean)
+    found.draws = draws
+    found.ladder.findings.append(draws.describe())
+    found.robust &= 2 * draws.lowest > draws.number
+    return found
+
+
+def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examination:
+    request, chosen, seed = subject.request, subject.chosen, subject.request.seed
+    ladder = run_ladder(judge, clean, request, subject.finished, subject.access)
+    standing = ladder.find_standing(clean.correct)
+    alike = subject.diagnosed is request.threat
+    diagnosis = diagnose(
+        few,
+        clean.at(chosen),
+        seed=seed,
+        known=ladder.get_survivors(chosen) if alike else {},
+        training=request.training,
+        standing=standing[chosen] if alike else None,
+        access=subject.access,
+    )
+    if alike:
+        standing[chosen] &= diagnosis.robust
+        _spread(judge, ladder, diagnosis, standing, chosen)
+    blind = subject.access.kind == "none"
+    fine = request.ladder == "thorough" and alike and not blind
+    margins = None
+    if clean.correct.any() and not blind:
+        margins = halve_until_fits(lambda size: _measure_margins(few, seed, size), few.batch_size)
+    curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
+    return Examination(
+        clean, ladder, diagnosis, chosen, standing, subject.withstood, curve, margins
+    )
+
+
+def _spread(
+    judge: Judge, ladder: LadderResult, diagnosis: Diagnosis, standing: Tensor, chosen: Tensor
+) -> None:
+    """Run on all points that stand what broke more than the ladder on those that were chosen.
+
+    ``standing``, (n,) bool, loses the points that are broken.
+    """
+    others = torch.ones_like(standing)
+    others[chosen] = False
+    for name, attack in diagnosis.breakers.items():
+        before = standing.clone()
+        found = judge.run_attack(f"{name}, all points", attack, standing & others)
+        standing &= found.robust | ~others
+        verdict = Verdicts(found.name, before & standing, found.facts, stray=found.stray)
+        ladder.verdicts[verdict.name] = verdict
+        ladder.settings[verdict.name] = {"loss": "a diagnostic that broke more than the ladder"}
+
+
+def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: int) -> Curve:
+    """Measure the curve over all points; the result at eps itself is taken from the ladder."""
+    left = ladder.get_survivors(torch.arange(len(judge.points))).values()
+    eps = judge.threat.eps
+    known = {eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
+    return measure_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
+
+
+def _measure_margins(judge: Judge, seed: int, batch_size: int) -> Margins:
+    """Measure margins at the points and at their PGD-20 images, correct or not."""
+    attack = make_pgd(judge.net, judge.threat, 20, seed)
+    adversarial = torch.cat([attack(batch)[0] for batch in judge.points.eval_batches(batch_size)])
+    return measure_margins(
+        judge.net, judge.points.eval_batches(batch_size), judge.threat.norm, adversarial
+    )
