@@ -50,7 +50,7 @@ class Diagnosis:
         robust: (n,) bool on the CPU, correct without an attack and after all attacks that ran at
             the threat's own radius.
         curve: accuracy over the radius.
-        shortage: why the points do not suffice for a PASS, in words; empty where they do.
+        lack: why the points do not suffice for a PASS, in words; empty where they do.
         breakers: by name, the attacks that broke a point that the ladder had left.
         unseen: the share of training images that stand, if a test says that the test images were
             memorised.
@@ -60,13 +60,13 @@ class Diagnosis:
     tests: tuple[Outcome, ...]
     robust: Tensor
     curve: Curve
-    shortage: str = ""
+    lack: str = ""
     breakers: Mapping[str, Attack] = field(default_factory=dict)
     unseen: float | None = None
 
     def __str__(self) -> str:
         raised = [test.id for test in self.tests if test.status in ("warn", "fail")]
-        if not raised and self.verdict == "UNDECIDED":
+        if not raised and self.shortage:
             return f"{TOO_LITTLE}: {self.shortage}"
         made = sum(test.status != "not applicable" for test in self.tests)
         return (
@@ -82,8 +82,12 @@ class Diagnosis:
             for test in self.tests
             if test.status in ("warn", "fail")
         ]
-        undecided = self.verdict == "UNDECIDED"
-        return [*found, f"{TOO_LITTLE}: {self.shortage}"] if undecided else found
+        return [*found, f"{TOO_LITTLE}: {self.shortage}"] if self.shortage else found
+
+    @property
+    def shortage(self) -> str:
+        """Why the verdict is UNDECIDED, in words; empty where it is another one."""
+        return self.lack if self.verdict == "UNDECIDED" else ""
 
     @property
     def doubtful(self) -> bool:
@@ -94,7 +98,7 @@ class Diagnosis:
         """Return the diagnosis with the outcomes of more tests, in place of earlier ones."""
         found = {test.id: test for test in (*self.tests, *outcomes)}
         tests = tuple(found[name] for name in GATES)
-        return replace(self, tests=tests, verdict=_find_verdict(tests, self.shortage))
+        return replace(self, tests=tests, verdict=_find_verdict(tests, self.lack))
 
 
 def diagnose(
@@ -129,12 +133,12 @@ def diagnose(
         NotFiniteError: a logit of a clean training image is NaN or infinite.
         OutOfMemoryError: the device has no memory for a single image.
     """
-    shortage = find_shortage(clean)
+    lack = find_shortage(clean)
     with seeded(seed, "masking"):
         if not clean.correct.any():  # no robustness is claimed, and a large network takes long
             none = tuple(make_outcome(test, "not applicable", NOTHING_CORRECT) for test in GATES)
             curve = measure_curve(judge, clean.correct, [0.0], seed)
-            return Diagnosis("UNDECIDED", none, clean.correct, curve, shortage)
+            return Diagnosis("UNDECIDED", none, clean.correct, curve, lack)
         tally = AttackTally(judge, clean.correct, seed)
         if standing is not None:
             tally.open = standing.clone()
@@ -155,8 +159,8 @@ def diagnose(
             tests.append(outcome)
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training)
-    verdict = _find_verdict(ordered, shortage)
-    return Diagnosis(verdict, ordered, tally.robust, curve, shortage, tally.breakers, unseen)
+    verdict = _find_verdict(ordered, lack)
+    return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, unseen)
 
 
 def _order(
@@ -172,8 +176,8 @@ def _order(
     )
 
 
-def _find_verdict(tests: Sequence[Outcome], shortage: str) -> Verdict:
-    return _find_alarm(tests) or ("UNDECIDED" if shortage else "PASS")
+def _find_verdict(tests: Sequence[Outcome], lack: str) -> Verdict:
+    return _find_alarm(tests) or ("UNDECIDED" if lack else "PASS")
 
 
 def _find_alarm(tests: Sequence[Outcome]) -> Literal["WARN", "FAIL"] | None:
