@@ -173,7 +173,7 @@ class _Group:
                 rows = self._choose(wanted)
                 if not len(rows):
                     return
-                some = self.batch.rows(rows)
+                some = Batch(self.batch.x[rows], self.batch.y[rows], self.batch.index[rows])
                 start = draw_copy(some, self.judge.threat, self.seed, COPIES + number)
                 goal = self._aim(start, some.y, number % (rivals + 1))
                 self._ask(rows, _ascend(self.substitute, some, self.judge.threat, goal, start))
