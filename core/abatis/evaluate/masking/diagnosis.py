@@ -19,6 +19,7 @@ from abatis.evaluate.masking.attacks import (
     run_other_attack_tests,
     run_white_box,
 )
+from abatis.evaluate.masking.doubts import run_searches
 from abatis.evaluate.masking.gradients import grade_access, run_gradient_tests
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
 from abatis.evaluate.masking.radii import grade_radii, list_radii
@@ -52,6 +53,7 @@ class Diagnosis:
         curve: accuracy over the radius.
         lack: why the points do not suffice for a PASS, in words; empty where they do.
         breakers: by name, the attacks that broke a point that the ladder had left.
+        searches: the tests whose search broke such a point.
         unseen: the share of training images that stand, if a test says that the test images were
             memorised.
     """
@@ -62,6 +64,7 @@ class Diagnosis:
     curve: Curve
     lack: str = ""
     breakers: Mapping[str, Attack] = field(default_factory=dict)
+    searches: tuple[str, ...] = ()
     unseen: float | None = None
 
     def __str__(self) -> str:
@@ -152,6 +155,11 @@ def diagnose(
             left = white.standing
             curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
         tests += run_other_attack_tests(tally, left)
+        searches: tuple[str, ...] = ()
+        if _find_alarm(tests) is not None:
+            others = None if training is None else training.images
+            found, searches = run_searches(tally, clean, others)
+            tests += found
         unseen = None
         if training is not None:
             doubtful = _find_alarm(tests) is not None
@@ -160,7 +168,7 @@ def diagnose(
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training)
     verdict = _find_verdict(ordered, lack)
-    return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, unseen)
+    return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
 
 
 def _order(

@@ -226,9 +226,7 @@ def read_labels(logits: Tensor) -> Tensor:
     return torch.where(silent, logits.shape[1], logits.argmax(1))
 
 
-def draw_copy(
-    batch: Batch, threat: Threat, seed: int, number: int, edge: bool = False
-) -> Tensor:
+def draw_copy(batch: Batch, threat: Threat, seed: int, number: int, edge: bool = False) -> Tensor:
     """Draw a point of every image's ball, or of its edge: (B, C, H, W)."""
     uniform, normal = (
         per_sample(kind, seed, f"extraction/{kind}/{number}", batch.index, batch.x)
