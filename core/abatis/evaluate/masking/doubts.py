@@ -1,4 +1,4 @@
-"""D27 and D28: searches that trust no gradient of the network, run where other tests raise doubt."""
+"""D27 and D28: searches that trust no gradient, run where other tests raise doubt."""
 
 from __future__ import annotations
 
