@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,6 +20,7 @@ from abatis.evaluate.judge import Clean, Judge, Verdicts
 from abatis.evaluate.ladder import LadderResult, run_ladder
 from abatis.evaluate.margins import Margins, measure_margins
 from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
+from abatis.evaluate.masking.doubts import SEARCHES
 from abatis.evaluate.pgd import make_pgd
 from abatis.evaluate.randomised import (
     DrawJudge,
@@ -97,8 +99,7 @@ class Subject:
     @property
     def diagnosed(self) -> Threat:
         """The threat of the diagnostics."""
-        threat = self.request.threat
-        return threat if threat.norm != "L1" else WITHOUT_PGD
+        return get_diagnosed_threat(self.request.threat)
 
     def make_judge(self, net: Net) -> Judge:
         """The judge of all points."""
@@ -161,10 +162,16 @@ def _get_to_know(
         clean = judge.classify_clean()
         _check_outputs(clean.classes, request.num_classes)
         chosen = choose_diagnosed(clean.labels, request.seed)
-        few = Judge(net, points.subset(chosen), request.threat, request.batch_size)
+        threat = get_diagnosed_threat(request.threat)
+        few = Judge(net, points.subset(chosen), threat, request.batch_size)
         access = distributed.first_says(find_gradient_access(few, request.seed))
         random = distributed.any_says(find_randomness(few, request.seed))
     return Subject(module, request, finished, clean, chosen, access, random)
+
+
+def get_diagnosed_threat(threat: Threat) -> Threat:
+    """Return the threat of the diagnostics, which need PGD."""
+    return threat if threat.norm != "L1" else WITHOUT_PGD
 
 
 def choose_diagnosed(labels: Tensor, seed: int) -> Tensor:
@@ -236,36 +243,54 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
         standing=standing[chosen] if alike else None,
         access=subject.access,
     )
-    if alike:
-        standing[chosen] &= diagnosis.robust
-        _spread(judge, ladder, diagnosis, standing, chosen)
     blind = subject.access.kind == "none"
     fine = request.ladder == "thorough" and alike and not blind
     margins = None
     if clean.correct.any() and not blind:
         margins = halve_until_fits(lambda size: _measure_margins(few, seed, size), few.batch_size)
     curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
-    return Examination(
-        clean, ladder, diagnosis, chosen, standing, subject.withstood, curve, margins
-    )
+    kept = subject.withstood
+    found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins)
+    if alike:
+        standing[chosen] &= diagnosis.robust
+        _spread(judge, found, request)
+    return found
 
 
-def _spread(
-    judge: Judge, ladder: LadderResult, diagnosis: Diagnosis, standing: Tensor, chosen: Tensor
+def _spread(judge: Judge, found: Examination, request: EvaluationRequest) -> None:
+    """Run on all points that stand what broke more than the ladder on those that were chosen."""
+    others = torch.ones_like(found.robust)
+    others[found.chosen] = False
+    if not others.any():
+        return
+    for name, attack in found.diagnosis.breakers.items():
+        title = f"{name}, all points"
+        verdict = judge.run_attack(title, attack, found.robust & others)
+        found.robust &= verdict.robust | ~others
+        robust = found.robust.clone()
+        found.ladder.verdicts[title] = Verdicts(title, robust, verdict.facts, stray=verdict.stray)
+        found.ladder.settings[title] = {"loss": "a diagnostic that broke more than the ladder"}
+    search_points(judge, found, request, others, found.diagnosis.searches, "all points")
+
+
+def search_points(
+    judge: Judge,
+    found: Examination,
+    request: EvaluationRequest,
+    asked: Tensor,
+    tests: Iterable[str],
+    label: str,
 ) -> None:
-    """Run on all points that stand what broke more than the ladder on those that were chosen.
-
-    ``standing``, (n,) bool, loses the points that are broken.
-    """
-    others = torch.ones_like(standing)
-    others[chosen] = False
-    for name, attack in diagnosis.breakers.items():
-        before = standing.clone()
-        found = judge.run_attack(f"{name}, all points", attack, standing & others)
-        standing &= found.robust | ~others
-        verdict = Verdicts(found.name, before & standing, found.facts, stray=found.stray)
-        ladder.verdicts[verdict.name] = verdict
-        ladder.settings[verdict.name] = {"loss": "a diagnostic that broke more than the ladder"}
+    """Run the searches of some tests on points, (n,) bool; what they break does not stand."""
+    others = None if request.training is None else request.training.images
+    for test in tests:
+        wanted = asked & found.robust
+        search = SEARCHES[test][1](judge, found.clean, wanted, request.seed, others)
+        for name, verdict in search.verdicts.items():
+            title = f"{name}, {label}"
+            found.robust &= verdict.robust | ~wanted
+            found.ladder.verdicts[title] = Verdicts(title, found.robust.clone(), verdict.facts)
+            found.ladder.settings[title] = search.settings[name]
 
 
 def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: int) -> Curve:

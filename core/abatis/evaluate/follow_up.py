@@ -1,4 +1,4 @@
-"""What follows an examination: the stranger is asked, and doubts are followed up by more attacks."""
+"""What follows an examination: the stranger is asked, and doubts call for more attacks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from abatis.evaluate.curves import STEPS
-from abatis.evaluate.examination import Examination
+from abatis.evaluate.examination import Examination, search_points
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 from abatis.evaluate.masking.attacks import MORE_STEPS, QUERIES, fits_square
+from abatis.evaluate.masking.doubts import SEARCHES
 from abatis.evaluate.masking.probes import make_random_noise, make_square
 from abatis.evaluate.pgd import cross_entropy, draw_start, make_pgd, margin
 from abatis.evaluate.request import EvaluationRequest
@@ -49,7 +50,7 @@ def ask_stranger(
             found, STRANGER, found.robust.clone(), {"loss": "images that the network withstood"}
         )
     if request.threat.norm == "L1" or distributed.several():
-        return
+        return  # diagnostics need PGD, and the stranger belongs to one process
     for name, other in _list_honest_ways(module, stranger, report):
         try:
             _attack_again(other, request, found, name)
@@ -101,6 +102,7 @@ def _attack_again(
             verdict = judge.run_attack(f"{title}, {name}", attack, found.robust)
             found.robust &= verdict.robust
             _record(found, verdict.name, verdict.robust, {"loss": title}, verdict)
+        search_points(judge, found, request, found.robust, SEARCHES, name)
 
 
 def _list_attacks(judge: Judge, seed: int) -> Iterator[tuple[str, Attack]]:

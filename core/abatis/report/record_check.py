@@ -131,7 +131,7 @@ def _check_bound(record: Mapping[str, Any]) -> Iterator[str]:
     fails = record.get("verdict") == "FAIL"
     wrong = numbers.ROBUST if fails else numbers.UPPER
     if record.get(wrong.key) is not None:
-        yield f"the verdict is {record.get('verdict')}, but {wrong.key} is {record[wrong.key]!r:.40}"
+        yield f"{wrong.key} is there, but the verdict is {record.get('verdict')!r:.40}"
 
 
 def _check_intervals(record: Mapping[str, Any]) -> Iterator[str]:

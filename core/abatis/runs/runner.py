@@ -29,6 +29,7 @@ from abatis.runs.early_checks import check_before_data
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
+from abatis.runs.rebuild import describe_run_origin
 from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
@@ -306,6 +307,7 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
+            origin=None if job.model is not None else describe_run_origin(folder, images.info),
         )
         evaluation = evaluate(model, request)
     record = {

@@ -134,7 +134,8 @@ def _check_name(name: str, option: str) -> str:
 
 def _notes(record: Mapping[str, Any], dataset: str, threat: Threat) -> Iterator[str]:
     """The sentences that must be published with the numbers."""
-    yield f"Masking diagnostics: {format_verdict(record.get('verdict') or 'not run', record.get('ladder'))}."
+    verdict = format_verdict(record.get("verdict") or "not run", record.get("ladder"))
+    yield f"Masking diagnostics: {verdict}."
     if is_bound(record.get("verdict"), ROBUST):
         bound = format_share(find_headline(record), "FAIL", ROBUST)
         yield f"Robust accuracy: {bound}; the accuracies here are upper bounds."

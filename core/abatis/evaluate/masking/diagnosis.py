@@ -19,6 +19,7 @@ from abatis.evaluate.masking.attacks import (
     run_other_attack_tests,
     run_white_box,
 )
+from abatis.evaluate.masking.doubts import run_searches
 from abatis.evaluate.masking.gradients import grade_access, run_gradient_tests
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
 from abatis.evaluate.masking.radii import grade_radii, list_radii
@@ -50,8 +51,9 @@ class Diagnosis:
         robust: (n,) bool on the CPU, correct without an attack and after all attacks that ran at
             the threat's own radius.
         curve: accuracy over the radius.
-        shortage: why the points do not suffice for a PASS, in words; empty where they do.
+        lack: why the points do not suffice for a PASS, in words; empty where they do.
         breakers: by name, the attacks that broke a point that the ladder had left.
+        searches: the tests whose search broke such a point.
         unseen: the share of training images that stand, if a test says that the test images were
             memorised.
     """
@@ -60,13 +62,14 @@ class Diagnosis:
     tests: tuple[Outcome, ...]
     robust: Tensor
     curve: Curve
-    shortage: str = ""
+    lack: str = ""
     breakers: Mapping[str, Attack] = field(default_factory=dict)
+    searches: tuple[str, ...] = ()
     unseen: float | None = None
 
     def __str__(self) -> str:
         raised = [test.id for test in self.tests if test.status in ("warn", "fail")]
-        if not raised and self.verdict == "UNDECIDED":
+        if not raised and self.shortage:
             return f"{TOO_LITTLE}: {self.shortage}"
         made = sum(test.status != "not applicable" for test in self.tests)
         return (
@@ -82,8 +85,12 @@ class Diagnosis:
             for test in self.tests
             if test.status in ("warn", "fail")
         ]
-        undecided = self.verdict == "UNDECIDED"
-        return [*found, f"{TOO_LITTLE}: {self.shortage}"] if undecided else found
+        return [*found, f"{TOO_LITTLE}: {self.shortage}"] if self.shortage else found
+
+    @property
+    def shortage(self) -> str:
+        """Why the verdict is UNDECIDED, in words; empty where it is another one."""
+        return self.lack if self.verdict == "UNDECIDED" else ""
 
     @property
     def doubtful(self) -> bool:
@@ -94,7 +101,7 @@ class Diagnosis:
         """Return the diagnosis with the outcomes of more tests, in place of earlier ones."""
         found = {test.id: test for test in (*self.tests, *outcomes)}
         tests = tuple(found[name] for name in GATES)
-        return replace(self, tests=tests, verdict=_find_verdict(tests, self.shortage))
+        return replace(self, tests=tests, verdict=_find_verdict(tests, self.lack))
 
 
 def diagnose(
@@ -129,12 +136,12 @@ def diagnose(
         NotFiniteError: a logit of a clean training image is NaN or infinite.
         OutOfMemoryError: the device has no memory for a single image.
     """
-    shortage = find_shortage(clean)
+    lack = find_shortage(clean)
     with seeded(seed, "masking"):
         if not clean.correct.any():  # no robustness is claimed, and a large network takes long
             none = tuple(make_outcome(test, "not applicable", NOTHING_CORRECT) for test in GATES)
             curve = measure_curve(judge, clean.correct, [0.0], seed)
-            return Diagnosis("UNDECIDED", none, clean.correct, curve, shortage)
+            return Diagnosis("UNDECIDED", none, clean.correct, curve, lack)
         tally = AttackTally(judge, clean.correct, seed)
         if standing is not None:
             tally.open = standing.clone()
@@ -148,6 +155,11 @@ def diagnose(
             left = white.standing
             curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
         tests += run_other_attack_tests(tally, left)
+        searches: tuple[str, ...] = ()
+        if _find_alarm(tests) is not None:
+            others = None if training is None else training.images
+            found, searches = run_searches(tally, clean, others)
+            tests += found
         unseen = None
         if training is not None:
             doubtful = _find_alarm(tests) is not None
@@ -155,8 +167,8 @@ def diagnose(
             tests.append(outcome)
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training)
-    verdict = _find_verdict(ordered, shortage)
-    return Diagnosis(verdict, ordered, tally.robust, curve, shortage, tally.breakers, unseen)
+    verdict = _find_verdict(ordered, lack)
+    return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
 
 
 def _order(
@@ -172,8 +184,8 @@ def _order(
     )
 
 
-def _find_verdict(tests: Sequence[Outcome], shortage: str) -> Verdict:
-    return _find_alarm(tests) or ("UNDECIDED" if shortage else "PASS")
+def _find_verdict(tests: Sequence[Outcome], lack: str) -> Verdict:
+    return _find_alarm(tests) or ("UNDECIDED" if lack else "PASS")
 
 
 def _find_alarm(tests: Sequence[Outcome]) -> Literal["WARN", "FAIL"] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ APART = 0.05
 
 LIMIT = 0.01  # share of images with another answer that fails
 MORE = 512  # images that are asked about in every other way
+FEW_ASKED = 32  # images by which memories are told from batches
 ODD_SIZE = 7  # images in a batch of another size
 
 MEMORY = "earlier questions"
@@ -127,8 +129,9 @@ def _compare(
         before = found.get(name.strip(), (0, 0))[0]
         found[name.strip()] = max(number, before), len(rows)
     says = f"a copy of the network in a new process ({stranger.how}) was asked"
-    outcome = _grade(stranger, found, len(every), says)
-    return StrangerReport(outcome, broken, tuple(_list_causes(found)))
+    few = images[rows[:FEW_ASKED]]
+    causes = _separate(stranger, few, _list_causes(found))
+    return StrangerReport(_grade(stranger, found, len(every), says, causes), broken, tuple(causes))
 
 
 def find_apart(reference: Tensor, answers: Tensor) -> Tensor:
@@ -145,14 +148,35 @@ def find_apart(reference: Tensor, answers: Tensor) -> Tensor:
 
 
 def _list_causes(found: dict[str, tuple[int, int]]) -> list[str]:
-    """What the answers depend on; what a batch or a mode explains is not put down to memory."""
-    raised = [name for name, (count, of) in found.items() if count > FEW and count > LIMIT * of]
-    others = [name for name in raised if name != MEMORY]
-    return others or raised
+    """What the answers may depend on."""
+    return [name for name, (count, of) in found.items() if count > FEW and count > LIMIT * of]
 
 
-def _grade(stranger: Stranger, found: dict[str, tuple[int, int]], of: int, says: str) -> Outcome:
-    causes = [f"its answers depend on {cause}" for cause in _list_causes(found)]
+def _separate(stranger: Stranger, images: Tensor, causes: list[str]) -> list[str]:
+    """Tell memories from batches: within one conversation, either explains the other.
+
+    So a few images are asked about together, in one forward, and each alone, every time of a copy
+    that was never asked before.
+    """
+    batch = [name for name in causes if name in (ORDER, SIZE)]
+    if not batch or MEMORY not in causes or not stranger.forgets:
+        return causes
+    together = stranger.ask(images, len(images))
+    turned = stranger.ask(images.flip(0), len(images)).flip(0)
+    alone = torch.cat([stranger.ask(image, 1) for image in images.split(1)])
+    if find_apart(together, alone).any() or find_apart(together, turned).any():
+        return [name for name in causes if name != MEMORY]
+    return [name for name in causes if name not in batch]
+
+
+def _grade(
+    stranger: Stranger,
+    found: dict[str, tuple[int, int]],
+    of: int,
+    says: str,
+    depends: Sequence[str] = (),
+) -> Outcome:
+    causes = [f"its answers depend on {cause}" for cause in depends]
     causes += [f"its forward {text}" for text in stranger.seen]
     if stranger.replaced:
         causes.append(f"code of another origin replaced {', '.join(stranger.replaced)}")

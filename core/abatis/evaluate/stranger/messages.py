@@ -1,4 +1,4 @@
-"""Messages between the evaluation and the process of the stranger: tables of plain types and tensors."""
+"""Messages to and from the process of the stranger: tables of plain types and tensors."""
 
 from __future__ import annotations
 

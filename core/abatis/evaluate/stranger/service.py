@@ -141,10 +141,7 @@ def start_service(start: Mapping[str, Any], module: nn.Module | None = None) -> 
     torch.set_num_threads(1)  # what has no threads can be forked
     functions = fingerprint_functions()
     watch = FileWatch(float(start["since"]))
-    if module is None:
-        built = watch.collect(lambda: _build(start))
-    else:
-        built = module
+    built = watch.collect(lambda: _build(start)) if module is None else module
     watch.seen = {text: None for text in watch.seen if text.startswith("reads")}
     leave_for(Path(start["folder"]))
     service = Service(built, watch, start, functions)

@@ -60,7 +60,7 @@ EVENTS = {
 
 
 def fingerprint_functions() -> dict[str, str]:
-    """The code of each of :data:`KEY_FUNCTIONS` as this process has it; absent ones are left out."""
+    """The code of each of :data:`KEY_FUNCTIONS` in this process; absent ones are left out."""
     found = {}
     for name in KEY_FUNCTIONS:
         place, _, path = name.partition(":")
