@@ -42,7 +42,10 @@ FORKED = multiprocessing.get_context("fork")
 NEAR = 0.03
 """How far the headline may stand from the truth."""
 
-REASONS = Path(__file__).parent / "broken_defences_reasons.json"
+MISSED: dict[str, str] = {}
+"""Why some broken defences are not caught, or honest networks failed, by toy."""
+
+REASONS: dict[str, str] = {}
 """Why the headline of some toys is further off, by toy."""
 
 
@@ -192,9 +195,10 @@ def write_page(record: dict[str, Any]) -> str:
     for title, broken in (("Broken", True), ("Honest", False)):
         names = [name for name in rows if name in TOYS and TOYS[name].broken is broken]
         lines += [f"## {title}", "", *make_table(names, rows, truth), ""]
-    reasons = json.loads(REASONS.read_text(encoding="utf-8")) if REASONS.exists() else {}
-    told = [f"* {name}: {reasons[name]}" for name in rows if name in reasons]
-    return "\n".join([*lines, *(["## Headlines further off", "", *told] if told else [])]) + "\n"
+    for title, reasons in (("Not caught, or failed", MISSED), ("Further off", REASONS)):
+        if reasons:
+            lines += [f"## {title}", "", *(f"* {name}: {why}" for name, why in reasons.items()), ""]
+    return "\n".join(lines)
 
 
 def make_table(names: list[str], rows: dict[str, Any], truth: dict[str, float]) -> list[str]:
