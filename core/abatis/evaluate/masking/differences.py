@@ -1,4 +1,4 @@
-"""Gradients estimated from answers alone: for networks whose own gradient misleads or is missing."""
+"""Gradients estimated from answers alone: for networks whose own gradient misleads."""
 
 from __future__ import annotations
 
