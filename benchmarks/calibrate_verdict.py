@@ -1,12 +1,11 @@
 """How often each diagnostic test speaks of honest networks, and of broken defences.
 
     python -m benchmarks.calibrate_verdict            # what the record lacks
-    python -m benchmarks.calibrate_verdict --rates    # the rates alone, from the record
-    python -m benchmarks.calibrate_verdict --again    # everything, after a change of the tests
+    python -m benchmarks.calibrate_verdict --rates    # the rates alone, from the records
 
-Honest networks of many kinds and three seeds, and the broken defences of tests/evaluate/defences,
-on 256 digits with the quick ladder; and, where the reference data are there (see
-benchmarks/known_networks.py), published robust networks on 96 of their images. Writes
+The networks are those of benchmarks/results/broken-defences.json (standard ladder); the honest ones
+once more with weights of other seeds (quick ladder, which has the same tests); and, where the
+reference data are there (see benchmarks/known_networks.py), published robust networks. Writes
 benchmarks/results/calibration.json and calibration.md. A test holds the limits in
 abatis.evaluate.masking.record against this record.
 """
@@ -28,9 +27,8 @@ from abatis.report.intervals import wilson_interval
 
 RESULTS = Path(__file__).parent / "results"
 RECORD, PAGE = RESULTS / "calibration.json", RESULTS / "calibration.md"
-POINTS = 256
-SEEDS = (0, 1, 2)
-FEW = ("few_points",)  # judged on as many points as its table says
+PROOF = RESULTS / "broken-defences.json"
+SEEDS = (1, 2)
 PUBLISHED = {
     "resnet2b": ("cifar10_small.npz", "Linf:2/255"),
     "resnet4b": ("cifar10_small.npz", "Linf:2/255"),
@@ -47,10 +45,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rates", action="store_true")
-    parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
     known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    rows = {} if asked.again else known.get("networks", {})
+    proof = json.loads(PROOF.read_text(encoding="utf-8"))["toys"]
+    rows = {f"{name} 0": row for name, row in proof.items()}
+    rows |= {key: row for key, row in known.get("networks", {}).items() if key not in rows}
     for name, seed in [] if asked.rates else list_networks():
         key = f"{name} {seed}"
         if key not in rows:
@@ -62,10 +61,9 @@ def main() -> None:
 
 
 def list_networks() -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: honest networks of all seeds, the others of the first."""
+    """Yield names and seeds of what the proof does not judge."""
     for seed in SEEDS:
         yield from ((name, seed) for name in HONEST_ONES)
-    yield from ((name, 0) for name in BROKEN)
     if (REFERENCE / "data" / "checkpoints").is_dir():
         yield from ((name, 0) for name in PUBLISHED)
 
@@ -73,7 +71,7 @@ def list_networks() -> Iterator[tuple[str, int]]:
 def judge_one(name: str, seed: int) -> dict[str, Any]:
     """Judge a network; return its row."""
     if name not in PUBLISHED:
-        return judge(name, seed, "quick", None if name in FEW else POINTS)
+        return judge(name, seed, "quick")
     file, threat = PUBLISHED[name]
     model = f"{REFERENCE / 'data' / 'checkpoints' / 'models.py'}:{name}"
     data = f"npz:{REFERENCE / 'data' / file}"
@@ -83,7 +81,6 @@ def judge_one(name: str, seed: int) -> dict[str, Any]:
 def keep(rows: dict[str, Any]) -> None:
     """Write the record, networks one a line."""
     facts = {
-        "points": POINTS,
         "gates": {test: [gate.warn, gate.fail] for test, gate in GATES.items()},
         "rates": {test: measure(test, rows) for test in GATES},
     }

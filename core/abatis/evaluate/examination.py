@@ -37,6 +37,7 @@ from abatis.nets.net import Net
 from abatis.system import distributed
 
 DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
+DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnostics see
 FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
 """The radii of the thorough ladder's curve, in multiples of eps."""
 
@@ -223,11 +224,15 @@ def _run_random(subject: Subject) -> Examination:
         draws = Draws(count_verdict_draws(len(subject.clean.labels)), 1)
         if subject.access.kind != "none":
             draws.gradient = distributed.first_says(count_gradient_draws(subject.make_few(net)))
-        with isolate(MeanOfDraws(subject.module, draws.gradient)) as mean:
+        some = min(draws.gradient, DIAGNOSED_DRAWS)
+        with (
+            isolate(MeanOfDraws(subject.module, draws.gradient)) as mean,
+            isolate(MeanOfDraws(subject.module, some)) as quick,
+        ):
             every = torch.arange(len(subject.clean.labels))
             judge = DrawJudge(subject.make_judge(mean), net, draws, every)
             clean = judge.classify_clean()
-            few = DrawJudge(subject.make_few(mean), net, draws, subject.chosen)
+            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen)
             subject = replace(subject, finished=FinishedAttacks())
             found = _examine(subject, judge, few, clean)
     found.draws = draws

@@ -92,7 +92,7 @@ class _Forgiving(torch.autograd.Function):
     """The forward of a network, with a backward that answers zero instead of raising."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, owner: WithGradient) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, owner: WithGradient) -> Tensor:
         with torch.enable_grad():
             image = x.detach().requires_grad_()
             logits = owner.module(image)
@@ -100,7 +100,7 @@ class _Forgiving(torch.autograd.Function):
         return logits.detach().clone()  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         image, logits, owner = ctx.graph
         found = None
         if logits.requires_grad:

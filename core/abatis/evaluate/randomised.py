@@ -79,13 +79,13 @@ def count_gradient_draws(judge: Judge) -> int:
     """
     batch = next(iter(judge.points.eval_batches(min(TRIED, judge.batch_size))))
     for draws in GRADIENT_DRAWS:
-        halves = []
+        halves: list[Tensor] = []
         for _ in range(2):
             total = torch.zeros_like(batch.x)
             for _ in range(draws):
                 total += differentiate(judge.net, batch.x, batch.y, margin)[2]
             halves.append(total.flatten(1))
-        cosine = F.cosine_similarity(*halves, dim=1).clamp(min=0).sqrt()
+        cosine = F.cosine_similarity(halves[0], halves[1], dim=1).clamp(min=0).sqrt()
         if float(cosine.median()) >= STABLE:
             return draws
     return GRADIENT_DRAWS[-1]

@@ -187,11 +187,10 @@ def _check_number(
         return
     draws = record.get("draws") or {}
     right = (draws.get("right") or {}).get(number.verdicts)
-    if right is None:
-        expected = sum(marks) / len(marks)
-    else:
-        expected = sum(right) / (len(right) * draws["number"])
-    yield from _compare_share(number, record[number.key], expected)
+    share = sum(marks) / len(marks)
+    if right is not None:
+        share = sum(right) / (len(right) * draws["number"])
+    yield from _compare_share(number, record[number.key], share)
     ends = (record.get("interval") or {}).get(number.key)
     if ends is None:
         return

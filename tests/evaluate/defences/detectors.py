@@ -112,6 +112,8 @@ def get_odds(seed: int = 0) -> Toy:
 class Rejecting(Toy):
     """Yin et al. (2020): a detector a class; the eleventh output is "none of them"."""
 
+    abstains = True
+
     def __init__(self, net: nn.Module, limit: float) -> None:
         super().__init__()
         self.net, self.limit = net, limit
@@ -147,6 +149,8 @@ def get_asymmetric(seed: int = 0) -> Toy:
 
 class Abstaining(Toy):
     """Answers with flat logits where it suspects an attack; argmax then picks class 0."""
+
+    abstains = True
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -11,6 +11,9 @@ Every step is shown to the toy itself. For a random toy the image with the lowes
 counts, and the truth is the mean over new draws. Images that break a toy with a memory are
 confirmed alone on a copy that was asked nothing before.
 
+Where a toy abstains, by flat logits or an output beyond the classes, a point is robust only if the
+right answer stands; ``fooled`` is the share of points for which a wrong answer was accepted.
+
 The number is an upper bound of the robust accuracy, as any attack's is.
 """
 
@@ -38,7 +41,8 @@ from tests.evaluate.defences.table import TOYS, get_toy
 RECORD = Path(__file__).parent / "truth.json"
 STEPS = 40
 RESTARTS = 4
-DRAWS = 10  # per gradient, and per look at a random toy
+DRAWS = 10  # per gradient, and per first look at a random toy
+SURE = 60  # draws before an image of a random toy takes another's place
 FINAL = 200  # draws for the truth of a random toy
 QUERIES = 3000
 
@@ -52,6 +56,7 @@ class Search:
         y: (n,) their labels.
         best: (n, 1, 8, 8), the image with the lowest share of right answers.
         right: (n,) that share: 0 or 1 for a toy that is not random.
+        fooled: (n,) bool: was a wrong answer accepted? Only for a toy that abstains.
     """
 
     toy: Toy
@@ -59,23 +64,41 @@ class Search:
     y: Tensor
     best: Tensor
     right: Tensor
+    fooled: Tensor
+
+    @property
+    def abstains(self) -> bool:
+        return bool(getattr(self.toy, "abstains", False))
 
     @property
     def standing(self) -> Tensor:
-        """The rows that still are right in some draw, (m,) int64."""
-        return (self.right > 0).nonzero().flatten()
+        """The rows that still are right in some draw, or not fooled, (m,) int64."""
+        left = self.right > 0
+        return (left | ~self.fooled if self.abstains else left).nonzero().flatten()
 
     def measure(self, x: Tensor, y: Tensor, draws: int) -> Tensor:
         """Return the share of right answers, (B,)."""
         with torch.no_grad():
             looks = [self.toy.answer(x).argmax(1) == y for _ in range(draws)]
-        return torch.stack(looks).float().mean(0)
+        right = torch.stack(looks).float().mean(0)
+        return right * ~self.find_abstained(x) if self.abstains else right
+
+    def find_abstained(self, x: Tensor) -> Tensor:
+        """Return where the toy gives no answer, (B,) bool."""
+        with torch.no_grad():
+            logits = self.toy.answer(x)
+        return (logits.argmax(1) > 9) | (logits.amax(1) == logits.amin(1))
 
     def show(self, rows: Tensor, x: Tensor) -> None:
         """Ask the toy about images of some rows, and keep those that are better."""
         right = self.measure(x, self.y[rows], DRAWS if self.toy.random else 1)
         better = right < self.right[rows]
+        if self.toy.random and better.any():  # the lowest of many short looks is too low
+            right[better] = self.measure(x[better], self.y[rows[better]], SURE)
+            better &= right < self.right[rows]
         self.best[rows[better]], self.right[rows[better]] = x[better], right[better]
+        if self.abstains:
+            self.fooled[rows] |= (right == 0) & ~self.find_abstained(x)
 
 
 @cache
@@ -86,7 +109,7 @@ def list_strangers() -> list[nn.Module]:
 
 def differentiate(toy: Toy, source: Forward, x: Tensor, y: Tensor, objective: Any) -> Tensor:
     """Return the gradient at images, averaged over draws where the toy asks for it."""
-    draws = DRAWS if toy.random or toy.noise else 1
+    draws = 2 * DRAWS if toy.random else DRAWS if toy.noise else 1
     total = torch.zeros_like(x)
     for _ in range(draws):
         point = (x + toy.noise * torch.randn_like(x)).requires_grad_()
@@ -114,7 +137,7 @@ def ascend(search: Search, source: Forward, objective: Any, start: int) -> None:
 
 def list_attacks(toy: Toy) -> Iterator[tuple[Forward, Any, int]]:
     """Yield sources, objectives and starts."""
-    for start in range(RESTARTS):
+    for start in range(2 if toy.random else RESTARTS):
         for source in toy.list_sources():
             yield source, margin, start
             yield source, cross_entropy, start
@@ -142,7 +165,9 @@ def confirm(name: str, search: Search) -> int:
     ):
         forget()
         with torch.no_grad():
-            count += int(get_toy(name)(image[None]).argmax(1)[0] != label)
+            logits = get_toy(name)(image[None])
+        flat = bool(logits.amax() == logits.amin())
+        count += int(flat or int(logits.argmax()) != int(label))
     return count
 
 
@@ -153,9 +178,9 @@ def find_truth(name: str) -> dict[str, Any]:
     x, y = entry.get_points()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        search = Search(toy, x, y, x.clone(), torch.ones(len(x)))
+        search = Search(toy, x, y, x.clone(), torch.ones(len(x)), torch.zeros(len(x)).bool())
         clean = search.measure(x, y, FINAL if toy.random else 1)
-        search.right = clean.clone()
+        search.show(torch.arange(len(x)), x)
         for source, objective, start in list_attacks(toy):
             if len(search.standing):
                 ascend(search, source, objective, start)
@@ -168,6 +193,7 @@ def find_truth(name: str) -> dict[str, Any]:
         "points": entry.choose_points().tolist(),
         "clean": round(float(clean.mean()), 4),
         "truth": round(float(search.right.mean()), 4),
+        **({"fooled": round(float(search.fooled.float().mean()), 4)} if search.abstains else {}),
         "right": [round(one, 3) for one in search.right.tolist()],
         "images_of_others": entry.unseen,
         "confirmed": None if toy.random else [confirm(name, search), broken],

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.evaluate.defences.nets import (
+    EPS,
     Forward,
     Toy,
-    fit,
     make_cnn,
     make_mlp,
     obtain,
@@ -296,12 +296,17 @@ def get_winners(seed: int = 0) -> Toy:
     return Jumpy(obtain("winners", seed, make))
 
 
+def compute_single_step_loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy after one step of twice the radius from the clean image."""
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(net(point), y), point)
+    return F.cross_entropy(net((x + 2 * EPS * gradient.sign()).clamp(0, 1)), y)
+
+
 def get_single_step(seed: int = 0) -> Toy:
-    """Na et al. (2018), in part: trained on single steps of a large radius, until they overfit."""
+    """Na et al. (2018), in part: trained on single steps, and overfitted to them."""
 
-    def learn(net: nn.Module) -> None:
-        fit(net, eps=0.3, steps=1, epochs=60, lr=1e-2)
+    def make() -> nn.Module:
+        return make_mlp(256)
 
-    net = Jumpy(obtain("single-step", seed, lambda: make_mlp(256), teach=learn))
-    net.noise = 0.0
-    return net
+    return Times(obtain("single-step", seed, make, loss=compute_single_step_loss, epochs=40), 1.0)

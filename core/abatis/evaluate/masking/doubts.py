@@ -30,10 +30,7 @@ def _climb(
 
 SEARCHES: Mapping[str, tuple[str, RunSearch]] = {
     "D28": ("an ascent along finite differences", _climb),
-    "D27": (
-        "a substitute trained on the network's answers, and searches from its images",
-        _extract,
-    ),
+    "D27": ("a substitute of the network, and searches from its images", _extract),
 }
 """By the test that counts what each of them breaks; the cheaper one first."""
 

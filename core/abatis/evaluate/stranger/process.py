@@ -253,14 +253,14 @@ class _Asked(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stranger: Stranger) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, stranger: Stranger) -> Tensor:
         ctx.stranger = stranger
         ctx.save_for_backward(x)
         logits = stranger.ask(x, max(1, len(x)), recorded=True, requires_grad=True)
         return logits.to(x.device)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         stranger: Stranger = ctx.stranger
         question = {"x": x.detach().cpu(), "size": len(x), "gradient": True, "last": True}

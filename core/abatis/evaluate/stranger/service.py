@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,7 +94,7 @@ class Service:
                 image = x.to(self.device)
                 if wanted or message.get("requires_grad"):
                     image = image.requires_grad_()
-                parts.append((image, self.watch.collect(lambda image=image: self.ask(image))))
+                parts.append((image, self.watch.collect(partial(self.ask, image))))
         logits = torch.cat([one for _, one in parts])
         if not wanted:
             return {"logits": logits.detach().float().cpu()}
