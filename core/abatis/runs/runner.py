@@ -45,7 +45,15 @@ from abatis.system.signals import stop_at_once
 from abatis.train.checkpoint import CHECKPOINTS, set_aside
 from abatis.train.code_digests import digest_code
 from abatis.train.plan import Plan
-from abatis.train.resume import Start, check_fit, describe_early_stop, find_start, is_finished
+from abatis.train.resume import (
+    Start,
+    check_content,
+    check_fit,
+    describe_content,
+    describe_early_stop,
+    find_start,
+    is_finished,
+)
 from abatis.train.trace import Say
 from abatis.train.trackers import open_trackers
 from abatis.train.trainer import Trainer
@@ -175,6 +183,8 @@ def _train_and_judge(job: Job) -> Result:
         _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
     images = open_run_data(config, job.data, job.device)
+    content = describe_content(config, images)
+    start = check_content(start, content, config)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     options = dict(flatten(portable_options(config.to_toml())))
     with open_trackers(config.track if first else (), job.folder, options) as trackers:
@@ -183,7 +193,7 @@ def _train_and_judge(job: Job) -> Result:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
             _describe_run(job, prepared.plan, start, code)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
-        trainer = _make_trainer(job, prepared, images, code)
+        trainer = Trainer(_describe_training(job, prepared, images, code, content))
         _train(job, trainer, start)
         if config.eval != "none":
             record = _judge(job, prepared.plan, trainer, images)
@@ -229,8 +239,14 @@ def _describe_run(job: Job, plan: Plan, start: Start, code: Mapping[str, str]) -
         write_text(folder / "plan.json", json.dumps(rows, indent=2, default=str) + "\n")
 
 
-def _make_trainer(job: Job, prepared: Prepared, images: Data, code: Mapping[str, str]) -> Trainer:
-    training = Training(
+def _describe_training(
+    job: Job,
+    prepared: Prepared,
+    images: Data,
+    code: Mapping[str, str],
+    content: Mapping[str, str],
+) -> Training:
+    return Training(
         job.config,
         prepared.net,
         prepared.plan,
@@ -240,8 +256,8 @@ def _make_trainer(job: Job, prepared: Prepared, images: Data, code: Mapping[str,
         prepared.random,
         partial(_validate, job.config, images),
         code,
+        content,
     )
-    return Trainer(training)
 
 
 def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
@@ -306,7 +322,9 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
         evaluation = evaluate(model, request)
     record = {
         **evaluation.to_json(),
-        **describe_evaluation(str(folder), model, images.info, config.threat_model, config.seed),
+        **describe_evaluation(
+            str(folder), model, images.info, images.test, config.threat_model, config.seed
+        ),
         **describe_selection(images, folder, int(trainer.progress.best["epoch"])),
     }
     return write_record(folder, record) if distributed.rank() == 0 else record

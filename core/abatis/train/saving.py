@@ -45,7 +45,7 @@ class Saver:
         self.skipping = skipping
         self.progress = progress
         self.metrics = metrics
-        self.about = describe_run(training.config, training.device, training.code)
+        self.about = describe_run(training.config, training.device, training.code, training.content)
         self.seconds = 0.0  # the last save took
         self._warned = False
 

@@ -47,6 +47,7 @@ class Training:
         validate: Clean and robust accuracy of a network on the held-out images; called only if
             there are any.
         code: The digests of the user's code that the run is made of.
+        content: The digests of its images.
     """
 
     config: RunConfig
@@ -58,6 +59,7 @@ class Training:
     random: Randomness
     validate: Callable[[nn.Module], tuple[float, float]]
     code: Mapping[str, str] = field(default_factory=dict)
+    content: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:

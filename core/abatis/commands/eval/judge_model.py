@@ -78,7 +78,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
         found = evaluate(module, request)
     if distributed.rank() == 0:
         about = {
-            **describe_evaluation(asked.model, module, images.info, threat, seed),
+            **describe_evaluation(asked.model, module, images.info, points, threat, seed),
             **describe_points(asked, points, images.test),
             "command": line,
         }
