@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from abatis.commands.compare.compare_runs import find_baseline, report
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_alike, read_run
 from abatis.commands.compare.methods import MethodRuns
@@ -15,6 +13,7 @@ from abatis.commands.compare.options import Asked
 from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.run_config import LADDERS, RunConfig
 from abatis.errors import AbatisError, Stopped
+from abatis.report.console import SafeConsole
 from abatis.report.eval_record import RECORD
 from abatis.runs.runner import run
 from abatis.train.resume import check_files, check_same
@@ -28,7 +27,7 @@ def compare_methods(asked: Asked) -> int:
     order = [method.name for method in methods]
     baseline = find_baseline(options.baseline, order)
     config = methods[0].configs[0]
-    console = Console(quiet=config.quiet, highlight=False)
+    console = SafeConsole(quiet=config.quiet)
     runs, failed = train_missing(
         methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal)
     )

@@ -14,7 +14,9 @@ from abatis.commands.registry.entries import Registry, Role, format_option, list
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
+from abatis.report.console import SafeConsole
 from abatis.report.verdicts import format_verdict
+from abatis.system.printable import make_printable
 
 HIDDEN = ("allow_fail", "registered", "community")
 MISSING = {"installed": "no", "verdict": "not measured"}
@@ -79,7 +81,6 @@ def _list(asked: argparse.Namespace) -> None:
     if asked.json:
         print(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -91,7 +92,7 @@ def _list(asked: argparse.Namespace) -> None:
         table.add_row(
             row["name"], row["installed"] or "no", origin_of(row), provides, escape(row["title"])
         )
-    Console(highlight=False).print(table)
+    SafeConsole().print(table)
 
 
 def _show(name: str, as_json: bool) -> None:
@@ -105,14 +106,13 @@ def _show(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(by_name[name], indent=2))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in describe_method(by_name[name]):
         table.add_row(key, escape(value))
-    Console(highlight=False).print(table)
+    SafeConsole().print(table)
 
 
 def describe_method(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -150,6 +150,6 @@ def _text(name: str, key: str, value: Any) -> str:
 def _check() -> int:
     found, notes = find_problems()
     for line in (*found, *notes):
-        print(line)
+        print(make_printable(line))
     print(f"problems: {len(found)}" if found else "no problems found")
     return 1 if found else 0
