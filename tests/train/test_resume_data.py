@@ -75,6 +75,34 @@ def test_images_that_a_checkpoint_does_not_know_are_named(tmp_path):
         check_content(known, {"data.train": "a", "extra.file": "x"}, config)
 
 
+TEACHER = """
+from pathlib import Path
+from abatis import PluginConfig, hookimpl
+
+class TaughtConfig(PluginConfig):
+    teacher: Path
+    words: str = "1.5"
+
+@hookimpl
+def defense_config():
+    return TaughtConfig
+"""
+
+
+def test_a_file_that_an_option_of_a_plugin_names_is_part_of_the_run(tmp_path):
+    plugin, teacher = tmp_path / "taught.py", tmp_path / "teacher.pt"
+    plugin.write_text(TEACHER)
+    teacher.write_text("one")
+    wanted = {"name": "r", "plugin": str(plugin), "options": {"taught": {"teacher": teacher}}}
+    run(tiny(tmp_path, epochs=1, **wanted))
+    run(tiny(tmp_path, epochs=2, resume=True, **wanted))
+    teacher.write_text("two")
+    with pytest.raises(UsageError, match=r"taught\.teacher was sha256:") as caught:
+        run(tiny(tmp_path, epochs=3, resume=True, **wanted))
+    assert "--allow-mismatch taught.teacher" in caught.value.fix
+    run(tiny(tmp_path, epochs=3, resume=True, allow_mismatch=["taught.teacher"], **wanted))
+
+
 def test_looking_at_images_leaves_the_generators_as_they_were():
     x, y = make_images()
     data = from_user(((x, y), (x, y)), DataRequest("user"))

@@ -227,7 +227,8 @@ def read_use(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]
         known = {*PROVIDERS[role], *(plugin.name for plugin in loaded)}
         if normalise_name(provider) not in known:
             raise UsageError(
-                f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}"
+                f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}",
+                fix="name a provider of this run, or leave --use out",
             )
     return {role: normalise_name(provider) for role, provider in use.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from abatis.errors import CheckpointError, UsageError
 from abatis.system import distributed
 from abatis.system.device import device_name
 from abatis.system.environment import read_code, read_providers
-from abatis.system.files import digest
+from abatis.system.files import digest, sha256_of
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
 from abatis.train.code_digests import digest_code
 
@@ -69,13 +69,34 @@ def describe_run(
 
 
 def describe_content(config: RunConfig, data: Data) -> dict[str, str]:
-    """The digests of the images that a run trains on and chooses its weights by."""
+    """The digests of what a run reads from outside its options.
+
+    These are the images that it trains on and chooses its weights by, and the files that options of
+    plugins name, such as the weights of a teacher.
+    """
     extra = config.extra.file
     return {
         "data.train": digest_split(data.train),
         **({} if data.val is None else {"data.val": digest_split(data.val)}),
         **({} if extra is None else {"extra.file": sha256_of_extra(extra)}),
+        **{
+            name: f"sha256:{sha256_of(path)}"
+            for plugin, options in config.options.items()
+            for name, path in _find_files(plugin, options.model_dump())
+        },
     }
+
+
+def _find_files(name: str, value: object) -> Iterator[tuple[str, Path]]:
+    """The existing files that an option, or an option in a table of options, names."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _find_files(f"{name}.{key}", part)
+    elif isinstance(value, Path) or (isinstance(value, str) and Path(value).suffix):
+        path = Path(value).expanduser()
+        with suppress(OSError, ValueError):  # a text that cannot be a path
+            if path.is_file():
+                yield name, path
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,14 @@ def train_missing(
         The evaluated runs, and the runs that failed.
 
     Raises:
-        UsageError: A run folder holds another run.
+        AbatisError: A method cannot start, or a run folder holds another run; then none is trained.
         Stopped: The training was interrupted.
     """
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
         check_same(config, _folder(config), FREE_IN_COMPARISON, fix="choose another --out")
         check_files(config, _folder(config), fix="choose another --out")
+    _check_methods(todo)
     judged: list[JudgedRun] = []
     failed: list[FailedRun] = []
     for place, (name, config) in enumerate(todo, start=1):
@@ -77,6 +78,17 @@ def train_missing(
         elif not config.dry_run:
             judged.append(read_run(folder, name))
     return judged, failed
+
+
+def _check_methods(todo: Sequence[tuple[str, RunConfig]]) -> None:
+    """Make the plan of every method that will be trained; raises the first error."""
+    waiting = {name: config for name, config in todo if not config.dry_run and not _is_done(config)}
+    for name, config in waiting.items():
+        try:
+            run(config.model_copy(update={"dry_run": True, "quiet": True}))
+        except AbatisError as error:
+            where = f"method {name}" + (f", {error.where}" if error.where else "")
+            raise type(error)(error.what, where=where, fix=error.fix) from error.__cause__
 
 
 def _train_one(config: RunConfig) -> str:
