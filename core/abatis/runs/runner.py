@@ -27,6 +27,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.held_out import check_held_out, write_held_out
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -176,6 +177,8 @@ def _train_and_judge(job: Job) -> Result:
         _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
     images = open_run_data(config, job.data, job.device)
+    if config.resumes:
+        check_held_out(config, job.folder, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     options = dict(flatten(portable_options(config.to_toml())))
     with open_trackers(config.track if first else (), job.folder, options) as trackers:
@@ -183,6 +186,7 @@ def _train_and_judge(job: Job) -> Result:
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
             _describe_run(job, prepared.plan, start, code)
+            write_held_out(job.folder, images)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
         trainer = _make_trainer(job, prepared, images, code)
         _train(job, trainer, start)
