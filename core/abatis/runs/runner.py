@@ -15,7 +15,8 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
-from abatis.config.run_config import LADDERS, Ladder, RunConfig
+from abatis.config.run_config import RunConfig
+from abatis.config.run_options import LADDERS, Ladder
 from abatis.config.toml import flatten
 from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
@@ -26,6 +27,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.held_out import write_held_out
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -192,6 +194,7 @@ def _train_and_judge(job: Job) -> Result:
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
             _describe_run(job, prepared.plan, start, code)
+            write_held_out(job.folder, images)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
         trainer = Trainer(_describe_training(job, prepared, images, code, content))
         _train(job, trainer, start)

@@ -65,6 +65,7 @@ class Trainer:
             accumulate=config.accumulate,
             clip_grad=config.clip_grad,
             deferred=deferred,
+            statistics=config.statistics,
         )
         self.step = Step(setup, self.optimizer)
         self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)
@@ -132,7 +133,9 @@ class Trainer:
         config, train = self.config, self.training.data.train
         epoch, steps = self.progress.epochs_ended, self.training.steps
         first = self.progress.step - epoch * self.training.steps_per_epoch
-        batches = epoch_batches(len(train), config.batch_size, config.seed, epoch)[first:]
+        batches = epoch_batches(len(train), config.batch_size, config.seed, epoch, config.order)[
+            first:
+        ]
         numbered = enumerate(batches, start=self.progress.step)
 
         def report_skipped(error: NotFiniteError) -> None:
