@@ -77,6 +77,12 @@ class RunConfig(Options):
         description="fine-tune from these weights: a .safetensors file or a run folder",
         json_schema_extra=STEP,
     )
+    continue_from: Path | None = Field(
+        None,
+        description="go on from the last checkpoint of this run folder: weights, buffers, moments"
+        " of the optimizer and epoch",
+        json_schema_extra=STEP,
+    )
     data: str = Field(
         "cifar10",
         description=f"data set: {', '.join(DATA_SOURCES)}",

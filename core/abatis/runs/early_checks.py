@@ -44,6 +44,7 @@ def check_before_data(
     _check_given(config, model, data)
     _check_processes(config)
     load_trackers(config.track)
+    _check_continuation(config)
     check_shard_options(config)
     if model is None:
         resolve(config.backbone, SMALL_IMAGE)
@@ -82,6 +83,25 @@ def _check_init(config: RunConfig) -> None:
     path = find_weights(config.init) if config.init.is_dir() else config.init
     if not path.is_file():
         raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
+
+
+def _check_continuation(config: RunConfig) -> None:
+    """Raise UsageError where ``--continue-from`` does not go with another option."""
+    if config.continue_from is None:
+        return
+    if config.init is not None:
+        raise UsageError(
+            "--init and --continue-from both give the weights to start from",
+            fix="--init for a new training, --continue-from to go on with an old one",
+        )
+    if config.shard != "none":
+        raise UsageError("--continue-from does not support --shard", fix="leave out --shard")
+    own = config.out / config.name if config.name else None
+    if own is not None and own.resolve() == config.continue_from.resolve():
+        raise UsageError(
+            f"--continue-from: {own} is this run's own folder",
+            fix="choose another --name; or give only --resume, which goes on in the same folder",
+        )
 
 
 def _check_plugins(
@@ -123,5 +143,7 @@ def _may_conflict(
 
 def _try_plan(config: RunConfig, device: torch.device) -> None:
     """Make the plan once as a dry run does, without images, downloads and other processes."""
-    light = config.model_copy(update={"pretrained": False, "init": None, "shard": "none"})
+    light = config.model_copy(
+        update={"pretrained": False, "init": None, "continue_from": None, "shard": "none"}
+    )
     prepare(light, describe_run_data(light), device, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,16 @@ class Prepared:
     info: DataInfo
     random: Randomness
     notes: tuple[str, ...]
+    continues: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_continuation(self, continues: Mapping[str, Any]) -> Prepared:
+        """Return the same run, whose plan also shows the run that it goes on from."""
+        if not continues:
+            return self
+        facts = dict(continues)
+        row = PlanRow("start", str(facts.pop("run")), "", facts)
+        plan = replace(self.plan, rows=(row, *self.plan.rows))
+        return replace(self, plan=plan, continues=continues)
 
     def with_trackers(self, trackers: Mapping[str, Tracker]) -> Prepared:
         """Return the same run, whose plan also tells these trackers; by name."""
@@ -113,6 +124,7 @@ def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
         mean=info.mean,
         std=info.std,
         pretrained=config.pretrained,
+        download=config.continue_from is None,
     )
 
 

@@ -47,6 +47,8 @@ class Training:
         validate: Clean and robust accuracy of a network on the held-out images; called only if
             there are any.
         code: The digests of the user's code that the run is made of.
+        continues: What is known about the run that this one goes on from; empty where it starts
+            afresh.
     """
 
     config: RunConfig
@@ -58,6 +60,7 @@ class Training:
     random: Randomness
     validate: Callable[[nn.Module], tuple[float, float]]
     code: Mapping[str, str] = field(default_factory=dict)
+    continues: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
