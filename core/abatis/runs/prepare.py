@@ -35,6 +35,7 @@ from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.plan import Plan, make_plan
 from abatis.train.sharding_checks import check_sharding
+from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
 
@@ -105,9 +106,11 @@ def prepare(
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_idle(config)
+    notes += _warn_no_statistics(config, net, name)
     _check_head(net, info, images, config)
     engine = _set_up_engine(config, net, plan, info)
-    rows = (*_describe_inputs(config, info, net.module, name), *plan.rows, engine)
+    inputs = _describe_inputs(config, info, net.module, name)
+    rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
     if say is not None:
         for text in list_calls(plan):
@@ -179,6 +182,27 @@ def _describe_inputs(
     size = sum(parameter.numel() for parameter in model.parameters())
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
+
+
+def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanRow, ...]:
+    """The plan's row of the forwards that move the running statistics, where a run fixes them."""
+    statistics = config.statistics
+    if not statistics.is_set:
+        return ()
+    check_loss_forwards(statistics.loss, ["clean"] if plan.clean_first else [])
+    options = {
+        "attack": statistics.attack or "none",
+        "loss": statistics.loss or "as the losses ask",
+        "after": statistics.after or "none",
+    }
+    return (PlanRow("statistics", "forwards", "", options),)
+
+
+def _warn_no_statistics(config: RunConfig, net: Net, name: str) -> list[str]:
+    """A note where forwards are to move running statistics, and the network has none."""
+    if not config.statistics.is_set or net.running_statistics():
+        return []
+    return [f"--statistics has no effect: {name} has no batch norm with running statistics"]
 
 
 def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:

@@ -15,7 +15,8 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
-from abatis.config.run_config import LADDERS, Ladder, RunConfig
+from abatis.config.run_config import RunConfig
+from abatis.config.run_options import LADDERS, Ladder
 from abatis.config.toml import flatten
 from abatis.data import Data, DataInfo
 from abatis.errors import UsageError

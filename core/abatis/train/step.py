@@ -119,6 +119,10 @@ class Step:
         for name, hooks in self.plan.trainers:
             with self.plan.watch(name, "after_update", self.net):
                 hooks.after_update(micros.whole())
+        if self.setup.statistics.after:
+            micros.move_statistics_after()
+            if (averaging := self.plan.averaging) is not None:
+                averaging.copy_buffers()
         self.optimizer.zero_grad(set_to_none=True)
         return result
 

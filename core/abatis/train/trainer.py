@@ -66,6 +66,7 @@ class Trainer:
             accumulate=config.accumulate,
             clip_grad=config.clip_grad,
             deferred=deferred,
+            statistics=config.statistics,
         )
         self.step = Step(setup, self.optimizer)
         self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)

@@ -77,10 +77,7 @@ class Training:
     @cached_property
     def averaging(self) -> WeightAveraging | None:
         """The trainer hook that averages the weights, if averaging is on."""
-        for _, hooks in self.plan.trainers:
-            if isinstance(hooks, WeightAveraging):
-                return hooks
-        return None
+        return self.plan.averaging
 
     @property
     def twin(self) -> nn.Module | None:

@@ -13,7 +13,8 @@ from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_al
 from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
 from abatis.config.option_sets import FREE_IN_COMPARISON
-from abatis.config.run_config import LADDERS, RunConfig
+from abatis.config.run_config import RunConfig
+from abatis.config.run_options import LADDERS
 from abatis.errors import AbatisError, Stopped
 from abatis.report.eval_record import RECORD
 from abatis.runs.runner import run
