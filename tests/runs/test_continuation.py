@@ -142,6 +142,7 @@ def test_it_can_be_continued_itself(tmp_path, first):
             {"optim": {**CONSTANT, "decay_all": False}},
             r"optimizer has groups of \[14\] tensors, this one's \[9, 5\]",
         ),
+        ({"normalize": "none"}, "has --normalize data, this one none"),
         ({"shard": "root"}, "--continue-from does not support --shard"),
     ],
 )

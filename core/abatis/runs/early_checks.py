@@ -14,7 +14,7 @@ from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
-from abatis.nets.backbones.names import SMALL_IMAGE, resolve
+from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
 from abatis.runs.prepare import prepare
@@ -49,6 +49,7 @@ def check_before_data(
     if model is None:
         resolve(config.backbone, SMALL_IMAGE)
     _check_init(config)
+    _check_normalize(config, model)
     _check_plugins(config, model, data, device)
 
 
@@ -83,6 +84,24 @@ def _check_init(config: RunConfig) -> None:
     path = find_weights(config.init) if config.init.is_dir() else config.init
     if not path.is_file():
         raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
+
+
+def _check_normalize(config: RunConfig, model: nn.Module | None) -> None:
+    """Raise UsageError where ``--normalize`` would have no effect."""
+    if config.normalize == "data":
+        return
+    own = {
+        "--pretrained": config.pretrained,
+        "--init": config.init is not None,
+        "a network from Python": model is not None,
+        config.backbone: is_factory(config.backbone),
+    }
+    for name in (name for name, brings in own.items() if brings):
+        raise UsageError(
+            f"--normalize {config.normalize} has no effect on {name}, which brings its own"
+            " normalisation",
+            fix="leave it out",
+        )
 
 
 def _check_continuation(config: RunConfig) -> None:

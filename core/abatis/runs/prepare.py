@@ -119,13 +119,14 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
+    mean, std = [0.0] * info.channels, [1.0] * info.channels
     return build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
+        mean=mean if config.normalize == "none" else info.mean,
+        std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
     )
@@ -181,6 +182,8 @@ def _describe_inputs(
     """The plan's rows of the data and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
+    if config.normalize != "data":
+        options["normalize"] = config.normalize
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 

@@ -157,6 +157,13 @@ def _check_state(source: Source, config: RunConfig) -> None:
             where=str(source.run),
             fix="train that run without --shard",
         )
+    normalized = source.loaded.about["options"].get("normalize", "data")
+    if normalized != config.normalize:
+        raise UsageError(
+            f"{OPTION}: that run has --normalize {normalized}, this one {config.normalize}",
+            where=str(source.run),
+            fix=f"give --normalize {normalized}",
+        )
     averaged = AVERAGING in source.loaded.state["trainers"]
     if averaged != bool(config.ema):
         has = "averages" if averaged else "does not average"
