@@ -242,6 +242,8 @@ class Run:
             that ``Batch.index`` is below it. It is 0 if no data were opened (--dry-run and
             evaluation).
         gatherer: set by the engine; call ``gather``.
+        given_start: set by tests: the noise that ``random_start`` adds to the images, instead of
+            a drawn one.
     """
 
     net: Network
@@ -255,6 +257,7 @@ class Run:
     options: Mapping[type[PluginConfig], PluginConfig]
     train_size: int
     gatherer: Callable[[Tensor, int], Tensor] | None = None
+    given_start: Callable[[], Tensor] | None = None
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:
