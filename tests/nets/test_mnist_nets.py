@@ -83,16 +83,16 @@ def test_order_of_the_convolutions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "std"),
+    ("init", "std"),
     [
-        ("mnist-mlp800", (2 / 784) ** 0.5),  # He: variance 2 / fan-in
-        ("mnist-mlp1024", (1 / 784) ** 0.5 / 3**0.5),  # torch: uniform up to 1 / sqrt(fan-in)
+        ("he", (2 / 784) ** 0.5),  # variance 2 / fan-in
+        ("torch", (1 / 784) ** 0.5 / 3**0.5),  # uniform up to 1 / sqrt(fan-in)
     ],
 )
-def test_initial_weights(name: str, std: float) -> None:
-    first, bias, *_ = make_mnist(name).parameters()
+def test_initial_weights(init: str, std: float) -> None:
+    first, bias, *_, last_bias = make_mnist("mnist-mlp800", init=init).parameters()
     assert first.std().item() == pytest.approx(std, rel=0.01)
-    assert bias.any().item() is (name == "mnist-mlp1024")
+    assert bias.any().item() is last_bias.any().item() is (init == "torch")
 
 
 def test_they_are_models_of_timm() -> None:

@@ -29,8 +29,8 @@ class FlatNet(nn.Module):
         num_classes: K, the number of logits.
         in_chans: C.
         img_size: H, pixels a side; as a pair of them, too, as timm gives it.
-        kaiming: Draw all weights from a normal distribution with variance 2 / fan-in, and start
-            biases at 0 (He et al., 2015); else torch's own initial values.
+        init: ``he``: all weights are normal with variance 2 / fan-in, and biases 0 (He et al., ICCV
+            2015), as Yan, Guo and Zhang have it; ``torch``: torch's own, as Wu and Yu have it.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class FlatNet(nn.Module):
         num_classes: int = 10,
         in_chans: int = 1,
         img_size: int | tuple[int, int] = 28,
-        kaiming: bool = False,
+        init: str = "he",
     ) -> None:
         super().__init__()
-        self.kaiming = kaiming
+        self.init = init
         side = img_size if isinstance(img_size, int) else img_size[0]
         self.features = trunk(in_chans, side)
         with torch.no_grad():
@@ -51,7 +51,7 @@ class FlatNet(nn.Module):
         self.reset_classifier(num_classes)
 
     def _initialise(self, module: nn.Module) -> None:
-        for part in module.modules() if self.kaiming else ():
+        for part in module.modules() if self.init == "he" else ():
             if isinstance(part, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(part.weight)
                 assert part.bias is not None
@@ -134,12 +134,10 @@ def _lenet(in_chans: int, side: int) -> nn.Sequential:
     )
 
 
-def _build(
-    name: str, pretrained: bool, trunk: Trunk, kaiming: bool = False, **options: Any
-) -> FlatNet:
+def _build(name: str, pretrained: bool, trunk: Trunk, **options: Any) -> FlatNet:
     """What an entrypoint returns; raises RuntimeError for pretrained weights: there are none."""
     net: FlatNet = timm.models.build_model_with_cfg(
-        FlatNet, name, pretrained, trunk=trunk, kaiming=kaiming, **options
+        FlatNet, name, pretrained, trunk=trunk, **options
     )
     return net
 
@@ -173,11 +171,11 @@ def mnist_cnn(pretrained: bool = False, **options: Any) -> FlatNet:
 
 @register("mnist-mlp800", **FACTS)
 def mnist_mlp800(pretrained: bool = False, **options: Any) -> FlatNet:
-    """784-800-800-10, with He's initial weights."""
-    return _build("mnist_mlp800", pretrained, _perceptron([800, 800]), kaiming=True, **options)
+    """784-800-800-10."""
+    return _build("mnist_mlp800", pretrained, _perceptron([800, 800]), **options)
 
 
 @register("mnist-lenet", **FACTS)
 def mnist_lenet(pretrained: bool = False, **options: Any) -> FlatNet:
-    """LeNet: 20 and 50 filters of 5x5, 500 units, with He's initial weights."""
-    return _build("mnist_lenet", pretrained, _lenet, kaiming=True, **options)
+    """LeNet: 20 and 50 filters of 5x5, 500 units."""
+    return _build("mnist_lenet", pretrained, _lenet, **options)
