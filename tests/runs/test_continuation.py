@@ -160,6 +160,15 @@ def test_averages_that_the_second_run_does_not_have_are_refused(tmp_path):
         go_on(tmp_path, tmp_path / "first")
 
 
+def test_held_out_images_that_the_first_run_was_trained_on_are_refused(tmp_path, first):
+    run(tiny(tmp_path, name="first", epochs=1, optim=CONSTANT, validation=0))
+    with pytest.raises(UsageError, match="trained on 15 of the images that this one holds out"):
+        go_on(tmp_path, tmp_path / "first")
+    go_on(tmp_path, tmp_path / "first", validation=0)
+    with pytest.raises(UsageError, match="trained on 10 of the images that this one holds out"):
+        go_on(tmp_path, first, name="more", validation=25)
+
+
 def test_no_run_and_no_checkpoint_are_named(tmp_path, first):
     with pytest.raises(UsageError, match="nothing holds no checkpoints"):
         go_on(tmp_path, tmp_path / "nothing")

@@ -47,6 +47,7 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
     assert names == weights | {
         "run.toml",
         "plan.json",
+        "held-out.json",
         "metrics.jsonl",
         "eval.json",
         "environment.json",

@@ -63,6 +63,21 @@ class RunConfig(RunOptions):
         self.statistics.check_attack(self.attack)
         return self
 
+    @model_validator(mode="after")
+    def _check_validation(self) -> RunConfig:
+        held_out = self.validation
+        if held_out is not None and held_out > 1 and held_out % 1:
+            raise UsageError(
+                f"--validation {held_out:g}: neither a number of images nor a share below 1",
+                fix="give a number like 1000, a share like 0.02, or 0",
+            )
+        if held_out == 0 and self.early_stop:
+            raise UsageError(
+                "--early-stop needs held-out images, and --validation 0 holds out none",
+                fix="leave one of them out",
+            )
+        return self
+
     @property
     def resumes(self) -> bool:
         """May the run folder exist already?"""

@@ -48,6 +48,12 @@ class RunOptions(Options):
         description="start from timm's pretrained weights, with a new head",
         json_schema_extra=STEP,
     )
+    backbone_init: Literal["he", "torch"] = Field(
+        "he",
+        description="initial weights of the convolutions of our own networks: normal by fan-out"
+        " (he), or torch's default (torch)",
+        json_schema_extra=STEP,
+    )
     init: Path | None = Field(
         None,
         description="fine-tune from these weights: a .safetensors file or a run folder",
@@ -89,6 +95,11 @@ class RunOptions(Options):
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
         "auto", description="training augmentation", json_schema_extra=STEP
     )
+    crop_padding: Literal["zeros", "reflect"] = Field(
+        "zeros",
+        description="what random crops see beyond the border: zeros, or the image reflected",
+        json_schema_extra=STEP,
+    )
     auto_augment: str = Field(
         "",
         description="augmentation policy for folder data in timm's notation, like"
@@ -109,6 +120,19 @@ class RunOptions(Options):
     extra: ExtraConfig = Field(
         ExtraConfig(),
         description="additional training images, such as generated ones",
+        json_schema_extra=STEP,
+    )
+    validation: float | None = Field(
+        None,
+        ge=0,
+        description="training images held out to choose the best weights: a number, or a share"
+        " below 1; 0 trains on all and judges the last weights; a tenth, at most 1000, if not"
+        " given",
+        json_schema_extra=STEP,
+    )
+    order: Literal["shuffled", "fixed"] = Field(
+        "shuffled",
+        description="order of the training images: new in every epoch, or as they are stored",
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(

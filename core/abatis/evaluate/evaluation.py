@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.isolation import halve_until_fits, isolate
 from abatis.evaluate.judge import Clean, Judge, compute_share
 from abatis.evaluate.ladder import LadderResult, run_ladder
-from abatis.evaluate.margins import Margins, count_per_class, measure_margins
+from abatis.evaluate.margins import (
+    Margins,
+    count_per_class,
+    measure_five_steps,
+    measure_margins,
+)
 from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
 from abatis.evaluate.pgd import make_pgd
 from abatis.evaluate.question import describe_question
@@ -156,6 +161,13 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
             margins = halve_until_fits(
                 lambda size: _measure_margins(few, seed, size), request.batch_size
             )
+            # a look at all points would take as long as the quick ladder's one attack
+            stepped = few if request.ladder == "quick" else judge
+            five_steps = halve_until_fits(
+                lambda size: measure_five_steps(net, stepped.points.eval_batches(size)),
+                request.batch_size,
+            )
+            margins = replace(margins, five_steps=five_steps)
     return _summarize(request, clean, ladder, diagnosis, chosen, margins, curve)
 
 

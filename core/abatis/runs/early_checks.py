@@ -62,6 +62,11 @@ def _check_given(config: RunConfig, model: nn.Module | None, data: object) -> No
                 f"the {option} of this run was given from Python: {asked.removeprefix(PYTHON)}",
                 fix="give it again: abatis.run(config, model=..., data=...)",
             )
+    if model is not None and config.backbone_init != "he":
+        raise UsageError(
+            f"--backbone-init {config.backbone_init}: a network given from Python has its weights",
+            fix="leave it out",
+        )
 
 
 def _check_processes(config: RunConfig) -> None:

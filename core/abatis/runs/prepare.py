@@ -105,6 +105,8 @@ def prepare(
     run = _make_run(config, info, net, device, images)
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
     notes += _warn_missing_classes(images) if images else []
+    notes += _warn_unused_images(config, images) if images else []
+    notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
     notes += _warn_no_statistics(config, net, name)
     _check_head(net, info, images, config)
@@ -129,6 +131,7 @@ def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
         std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
+        init=config.backbone_init,
     )
 
 
@@ -184,6 +187,7 @@ def _describe_inputs(
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
     if config.normalize != "data":
         options["normalize"] = config.normalize
+    options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 
@@ -266,6 +270,25 @@ def _warn_missing_classes(images: Data) -> list[str]:
         return []
     missing = classes - len(seen)
     return [f"{missing} of {classes} classes have no training image, the first is {first}"]
+
+
+def _warn_unused_images(config: RunConfig, images: Data) -> list[str]:
+    """A note where a fixed order leaves the same images out of every epoch."""
+    n = len(images.train)
+    left = n % config.batch_size if n > config.batch_size else 0
+    if config.order != "fixed" or not left:
+        return []
+    return [
+        f"--order fixed: the last {left} of {n:,} training images are never used, as they do not"
+        f" fill a batch of {config.batch_size}"
+    ]
+
+
+def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
+    """A note where crops are to be padded, and there are none."""
+    if config.crop_padding == "zeros" or info.augment != "none":
+        return []
+    return [f"--crop-padding {config.crop_padding} has no effect: images are not cropped"]
 
 
 def _warn_idle(config: RunConfig) -> list[str]:

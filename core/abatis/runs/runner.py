@@ -27,6 +27,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.held_out import check_held_out, check_not_trained_on, write_held_out
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -192,6 +193,10 @@ def _train_and_judge(job: Job) -> Result:
         return _read_result(job.folder)
     source = find_source(config) if start.loaded is None else None
     images = open_run_data(config, job.data, job.device)
+    if config.resumes:
+        check_held_out(config, job.folder, images)
+    if source is not None:
+        check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
@@ -200,6 +205,7 @@ def _train_and_judge(job: Job) -> Result:
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
             _describe_run(job, prepared, start, code)
+            write_held_out(job.folder, images)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
         trainer = _make_trainer(job, prepared, images, code)
         _train(job, trainer, start, source)
