@@ -59,6 +59,18 @@ class RunOptions(Options):
         description="fine-tune from these weights: a .safetensors file or a run folder",
         json_schema_extra=STEP,
     )
+    continue_from: Path | None = Field(
+        None,
+        description="go on from the last checkpoint of this run folder: weights, buffers, moments"
+        " of the optimizer and epoch",
+        json_schema_extra=STEP,
+    )
+    normalize: Literal["data", "mean", "none"] = Field(
+        "data",
+        description="what the network does to its images first: subtract the data's mean and divide"
+        " by its standard deviation (data), subtract the mean (mean), or nothing (none)",
+        json_schema_extra=STEP,
+    )
     data: str = Field(
         "cifar10", description=f"data set: {', '.join(DATA_SOURCES)}", json_schema_extra=STEP
     )

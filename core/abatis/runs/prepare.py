@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +49,16 @@ class Prepared:
     info: DataInfo
     random: Randomness
     notes: tuple[str, ...]
+    continues: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_continuation(self, continues: Mapping[str, Any]) -> Prepared:
+        """Return the same run, whose plan also shows the run that it goes on from."""
+        if not continues:
+            return self
+        facts = dict(continues)
+        row = PlanRow("start", str(facts.pop("run")), "", facts)
+        plan = replace(self.plan, rows=(row, *self.plan.rows))
+        return replace(self, plan=plan, continues=continues)
 
     def with_trackers(self, trackers: Mapping[str, Tracker]) -> Prepared:
         """Return the same run, whose plan also tells these trackers; by name."""
@@ -110,14 +121,16 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
+    mean, std = [0.0] * info.channels, [1.0] * info.channels
     return build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
+        mean=mean if config.normalize == "none" else info.mean,
+        std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
+        download=config.continue_from is None,
         init=config.backbone_init,
     )
 
@@ -172,6 +185,8 @@ def _describe_inputs(
     """The plan's rows of the data and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
+    if config.normalize != "data":
+        options["normalize"] = config.normalize
     options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 

@@ -48,6 +48,8 @@ class Training:
             there are any.
         code: The digests of the user's code that the run is made of.
         content: The digests of its images.
+        continues: What is known about the run that this one goes on from; empty where it starts
+            afresh.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class Training:
     validate: Callable[[nn.Module], tuple[float, float]]
     code: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, str] = field(default_factory=dict)
+    continues: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:

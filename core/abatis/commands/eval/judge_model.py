@@ -149,7 +149,8 @@ def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> 
     """What only a run has: its training images, and the adaptive attacks of its plugins."""
     if subject.run is None:
         return {}
-    config = subject.run.model_copy(update={"init": None})  # its weights are loaded already
+    # its weights are loaded already
+    config = subject.run.model_copy(update={"init": None, "continue_from": None})
     plan = prepare(config, images.info, device, module).plan
     return {
         "training": describe_training(subject.run, module, images),

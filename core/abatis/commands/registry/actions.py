@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,7 @@ from abatis.report.verdicts import format_verdict
 from abatis.system.printable import make_printable
 
 HIDDEN = ("allow_fail", "registered", "community")
-MISSING = {"installed": "no", "verdict": "not measured"}
+MISSING = {"installed": "no"}
 
 
 def act(words: Sequence[str], prog: str) -> int:
@@ -138,13 +138,23 @@ def _text(name: str, key: str, value: Any) -> str:
             "\n".join(format_option(name, option, default) for option, default in value.items())
             or "none"
         )
-    if key == "records":
-        return "\n".join(f"{file}: {', '.join(rows)}" for file, rows in value.items()) or "none"
+    if key == "evidence" and not isinstance(value, str):
+        return "\n".join(map(_describe_evidence, value)) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    if key == "verdict" and value is not None:
-        return format_verdict(value)
     return MISSING[key] if value is None else str(value)
+
+
+def _describe_evidence(evidence: Mapping[str, Any]) -> str:
+    """One line: what is shown, by what, and the masking verdict with the ladder it comes from."""
+    where = evidence["source"] + (f": {', '.join(evidence['rows'])}" if evidence["rows"] else "")
+    verdict = evidence["masking_verdict"]
+    masking = (
+        f"; masking verdict {format_verdict(verdict)} ({evidence['ladder']} ladder)"
+        if verdict
+        else ""
+    )
+    return f"{evidence['shows']} [{evidence['form']}, {where}{masking}]"
 
 
 def _check() -> int:

@@ -82,8 +82,13 @@ def conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
 
 
-def register(short_name: str) -> Callable[[Entrypoint], Entrypoint]:
-    """Make a net known: to timm under the name of its function, to users under ``short_name``."""
+def register(short_name: str, **other: Any) -> Callable[[Entrypoint], Entrypoint]:
+    """Make a net known: to timm under the name of its function, to users under ``short_name``.
+
+    Args:
+        short_name: What users write.
+        other: Facts for timm in place of those of a net for CIFAR-10 with a stem.
+    """
 
     def add(entrypoint: Entrypoint) -> Entrypoint:
         name = entrypoint.__name__
@@ -94,6 +99,7 @@ def register(short_name: str) -> Callable[[Entrypoint], Entrypoint]:
             "std": CIFAR10_STD,
             "first_conv": "features.stem",
             "classifier": "fc",
+            **other,
         }
         # timm reads the facts from a table of the function's module
         table = sys.modules[entrypoint.__module__].__dict__.setdefault("default_cfgs", {})
