@@ -35,6 +35,7 @@ NUMBERS = (
     "margin_pgd20_acc",
     "autoattack_acc",
     "robust_acc",
+    "robust_acc_upper",
     "verdict",
     "n",
     "interval",

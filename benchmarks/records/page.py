@@ -82,9 +82,10 @@ def row(record: dict[str, Any]) -> str:
     points = f"{record['points']:,} of {record['of']:,}" + (
         f" ({record['why_not_all']})" if record["why_not_all"] else ""
     )
-    shares = (
-        f"{100 * record[key]:.2f}"
-        for key in ("clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc")
+    shares = [f"{100 * record[key]:.2f}" for key in ("clean_acc", "pgd20_acc", "autoattack_acc")]
+    bound = record.get("robust_acc_upper")
+    shares.append(
+        f"{100 * record['robust_acc']:.2f}" if bound is None else f"at most {100 * bound:.2f}"
     )
     kinds = ("wall_seconds", "processor_seconds")
     seconds = (

@@ -123,7 +123,7 @@ def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
     def failing(*arguments, **named):
         return dataclasses.replace(diagnose(*arguments, **named), verdict="FAIL")
 
-    monkeypatch.setattr("abatis.evaluate.evaluation.diagnose", failing)
+    monkeypatch.setattr("abatis.evaluate.examination.diagnose", failing)
     words = ["eval", str(run), "--subset", "10", "--out", str(tmp_path), *QUICK]
     assert main(words) == 0
     assert main([*words, "--strict"]) == 6

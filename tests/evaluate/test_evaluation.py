@@ -195,11 +195,11 @@ def test_two_processes_find_what_one_finds(tmp_path):
 
 
 def test_what_the_diagnostics_break_is_counted_at_its_own_place(points, monkeypatch):
-    from abatis.evaluate import evaluation
+    from abatis.evaluate import examination
 
     labels = torch.arange(4).repeat_interleave(80)
     x = torch.full((320, 1, 4, 4), 0.5)
-    made = evaluation.diagnose
+    made = examination.diagnose
 
     def breaks_one(few, clean, **named):
         found = made(few, clean, **named)
@@ -215,7 +215,7 @@ def test_what_the_diagnostics_break_is_counted_at_its_own_place(points, monkeypa
         def forward(self, images):
             return self.scale * torch.eye(4)[3] + 1e-3 * images.mean((1, 2, 3))[:, None]
 
-    monkeypatch.setattr(evaluation, "diagnose", breaks_one)
+    monkeypatch.setattr(examination, "diagnose", breaks_one)
     result = judged(Right(), points(x, labels), ladder="quick", num_classes=4)
     assert torch.bincount(labels[result.diagnosed]).tolist() == [64] * 4
     assert result.to_json()["masking"]["positions"] == result.diagnosed.tolist()

@@ -12,7 +12,7 @@ from torch import nn
 
 from abatis.api.threat import Threat
 from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd, ladder
-from abatis.evaluate.judge import _pack
+from abatis.evaluate.judge import pack_points
 
 LINF = Threat.parse("Linf:0.05")
 CPU = torch.device("cpu")
@@ -137,7 +137,7 @@ def test_cheating_attack_is_not_believed(digits, network, points, monkeypatch, c
 def test_points_are_packed_in_order(digits, points):
     data = points(digits.x[:50], digits.y[:50], digits.index[:50] + 1000)
     wanted = torch.arange(50) % 3 > 0  # 33 points
-    packs = list(_pack(data, wanted, 8))
+    packs = list(pack_points(data, wanted, 8))
     assert [len(batch) for _, batch in packs] == [8, 8, 8, 8, 1]
     places = torch.cat([places for places, _ in packs])
     assert torch.equal(places, wanted.nonzero().flatten())
@@ -149,5 +149,6 @@ def test_points_are_packed_in_order(digits, points):
 
 def test_nothing_wanted_gives_no_batch(digits, points):
     assert (
-        list(_pack(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
+        list(pack_points(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4))
+        == []
     )

@@ -63,9 +63,10 @@ def test_honest_networks_pass(request, images, standard, name):
     found = diagnosed(net, images.test.subset(torch.arange(60)), training=training)
     assert found.list_findings() == []
     assert found.verdict == "PASS"
-    assert [test.id for test in found.tests] == [f"D{number}" for number in range(1, 25)]
-    assert {test.status for test in found.tests} == {"pass"}
-    assert str(found) == "no sign of masking found by 24 tests"
+    assert [test.id for test in found.tests] == [f"D{number}" for number in range(1, 29)]
+    idle = {test.id for test in found.tests if test.status != "pass"}
+    assert idle == {"D25", "D27", "D28"}  # they follow doubts, or belong to a whole evaluation
+    assert str(found) == "no sign of masking found by 25 tests"
     assert 0.9 < by_id(found)["D5"].value < 1.1
     assert found.curve.accuracy[-2:] == (0, 0)  # the huge radii
     at_eps = found.curve.right[found.curve.eps.index(0.1)]

@@ -25,7 +25,7 @@ from abatis.config.option_values import check_run_name, check_tracker, parse_thr
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
-Ladder = Literal["quick", "standard", "thorough"]
+Ladder = Literal["quick", "rand", "standard", "thorough"]
 """The ladders of attacks of an evaluation, from the shortest to the longest."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
@@ -282,10 +282,11 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "quick", "standard", "thorough"] = Field(
+    eval: Literal["none", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
         description="evaluation after training. quick: clean, PGD-20; standard: adds margin-PGD-20"
-        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus",
+        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus; rand: as"
+        " standard with AutoAttack rand, for networks that answer at random",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(

@@ -40,15 +40,16 @@ def batches_per_epoch(n: int, batch_size: int) -> int:
     return max(1, n // batch_size)
 
 
-def choose_stratified(labels: Tensor, count: int) -> Tensor:
+def choose_stratified(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     """The images that stand for all: ``count`` of them, with the same share of every class.
 
-    A function of the labels and the count alone: every run on the same data chooses the same
-    images, whatever its seed. Every class has at least one image where ``count`` allows it.
+    A function of the labels, the count and the seed alone: with the default seed every run on the
+    same data chooses the same images. Every class has at least one image where ``count`` allows it.
 
     Args:
         labels: (n,) int64, of all images.
         count: how many to choose; all where it is n or more.
+        seed: of the choice.
 
     Returns:
         Positions, (min(count, n),) int64, ascending.
@@ -56,7 +57,7 @@ def choose_stratified(labels: Tensor, count: int) -> Tensor:
     n = len(labels)
     if count >= n:
         return torch.arange(n)
-    order = torch.randperm(n, generator=generator(0, "stratified", n))
+    order = torch.randperm(n, generator=generator(seed, "stratified", n))
     return _draw_by_class(labels, count, order, least=1)
 
 

@@ -18,7 +18,7 @@ from abatis.evaluate.fewer_queries import ask_in_bf16, drop_fooled, skip_known
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts
 
-Version = Literal["standard", "plus", "fast"]
+Version = Literal["standard", "plus", "fast", "rand"]
 NAMES = {
     "apgd-ce": "APGD-CE",
     "apgd-dlr": "APGD-DLR",
@@ -57,6 +57,7 @@ def run_autoattack(
     device: torch.device,
     finished: FinishedAttacks,
     version: Version = "standard",
+    blind: bool = False,
 ) -> AutoAttackResult:
     """Run a version's attacks in order on the points that are correct without an attack.
 
@@ -69,10 +70,14 @@ def run_autoattack(
         seed: of the package's random draws.
         device: of the network.
         finished: attacks that need not run again.
-        version: ``fast`` is the standard one with Square's queries in bfloat16.
+        version: ``fast`` is the standard one with Square's queries in bfloat16; ``rand`` averages
+            gradients over 20 draws of a randomised network.
+        blind: has the network no gradients? Then only attacks that need none run.
     """
     family = get_version_name(version)
     keys = _build_package(judge, version, seed, device).attacks_to_run
+    if blind:
+        keys = [key for key in keys if key == BLACK_BOX]
     left_out = [key for key in keys if clean.classes < CLASSES.get(key, 2)]
     findings = [
         f"{family} ran without {key}: its loss is not defined for {clean.classes} classes"
@@ -102,7 +107,7 @@ def run_autoattack(
             {**overall, **settings[name]},
             robust,
         )
-        if key == BLACK_BOX:
+        if key == BLACK_BOX and not blind:
             findings += _check_black_box(robust, verdict.robust)
         robust = verdict.robust
         verdicts.append(verdict)
@@ -117,7 +122,7 @@ def get_version_name(version: Version) -> str:
 
 
 def _get_attack_name(version: Version, key: str) -> str:
-    own = version == "plus" or (version == "fast" and key == BLACK_BOX)
+    own = version in ("plus", "rand") or (version == "fast" and key == BLACK_BOX)
     return f"{version} {NAMES[key]}" if own else NAMES[key]
 
 
@@ -131,14 +136,19 @@ def _build_package(judge: Judge, version: Version, seed: int, device: torch.devi
     """Return the package's object, with the shortcuts if its version is known."""
     threat, own = judge.threat, "standard" if version == "fast" else version
     foreign = pyautoattack.AutoAttack(
-        judge.net, norm=threat.norm, eps=threat.eps, seed=seed, device=device, version=own
+        judge.single if version == "rand" else judge.net,
+        norm=threat.norm,
+        eps=threat.eps,
+        seed=seed,
+        device=device,
+        version=own,
     )
     foreign.verbose = False
     if not pyautoattack_messages.is_tested():
         return foreign
     if version == "fast":
         ask_in_bf16(foreign.square, judge.net)
-    if judge.steady:
+    if judge.steady and version != "rand":
         drop_fooled(foreign.apgd, threat)
         drop_fooled(foreign.apgd_targeted, threat)
         skip_known(foreign.square)
@@ -176,6 +186,7 @@ def _read_settings(foreign: Any, key: str) -> dict[str, object]:
             "loss": loss,
             "steps": foreign.apgd.n_iter,
             "restarts": foreign.apgd.n_restarts,
+            **({"gradient_draws": foreign.apgd.eot_iter} if foreign.apgd.eot_iter > 1 else {}),
             **apgd,
         }
     if key == "apgd-t":

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from abatis.api.threat import Threat
-from abatis.data.order import choose_stratified
-from abatis.errors import UsageError
 from abatis.evaluate import pyautoattack_messages
-from abatis.evaluate.curves import Curve, measure_curve
+from abatis.evaluate.abstention import Abstentions
+from abatis.evaluate.curves import Curve
+from abatis.evaluate.examination import WITHOUT_PGD, Examination, examine
 from abatis.evaluate.finished_attacks import FinishedAttacks
-from abatis.evaluate.isolation import halve_until_fits, isolate
-from abatis.evaluate.judge import Clean, Judge, compute_share
-from abatis.evaluate.ladder import LadderResult, run_ladder
-from abatis.evaluate.margins import (
-    Margins,
-    count_per_class,
-    measure_five_steps,
-    measure_margins,
-)
-from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
-from abatis.evaluate.pgd import make_pgd
+from abatis.evaluate.follow_up import ask_stranger
+from abatis.evaluate.judge import compute_share
+from abatis.evaluate.ladder import LadderResult
+from abatis.evaluate.margins import Margins, count_per_class
+from abatis.evaluate.masking.diagnosis import Diagnosis
 from abatis.evaluate.question import describe_question
+from abatis.evaluate.randomised import Draws
 from abatis.evaluate.request import EvaluationRequest
+from abatis.evaluate.stranger.process import meet_stranger
 from abatis.report import numbers
 from abatis.report.intervals import wilson_interval
 from abatis.system import distributed
 
-FORMAT = 2
-DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
-FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
-"""The radii of the thorough ladder's curve, in multiples of eps."""
-
-WITHOUT_PGD = Threat.parse("Linf:8/255")
-"""The threat of the diagnostics if the requested one has no PGD."""
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,8 @@ class Evaluation:
         n: number of points.
         accuracies: fractions of all points, by the keys of :mod:`abatis.report.numbers`, as far
             as the ladder measures them. ``robust_acc`` is the share that no attack broke, those
-            of the diagnostics included.
+            of the diagnostics included; where the verdict is FAIL, ``robust_acc_upper`` stands in
+            its place. For a network that answers at random they are means over draws.
         attacks: settings and result of each attack, by name.
         adaptive_attack: the plugins that brought an attack against themselves; None for none.
         per_point: which points are still classified correctly, by attack, (n,) bool on the CPU,
@@ -60,6 +50,8 @@ class Evaluation:
         margins: None if no point is classified correctly.
         curve: accuracy over the radius.
         findings: sentences for the reader.
+        draws: how often each point was right, for a network that answers at random.
+        abstentions: None for a network that never abstained.
     """
 
     ladder: str
@@ -74,6 +66,8 @@ class Evaluation:
     margins: Margins | None
     curve: Curve
     findings: tuple[str, ...]
+    draws: Draws | None = None
+    abstentions: Abstentions | None = None
 
     @property
     def verdict(self) -> str:
@@ -96,9 +90,12 @@ class Evaluation:
             "findings": list(self.findings),
             "counts": counts,
             "interval": {
-                "clean_acc": list(wilson_interval(counts["clean"], self.n)),
-                "robust_acc": list(wilson_interval(counts["robust"], self.n)),
+                key: list(wilson_interval(self.accuracies[key] * self.n, self.n))
+                for key in (numbers.CLEAN.key, numbers.ROBUST.key, numbers.UPPER.key)
+                if key in self.accuracies
             },
+            **({} if self.draws is None else {"draws": self.draws.to_json()}),
+            **({} if self.abstentions is None else {"abstained": self.abstentions.to_json()}),
             "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
             "adaptive_attack": self.adaptive_attack,
             "masking": {
@@ -122,7 +119,8 @@ class Evaluation:
 def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
     """Judge a network.
 
-    The module and all global state are left as they were.
+    The module and all global state are left as they were. A copy of the network is asked in
+    another process, which ends before this function returns.
 
     Args:
         module: from images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -135,96 +133,35 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
         PluginError: an adaptive attack failed.
         OutOfMemoryError: the device has no memory for a single image.
     """
-    points, threat, seed = request.points, request.threat, request.seed
-    finished = FinishedAttacks()
-    if request.state is not None:
-        question = distributed.first_says(describe_question(module, request))
-        if question is not None:
-            finished = FinishedAttacks(request.state, question)
-    with isolate(module) as net:
-        judge = Judge(net, points, threat, request.batch_size, request.progress)
-        clean = judge.classify_clean()
-        _check_outputs(clean.classes, request.num_classes)
-        judge.tune()
-        ladder = run_ladder(judge, clean, request, finished)
-        diagnosed = threat if threat.norm != "L1" else WITHOUT_PGD
-        chosen = choose_stratified(clean.labels, DIAGNOSED)
-        few = Judge(net, points.subset(chosen), diagnosed, request.batch_size, request.progress)
-        known = ladder.get_survivors(chosen) if diagnosed is threat else {}
-        diagnosis = diagnose(
-            few, clean.at(chosen), seed=seed, known=known, training=request.training
-        )
-        fine = request.ladder == "thorough" and threat.norm != "L1"
-        curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
-        margins = None
-        if clean.correct.any():
-            margins = halve_until_fits(
-                lambda size: _measure_margins(few, seed, size), request.batch_size
-            )
-            # a look at all points would take as long as the quick ladder's one attack
-            stepped = few if request.ladder == "quick" else judge
-            five_steps = halve_until_fits(
-                lambda size: measure_five_steps(net, stepped.points.eval_batches(size)),
-                request.batch_size,
-            )
-            margins = replace(margins, five_steps=five_steps)
-    return _summarize(request, clean, ladder, diagnosis, chosen, margins, curve)
+    with meet_stranger(module, request) as stranger:
+        finished = FinishedAttacks()
+        if request.state is not None:
+            question = distributed.first_says(describe_question(module, request))
+            if question is not None:
+                finished = FinishedAttacks(request.state, question)
+        found = examine(module, request, finished)
+        ask_stranger(module, request, found, stranger)
+    return _summarize(request, found)
 
 
-def _check_outputs(outputs: int, num_classes: int) -> None:
-    if outputs < num_classes:
-        raise UsageError(
-            f"the model has {outputs} outputs, but the data have {num_classes} classes",
-            where="evaluation",
-            fix=f"use a model with {num_classes} outputs, or the data it was trained on",
-        )
-
-
-def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: int) -> Curve:
-    """Measure the curve over all points; the result at eps itself is taken from the ladder."""
-    left = ladder.get_survivors(torch.arange(len(judge.points))).values()
-    eps = judge.threat.eps
-    known = {eps: torch.stack([*left]).all(0)} if len(left) == 2 else {}
-    return measure_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
-
-
-def _measure_margins(judge: Judge, seed: int, batch_size: int) -> Margins:
-    """Measure margins at the points and at their PGD-20 images, correct or not."""
-    attack = make_pgd(judge.net, judge.threat, 20, seed)
-    adversarial = torch.cat([attack(batch)[0] for batch in judge.points.eval_batches(batch_size)])
-    return measure_margins(
-        judge.net, judge.points.eval_batches(batch_size), judge.threat.norm, adversarial
-    )
-
-
-def _summarize(
-    request: EvaluationRequest,
-    clean: Clean,
-    ladder: LadderResult,
-    diagnosis: Diagnosis,
-    diagnosed: Tensor,
-    margins: Margins | None,
-    curve: Curve,
-) -> Evaluation:
-    robust = clean.correct.clone()
-    for verdict in ladder.verdicts.values():
-        robust &= verdict.robust
+def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
+    clean, ladder, diagnosis = found.clean, found.ladder, found.diagnosis
     findings = [
         *diagnosis.list_findings(),
         *ladder.findings,
         *pyautoattack_messages.check_version(),
         *_list_rejections(ladder),
     ]
-    if request.threat.norm != "L1":
-        robust[diagnosed] &= diagnosis.robust
-    else:
+    if found.abstentions is not None:
+        findings.append(found.abstentions.describe())
+    if request.threat.norm == "L1":
         findings.append(
             f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support L1"
         )
     per_point = {
         "clean": clean.correct,
         **{name: verdict.robust for name, verdict in ladder.verdicts.items()},
-        "robust": robust,
+        "robust": found.robust,
     }
     providers = [
         str(facts["provider"]) for facts in ladder.settings.values() if "provider" in facts
@@ -232,30 +169,52 @@ def _summarize(
     return Evaluation(
         ladder=request.ladder,
         n=len(clean.correct),
-        accuracies={
-            number.key: compute_share(per_point[number.verdicts])
-            for number in numbers.NUMBERS
-            if number.verdicts in per_point
-        },
-        attacks=_describe_attacks(request.threat, ladder),
+        accuracies=_compute_accuracies(per_point, found),
+        attacks=_describe_attacks(request.threat, ladder, found.draws),
         adaptive_attack=", ".join(providers) or None,
         per_point=per_point,
-        per_class=count_per_class(clean.labels, clean.correct, robust, clean.classes),
+        per_class=count_per_class(clean.labels, clean.correct, found.robust, clean.classes),
         diagnosis=diagnosis,
-        diagnosed=diagnosed,
-        margins=margins,
-        curve=curve,
+        diagnosed=found.chosen,
+        margins=found.margins,
+        curve=found.curve,
         findings=tuple(findings),
+        draws=found.draws,
+        abstentions=found.abstentions,
     )
 
 
-def _describe_attacks(threat: Threat, ladder: LadderResult) -> dict[str, dict[str, object]]:
+def _compute_accuracies(per_point: Mapping[str, Tensor], found: Examination) -> dict[str, float]:
+    """The accuracies by key; where the verdict is FAIL, the robust one is an upper bound."""
+    shares = {name: compute_share(flags) for name, flags in per_point.items()}
+    if found.draws is not None:
+        counts = {**found.draws.right, "robust": found.draws.lowest}
+        shares |= {name: found.draws.compute_mean(right) for name, right in counts.items()}
+    fails = found.diagnosis.verdict == "FAIL"
+    left_out = numbers.ROBUST if fails else numbers.UPPER
+    accuracies = {
+        number.key: shares[number.verdicts]
+        for number in numbers.NUMBERS
+        if number.verdicts in shares and number != left_out
+    }
+    unseen = found.diagnosis.unseen
+    if fails and unseen is not None:
+        accuracies[numbers.UPPER.key] = min(accuracies[numbers.UPPER.key], unseen)
+    return accuracies
+
+
+def _describe_attacks(
+    threat: Threat, ladder: LadderResult, draws: Draws | None
+) -> dict[str, dict[str, object]]:
     attacks = {
         name: {"norm": threat.norm, "eps": threat.text, **facts}
         for name, facts in ladder.settings.items()
     }
     for name, verdict in ladder.verdicts.items():
-        attacks[name] |= {"accuracy": verdict.accuracy, **verdict.facts}
+        accuracy = verdict.accuracy
+        if draws is not None and name in draws.right:
+            accuracy = draws.compute_mean(draws.right[name])
+        attacks[name] |= {"accuracy": accuracy, **verdict.facts}
     return attacks
 
 

@@ -38,6 +38,17 @@ class Points(Protocol):
         """The points at some positions, (m,) int64, in that order."""
 
 
+class Keeper(Protocol):
+    """Keeps the adversarial images that did not fool the network."""
+
+    def keep(
+        self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+        """Of images that count as broken: their points, (B,) int64, and the logits, (B, K)."""
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """Which points withstood one attack.
@@ -75,17 +86,19 @@ class Clean:
         labels: (n,) int64 on the CPU.
         distribution: (n,) bool on the CPU: do the outputs look like probabilities?
         classes: K, the number of outputs.
+        answers: (n,) int64 on the CPU, as of :func:`read_answers`.
     """
 
     correct: Tensor
     labels: Tensor
     distribution: Tensor
     classes: int
+    answers: Tensor
 
     def at(self, positions: Tensor) -> Clean:
         """Return the results on the images at some positions, (m,) int64."""
         parts = (self.correct[positions], self.labels[positions], self.distribution[positions])
-        return Clean(*parts, self.classes)
+        return Clean(*parts, self.classes, self.answers[positions])
 
 
 def compute_share(flags: Tensor) -> float:
@@ -94,8 +107,22 @@ def compute_share(flags: Tensor) -> float:
 
 
 def find_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Return which points have finite logits and the right class on top: (B,) bool."""
-    return (logits.argmax(1) == y) & logits.isfinite().all(1)
+    """Return which points have finite logits and the right class alone on top: (B,) bool.
+
+    Where classes share the top there is no answer, whichever of them ``argmax`` would name.
+    """
+    alone = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
+    return (logits.argmax(1) == y) & alone & logits.isfinite().all(1)
+
+
+def read_answers(logits: Tensor) -> Tensor:
+    """Return the class on top, K where all logits are equal, -1 where they are not finite.
+
+    (B, K) -> (B,) int64.
+    """
+    flat = (logits == logits[:, :1]).all(1)
+    named = torch.where(flat, logits.shape[1], logits.argmax(1))
+    return torch.where(logits.isfinite().all(1), named, -1)
 
 
 def judge_clean(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
@@ -123,9 +150,11 @@ class Judge:
         threat: Threat,
         batch_size: int,
         progress: Progress | None = None,
+        withstood: Keeper | None = None,
     ) -> None:
         self.net, self.points, self.threat = net, points, threat
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size, self.progress, self.withstood = batch_size, progress, withstood
+        self.single = net  # asks once, where ``net`` may average over several answers
 
     def classify_clean(self) -> Clean:
         """Classify the clean images. Raises what :func:`judge_clean` raises."""
@@ -169,7 +198,7 @@ class Judge:
         """Run an attack and count only the images that pass the judge's own check.
 
         A point is broken if its adversarial image lies inside the ball and [0, 1] and a plain
-        forward pass misclassifies it. What the attack claims is not enough.
+        forward pass misclassifies it, whatever the attack claims.
 
         Args:
             name: of the attack.
@@ -190,14 +219,25 @@ class Judge:
     ) -> Verdicts:
         """Attack this process's share of the points; all processes return the same verdicts."""
         mine = robust & distributed.share_of(len(robust))
+        if self.withstood is not None:
+            self.withstood.forget(label)
         still, done, rejected, stray, total = robust.clone(), 0, 0, 0, int(mine.sum())
         self._report(label, done, total)
-        for places, batch in _pack(self.points, mine, batch_size):
+        for places, batch in pack_points(self.points, mine, batch_size):
             given = Batch(batch.x.clone(), batch.y.clone(), batch.index)
             with self.net.attack_mode():
                 adversarial, claimed = attack(given)
             inside = Ball(batch.x, self.threat).contains(adversarial)
-            broken = claimed & inside & self._find_wrong(adversarial, batch.y)  # (B,)
+            with torch.no_grad():
+                logits = self.net(adversarial)
+            wrong = ~find_correct(logits, batch.y)  # (B,)
+            broken = inside & wrong
+            if self.withstood is not None:
+                rows = (inside & ~wrong).nonzero().flatten()
+                kept = adversarial[rows], batch.y[rows], logits[rows]
+                self.withstood.keep(label, places[rows.cpu()], *kept)
+                rows = broken.nonzero().flatten()
+                self.withstood.note_broken(places[rows.cpu()], logits[rows])
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             stray += int((~inside | (given.y != batch.y)).sum())
@@ -211,10 +251,6 @@ class Judge:
         facts = {"attacked": int(robust.sum()), "rejected": rejected, "batch_size": batch_size}
         return Verdicts(name, still, facts, stray=stray)
 
-    def _find_wrong(self, adversarial: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            return ~find_correct(self.net(adversarial), y)
-
     def _report(self, label: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(label, done, total)
@@ -226,6 +262,7 @@ def _classify(
     correct: list[Tensor] = []
     labels: list[Tensor] = []
     distribution: list[Tensor] = []
+    answers: list[Tensor] = []
     done, classes = 0, 0
     for batch in batches:
         with torch.no_grad():
@@ -234,6 +271,7 @@ def _classify(
         correct.append(find_correct(logits, batch.y).cpu())
         labels.append(batch.y.cpu())
         distribution.append(_is_distribution(logits).cpu())
+        answers.append(read_answers(logits).cpu())
         classes = logits.shape[1]
         done += len(batch)
         if report is not None:
@@ -244,7 +282,8 @@ def _classify(
             where="evaluation",
             fix="choose a split that is not empty",
         )
-    return Clean(torch.cat(correct), torch.cat(labels), torch.cat(distribution), classes)
+    columns = (torch.cat(parts) for parts in (correct, labels, distribution))
+    return Clean(*columns, classes, torch.cat(answers))
 
 
 def _check(batch: Batch, logits: Tensor) -> None:
@@ -275,7 +314,7 @@ def _is_distribution(outputs: Tensor) -> Tensor:
     return inside.all(1) & ((outputs.sum(1) - 1).abs() <= TOLERANCE)
 
 
-def _pack(points: Points, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
+def pack_points(points: Points, wanted: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
     """Yield the wanted points, (n,) bool, in order and in full batches.
 
     With each batch come the positions of its points among all, (B,) int64.

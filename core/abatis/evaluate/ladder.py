@@ -15,8 +15,10 @@ from abatis.errors import UsageError
 from abatis.evaluate import pyautoattack_messages
 from abatis.evaluate.autoattack import Version, get_version_name, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
+from abatis.evaluate.gradient_access import GradientAccess
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, find_correct
 from abatis.evaluate.pgd import STEP_SHARE, Objective, cross_entropy, make_pgd, margin
+from abatis.evaluate.randomised import DrawJudge, make_deep_pgd
 from abatis.evaluate.request import EvaluationRequest
 from abatis.system.plugin_errors import blame_plugin
 
@@ -42,11 +44,13 @@ THOROUGH = (
 )
 PGD_RUNGS: dict[str, tuple[Rung, ...]] = {
     "quick": QUICK,
+    "rand": STANDARD,
     "standard": STANDARD,
     "thorough": THOROUGH,
 }
 VERSIONS: dict[str, tuple[Version, ...]] = {
     "quick": (),
+    "rand": ("rand",),
     "standard": ("standard",),
     "thorough": ("standard", "plus"),
 }
@@ -66,6 +70,13 @@ class LadderResult:
     settings: dict[str, Mapping[str, object]] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
 
+    def find_standing(self, correct: Tensor) -> Tensor:
+        """Return which of the correct points, (n,) bool, no attack broke."""
+        standing = correct.clone()
+        for verdict in self.verdicts.values():
+            standing &= verdict.robust
+        return standing
+
     def get_survivors(self, positions: Tensor) -> dict[Objective, Tensor]:
         """Return which of the points at ``positions`` withstood PGD-20, (m,) bool, by its loss.
 
@@ -84,7 +95,11 @@ class LadderResult:
 
 
 def run_ladder(
-    judge: Judge, clean: Clean, request: EvaluationRequest, finished: FinishedAttacks
+    judge: Judge,
+    clean: Clean,
+    request: EvaluationRequest,
+    finished: FinishedAttacks,
+    access: GradientAccess | None = None,
 ) -> LadderResult:
     """Run a ladder's attacks and the plugins' adaptive ones.
 
@@ -96,6 +111,8 @@ def run_ladder(
         clean: results on the clean images.
         request: what is asked.
         finished: attacks that need not run again.
+        access: how far autograd reaches the images; where it reaches none of them, attacks that
+            need gradients are not applicable.
 
     Raises:
         UsageError: the ladder has no attack for this norm.
@@ -103,8 +120,9 @@ def run_ladder(
         OutOfMemoryError: the device has no memory for a single image.
     """
     result = LadderResult()
+    blind = access.reason if access is not None and access.kind == "none" else ""
     if judge.threat.norm != "L1":
-        _run_pgd(result, judge, clean, request, finished)
+        _run_pgd(result, judge, clean, request, finished, blind)
     elif request.ladder == "quick":
         raise UsageError(
             "the quick ladder has no attack in L1",
@@ -126,7 +144,9 @@ def run_ladder(
     swift = request.square_bf16 and pyautoattack_messages.is_tested()
     for version in VERSIONS[request.ladder]:
         chosen: Version = "fast" if swift and version == "standard" else version
-        _run_autoattack(result, judge, clean, request, finished, chosen)
+        if isinstance(judge, DrawJudge):
+            chosen = "rand"
+        _run_autoattack(result, judge, clean, request, finished, chosen, blind)
     return result
 
 
@@ -136,11 +156,14 @@ def _run_pgd(
     clean: Clean,
     request: EvaluationRequest,
     finished: FinishedAttacks,
+    blind: str,
 ) -> None:
     threat, seed = judge.threat, request.seed
     for rung in PGD_RUNGS[request.ladder]:
         objective, starts = OBJECTIVES[rung.loss], range(rung.restarts)
         attack = make_pgd(judge.net, threat, rung.steps, seed, objective, starts)
+        if isinstance(judge, DrawJudge):
+            attack = make_deep_pgd(judge.net, threat, rung.steps, seed, objective)
         result.settings[rung.name] = {
             "loss": rung.loss,
             "steps": rung.steps,
@@ -150,12 +173,30 @@ def _run_pgd(
             "counts": "any point of the path that fools",
             "seed": seed,
         }
+        if blind:
+            _skip(result, rung.name, blind)
+            continue
+        if isinstance(judge, DrawJudge):
+            result.settings[rung.name] = {
+                **result.settings[rung.name],
+                "restarts": 1,
+                "counts": "the point of highest loss",
+                "gradient_draws": judge.draws.gradient,
+            }
         result.verdicts[rung.name] = finished.get_or_run(
             rung.name,
             _run_later(judge, rung.name, attack, clean.correct),
             result.settings[rung.name],
             clean.correct,
         )
+
+
+def _skip(result: LadderResult, name: str, why: str) -> None:
+    """Say that an attack is not applicable: it needs gradients, and there are none."""
+    result.settings[name] = {**result.settings[name], "not_applicable": f"no gradient: {why}"}
+    text = f"{name} is not applicable: no gradient reaches the images"
+    if text not in result.findings:
+        result.findings.append(text)
 
 
 def _run_later(judge: Judge, name: str, attack: Attack, correct: Tensor) -> Callable[[], Verdicts]:
@@ -181,11 +222,16 @@ def _run_autoattack(
     request: EvaluationRequest,
     finished: FinishedAttacks,
     version: Version,
+    blind: str,
 ) -> None:
-    found = run_autoattack(judge, clean, request.seed, request.device, finished, version)
+    found = run_autoattack(
+        judge, clean, request.seed, request.device, finished, version, bool(blind)
+    )
     family = get_version_name(version)
     result.verdicts |= {verdict.name: verdict for verdict in found.verdicts}
-    if found.verdicts:
+    if found.verdicts and not blind:  # black-box attacks alone are not AutoAttack
         result.verdicts[family] = Verdicts(family, found.verdicts[-1].robust)
     result.settings |= found.settings
     result.findings += found.findings
+    if blind:
+        _skip(result, family, blind)

@@ -13,6 +13,7 @@ from abatis.api.threat import Threat
 from abatis.config.run_options import Ladder
 from abatis.evaluate.judge import Points, Progress
 from abatis.evaluate.masking.training import TrainingFacts
+from abatis.evaluate.stranger.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class EvaluationRequest:
         plugins: version and options of the plugins of the run, in plain types.
         square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
             not pyautoattack's.
+        origin: how another process builds the network; it gets a copy where not given.
     """
 
     points: Points
@@ -49,3 +51,4 @@ class EvaluationRequest:
     adaptive: Mapping[str, AdaptiveAttack] = field(default_factory=dict)
     plugins: Mapping[str, object] = field(default_factory=dict)
     square_bf16: bool = False
+    origin: Origin | None = None

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 
-def wilson_interval(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(count: float, of: int, z: float = 1.96) -> tuple[float, float]:
     """Return the score interval of a share (Wilson, 1927).
 
     Args:
-        count: points that have a property.
+        count: points that have a property; a broken number where it is a mean over draws.
         of: all points.
         z: quantile of the normal distribution; 1.96 gives 95 %.
 

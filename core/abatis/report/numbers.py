@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from abatis.report.words import format_percent
+
 
 @dataclass(frozen=True)
 class Number:
@@ -52,6 +54,16 @@ ROBUST = Number(
     ranked=True,
     meaning="the share of images that no attack broke",
 )
+UPPER = Number(
+    "robust_acc_upper",
+    "robust",
+    "robust accuracy",
+    "robust",
+    optional=True,
+    meaning="an upper bound: the masking verdict is FAIL",
+)
+"""Stands in the place of :data:`ROBUST` where the verdict is FAIL."""
+
 NUMBERS = (
     CLEAN,
     Number("pgd20_acc", "PGD-20", "PGD-20 accuracy", "PGD-20", column=5, ranked=True),
@@ -71,7 +83,16 @@ NUMBERS = (
         "AutoAttack fast",
         optional=True,
     ),
+    Number(
+        "autoattack_rand_acc",
+        "AutoAttack rand",
+        "AutoAttack rand accuracy",
+        "AutoAttack rand",
+        optional=True,
+        meaning="gradients averaged over draws",
+    ),
     ROBUST,
+    UPPER,
 )
 """In the order of eval.json, from the weakest attack to all of them."""
 
@@ -94,3 +115,26 @@ def list_ranked() -> tuple[Number, ...]:
 def list_measured(record: Mapping[str, Any]) -> tuple[Number, ...]:
     """The numbers that a record holds."""
     return tuple(number for number in NUMBERS if record.get(number.key) is not None)
+
+
+def is_bound(verdict: object, number: Number) -> bool:
+    """Is a number no more than an upper bound under this masking verdict?"""
+    return verdict == "FAIL" and number != CLEAN
+
+
+def find_headline(record: Mapping[str, Any]) -> float | None:
+    """The robust accuracy of a record, or its upper bound; None where it was not measured.
+
+    Where the verdict is FAIL it is an upper bound; see :func:`is_bound`.
+    """
+    known = (record.get(number.key) for number in (ROBUST, UPPER))
+    return next((value for value in known if value is not None), None)
+
+
+def format_share(share: float | None, verdict: object, number: Number, space: str = " ") -> str:
+    """An accuracy as people read it: ``45.40 %``, or ``at most 45.40 %`` where it is a bound."""
+    text = format_percent(share, space)
+    if share is None or not is_bound(verdict, number):
+        return text
+    headline = number in (ROBUST, UPPER)
+    return f"at most{space}{text}{', not to be believed' if headline else ''}"

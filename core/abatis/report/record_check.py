@@ -14,6 +14,7 @@ from abatis.report import numbers
 from abatis.report.intervals import wilson_interval
 
 EXACT = 1e-9  # a share may differ from the one computed from the points by rounding only
+BOUNDED = 3  # from this format on, a FAIL has an upper bound and no robust accuracy
 ROUNDED = 1e-3  # ends of intervals were written with few digits once
 
 
@@ -61,6 +62,27 @@ def _is_masking(value: object) -> bool:
     )
 
 
+def _are_draws(value: object) -> bool:
+    """How many of so many draws were right, by attack and point."""
+    if not isinstance(value, dict) or not _is_count(value.get("number")) or not value["number"]:
+        return False
+    right = value.get("right", {})
+    return isinstance(right, dict) and all(
+        isinstance(counts, list)
+        and counts
+        and all(_is_count(count) and count <= value["number"] for count in counts)
+        for counts in right.values()
+    )
+
+
+def _are_abstentions(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"clean", "adversarial"}
+        and all(_is_count(count) for count in value.values())
+    )
+
+
 def _has_measures(value: object) -> bool:
     return isinstance(value, dict) and _is_table_of_tables(value.get("measures", {}))
 
@@ -83,6 +105,8 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "masking": ("a table of tests", _is_masking),
     "margins": ("a table of measures", _has_measures),
     "curve": ("a table", _is_table),
+    "draws": ("a table of draws", _are_draws),
+    "abstained": ("a table of two counts", _are_abstentions),
 }
 """What the parts of a record must be where they are there, in words and as a check."""
 
@@ -104,8 +128,19 @@ def _list_faults(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{number.key} is not a share between 0 and 1: {value!r:.40}"
     if record.get("clean_acc") is not None:
         yield from (f"{key} is missing" for key in ("n", "data") if record.get(key) is None)
+    yield from _check_bound(record)
     yield from _check_intervals(record)
     yield from _check_points(record)
+
+
+def _check_bound(record: Mapping[str, Any]) -> Iterator[str]:
+    """The robust accuracy is an upper bound where the verdict is FAIL, and nowhere else."""
+    if (record.get("format") or 0) < BOUNDED:
+        return
+    fails = record.get("verdict") == "FAIL"
+    wrong = numbers.ROBUST if fails else numbers.UPPER
+    if record.get(wrong.key) is not None:
+        yield f"{wrong.key} is there, but the verdict is {record.get('verdict')!r:.40}"
 
 
 def _check_intervals(record: Mapping[str, Any]) -> Iterator[str]:
@@ -138,7 +173,9 @@ def _check_points(record: Mapping[str, Any]) -> Iterator[str]:
     for name, facts in (record.get("attacks") or {}).items():
         value = facts.get("accuracy")
         if name in points and value is not None:
-            yield from _compare_share(f"the accuracy of {name}", value, points[name])
+            expected = sum(points[name]) / len(points[name])
+            if name not in ((record.get("draws") or {}).get("right") or {}):
+                yield from _compare_values(f"the accuracy of {name}", value, expected)
     yield from _check_order(points)
 
 
@@ -148,17 +185,28 @@ def _check_number(
     if marks is None:
         yield f"{number.key} has no results by point"
         return
-    yield from _compare_share(number.key, record[number.key], marks)
+    draws = record.get("draws") or {}
+    right = (draws.get("right") or {}).get(number.verdicts)
+    share = sum(marks) / len(marks)
+    if right is not None:
+        share = sum(right) / (len(right) * draws["number"])
+    yield from _compare_share(number, record[number.key], share)
     ends = (record.get("interval") or {}).get(number.key)
     if ends is None:
         return
-    expected = wilson_interval(sum(marks), len(marks))
+    count = record[number.key] * len(marks)
+    expected = wilson_interval(count, len(marks))
     if any(abs(one - other) > ROUNDED for one, other in zip(ends, expected, strict=True)):
         yield f"the interval of {number.key} is not that of its points"
 
 
-def _compare_share(name: str, value: object, marks: Sequence[int]) -> Iterator[str]:
-    expected = sum(marks) / len(marks)
+def _compare_share(number: numbers.Number, value: float, expected: float) -> Iterator[str]:
+    """An upper bound may lie below the share of the points."""
+    if number != numbers.UPPER or value > expected:
+        yield from _compare_values(number.key, value, expected)
+
+
+def _compare_values(name: str, value: object, expected: float) -> Iterator[str]:
     if not isinstance(value, int | float) or not abs(value - expected) <= EXACT:
         yield f"{name} is {value!r:.40}, but its points give {expected:.6g}"
 

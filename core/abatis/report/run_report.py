@@ -25,9 +25,10 @@ from abatis.report.eval_sections import (
 )
 from abatis.report.html import Block, Code, Figure, Lead, Section, Table, page, percent
 from abatis.report.json_part import Part
-from abatis.report.numbers import ROBUST, list_measured
+from abatis.report.numbers import ROBUST, UPPER, Number, format_share, list_measured
 from abatis.report.svg import Point, lines
 from abatis.report.verdicts import format_verdict
+from abatis.report.words import NO_BREAK_SPACE
 from abatis.system.files import explain_disk_errors, write_text
 
 REPORT = "report.html"
@@ -125,14 +126,14 @@ def _show_evaluation(record: Part, facts: Mapping[str, Part]) -> list[Section]:
 def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
     """The strongest number that was measured, and the verdict of the masking diagnostics."""
     measured = list_measured({key: part.number for key, part in record.items()})
-    first = measured[-1] if measured else ROBUST
+    first, verdict = measured[-1] if measured else ROBUST, record["verdict"].value
     ends = format_interval(record["interval"][first.key], percent, "not measured")
     below = [f"95 % confidence interval (Wilson): {ends}"]
     robust, n = record["counts"]["robust"], record["n"]
     if n.number is not None:
         withstood = f"{robust} of {n} test images withstood every attack"
         below.append(withstood if robust.number is not None else f"{n} test images")
-    if first != ROBUST:
+    if first not in (ROBUST, UPPER):
         below.append("robust accuracy against all attacks together: not measured")
     below.append("; ".join(f"{key} {facts[key]}" for key in ("threat", "data") if key in facts))
     adaptive = record["adaptive_attack"]
@@ -141,12 +142,16 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
     )
     return Lead(
         first.label,
-        percent(record[first.key].number) if measured else "not measured",
+        _show_share(record, first) if measured else "not measured",
         below,
-        format_verdict(str(record["verdict"].value or "not measured")),
+        format_verdict(str(verdict or "not measured"), record["ladder"].value),
         [_sum_up_masking(record["masking"]), adapted],
-        [(other.label, percent(record[other.key].number)) for other in measured[:-1]],
+        [(other.label, _show_share(record, other)) for other in measured[:-1]],
     )
+
+
+def _show_share(record: Part, number: Number) -> str:
+    return format_share(record[number.key].number, record["verdict"].value, number, NO_BREAK_SPACE)
 
 
 def _sum_up_masking(masking: Part) -> str:

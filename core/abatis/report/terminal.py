@@ -27,7 +27,7 @@ from rich.table import Table
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.console import SafeConsole
-from abatis.report.numbers import ROBUST, list_measured
+from abatis.report.numbers import ROBUST, UPPER, find_headline, format_share, list_measured
 from abatis.report.verdicts import STYLES, format_verdict
 from abatis.report.words import format_count, format_duration, format_percent
 
@@ -167,25 +167,34 @@ class Reporter:
         table.add_column("measure")
         table.add_column("result", justify="right")
         for number in list_measured(record):
-            if number != ROBUST:
-                table.add_row(number.label, format_percent(record[number.key]))
-        low, high = record["interval"]["robust_acc"]
-        table.add_section()
-        table.add_row(
-            "robust accuracy (withstood every attack)", format_percent(record["robust_acc"])
-        )
-        table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
-        style = STYLES[record["verdict"]]
-        table.add_row("masking verdict", f"[{style}]{format_verdict(record['verdict'])}[/]")
+            if number not in (ROBUST, UPPER):
+                shown = format_share(record[number.key], record["verdict"], number)
+                table.add_row(number.label, shown)
+        self._add_headline(table, record)
+        style, verdict = STYLES[record["verdict"]], record["verdict"]
+        words = format_verdict(verdict, record.get("ladder"))
+        table.add_row("masking verdict", f"[{style}]{words}[/]")
         self.console.print(table)
         for finding in record["findings"]:
             self.note(f"finding: {finding}")
         masking = record["masking"]
         tests = sum(test["status"] != "not applicable" for test in masking["tests"])
-        if record["verdict"] == "PASS":
+        if verdict == "PASS":
             self.note(f"{tests} tests on {masking['points']} test images found no sign of masking")
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
+
+    def _add_headline(self, table: Table, record: Mapping[str, Any]) -> None:
+        headline = format_share(find_headline(record), record["verdict"], ROBUST)
+        intervals = record["interval"]
+        low, high = intervals.get(UPPER.key) or intervals[ROBUST.key]
+        table.add_section()
+        table.add_row("robust accuracy (withstood every attack)", headline)
+        table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
+        abstained = record.get("abstained")
+        if abstained is not None:
+            counts = f"{abstained['adversarial']} of {record['n']}"
+            table.add_row("broken by abstentions alone", counts)
 
     def closing(self, folder: Path, note: str = "") -> None:
         """Write what to know about the data, and where the results are."""

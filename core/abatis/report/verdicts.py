@@ -16,6 +16,9 @@ first it is known that the points do not suffice.
 """
 
 TOO_LITTLE = "too little to judge"
+NOTHING_FOUND = "no masking found"
+"""What people read for PASS after the quick ladder."""
+
 STYLES: dict[str, str] = {
     "PASS": "green",
     "UNDECIDED": "dim",
@@ -34,6 +37,13 @@ def find_worst(verdicts: Iterable[object]) -> str:
     return max(known, key=ORDER.index, default=UNKNOWN)
 
 
-def format_verdict(verdict: str) -> str:
-    """Return what people read for a verdict; other words are left as they are."""
-    return TOO_LITTLE if verdict == "UNDECIDED" else verdict
+def format_verdict(verdict: str, ladder: object = None) -> str:
+    """Return what people read for a verdict; other words are left as they are.
+
+    Args:
+        verdict: the word of the record.
+        ladder: the ladder of attacks; the quick one is too short for the word PASS.
+    """
+    if verdict == "UNDECIDED":
+        return TOO_LITTLE
+    return NOTHING_FOUND if verdict == "PASS" and ladder == "quick" else verdict

@@ -116,7 +116,7 @@ class ModelSpec:
             DataError: its classes are not those of the data.
         """
         self._check_classes(info)
-        module, notes = self._load(info, device)
+        module, notes = self.load(info, device)
         module = module.to(device).eval()
         logits = check_first_pass(
             module,
@@ -145,7 +145,19 @@ class ModelSpec:
             )
         return doubts
 
-    def _load(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
+    def load(self, info: DataInfo, device: torch.device) -> tuple[nn.Module, list[str]]:
+        """Load the network, and ask it nothing.
+
+        Args:
+            info: the facts of the data that it will be judged on.
+            device: for a program, which belongs to one.
+
+        Returns:
+            The network and notes for the user.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
         if self.run is not None:
             return load_weights(self.path, None), []
         if self.path.is_dir():

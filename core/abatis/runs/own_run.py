@@ -6,19 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from abatis.api.threat import Threat
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data
 from abatis.data.order import choose_stratified
 from abatis.evaluate.masking.training import TrainingFacts
+from abatis.nets.backbones import build
 from abatis.nets.weights_file import find_weights
 from abatis.runs.undefended_twin import train_undefended_twin
 
 TWIN_SHARE = 0.2  # of the run's epochs, for which the twin trains
 TWIN_EPOCHS = 5  # at most
 TWIN_RATE = 0.05  # learning rate, where the run's own optimizer is not SGD
+OTHER = "cifar_cnn"  # what is trained to attack a network from elsewhere
+OTHER_IMAGES = 10_000  # training images of it, at most
+OTHER_SEEN = 30_000  # in all its epochs
+OTHER_EPOCHS = 20  # at most
+OTHER_BATCH = 64
 DIAGNOSED = 256  # training images, spread over all classes
 
 
@@ -45,6 +53,39 @@ def describe_training(config: RunConfig, module: nn.Module, images: Data) -> Tra
     return TrainingFacts(
         few, twin, config.threat_model, attacked=config.use.get("attacker") != "none"
     )
+
+
+def describe_data(images: Data, threat: Threat, device: torch.device) -> TrainingFacts:
+    """Return what the diagnostics need of the training images of a network from elsewhere.
+
+    Whether it was trained on them is not known. In place of a twin, attacks are transferred from a
+    small network that is trained on them when one asks for it.
+
+    Args:
+        images: the data that it is judged on.
+        threat: of the evaluation.
+        device: of the network.
+    """
+
+    def other() -> nn.Module:
+        info = images.info
+        module = build(
+            OTHER,
+            num_classes=info.num_classes,
+            channels=info.channels,
+            image_size=info.image_size,
+            mean=info.mean,
+            std=info.std,
+        )
+        count = min(len(images.train), OTHER_IMAGES)
+        some = images.train.subset(choose_stratified(images.train.labels, count))
+        epochs = min(OTHER_EPOCHS, max(1, OTHER_SEEN // count))
+        return train_undefended_twin(
+            module.to(device), some, seed=0, epochs=epochs, batch_size=OTHER_BATCH, lr=TWIN_RATE
+        )
+
+    few = images.train.subset(choose_stratified(images.train.labels, DIAGNOSED))
+    return TrainingFacts(few, other, threat, attacked=None, twin_kind="a small undefended network")
 
 
 def describe_plugins(rows: Sequence[PlanRow]) -> dict[str, object]:

@@ -31,6 +31,7 @@ from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
+from abatis.runs.rebuild import describe_run_origin
 from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
@@ -76,7 +77,10 @@ class Result:
         clean_acc: accuracy on the unchanged images; None where the run was not evaluated.
         pgd20_acc: accuracy under PGD-20; None where it was not measured.
         autoattack_acc: accuracy under AutoAttack; None where it was not measured.
-        robust_acc: share of the images that no attack broke; None where it was not measured.
+        robust_acc: share of the images that no attack broke; None where it was not measured, and
+            where the verdict is FAIL.
+        robust_acc_upper: the same share where the verdict is FAIL: an upper bound of the robust
+            accuracy, not to be believed; None elsewhere.
         verdict: PASS, UNDECIDED (too little to judge), WARN or FAIL of the masking diagnostics;
             None where they did not run.
         n: number of test images.
@@ -87,6 +91,7 @@ class Result:
     pgd20_acc: float | None = None
     autoattack_acc: float | None = None
     robust_acc: float | None = None
+    robust_acc_upper: float | None = None
     verdict: str | None = None
     n: int = 0
 
@@ -348,6 +353,7 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
+            origin=None if job.model is not None else describe_run_origin(folder, images.info),
         )
         evaluation = evaluate(model, request)
     record = {

@@ -12,10 +12,10 @@ from math import nan
 from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
 from abatis.commands.compare.ties import list_equals
 from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page, percent
-from abatis.report.numbers import CLEAN, find_number, list_compared
+from abatis.report.numbers import CLEAN, find_number, format_share, list_compared
 from abatis.report.svg import points_with_error
 from abatis.report.verdicts import format_verdict
-from abatis.report.words import format_count
+from abatis.report.words import NO_BREAK_SPACE, format_count
 
 VERDICT_TEXTS = {
     "PASS": "no sign of gradient masking in any of its runs",
@@ -80,7 +80,7 @@ def _lead(compared: Compared) -> Lead | None:
     ]
     if best["method"] in compared["at_chance"]:
         says.append(f"not above chance ({percent(compared['chance'])})")
-    verdict = format_verdict(best["verdict"])
+    verdict = format_verdict(best["verdict"], judged["ladder"])
     return Lead(_name_first(compared), percent(found["mean"]), facts, verdict, says)
 
 
@@ -113,7 +113,7 @@ def _plots(compared: Compared) -> list[Block]:
 
 
 def _label(row: Row) -> str:
-    return f"{row['method']} (FAIL)" if row["verdict"] == "FAIL" else str(row["method"])
+    return f"{row['method']} (FAIL, at most)" if row["verdict"] == "FAIL" else str(row["method"])
 
 
 def _runs(compared: Compared) -> list[Block]:
@@ -122,7 +122,12 @@ def _runs(compared: Compared) -> list[Block]:
     for row in compared["rows"]:
         for place, (seed, folder) in enumerate(zip(row["seeds"], row["runs"], strict=True)):
             numbers = [
-                percent(row[number.key]["values"][place] if row[number.key] else None)
+                format_share(
+                    row[number.key]["values"][place] if row[number.key] else None,
+                    row["verdict"],
+                    number,
+                    NO_BREAK_SPACE,
+                )
                 for number in shown
             ]
             rows.append([row["method"], "-" if seed is None else str(seed), *numbers, folder])

@@ -24,7 +24,7 @@ from abatis.commands.compare.ties import (
 from abatis.config.option_sets import FREE_IN_COMPARISON, VARIED_IN_COMPARISON
 from abatis.errors import UsageError
 from abatis.report.eval_record import RECORD, describe_check
-from abatis.report.numbers import list_compared, list_ranked
+from abatis.report.numbers import ROBUST, find_headline, list_compared, list_ranked
 from abatis.report.verdicts import TOO_LITTLE, find_worst
 
 FORMAT = 1
@@ -110,7 +110,7 @@ def _rank(rows: list[dict[str, Any]], headline: str) -> list[dict[str, Any]]:
 def _choose_headline(runs: Sequence[JudgedRun]) -> str:
     """The strongest number that all runs have; raises UsageError where there is none."""
     for number in list_ranked():
-        if all(run.record.get(number.key) is not None for run in runs):
+        if all(_numbers(run)[number.key] is not None for run in runs):
             return number.key
     raise UsageError(
         "the evaluations have no robust accuracy in common",
@@ -177,6 +177,7 @@ def _numbers(run: JudgedRun) -> dict[str, float | None]:
         for name, kind in (("logit_margin", "logit"), ("input_margin_L2", "input_L2"))
     }
     accuracies = {number.key: run.record.get(number.key) for number in list_compared()}
+    accuracies[ROBUST.key] = find_headline(run.record)
     return {**accuracies, **margins, "seconds": run.seconds, "peak_memory_mb": run.memory}
 
 

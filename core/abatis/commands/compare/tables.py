@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from abatis.report.numbers import ROBUST, Number, find_number, list_compared
+from abatis.report.numbers import ROBUST, Number, find_number, is_bound, list_compared
 from abatis.report.verdicts import format_verdict
 
 if TYPE_CHECKING:
@@ -60,12 +61,7 @@ def make_columns(compared: Compared, digits: int = 2) -> list[Column]:
         Column("method", 0, lambda row: row["method"], left=True),
         Column("seeds", 6, _seeds),
         *(_accuracy(number, compared["headline"], digits) for number in list_compared()),
-        Column(
-            "verdict",
-            0,
-            lambda row: format_verdict(row["verdict"]) if row["runs"] else "failed",
-            left=True,
-        ),
+        Column("verdict", 0, partial(_verdict, compared["judged"].get("ladder")), left=True),
         Column(
             f"vs {compared['baseline']} [95 %]",
             2,
@@ -78,10 +74,20 @@ def make_columns(compared: Compared, digits: int = 2) -> list[Column]:
     ]
 
 
+def _verdict(ladder: object, row: Row) -> str:
+    return format_verdict(row["verdict"], ladder) if row["runs"] else "failed"
+
+
 def _accuracy(number: Number, headline: str, digits: int) -> Column:
     """The column of a number; that of the robust accuracy shows what the methods are ranked by."""
     key, needed = headline if number == ROBUST else number.key, number.column or 0
-    return Column(f"{number.short} %", needed, lambda row: _spread(row[key], digits, 100))
+    return Column(f"{number.short} %", needed, lambda row: _show_accuracy(row, key, digits))
+
+
+def _show_accuracy(row: Row, key: str, digits: int) -> str:
+    """Mean and deviation; an upper bound, ``at most``, where the verdict is FAIL."""
+    text = _spread(row[key], digits, 100)
+    return f"at most {text}" if row[key] and is_bound(row["verdict"], find_number(key)) else text
 
 
 def _seeds(row: Row) -> str:
@@ -115,6 +121,8 @@ def write_legend(compared: Compared) -> list[str]:
         f"{judged['ladder']} ladder; mean ± standard deviation over seeds.",
         f"Ranked by {find_number(compared['headline']).described}, shown as robust %.",
     ]
+    if any(row["verdict"] == "FAIL" for row in compared["rows"]):
+        said.append("at most: the masking verdict is FAIL, so the number is not to be believed.")
     if compared["paired_on"]:
         under = "" if compared["paired_on"] == "robust" else f" under {compared['paired_on']}"
         said.append(

@@ -20,8 +20,9 @@ from abatis.report.eval_record import STATE, check_replaceable, read_record, wri
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import ModelSpec, find_model
-from abatis.runs.own_run import describe_plugins, describe_training
+from abatis.runs.own_run import describe_data, describe_plugins, describe_training
 from abatis.runs.prepare import prepare
+from abatis.runs.rebuild import describe_origin
 from abatis.system import distributed
 from abatis.system.device import pick_device
 from abatis.system.files import explain_disk_errors
@@ -55,7 +56,10 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
     seed = subject.run.seed if subject.run else asked.seed
-    of_run = _prepare_run(subject, module, images, device) if _same_data(asked, subject) else {}
+    if _same_data(asked, subject):
+        known = _prepare_run(subject, module, images, device)
+    else:
+        known = {"training": describe_data(images, threat, device)}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -73,7 +77,8 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
             progress=progress,
             state=folder / STATE,
             square_bf16=asked.square_bf16,
-            **of_run,
+            origin=describe_origin(subject, images.info),
+            **known,
         )
         found = evaluate(module, request)
     if distributed.rank() == 0:

@@ -85,7 +85,9 @@ def _add_attack_options(parser: Parser) -> None:
         choices=LADDERS,
         default="standard",
         help="quick: clean and PGD-20; standard: also margin-PGD-20 and AutoAttack; thorough: also "
-        "PGD-100 with 5 restarts and AutoAttack plus (default: standard)",
+        "PGD-100 with 5 restarts and AutoAttack plus; rand: as standard with AutoAttack rand, for "
+        "networks that answer at random, which the others choose by themselves "
+        "(default: standard)",
     )
     parser.add_argument(
         "--square-bf16",

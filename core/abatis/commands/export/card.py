@@ -12,7 +12,7 @@ from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
-from abatis.report.numbers import list_measured
+from abatis.report.numbers import format_share, list_measured
 from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
 
@@ -89,9 +89,10 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     for number in list_measured(record):
         low, high = intervals.get(number.key, (None, None))
         between = "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
-        yield f"| {number.described} | {100 * record[number.key]:.2f} % | {between} |"
+        share = format_share(record[number.key], record.get("verdict"), number)
+        yield f"| {number.described} | {share} | {between} |"
     tests = record.get("masking", {}).get("tests", [])
-    verdict = format_verdict(record.get("verdict") or "not measured")
+    verdict = format_verdict(record.get("verdict") or "not measured", record.get("ladder"))
     yield f"\nVerdict on gradient masking: **{verdict}** ({len(tests)} tests)."
     yield from (f"- {finding}" for finding in record.get("findings", []))
     if record.get("verdict") == "FAIL":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from abatis.nets.backbones import Normalized, view_of
 from abatis.nets.backbones.from_timm import size_options
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import write_weights
+from abatis.report.numbers import ROBUST, UPPER, find_headline, is_bound
 from abatis.runs.published import CONFIG, PUBLISHED_WEIGHTS
 from abatis.runs.run_folder import strip_folders
 from abatis.system.files import explain_disk_errors, write_text
@@ -54,10 +56,8 @@ def write_folder(run: FinishedRun, out: Path, also: dict[str, str] | None = None
         "data": strip_folders(table["data"]),
         "threat": table["threat"],
         "weights_sha256": weights_digest(run.module),
-        **{
-            key: run.record.get(key)
-            for key in ("robust_acc", "autoattack_acc", "clean_acc", "n", "verdict")
-        },
+        **{key: run.record.get(key) for key in ("autoattack_acc", "clean_acc", "n", "verdict")},
+        **_describe_robustness(run.record),
     }
     if names := run.facts.get("class_names"):
         about["class_names"] = names
@@ -69,6 +69,14 @@ def write_folder(run: FinishedRun, out: Path, also: dict[str, str] | None = None
             write_text(out / CONFIG, json.dumps({"abatis": about}, indent=2) + "\n")
         write_text(out / CARD, make_card(run, also or {}))
     return [out / name for name in (PUBLISHED_WEIGHTS, CONFIG, CARD)]
+
+
+def _describe_robustness(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """The robust accuracy, or only its upper bound where the masking verdict is FAIL."""
+    headline = find_headline(record)
+    if is_bound(record.get("verdict"), ROBUST):
+        return {ROBUST.key: None, UPPER.key: headline}
+    return {ROBUST.key: headline}
 
 
 def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str, Any]) -> None:

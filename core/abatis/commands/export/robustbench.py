@@ -20,6 +20,7 @@ from abatis.commands.export.finished_run import CHECKED, FinishedRun
 from abatis.commands.export.program import BATCHES, TOLERANCE, write_program
 from abatis.config.option_values import RUN_NAME
 from abatis.errors import UsageError
+from abatis.report.numbers import ROBUST, find_headline, format_share, is_bound
 from abatis.report.verdicts import format_verdict
 from abatis.system.files import explain_disk_errors, write_text
 
@@ -133,7 +134,11 @@ def _check_name(name: str, option: str) -> str:
 
 def _notes(record: Mapping[str, Any], dataset: str, threat: Threat) -> Iterator[str]:
     """The sentences that must be published with the numbers."""
-    yield f"Masking diagnostics: {format_verdict(record.get('verdict') or 'not run')}."
+    verdict = format_verdict(record.get("verdict") or "not run", record.get("ladder"))
+    yield f"Masking diagnostics: {verdict}."
+    if is_bound(record.get("verdict"), ROBUST):
+        bound = format_share(find_headline(record), "FAIL", ROBUST)
+        yield f"Robust accuracy: {bound}; the accuracies here are upper bounds."
     n, whole = record["n"], TEST_IMAGES.get(dataset)
     if n != whole:
         yield f"Judged on {n:,} test images" + (f" of {whole:,}." if whole else ".")
@@ -164,7 +169,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 
     ``external`` is RobustBench's field for a robust accuracy below AutoAttack's.
     """
-    robust, autoattack = record.get("robust_acc"), record["autoattack_acc"]
+    robust, autoattack = find_headline(record), record["autoattack_acc"]
     lower = {"external": _percent(robust)} if robust is not None and robust < autoattack else {}
     return {
         "clean_acc": _percent(record["clean_acc"]),

@@ -37,6 +37,8 @@ class AttackTally:
 
     Attributes:
         robust: (n,) bool, correct without an attack and after all attacks so far.
+        open: (n,) bool, the points that neither the ladder nor an attack so far has broken.
+        breakers: the attacks that broke an open point, by name.
         made: number of adversarial images so far.
         stray: how many of them lie outside the ball or [0, 1], or lost their label.
     """
@@ -45,21 +47,28 @@ class AttackTally:
     correct: Tensor
     seed: int
     robust: Tensor = field(init=False)
+    open: Tensor = field(init=False)
+    breakers: dict[str, Attack] = field(default_factory=dict)
     made: int = 0
     stray: int = 0
 
     def __post_init__(self) -> None:
-        self.robust = self.correct.clone()
+        self.robust, self.open = self.correct.clone(), self.correct.clone()
 
     def run(self, name: str, attack: Attack, points: Tensor) -> Verdicts:
         """Run an attack on some points, (n,) bool."""
-        return self.count(self.judge.run_attack(name, attack, points, f"masking: {name}"), points)
+        verdicts = self.judge.run_attack(name, attack, points, f"masking: {name}")
+        broken = self.open & points & ~verdicts.robust
+        if broken.any():
+            self.breakers.setdefault(name, attack)
+        return self.count(verdicts, points)
 
     def count(self, verdicts: Verdicts, points: Tensor) -> Verdicts:
         """Count the verdicts of an attack on some points, (n,) bool, wherever it ran."""
         self.made += verdicts.facts["attacked"]
         self.stray += verdicts.stray
         self.robust &= verdicts.robust | ~points
+        self.open &= self.robust
         return verdicts
 
     def grade_exclusive(
@@ -225,14 +234,19 @@ def _grade_scale(tally: AttackTally, white: WhiteBox) -> Outcome:
     )
 
 
+def fits_square(judge: Judge) -> bool:
+    """Are the images large enough for Square in the norm of the threat?"""
+    sides = next(iter(judge.points.eval_batches(1))).x.shape[2:]
+    return judge.threat.norm != "L2" or min(sides) >= SMALLEST
+
+
 def run_other_attack_tests(tally: AttackTally, standing: Tensor) -> list[Outcome]:
     """Run D10 and D12 on the points that the gradient attacks left, (n,) bool."""
     net, threat = tally.judge.net, tally.judge.threat
     noise = tally.grade_exclusive(
         "D12", f"{2 * DRAWS} random draws", [make_random_noise(net, threat, tally.seed)], standing
     )
-    sides = next(iter(tally.judge.points.eval_batches(1))).x.shape[2:]
-    if threat.norm == "L2" and min(sides) < SMALLEST:
+    if not fits_square(tally.judge):
         return [
             make_outcome(
                 "D10",

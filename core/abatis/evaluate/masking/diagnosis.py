@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
 
 from abatis.api.randomness import seeded
 from abatis.evaluate.curves import STEPS, Curve, measure_curve
-from abatis.evaluate.judge import Clean, Judge
+from abatis.evaluate.gradient_access import GradientAccess, find_gradient_access
+from abatis.evaluate.judge import Attack, Clean, Judge
 from abatis.evaluate.masking.attacks import (
     AttackTally,
     WhiteBox,
@@ -18,14 +19,25 @@ from abatis.evaluate.masking.attacks import (
     run_other_attack_tests,
     run_white_box,
 )
-from abatis.evaluate.masking.gradients import find_gradient_error, run_gradient_tests
+from abatis.evaluate.masking.doubts import run_searches
+from abatis.evaluate.masking.gradients import grade_access, run_gradient_tests
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
 from abatis.evaluate.masking.radii import grade_radii, list_radii
 from abatis.evaluate.masking.record import GATES, NOTHING_CORRECT, Outcome, make_outcome
 from abatis.evaluate.masking.sufficiency import find_shortage
 from abatis.evaluate.masking.training import TrainingFacts, run_training_tests
+from abatis.evaluate.masking.unseen import grade_unseen
 from abatis.evaluate.pgd import Objective
 from abatis.report.verdicts import TOO_LITTLE, Verdict
+
+UNKNOWN_TRAINING = "nothing is known about the training"
+REASONS = {
+    "D25": "no stranger was asked",
+    "D26": "no training images are known, so nobody can tell a memorised test set",
+    "D27": "the other tests raise no doubt",
+    "D28": "the other tests raise no doubt",
+}
+"""Why a test did not run, where it is another reason than the usual one."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +47,25 @@ class Diagnosis:
     Args:
         verdict: the worst status of all. Where no test warned or failed, UNDECIDED if the points
             are too few, or the network too weak, for a PASS.
-        tests: the outcomes of D1 to D24, in order.
+        tests: the outcomes of all tests, in order.
         robust: (n,) bool on the CPU, correct without an attack and after all attacks that ran at
             the threat's own radius.
         curve: accuracy over the radius.
-        shortage: why the verdict is UNDECIDED, in words; empty otherwise.
+        lack: why the points do not suffice for a PASS, in words; empty where they do.
+        breakers: by name, the attacks that broke a point that the ladder had left.
+        searches: the tests whose search broke such a point.
+        unseen: the share of training images that stand, if a test says that the test images were
+            memorised.
     """
 
     verdict: Verdict
     tests: tuple[Outcome, ...]
     robust: Tensor
     curve: Curve
-    shortage: str = ""
+    lack: str = ""
+    breakers: Mapping[str, Attack] = field(default_factory=dict)
+    searches: tuple[str, ...] = ()
+    unseen: float | None = None
 
     def __str__(self) -> str:
         raised = [test.id for test in self.tests if test.status in ("warn", "fail")]
@@ -68,6 +87,22 @@ class Diagnosis:
         ]
         return [*found, f"{TOO_LITTLE}: {self.shortage}"] if self.shortage else found
 
+    @property
+    def shortage(self) -> str:
+        """Why the verdict is UNDECIDED, in words; empty where it is another one."""
+        return self.lack if self.verdict == "UNDECIDED" else ""
+
+    @property
+    def doubtful(self) -> bool:
+        """Did any test warn or fail?"""
+        return _find_alarm(self.tests) is not None
+
+    def add(self, outcomes: Sequence[Outcome]) -> Diagnosis:
+        """Return the diagnosis with the outcomes of more tests, in place of earlier ones."""
+        found = {test.id: test for test in (*self.tests, *outcomes)}
+        tests = tuple(found[name] for name in GATES)
+        return replace(self, tests=tests, verdict=_find_verdict(tests, self.lack))
+
 
 def diagnose(
     judge: Judge,
@@ -76,6 +111,8 @@ def diagnose(
     seed: int,
     known: Mapping[Objective, Tensor] | None = None,
     training: TrainingFacts | None = None,
+    standing: Tensor | None = None,
+    access: GradientAccess | None = None,
 ) -> Diagnosis:
     """Run all tests on the judge's points.
 
@@ -90,41 +127,65 @@ def diagnose(
         seed: of the attacks.
         known: which points withstood PGD-20 with this seed, (n,) bool by its loss, if no image
             that it made was rejected.
-        training: needed by D11 and D23.
+        training: needed by D11, D23 and D26.
+        standing: which points the ladder left, (n,) bool; all that are correct where not given.
+        access: how far autograd reaches the images; found out where not given.
 
     Raises:
         DataError: the training images are not in [0, 1].
-        UsageError: the outputs have no gradient in one of the modes.
         NotFiniteError: a logit of a clean training image is NaN or infinite.
         OutOfMemoryError: the device has no memory for a single image.
     """
+    lack = find_shortage(clean)
     with seeded(seed, "masking"):
         if not clean.correct.any():  # no robustness is claimed, and a large network takes long
             none = tuple(make_outcome(test, "not applicable", NOTHING_CORRECT) for test in GATES)
             curve = measure_curve(judge, clean.correct, [0.0], seed)
-            shortage = find_shortage(clean)
-            return Diagnosis("UNDECIDED", none, clean.correct, curve, shortage)
+            return Diagnosis("UNDECIDED", none, clean.correct, curve, lack)
         tally = AttackTally(judge, clean.correct, seed)
-        tests = run_output_tests(judge, bool(clean.distribution.all()))
-        reason = find_gradient_error(judge)
-        if reason is None:
-            white = run_white_box(tally, known or {})
-            standing = white.standing
-            curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
-        else:
-            says = f"the images have no gradient ({reason})"
-            tests.append(make_outcome("D1", "fail", says))
-            standing = clean.correct
+        if standing is not None:
+            tally.open = standing.clone()
+        access = access or find_gradient_access(judge, seed)
+        tests = [*run_output_tests(judge, bool(clean.distribution.all())), grade_access(access)]
+        left = clean.correct
+        if access.kind == "none":
             curve = measure_curve(judge, clean.correct, [0.0], seed)
-        tests += run_other_attack_tests(tally, standing)
+        else:
+            white = run_white_box(tally, known or {})
+            left = white.standing
+            curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
+        tests += run_other_attack_tests(tally, left)
+        searches: tuple[str, ...] = ()
+        if _find_alarm(tests) is not None:
+            others = None if training is None else training.images
+            found, searches = run_searches(tally, clean, others)
+            tests += found
+        unseen = None
+        if training is not None:
+            doubtful = _find_alarm(tests) is not None
+            outcome, unseen = grade_unseen(tally, training, access.kind != "none", doubtful)
+            tests.append(outcome)
         tests.append(tally.grade_budget())
+    ordered = _order(tests, access.kind == "none", training)
+    verdict = _find_verdict(ordered, lack)
+    return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
+
+
+def _order(
+    tests: Sequence[Outcome], blind: bool, training: TrainingFacts | None
+) -> tuple[Outcome, ...]:
+    """The outcomes of all tests; those that did not run say why."""
     found = {test.id: test for test in tests}
-    why = "the images have no gradient" if reason else "nothing is known about the training"
-    ordered = tuple(found.get(test) or make_outcome(test, "not applicable", why) for test in GATES)
-    alarm = _find_alarm(ordered)
-    shortage = "" if alarm else find_shortage(clean)
-    verdict = alarm or ("UNDECIDED" if shortage else "PASS")
-    return Diagnosis(verdict, ordered, tally.robust, curve, shortage)
+    unknown = UNKNOWN_TRAINING if training is None or not blind else ""
+    usual = "the images have no gradient" if blind else unknown
+    return tuple(
+        found.get(test) or make_outcome(test, "not applicable", REASONS.get(test, usual))
+        for test in GATES
+    )
+
+
+def _find_verdict(tests: Sequence[Outcome], lack: str) -> Verdict:
+    return _find_alarm(tests) or ("UNDECIDED" if lack else "PASS")
 
 
 def _find_alarm(tests: Sequence[Outcome]) -> Literal["WARN", "FAIL"] | None:

@@ -24,10 +24,11 @@ ALIKE = 1e-4  # L2 distance of two logit vectors of length 1
 
 def run_output_tests(judge: Judge, distribution: bool) -> list[Outcome]:
     """Run D6 to D8; distribution: do the clean outputs look like probabilities?"""
-    before = weights_digest(judge.net.module)
+    single = judge.single
+    before = weights_digest(single.module)
     with _count_gradients() as calls:
         logits = [_compute_all_logits(judge) for _ in range(2)]
-    changed = weights_digest(judge.net.module) != before
+    changed = weights_digest(single.module) != before
     effect = "changed parameters or buffers" if changed else "changed no parameters or buffers"
     says = f"two forward passes computed {calls['n']} gradients and {effect}"
     looks = (
@@ -47,7 +48,7 @@ def run_output_tests(judge: Judge, distribution: bool) -> list[Outcome]:
 def _compute_all_logits(judge: Judge) -> Tensor:
     batches = judge.points.eval_batches
     return halve_until_fits(
-        lambda size: torch.cat([compute_logits(judge.net, batch.x) for batch in batches(size)]),
+        lambda size: torch.cat([compute_logits(judge.single, batch.x) for batch in batches(size)]),
         judge.batch_size,
     )
 
@@ -61,10 +62,7 @@ def _grade_agreement(first: Tensor, second: Tensor) -> Outcome:
         f"scaled to length 1, and in {flips} labels"
     )
     if flips:
-        says += (
-            ": the network is randomised, attack it with AutoAttack's version rand and average "
-            "over at least 20 draws"
-        )
+        says += ": the network is randomised; all accuracies are means over its random draws"
     status: Status = "fail" if flips else "warn" if apart > ALIKE else "pass"
     return make_outcome("D6", status, says, apart, flips, n)
 

@@ -49,6 +49,12 @@ GATES = {
     "D22": Gate("batch statistics do not make it robust", 0.05, None),
     "D23": Gate("no overfitting to a single step", 0.1, 0.25),
     "D24": Gate("the attacks stay in the ball", None, 0),
+    "D25": Gate("a copy in a new process answers alike", "> 3 images", "> 1 %, or any side effect"),
+    "D26": Gate(
+        "test images are no more robust than training images", "> 10 points", "> 20 points"
+    ),
+    "D27": Gate("white-box beats a substitute", 0.01, 0.02),
+    "D28": Gate("white-box beats finite differences", 0.01, 0.02),
 }
 
 
@@ -57,7 +63,7 @@ class Outcome:
     """The outcome of one test.
 
     Args:
-        id: D1 to D24.
+        id: D1 to D28.
         name: what a network passes.
         status: pass, warn, fail, or not applicable.
         value: what was measured: ``count / of`` if it is a share.

@@ -25,16 +25,18 @@ class TrainingFacts:
 
     Args:
         images: at most 256 training images of all classes, not augmented.
-        twin: an undefended network of the same architecture, or a function that makes it, which
-            is called only if it is needed.
+        twin: an undefended network, or a function that makes it, which is called only if it is
+            needed; None for none.
         threat: of the training.
-        attacked: did the training use an attack?
+        attacked: did the training use an attack? None where nobody knows.
+        twin_kind: what the twin is, in words.
     """
 
     images: Points
-    twin: nn.Module | Callable[[], nn.Module]
+    twin: nn.Module | Callable[[], nn.Module] | None
     threat: Threat
-    attacked: bool = True
+    attacked: bool | None = True
+    twin_kind: str = "an undefended twin"
 
 
 def run_training_tests(
@@ -48,7 +50,9 @@ def run_training_tests(
 
 
 def _grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts) -> Outcome:
-    name, judge = "transfer from an undefended twin", tally.judge
+    name, judge = f"transfer from {training.twin_kind}", tally.judge
+    if training.twin is None:
+        return make_outcome("D11", "not applicable", "there is no network to transfer from")
     if not standing.any():
         return tally.grade_exclusive("D11", name, [], standing)
     module = training.twin if isinstance(training.twin, nn.Module) else training.twin()
@@ -61,6 +65,8 @@ def _grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFact
 
 
 def _grade_single_step(judge: Judge, training: TrainingFacts, seed: int) -> Outcome:
+    if training.attacked is None:
+        return make_outcome("D23", "not applicable", "nothing is known about the training attack")
     if not training.attacked:  # there, a single step is just the weaker attack
         return make_outcome("D23", "not applicable", "the training used no attack to overfit to")
     there = Judge(judge.net, training.images, training.threat, judge.batch_size, judge.progress)

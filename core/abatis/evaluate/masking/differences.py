@@ -1,0 +1,102 @@
+"""Gradients estimated from answers alone: for networks whose own gradient misleads."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abatis.api.ball import Ball, column, lengths
+from abatis.api.batch import Batch
+from abatis.api.context import Forward
+from abatis.api.randomness import generator
+from abatis.api.threat import Threat
+from abatis.evaluate.judge import Attack, Clean, Judge, find_correct
+from abatis.evaluate.masking.probes import compute_logits
+from abatis.evaluate.masking.search import Search
+from abatis.evaluate.pgd import draw_start, margin
+
+QUERIES = 1000  # questions a point
+PAIRS = 12  # pairs of opposite probes for every step
+REACH = 0.5  # size of a probe, as a share of the radius
+GRID = 8  # probes have so many independent places a side at most
+MOMENTUM = 0.8
+STEPS = (0.5, 0.25, 0.125)  # sizes of a step as shares of the radius, for equal parts of the path
+NAME = "finite differences"
+
+
+def climb_differences(
+    judge: Judge, clean: Clean, standing: Tensor, *, seed: int, queries: int = QUERIES
+) -> Search:
+    """Climb the margin along smoothed finite differences.
+
+    Args:
+        judge: inside :func:`~abatis.evaluate.isolation.isolate`; the threat is Linf or L2.
+        clean: results on the clean images of the judge's points.
+        standing: the points to attack, (n,) bool on the CPU.
+        seed: of all draws.
+        queries: questions a point.
+
+    Raises:
+        OutOfMemoryError: the device has no memory for a single image.
+    """
+    attack = make_difference_climb(judge.net, judge.threat, seed, queries)
+    verdicts = judge.run_attack(NAME, attack, standing & clean.correct, f"masking: {NAME}")
+    settings = {"queries": queries, "pairs": PAIRS, "reach": REACH, "loss": "margin", "seed": seed}
+    return Search({NAME: verdicts}, {NAME: settings})
+
+
+def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: int) -> Attack:
+    """Return projected ascent of the margin along a gradient estimated from opposite probes.
+
+    The estimate is the mean of ``(m(x + d u) - m(x - d u)) u`` over random signs u (Spall, IEEE
+    Transactions on Automatic Control 1992; Uesato et al., ICML 2018), averaged over the steps of
+    the path. The probes are long, half the radius, so that ripples and jumps of the loss cancel.
+    """
+    total = max(1, queries // (2 * PAIRS + 1))
+
+    def attack(batch: Batch) -> tuple[Tensor, Tensor]:
+        source = generator(seed, "masking/differences", int(batch.index[0]))
+        point = draw_start(batch, threat, seed)
+        found, fooled = point.clone(), torch.zeros_like(batch.y, dtype=torch.bool)
+        highest = torch.full_like(batch.x[:, 0, 0, 0], -torch.inf)
+        mean = torch.zeros_like(point)
+        rows = torch.arange(len(batch), device=batch.x.device)  # the points not fooled yet
+        for step in range(total):
+            logits = compute_logits(forward, point)
+            wrong = ~find_correct(logits, batch.y[rows])
+            value = margin(logits, batch.y[rows]).nan_to_num(-torch.inf)
+            better = wrong | (value > highest[rows])
+            found[rows[better]], highest[rows[better]] = point[better], value[better]
+            fooled[rows[wrong]] = True
+            rows, point, mean = rows[~wrong], point[~wrong], mean[~wrong]
+            if not len(rows):
+                break
+            slope = estimate_slope(forward, point, batch.y[rows], threat, source)
+            mean = MOMENTUM * mean + slope / column(lengths(slope).clamp(min=1e-12), slope)
+            share = STEPS[len(STEPS) * step // total]
+            point = Ball(batch.x[rows], threat).climb(point, mean.clone(), share * threat.eps)
+        return found, fooled
+
+    return attack
+
+
+def estimate_slope(
+    forward: Forward, point: Tensor, y: Tensor, threat: Threat, source: torch.Generator
+) -> Tensor:
+    """Return the mean of the margin's differences along random signs, (B, C, H, W)."""
+    height, width = point.shape[2:]
+    grid = (min(height, GRID), min(width, GRID))
+    size = REACH * threat.eps
+    if threat.norm == "L2":
+        size /= point[0].numel() ** 0.5
+    slope = torch.zeros_like(point)
+    for _ in range(PAIRS):
+        signs = 2 * torch.randint(2, (*point.shape[:2], *grid), generator=source) - 1
+        way = F.interpolate(signs.to(point), (height, width))
+        up, down = (
+            margin(compute_logits(forward, (point + side * size * way).clamp(0, 1)), y)
+            for side in (1, -1)
+        )
+        slope += column((up - down).nan_to_num(0, 0, 0), way) * way
+    return slope / PAIRS
