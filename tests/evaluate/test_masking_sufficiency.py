@@ -17,7 +17,7 @@ from tests.report import record
 def clean(right, of, labels=None, classes=10):
     labels = torch.arange(of) % classes if labels is None else labels
     correct = torch.arange(of) < right
-    return Clean(correct, labels, torch.zeros(of, dtype=torch.bool), classes)
+    return Clean(correct, labels, torch.zeros(of, dtype=torch.bool), classes, labels)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from abatis.api.threat import Threat
 from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.abstention import Abstentions
 from abatis.evaluate.curves import Curve
 from abatis.evaluate.examination import WITHOUT_PGD, Examination, examine
 from abatis.evaluate.finished_attacks import FinishedAttacks
@@ -50,6 +51,7 @@ class Evaluation:
         curve: accuracy over the radius.
         findings: sentences for the reader.
         draws: how often each point was right, for a network that answers at random.
+        abstentions: None for a network that never abstained.
     """
 
     ladder: str
@@ -65,6 +67,7 @@ class Evaluation:
     curve: Curve
     findings: tuple[str, ...]
     draws: Draws | None = None
+    abstentions: Abstentions | None = None
 
     @property
     def verdict(self) -> str:
@@ -92,6 +95,7 @@ class Evaluation:
                 if key in self.accuracies
             },
             **({} if self.draws is None else {"draws": self.draws.to_json()}),
+            **({} if self.abstentions is None else {"abstained": self.abstentions.to_json()}),
             "attacks": {name: dict(facts) for name, facts in self.attacks.items()},
             "adaptive_attack": self.adaptive_attack,
             "masking": {
@@ -148,6 +152,8 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
         *pyautoattack_messages.check_version(),
         *_list_rejections(ladder),
     ]
+    if found.abstentions is not None:
+        findings.append(found.abstentions.describe())
     if request.threat.norm == "L1":
         findings.append(
             f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support L1"
@@ -174,6 +180,7 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
         curve=found.curve,
         findings=tuple(findings),
         draws=found.draws,
+        abstentions=found.abstentions,
     )
 
 

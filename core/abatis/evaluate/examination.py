@@ -12,6 +12,7 @@ from abatis.api.randomness import seed_for, seeded
 from abatis.api.threat import Threat
 from abatis.data.order import choose_stratified
 from abatis.errors import AbatisError, UsageError
+from abatis.evaluate.abstention import Abstentions, is_abstention, pursue_wrong_classes
 from abatis.evaluate.curves import Curve, measure_curve
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.gradient_access import GradientAccess, WithGradient, find_gradient_access
@@ -36,6 +37,7 @@ from abatis.nets.net import Net
 from abatis.system import distributed
 
 DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
+DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnostics see
 FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
 """The radii of the thorough ladder's curve, in multiples of eps."""
 
@@ -57,6 +59,7 @@ class Examination:
         curve: accuracy over the radius.
         margins: None where nothing is correct, or there are no gradients.
         draws: how often each point was right, for a network that answers at random.
+        abstentions: None for a network that never abstained.
     """
 
     clean: Clean
@@ -68,6 +71,7 @@ class Examination:
     curve: Curve
     margins: Margins | None
     draws: Draws | None = None
+    abstentions: Abstentions | None = None
 
 
 @dataclass
@@ -94,7 +98,9 @@ class Subject:
     withstood: Withstood = field(init=False)
 
     def __post_init__(self) -> None:
-        self.withstood = Withstood(len(self.clean.labels), self.request.seed)
+        self.withstood = Withstood(
+            len(self.clean.labels), self.request.seed, self.request.num_classes
+        )
 
     @property
     def diagnosed(self) -> Threat:
@@ -166,6 +172,8 @@ def _get_to_know(
         few = Judge(net, points.subset(chosen), threat, request.batch_size)
         access = distributed.first_says(find_gradient_access(few, request.seed))
         random = distributed.any_says(find_randomness(few, request.seed))
+    if clean.classes == request.num_classes + 1:  # kept verdicts do not tell abstentions apart
+        finished = FinishedAttacks()
     return Subject(module, request, finished, clean, chosen, access, random)
 
 
@@ -216,11 +224,15 @@ def _run_random(subject: Subject) -> Examination:
         draws = Draws(count_verdict_draws(len(subject.clean.labels)), 1)
         if subject.access.kind != "none":
             draws.gradient = distributed.first_says(count_gradient_draws(subject.make_few(net)))
-        with isolate(MeanOfDraws(subject.module, draws.gradient)) as mean:
+        some = min(draws.gradient, DIAGNOSED_DRAWS)
+        with (
+            isolate(MeanOfDraws(subject.module, draws.gradient)) as mean,
+            isolate(MeanOfDraws(subject.module, some)) as quick,
+        ):
             every = torch.arange(len(subject.clean.labels))
             judge = DrawJudge(subject.make_judge(mean), net, draws, every)
             clean = judge.classify_clean()
-            few = DrawJudge(subject.make_few(mean), net, draws, subject.chosen)
+            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen)
             subject = replace(subject, finished=FinishedAttacks())
             found = _examine(subject, judge, few, clean)
     found.draws = draws
@@ -254,7 +266,24 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
     if alike:
         standing[chosen] &= diagnosis.robust
         _spread(judge, found, request)
+    if not subject.random:
+        found.abstentions = _count_abstentions(judge, found, request)
     return found
+
+
+def _count_abstentions(
+    judge: Judge, found: Examination, request: EvaluationRequest
+) -> Abstentions | None:
+    """Count abstentions, after an attack on the points that were broken by them alone."""
+    clean, classes = found.clean, request.num_classes
+    refused = int(is_abstention(clean.answers, clean.classes, classes).sum())
+    alone = found.withstood.find_only_refused()
+    if alone.any() and request.threat.norm != "L1":
+        pursue_wrong_classes(judge, classes, alone, request.seed)
+        alone = found.withstood.find_only_refused()
+    if clean.classes != classes + 1 and not refused and not alone.any():
+        return None
+    return Abstentions(refused, int(alone.sum()))
 
 
 def _spread(judge: Judge, found: Examination, request: EvaluationRequest) -> None:

@@ -45,6 +45,8 @@ class Keeper(Protocol):
         self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
     ) -> None: ...
     def forget(self, name: str) -> None: ...
+    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+        """Of images that count as broken: their points, (B,) int64, and the logits, (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,19 @@ class Clean:
         labels: (n,) int64 on the CPU.
         distribution: (n,) bool on the CPU: do the outputs look like probabilities?
         classes: K, the number of outputs.
+        answers: (n,) int64 on the CPU, as of :func:`read_answers`.
     """
 
     correct: Tensor
     labels: Tensor
     distribution: Tensor
     classes: int
+    answers: Tensor
 
     def at(self, positions: Tensor) -> Clean:
         """Return the results on the images at some positions, (m,) int64."""
         parts = (self.correct[positions], self.labels[positions], self.distribution[positions])
-        return Clean(*parts, self.classes)
+        return Clean(*parts, self.classes, self.answers[positions])
 
 
 def compute_share(flags: Tensor) -> float:
@@ -103,8 +107,22 @@ def compute_share(flags: Tensor) -> float:
 
 
 def find_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Return which points have finite logits and the right class on top: (B,) bool."""
-    return (logits.argmax(1) == y) & logits.isfinite().all(1)
+    """Return which points have finite logits and the right class alone on top: (B,) bool.
+
+    Where classes share the top there is no answer, whichever of them ``argmax`` would name.
+    """
+    alone = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
+    return (logits.argmax(1) == y) & alone & logits.isfinite().all(1)
+
+
+def read_answers(logits: Tensor) -> Tensor:
+    """Return the class on top, K where all logits are equal, -1 where they are not finite.
+
+    (B, K) -> (B,) int64.
+    """
+    flat = (logits == logits[:, :1]).all(1)
+    named = torch.where(flat, logits.shape[1], logits.argmax(1))
+    return torch.where(logits.isfinite().all(1), named, -1)
 
 
 def judge_clean(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
@@ -218,6 +236,8 @@ class Judge:
                 rows = (inside & ~wrong).nonzero().flatten()
                 kept = adversarial[rows], batch.y[rows], logits[rows]
                 self.withstood.keep(label, places[rows.cpu()], *kept)
+                rows = broken.nonzero().flatten()
+                self.withstood.note_broken(places[rows.cpu()], logits[rows])
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             stray += int((~inside | (given.y != batch.y)).sum())
@@ -242,6 +262,7 @@ def _classify(
     correct: list[Tensor] = []
     labels: list[Tensor] = []
     distribution: list[Tensor] = []
+    answers: list[Tensor] = []
     done, classes = 0, 0
     for batch in batches:
         with torch.no_grad():
@@ -250,6 +271,7 @@ def _classify(
         correct.append(find_correct(logits, batch.y).cpu())
         labels.append(batch.y.cpu())
         distribution.append(_is_distribution(logits).cpu())
+        answers.append(read_answers(logits).cpu())
         classes = logits.shape[1]
         done += len(batch)
         if report is not None:
@@ -260,7 +282,8 @@ def _classify(
             where="evaluation",
             fix="choose a split that is not empty",
         )
-    return Clean(torch.cat(correct), torch.cat(labels), torch.cat(distribution), classes)
+    columns = (torch.cat(parts) for parts in (correct, labels, distribution))
+    return Clean(*columns, classes, torch.cat(answers))
 
 
 def _check(batch: Batch, logits: Tensor) -> None:

@@ -73,6 +73,7 @@ def make_pgd(
     seed: int,
     objective: Objective = cross_entropy,
     starts: range = range(1),
+    find_standing: Callable[[Tensor, Tensor], Tensor] = find_correct,
 ) -> Attack:
     """Return PGD from uniform random starts.
 
@@ -83,6 +84,7 @@ def make_pgd(
         seed: with the number of the start and the point's index it decides the start.
         objective: what is maximised.
         starts: numbers of the starts. A point that one start has fooled is not started again.
+        find_standing: tells by logits (B, K) and labels (B,) which points are not fooled, (B,).
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -93,7 +95,9 @@ def make_pgd(
                 break
             left = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
             point = draw_start(left, threat, seed, start)
-            found[rows], fooled[rows] = _ascend(forward, left, threat, steps, objective, point)
+            found[rows], fooled[rows] = _ascend(
+                forward, left, threat, steps, objective, point, find_standing
+            )
         return found, fooled
 
     return attack
@@ -112,7 +116,13 @@ def draw_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Tenso
 
 
 def _ascend(
-    forward: Forward, batch: Batch, threat: Threat, steps: int, objective: Objective, point: Tensor
+    forward: Forward,
+    batch: Batch,
+    threat: Threat,
+    steps: int,
+    objective: Objective,
+    point: Tensor,
+    find_standing: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Return the first iterate that fools, else the one of highest loss, and who was fooled.
 
@@ -126,7 +136,7 @@ def _ascend(
     for step in range(steps + 1):
         wanted = step < steps
         logits, loss, gradient = differentiate(forward, point, batch.y[rows], objective, wanted)
-        standing = find_correct(logits, batch.y[rows])
+        standing = find_standing(logits, batch.y[rows])
         better = ~standing | (loss > highest[rows])
         found[rows[better]], highest[rows[better]] = point[better], loss[better]
         if not standing.all():

@@ -173,7 +173,7 @@ class DrawJudge(Judge):
         counts = distributed.first_says(counts)
         self._note("clean", counts)
         correct = 2 * counts > self.draws.number
-        return Clean(correct, clean.labels, clean.distribution, clean.classes)
+        return Clean(correct, clean.labels, clean.distribution, clean.classes, clean.answers)
 
     def _note(self, name: str, counts: Tensor) -> None:
         """Take the counts of the judge's points, (m,), into those of all."""

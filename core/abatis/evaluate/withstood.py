@@ -1,4 +1,4 @@
-"""The adversarial images that did not fool the network, kept so that a stranger can be asked."""
+"""What is kept of adversarial images: those that did not fool, and how the others were answered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from abatis.api.randomness import generator
+from abatis.evaluate.abstention import find_abstained
+from abatis.system import distributed
 
 BYTES = 1 << 27  # of the images of one attack
 
@@ -19,12 +21,35 @@ class Withstood:
     Args:
         n: number of points.
         seed: of the choice.
+        classes: of the data.
+
+    Attributes:
+        refused: (n,) bool: on some image of the ball the network abstained.
+        accepted: (n,) bool: for some image of the ball it named a wrong class.
     """
 
     n: int
     seed: int
+    classes: int
     parts: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
     _rank: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.refused = torch.zeros(self.n, dtype=torch.bool)
+        self.accepted = self.refused.clone()
+
+    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+        """See :meth:`~abatis.evaluate.judge.Keeper.note_broken`."""
+        abstained = find_abstained(logits, self.classes).cpu()
+        self.refused[places[abstained]] = True
+        self.accepted[places[~abstained]] = True
+
+    def find_only_refused(self) -> Tensor:
+        """Return the points that are broken by abstentions alone, (n,) bool, in any process."""
+        refused, accepted = (
+            ~distributed.all_agree(~flags) for flags in (self.refused, self.accepted)
+        )
+        return refused & ~accepted
 
     def keep(
         self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
@@ -83,3 +108,7 @@ class Part:
     def forget(self, name: str) -> None:
         """See :meth:`Withstood.forget`."""
         self.whole.forget(name)
+
+    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+        """See :meth:`~abatis.evaluate.judge.Keeper.note_broken`."""
+        self.whole.note_broken(self.positions[places.cpu()], logits)

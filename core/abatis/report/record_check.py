@@ -75,6 +75,14 @@ def _are_draws(value: object) -> bool:
     )
 
 
+def _are_abstentions(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"clean", "adversarial"}
+        and all(_is_count(count) for count in value.values())
+    )
+
+
 def _has_measures(value: object) -> bool:
     return isinstance(value, dict) and _is_table_of_tables(value.get("measures", {}))
 
@@ -98,6 +106,7 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "margins": ("a table of measures", _has_measures),
     "curve": ("a table", _is_table),
     "draws": ("a table of draws", _are_draws),
+    "abstained": ("a table of two counts", _are_abstentions),
 }
 """What the parts of a record must be where they are there, in words and as a check."""
 

@@ -192,6 +192,10 @@ class Reporter:
         table.add_section()
         table.add_row("robust accuracy (withstood every attack)", headline)
         table.add_row("  95 % interval", f"{100 * low:.1f} to {100 * high:.1f} %")
+        abstained = record.get("abstained")
+        if abstained is not None:
+            counts = f"{abstained['adversarial']} of {record['n']}"
+            table.add_row("broken by abstentions alone", counts)
 
     def closing(self, folder: Path, note: str = "") -> None:
         """Write what to know about the data, and where the results are."""

@@ -17,7 +17,15 @@ from abatis.api.batch import Batch
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.evaluate.isolation import halve_until_fits
-from abatis.evaluate.judge import Attack, Clean, Judge, Points, find_correct, pack_points
+from abatis.evaluate.judge import (
+    Attack,
+    Clean,
+    Judge,
+    Points,
+    find_correct,
+    pack_points,
+    read_answers,
+)
 from abatis.evaluate.masking.probes import compute_logits, walk_path
 from abatis.evaluate.masking.random_search import make_label_search, make_square_search
 from abatis.evaluate.masking.search import Search
@@ -33,7 +41,7 @@ RIVALS = 9  # classes that the attacks on the substitute aim at
 WIDE = 2.5  # half of the moved copies lie in a ball so many times as large
 GROUP = 256  # points that share a substitute
 PRACTICE = 64  # so many points are attacked in the rounds, if need be some that are broken already
-SEARCH_QUERIES = 400  # of each search that starts at the images made on the substitute
+LABEL_QUERIES, SQUARE_QUERIES = 1000, 500  # of the searches that start at the images so made
 
 
 def search_by_extraction(
@@ -44,7 +52,6 @@ def search_by_extraction(
     seed: int,
     queries: int = QUERIES,
     others: Points | None = None,
-    more: int = SEARCH_QUERIES,
 ) -> Search:
     """Attack a substitute of the network, and search on from the images that this made.
 
@@ -58,7 +65,6 @@ def search_by_extraction(
         seed: of all draws.
         queries: questions a point from which the substitute learns, at least 14.
         others: further images that it learns from.
-        more: questions a point of each search that follows.
 
     Raises:
         OutOfMemoryError: the device has no memory for a single image.
@@ -66,10 +72,12 @@ def search_by_extraction(
     wanted = standing & clean.correct
     extraction = extract(judge, clean, wanted, seed=seed, queries=queries, others=others)
     forward, threat, starts = judge.net, judge.threat, extraction.images
+    by_label = make_label_search(forward, threat, seed, LABEL_QUERIES, starts)
+    by_margin = make_square_search(forward, threat, seed, SQUARE_QUERIES, starts)
     attacks = {
         "extraction": (make_lookup(starts), queries),
-        "label search": (make_label_search(forward, threat, seed, more, starts), more),
-        "Square from extraction": (make_square_search(forward, threat, seed, more, starts), more),
+        "Square from extraction": (by_margin, SQUARE_QUERIES),
+        "label search from extraction": (by_label, LABEL_QUERIES),
     }
     verdicts, settings, left = {}, {}, wanted
     for name, (attack, asked) in attacks.items():
@@ -213,17 +221,9 @@ class _Group:
             self.judge.batch_size,
         )
         self.questions.append(shrink(point).cpu())
-        self.answers.append(read_labels(logits).cpu())
+        answers = read_answers(logits)
+        self.answers.append(torch.where(answers < 0, self.outputs, answers).cpu())
         return logits
-
-
-def read_labels(logits: Tensor) -> Tensor:
-    """Return the class on top, or K where there is no answer: (B, K) -> (B,) int64.
-
-    There is none where all logits are equal or some are not finite.
-    """
-    silent = (logits == logits[:, :1]).all(1) | ~logits.isfinite().all(1)
-    return torch.where(silent, logits.shape[1], logits.argmax(1))
 
 
 def draw_copy(batch: Batch, threat: Threat, seed: int, number: int, edge: bool = False) -> Tensor:

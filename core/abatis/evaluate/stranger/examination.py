@@ -19,7 +19,7 @@ APART = 0.05
 
 LIMIT = 0.01  # share of images with another answer that fails
 MORE = 512  # images that are asked about in every other way
-FEW_ASKED = 32  # images by which memories are told from batches
+FEW_ASKED = 8  # images by which memories are told from batches
 ODD_SIZE = 7  # images in a batch of another size
 
 MEMORY = "earlier questions"
