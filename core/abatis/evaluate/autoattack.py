@@ -84,15 +84,13 @@ def run_autoattack(
         for key in left_out
     ]
     chosen = [key for key in keys if key not in left_out]
+    versions = {"pyautoattack": version_of("pyautoattack"), "torch": str(torch.__version__)}
     overall = {
         "version": version,
         "attacks": chosen,
         "left_out": left_out,
         "seed": seed,
-        "versions": {
-            "pyautoattack": version_of("pyautoattack"),
-            "torch": str(torch.__version__),
-        },
+        "versions": versions,
     }
     settings: dict[str, Mapping[str, object]] = {family: overall}
     verdicts: list[Verdicts] = []
@@ -111,8 +109,9 @@ def run_autoattack(
             findings += _check_black_box(robust, verdict.robust)
         robust = verdict.robust
         verdicts.append(verdict)
-    warned = [text for one in verdicts for text in one.warnings]
-    findings += pyautoattack_messages.summarize_warnings(warned)
+    findings += pyautoattack_messages.summarize_warnings(
+        [text for one in verdicts for text in one.warnings]
+    )
     return AutoAttackResult(tuple(verdicts), settings, tuple(findings))
 
 
