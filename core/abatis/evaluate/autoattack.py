@@ -84,14 +84,7 @@ def run_autoattack(
         for key in left_out
     ]
     chosen = [key for key in keys if key not in left_out]
-    versions = {"pyautoattack": version_of("pyautoattack"), "torch": str(torch.__version__)}
-    overall = {
-        "version": version,
-        "attacks": chosen,
-        "left_out": left_out,
-        "seed": seed,
-        "versions": versions,
-    }
+    overall = _describe_version(version, chosen, left_out, seed)
     settings: dict[str, Mapping[str, object]] = {family: overall}
     verdicts: list[Verdicts] = []
     robust = clean.correct
@@ -113,6 +106,21 @@ def run_autoattack(
         [text for one in verdicts for text in one.warnings]
     )
     return AutoAttackResult(tuple(verdicts), settings, tuple(findings))
+
+
+def _describe_version(
+    version: Version, chosen: list[str], left_out: list[str], seed: int
+) -> dict[str, object]:
+    return {
+        "version": version,
+        "attacks": chosen,
+        "left_out": left_out,
+        "seed": seed,
+        "versions": {
+            "pyautoattack": version_of("pyautoattack"),
+            "torch": str(torch.__version__),
+        },
+    }
 
 
 def get_version_name(version: Version) -> str:
