@@ -149,5 +149,6 @@ def test_points_are_packed_in_order(digits, points):
 
 def test_nothing_wanted_gives_no_batch(digits, points):
     assert (
-        list(pack_points(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4)) == []
+        list(pack_points(points(digits.x[:9], digits.y[:9]), torch.zeros(9, dtype=torch.bool), 4))
+        == []
     )

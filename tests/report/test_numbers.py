@@ -55,7 +55,9 @@ RECORD["per_point"]["corners"] = [1, 1, 1, 0]
 @pytest.fixture
 def corners(monkeypatch):
     """One line more in the table."""
-    monkeypatch.setattr(numbers, "NUMBERS", (*numbers.NUMBERS[:-2], NUMBER, numbers.ROBUST, numbers.UPPER))
+    monkeypatch.setattr(
+        numbers, "NUMBERS", (*numbers.NUMBERS[:-2], NUMBER, numbers.ROBUST, numbers.UPPER)
+    )
 
 
 def test_the_numbers_are_those_of_the_records_in_their_order():
@@ -78,7 +80,9 @@ def test_the_numbers_are_those_of_the_records_in_their_order():
 
 def test_every_number_is_the_verdict_of_an_attack_that_runs():
     run = {rung.name for rung in STANDARD}
-    run |= {get_version_name(version) for version in (*VERSIONS["standard"], *VERSIONS["rand"], "fast")}
+    run |= {
+        get_version_name(version) for version in (*VERSIONS["standard"], *VERSIONS["rand"], "fast")
+    }
     assert {number.verdicts for number in numbers.NUMBERS} == {*run, "clean", "robust"}
 
 
@@ -139,8 +143,9 @@ def test_one_line_more_is_measured(monkeypatch):
     """By its verdicts: here those of the clean images, under another name."""
     more = numbers.Number("again_acc", "clean", "the clean accuracy again", "again")
     monkeypatch.setattr(numbers, "NUMBERS", (*numbers.NUMBERS, more))
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     nn.init.zeros_(net[1].weight)
+    net[1].bias.data = torch.tensor([1.0, 0.0])  # always class 0
     points = PointsInMemory(
         torch.full((4, 1, 8, 8), 0.5), torch.tensor([0, 0, 0, 1]), torch.arange(4)
     )
