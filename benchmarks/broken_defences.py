@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from tests.evaluate.defences.table import TOYS, Entry, get_toy
 
 import abatis.commands.eval.judge_model  # noqa: F401  # what every process would load
 from abatis.cli import main as main_of_defense
+from abatis.system.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -58,17 +60,24 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page alone")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {"toys": {}}
-    missing = [name for name in TOYS if name not in record["toys"]]
+    known = read_record()["toys"]
+    missing = [name for name in TOYS if name not in known]
     for name in [] if asked.page else asked.toys or missing:
-        record["toys"][name] = judge(name)
-        print(describe(name, record["toys"][name]), flush=True)
-        keep(record)
-    PAGE.write_text(write_page(record), encoding="utf-8")
+        row = judge(name)
+        print(describe(name, row), flush=True)
+        keep(name, row)
+    PAGE.write_text(write_page(read_record()), encoding="utf-8")
 
 
-def keep(record: dict[str, Any]) -> None:
-    """Write the record, toys in the table's order, one a line."""
+def read_record() -> dict[str, Any]:
+    """Return the record, empty where there is none."""
+    empty: dict[str, Any] = {"toys": {}}
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else empty
+
+
+def keep(name: str, row: dict[str, Any]) -> None:
+    """Write a toy's row into the record as it is now, toys in the table's order, one a line."""
+    known = read_record()["toys"] | {name: row}
     facts = {
         "threat": f"Linf:{EPS}",
         "ladder": "standard",
@@ -76,13 +85,9 @@ def keep(record: dict[str, Any]) -> None:
         "threads": 1,
         "versions": {name: version(name) for name in ("abatis", "torch", "pyautoattack")},
     }
-    rows = [
-        f"  {json.dumps(name)}: {json.dumps(record['toys'][name])}"
-        for name in TOYS
-        if name in record["toys"]
-    ]
+    rows = [f"  {json.dumps(one)}: {json.dumps(known[one])}" for one in TOYS if one in known]
     head = json.dumps(facts, indent=1).removesuffix("\n}")
-    RECORD.write_text(head + ',\n "toys": {\n' + ",\n".join(rows) + "\n }\n}\n", encoding="utf-8")
+    write_text(RECORD, head + ',\n "toys": {\n' + ",\n".join(rows) + "\n }\n}\n")
 
 
 def judge(
@@ -111,17 +116,24 @@ def evaluate(model: str, data: str, threat: str, ladder: str, points: int | None
     with tempfile.TemporaryDirectory() as folder:
         found, errors = Path(folder) / "eval.json", Path(folder) / "errors"
         process = FORKED.Process(target=_run, args=([*words, "--out", folder], errors))
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _count_seconds()
         process.start()
         process.join()
         row = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "exit": process.exitcode,
             "seconds": round(time.perf_counter() - began),
+            "processor_seconds": round(_count_seconds() - before),
         }
         if not found.exists():
             return row | {"verdict": None, "error": errors.read_text(encoding="utf-8")[-600:]}
         return row | read_evaluation(json.loads(found.read_text(encoding="utf-8")))
+
+
+def _count_seconds() -> float:
+    """Return the processor time of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run(words: list[str], errors: Path) -> None:
@@ -185,7 +197,10 @@ def describe(name: str, row: dict[str, Any]) -> str:
     headline, truth = get_headline(row), read_truth().get(name)
     gap = None if headline is None or truth is None else round(100 * (headline - truth), 1)
     spoken = " ".join([*list_spoken(row, "fail"), "/", *list_spoken(row, "warn")])
-    return f"{name}: {row['verdict']} ({spoken}), headline - truth {gap}, {row['seconds']} s"
+    return (
+        f"{name}: {row['verdict']} ({spoken}), headline - truth {gap}, "
+        f"{row['seconds']} s, {row['processor_seconds']} s of the processor"
+    )
 
 
 def write_page(record: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ def test_one_line_more_is_measured(monkeypatch):
     monkeypatch.setattr(numbers, "NUMBERS", (*numbers.NUMBERS, more))
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     nn.init.zeros_(net[1].weight)
-    net[1].bias.data = torch.tensor([1.0, 0.0])  # always class 0
+    net[1].bias = nn.Parameter(torch.tensor([1.0, 0.0]))
     points = PointsInMemory(
         torch.full((4, 1, 8, 8), 0.5), torch.tensor([0, 0, 0, 1]), torch.arange(4)
     )

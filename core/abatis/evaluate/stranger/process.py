@@ -56,6 +56,8 @@ class Stranger:
         self.replaced: dict[str, None] = {}
         self.forgets = False
         self.ready = False
+        self.waiting = False  # does it wait for a gradient?
+        self.conversations = 0
 
     def greet(self) -> None:
         """Wait until the network is built. Raises StrangerFailed."""
@@ -91,8 +93,43 @@ class Stranger:
             found.append(self.receive()["logits"])
         return torch.cat(found)
 
+    def begin(self, x: Tensor) -> tuple[Tensor, int]:
+        """Ask for logits of which the gradient will be wanted.
+
+        Returns:
+            The logits, (B, K) on the CPU, and the number of the conversation.
+
+        Raises:
+            StrangerFailed: it gives no answer.
+        """
+        self.greet()
+        self.send({"x": x.detach().cpu(), "size": len(x), "gradient": True, "last": True})
+        logits = self.receive()["logits"]
+        self.waiting = True
+        return logits, self.conversations
+
+    def differentiate(self, x: Tensor, gradient: Tensor, number: int) -> Tensor:
+        """Return the gradient of the images from that of the logits, on the CPU.
+
+        Raises:
+            StrangerFailed: it gives no answer.
+        """
+        if not (self.waiting and number == self.conversations):
+            self.begin(x)
+        self.waiting = False
+        self._write({"gradient": gradient.detach().cpu()})
+        found: Tensor = self.receive()["gradient"]
+        return found
+
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message. Raises StrangerFailed."""
+        """Begin a conversation, or go on with it. Raises StrangerFailed."""
+        if self.waiting:
+            self.waiting = False
+            self._write({"gradient": None})
+        self.conversations += 1
+        self._write(message)
+
+    def _write(self, message: Mapping[str, Any]) -> None:
         try:
             write_message(self.writer, message)
         except OSError as error:
@@ -247,24 +284,20 @@ class FreshNetwork(nn.Module):
 
 
 class _Asked(torch.autograd.Function):
-    """One forward and backward of the stranger's network.
+    """One forward and backward of the stranger's network, in one conversation.
 
-    The conversation is repeated in the backward pass, so that forwards without one leave nothing.
+    The conversation is repeated where another question came between them.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stranger: Stranger) -> Tensor:
         ctx.stranger = stranger
         ctx.save_for_backward(x)
-        logits = stranger.ask(x, max(1, len(x)), recorded=True, requires_grad=True)
+        logits, ctx.number = stranger.begin(x)
         return logits.to(x.device)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        stranger: Stranger = ctx.stranger
-        question = {"x": x.detach().cpu(), "size": len(x), "gradient": True, "last": True}
-        stranger.send(question)
-        stranger.receive()
-        stranger.send({"gradient": gradient.detach().cpu()})
-        return stranger.receive()["gradient"].to(x.device), None
+        found = ctx.stranger.differentiate(x, gradient, ctx.number)
+        return found.to(x.device), None

@@ -6,6 +6,7 @@ this process, which ends after it: each begins with a network that was never ask
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -46,6 +47,17 @@ class Service:
         self.watch, self.threads, self.functions = watch, int(start["threads"]), functions
         self.forgets = self.device.type == "cpu" and hasattr(os, "fork")
 
+    def warm_up(self, blank: Tensor) -> None:
+        """Ask once: what a network prepares on disk in its first forward is not noted."""
+        child = os.fork() if self.forgets else 0
+        if child:
+            os.waitpid(child, 0)
+            return
+        with suppress(BaseException), torch.no_grad():  # it is said when a question is answered
+            self.module(blank)
+        if self.forgets:
+            os._exit(0)
+
     def serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
         """Lead one conversation after the other until the stream ends."""
         while (message := read_message(reader)) is not None:
@@ -69,6 +81,8 @@ class Service:
                 answer = self.answer(message, reader, writer)
             except Exception as error:  # whatever the network raises
                 answer = {"error": summarise_error(error)}
+            if not answer:  # nobody wants the gradient any more
+                return
             answer |= {
                 "seen": list(self.watch.seen),
                 "replaced": list_replaced(self.functions, fingerprint_functions()),
@@ -84,7 +98,7 @@ class Service:
         """Compute the logits of ``x`` in batches of ``size``, in the mode that is asked for.
 
         Where a ``gradient`` is wanted, the logits are sent, the gradient of the logits is read,
-        and the answer is that of the images.
+        and the answer is that of the images; it is empty where no gradient comes.
         """
         self.module.requires_grad_(bool(message.get("parameters")))
         wanted, size = bool(message.get("gradient")), int(message["size"])
@@ -100,8 +114,8 @@ class Service:
             return {"logits": logits.detach().float().cpu()}
         write_message(writer, {"logits": logits.detach().float().cpu()})
         returned = read_message(reader)
-        if returned is None:
-            raise EOFError
+        if returned is None or returned.get("gradient") is None:
+            return {}
         return {"gradient": self.differentiate(parts, logits, returned["gradient"])}
 
     def ask(self, image: Tensor) -> Tensor:
@@ -140,6 +154,7 @@ def start_service(start: Mapping[str, Any], module: nn.Module | None = None) -> 
         module: the network, where this process has it already.
     """
     torch.set_num_threads(1)  # what has no threads can be forked
+    gc.disable()  # a collection would touch, and so copy, all memory after every fork
     functions = fingerprint_functions()
     watch = FileWatch(float(start["since"]))
     built = watch.collect(lambda: _build(start)) if module is None else module
@@ -147,8 +162,7 @@ def start_service(start: Mapping[str, Any], module: nn.Module | None = None) -> 
     leave_for(Path(start["folder"]))
     service = Service(built, watch, start, functions)
     blank = torch.zeros(start["shape"], device=service.device)
-    with suppress(Exception), torch.no_grad():  # an error is said when a question is answered
-        service.module(blank)  # what a network prepares in its first forward is not noted
+    service.warm_up(blank)
     return service
 
 
