@@ -1,4 +1,5 @@
 # make demo: set up, train a small robust model on real digits and judge it. make test: set up, then every check.
+# make test-slow, make test-long: the tests that take minutes, and those that take longer than .ci/run may.
 # make check: the quick part of them, before a first change. make docs: the documentation site, in site/.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ DOCS := .venv/.docs
 QUICK := tests/test_architecture.py tests/api tests/config tests/docs/test_docs.py tests/commands/test_registry.py \
 	tests/train/test_checkpoint.py tests/train/test_plan.py tests/train/test_step.py
 
-.PHONY: demo check test test-slow docs lint clean
+.PHONY: demo check test test-slow test-long docs lint clean
 
 demo: $(STAMP)
 	@# one thread: on images this small, threads that wait for each other cost more than they give
@@ -22,7 +23,12 @@ test: $(STAMP) lint
 
 test-slow: docs
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-slow.txt
-	$(BIN)/python -m pytest -q -m slow -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -m "slow and not long" -n auto --dist loadfile
+
+# what takes longer than .ci/run may; benchmarks/results/test-long.txt is the last result
+test-long: $(STAMP)
+	bash -o pipefail -c '{ date -u +%F; git rev-parse --short HEAD; $(BIN)/python -m pytest -q -m long; } \
+		| tee benchmarks/results/test-long.txt'
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

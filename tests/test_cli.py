@@ -62,6 +62,14 @@ def test_a_command_of_another_distribution_is_listed_and_runs(site, capsys):
     assert cli.main(["quiet"]) == 0
 
 
+def test_a_command_that_returns_no_exit_code_is_named(site, capsys):
+    add(site, "odd", "def command(words):\n    return 'done'\n", odd="command")
+    assert cli.main(["odd"]) == 1
+    err = capsys.readouterr().err
+    assert "the command 'odd' returned 'done', not an exit code" in err
+    assert "where: odd, odd:command" in err
+
+
 def test_all_of_ours_are_listed(capsys):
     assert cli.main([]) == 0
     out, err = capsys.readouterr()

@@ -82,8 +82,15 @@ def _dispatch(words: Sequence[str]) -> int:
             f"unknown command {words[0]!r}: {did_you_mean(words[0], commands)}",
             fix="defense --help lists all commands",
         )
-    code = _load(commands[words[0]])(words[1:])
-    return code if isinstance(code, int) else 0  # a command that returns nothing has succeeded
+    point = commands[words[0]]
+    code = _load(point)(words[1:])
+    if code is not None and not isinstance(code, int):
+        raise PluginError(
+            f"the command '{point.name}' returned {code!r:.40}, not an exit code",
+            where=f"{point.distribution}, {point.value}",
+            fix="return an int, or nothing for success",
+        )
+    return code or 0
 
 
 def _load(point: EntryPoint) -> Command:

@@ -23,6 +23,7 @@ from abatis.commands.registry import check as checking
 from abatis.commands.registry import entries
 from abatis.commands.registry.actions import make_schema
 from abatis.commands.registry.entries import (
+    Evidence,
     Method,
     Role,
     format_option,
@@ -75,31 +76,111 @@ BROKEN = {
     "options": ({"beta": "5.0", "gamma": "1"}, "option beta is 5.0, but the plugin has 6.0"),
     "distribution": ("abatis-other", "distribution is abatis-other, but abatis-mart is installed"),
     "tested_with": (["nobody", "trades"], "tested_with names 'nobody'"),
-    "records": (
-        {"benchmarks/results/compare-digits.json": ["emr", "nothing"]},
-        "has no row 'nothing'",
+    "claim_from": (None, "claim_from is missing"),
+    "evidence": ("It works.", "evidence is a text; name its form and source"),
+}
+RECORD = "benchmarks/results/compare-digits.json"
+BAD_EVIDENCE = {
+    "another row": ({"rows": ["emr", "nothing"]}, f"{RECORD}: has no row 'nothing'"),
+    "another form": (
+        {"form": "clean training"},
+        f"{RECORD}: row 'mart' is of adversarial training, not of clean training",
     ),
-    "verdict": ("WARN", "verdict is WARN, but its records have PASS"),
+    "another verdict": (
+        {"masking_verdict": "WARN"},
+        f"{RECORD}: masking_verdict is WARN, but these rows have PASS",
+    ),
+    "no verdict": (
+        {"masking_verdict": None, "ladder": None},
+        f"{RECORD}: masking_verdict is absent, but these rows have PASS",
+    ),
+    "another ladder": (
+        {"ladder": "standard"},
+        f"{RECORD}: ladder is standard, but the record has quick",
+    ),
+    "a verdict that is not recorded": (
+        {"source": "benchmarks/results/methods-digits.json"},
+        "methods-digits.json: masking_verdict is PASS, but these rows have none",
+    ),
+    "no record": ({"source": "benchmarks/results/no.json"}, "no.json: cannot be read: FileNot"),
+    "another folder": ({"source": "registry.toml"}, "registry.toml: is no record in benchmarks"),
+    "another kind of record": (
+        {"source": "benchmarks/results/startup.json"},
+        "startup.json: cannot be read",
+    ),
+}
+BAD_TESTS = {
+    "plugins/mart/tests/test_loss.py::test_nothing": "has no test 'test_nothing'",
+    "plugins/mart/tests/test_loss.py": "names no test: write FILE.py::TEST",
+    "plugins/mart/tests/test_no.py::test_by_hand": "cannot be read: FileNotFoundError",
 }
 
 
+@pytest.fixture
+def check_changed(tmp_path, monkeypatch, capsys):
+    """What ``registry check`` prints where fields of mart's entry are changed."""
+
+    def check(**changes):
+        tables = {
+            name: method.model_dump(mode="json", exclude_none=True)
+            for name, method in read_registry().items()
+        }
+        tables["mart"] |= changes
+        kept = {key: value for key, value in tables["mart"].items() if value is not None}
+        text = tomli_w.dumps({"method": [*({**tables, "mart": kept}).values()]})
+        (tmp_path / "registry.toml").write_text(text)
+        for name in ("plugins", "docs", "benchmarks", "tests"):
+            (tmp_path / name).symlink_to(ROOT / name)
+        for module in (entries, checking):
+            monkeypatch.setattr(module, "registry_file", lambda: tmp_path / "registry.toml")
+        assert main(["registry", "check"]) == 1
+        return capsys.readouterr().out
+
+    return check
+
+
 @pytest.mark.parametrize("field", BROKEN)
-def test_check_names_what_disagrees(field, tmp_path, monkeypatch, capsys):
+def test_check_names_what_disagrees(field, check_changed):
     value, complaint = BROKEN[field]
-    tables = {
-        name: method.model_dump(mode="json", exclude_defaults=True)
-        for name, method in read_registry().items()
+    assert f"mart: {complaint}" in check_changed(**{field: value})
+
+
+@pytest.mark.parametrize("change", BAD_EVIDENCE)
+def test_check_holds_evidence_against_its_record(change, check_changed):
+    changes, complaint = BAD_EVIDENCE[change]
+    evidence = {
+        "shows": "x",
+        "form": "adversarial training",
+        "source": RECORD,
+        "rows": ["mart"],
+        "masking_verdict": "PASS",
+        "ladder": "quick",
+        **changes,
     }
-    tables["mart"][field] = value
-    (tmp_path / "registry.toml").write_text(tomli_w.dumps({"method": list(tables.values())}))
-    for name in ("plugins", "docs", "benchmarks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for module in (entries, checking):
-        monkeypatch.setattr(module, "registry_file", lambda: tmp_path / "registry.toml")
-    assert main(["registry", "check"]) == 1
-    assert f"mart: {complaint}" in capsys.readouterr().out.replace(
-        "record benchmarks/results/compare-digits.json ", ""
-    )
+    found = check_changed(evidence=[{k: v for k, v in evidence.items() if v is not None}])
+    assert "mart: evidence" in found
+    assert complaint in found
+
+
+@pytest.mark.parametrize("source", BAD_TESTS)
+def test_check_holds_evidence_against_the_tests(source, check_changed):
+    found = check_changed(evidence=[{"shows": "x", "form": "test", "source": source}])
+    assert f"mart: evidence {source}: {BAD_TESTS[source]}" in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"form": "hearsay"}, "'test', 'clean training' or 'adversarial training'"),
+        ({"rows": []}, "a training names the rows of its record"),
+        ({"form": "test"}, "a test names none"),
+        ({"ladder": "quick"}, "masking_verdict and ladder go together"),
+    ],
+)
+def test_evidence_of_no_form_is_refused(changes, complaint):
+    evidence = {"shows": "x", "form": "clean training", "source": "y", "rows": ["z"], **changes}
+    with pytest.raises(ValidationError, match=complaint):
+        Evidence.model_validate(evidence)
 
 
 def test_the_schema_for_editors_is_up_to_date():
@@ -110,10 +191,22 @@ def test_the_schema_for_editors_is_up_to_date():
 
 def test_evidence_with_the_verdict_fail_is_refused_unless_told_otherwise():
     entry = read_registry()["emr"].model_dump()
-    assert Method.model_validate({**entry, "verdict": "WARN"}).verdict == "WARN"
+    evidence = {
+        "shows": "x",
+        "form": "adversarial training",
+        "source": RECORD,
+        "rows": ["emr"],
+        "ladder": "quick",
+    }
+
+    def judged(verdict, **more):
+        shown = [{**evidence, "masking_verdict": verdict}]
+        return Method.model_validate({**entry, "evidence": shown, **more})
+
+    assert judged("WARN").evidence[0].masking_verdict == "WARN"
     with pytest.raises(ValidationError, match="masking verdict FAIL"):
-        Method.model_validate({**entry, "verdict": "FAIL"})
-    assert Method.model_validate({**entry, "verdict": "FAIL", "allow_fail": True}).verdict == "FAIL"
+        judged("FAIL")
+    assert judged("FAIL", allow_fail=True).allow_fail
 
 
 def test_list_and_show(capsys):
@@ -129,6 +222,7 @@ def test_list_and_show(capsys):
     assert "ICLR 2020" in shown
     assert "--mart.beta 6.0" in shown
     assert "BCE_i" in shown
+    assert "masking verdict PASS (quick ladder)" in " ".join(shown.split())
     assert "first-party" in shown
     assert main(["registry", "show", "marr"]) == 2
     assert "did you mean 'mart'" in capsys.readouterr().err

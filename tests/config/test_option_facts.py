@@ -85,9 +85,11 @@ def test_run_toml_has_all_but_what_is_not_recorded():
     full = RunConfig(
         name="x",
         init=Path("w"),
+        continue_from=Path("r"),
         limit=5,
         image_size=32,
         checkpoint_every=3,
+        validation=100,
         attack={"step_size": "1/255"},
         extra={"file": "e.npz"},
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,27 +22,129 @@ CORE = list_recipes("at")
 RECIPES = CORE | {
     recipe: path for name in our_plugins() for recipe, path in list_recipes(name).items()
 }
+SOURCES = sorted({path.parents[1] / "sources.toml" for path in RECIPES.values()})
+RELEASED = {
+    "amm/mnist-released",
+    "at/robust-overfitting",
+    "average-margin/mnist-cnn-released",
+    "average-margin/mnist-linear-released",
+    "average-margin/mnist-mlp-released",
+    "awp/cifar10-preactresnet18-released",
+    "awp/cifar10-wrn34-trades-released",
+    "emr/released-at",
+    "emr/released-mail-at",
+    "emr/released-mail-burn-in",
+    "emr/released-mail-trades",
+    "emr/released-trades",
+    "gairat/cifar10-resnet18-released",
+    "mail/cifar10-resnet18-released",
+    "mail/cifar10-resnet18-trades-released",
+    "mart/cifar10-resnet18",
+    "mart/cifar10-wrn34",
+    "trades/cifar10-wrn34-released",
+}
+ENTRY = re.compile(r"(?P<name>[\w-]+) = (?P<value>.+?)  # (?P<kind>paper|code|ours)\b")
+
+
+def read_recipe(text: str) -> dict[str, tuple[Any, str]]:
+    """Every value of a recipe and what it says of its source, by dotted name."""
+    found, table = {}, ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[([\w.-]+)\]", line):
+            table = f"{header[1]}."
+        elif line and not line.startswith(("#", "plugin = ")):
+            entry = ENTRY.match(line)
+            assert entry, f"says nothing about its source: {line}"
+            value = tomllib.loads(f"value = {entry['value']}")["value"]
+            found[f"{table}{entry['name']}"] = (value, entry["kind"])
+    return found
+
+
+def read_sources(file: Path) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def find_wrong_sources(recipe: dict[str, tuple[Any, str]], table: dict[str, Any]) -> list[str]:
+    """Where a recipe and its table of sources say different things."""
+    claimed = {name: [*both] for name, both in recipe.items() if both[1] != "ours"}
+    listed = {name: entry[:2] for name, entry in table.items() if name != "source"}
+    wrong = [
+        f"{name}: the recipe has {claimed.get(name)}, sources.toml {listed.get(name)}"
+        for name in sorted({*claimed, *listed})
+        if claimed.get(name) != listed.get(name)
+    ]
+    vague = [name for name, entry in table.items() if name != "source" and not entry[2:] > [""]]
+    return wrong + [f"{name}: sources.toml names no place" for name in vague]
 
 
 def test_there_are_recipes_of_every_method():
     assert {recipe.partition("/")[0] for recipe in RECIPES} == {"at", *our_plugins()}
 
 
+def test_the_released_trainings_have_recipes():
+    assert RECIPES.keys() >= RELEASED
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_is_understood_and_every_value_is_marked(recipe):
+def test_a_recipe_is_understood_and_every_value_has_its_source(recipe):
     config = parse_run(["--recipe", recipe])
     assert recipe in CORE or recipe.partition("/")[0] in config.plugin
-    for line in RECIPES[recipe].read_text(encoding="utf-8").splitlines():
-        if "=" in line and not line.startswith(("#", "plugin")):
-            assert re.search(r"# (paper|code|ours)\b", line), line
+    path = RECIPES[recipe]
+    values = read_recipe(path.read_text(encoding="utf-8"))
+    file = path.parents[1] / "sources.toml"
+    table = read_sources(file).get(path.stem, {}) if file.exists() else {}
+    assert find_wrong_sources(values, table) == []
+    assert table.get("source") or all(kind == "ours" for _, kind in values.values())
+
+
+@pytest.mark.parametrize("file", [file for file in SOURCES if file.exists()], ids=str)
+def test_a_table_of_sources_is_of_recipes_that_exist(file):
+    assert read_sources(file).keys() <= {path.stem for path in (file.parent / "recipes").iterdir()}
+
+
+def test_a_wrong_source_is_found():
+    table = {"source": "a script", "epochs": [5, "code", "--epochs"], "optim.lr": [0.1, "code", ""]}
+    recipe = read_recipe('plugin = ["x"]\nepochs = 6  # code: note\n\n[optim]\nlr = 0.1  # ours\n')
+    assert recipe == {"epochs": (6, "code"), "optim.lr": (0.1, "ours")}
+    assert find_wrong_sources(recipe, table) == [
+        "epochs: the recipe has [6, 'code'], sources.toml [5, 'code']",
+        "optim.lr: the recipe has None, sources.toml [0.1, 'code']",
+        "optim.lr: sources.toml names no place",
+    ]
+    with pytest.raises(AssertionError, match="says nothing about its source"):
+        read_recipe("epochs = 6\n")
+
+
+ON_SMALL_IMAGES = ["--auto-augment=", "--erasing", "0"]  # where a recipe asks for --data folder:
+
+
+def dry_run(recipe, *words):
+    others = ON_SMALL_IMAGES if recipe.startswith("at/large") else []
+    asked = ["run", "--recipe", recipe, "--no-pretrained", "--dry-run", *others, *words]
+    assert main(asked) == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_dry_runs_without_data(recipe, tmp_path, monkeypatch, capsys):
+    """On a small net, where its own is for CIFAR-10 or for larger images."""
+    monkeypatch.chdir(tmp_path)
+    small = [] if 'backbone = "mnist' in RECIPES[recipe].read_text() else ["--backbone=resnet8"]
+    dry_run(recipe, *small)
+    assert "backbone" in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_dry_runs_on_its_own_net(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dry_run(recipe)
 
 
 def test_a_recipe_lies_below_the_file_and_the_command_line(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("epochs = 5\n[emr]\nweight = 1\n")
-    config = parse_run(
-        ["--recipe", "emr/cifar10-wrn34", "--config", str(file), "--emr.decay", "0.5"]
-    )
+    config = parse_run(["--recipe", "emr/released-at", "--config", str(file), "--emr.decay", "0.5"])
     emr = config.options["emr"]
     assert (config.threat, config.epochs, emr.weight, emr.decay, emr.temperature) == (
         "Linf:0.0314",
@@ -51,7 +155,7 @@ def test_a_recipe_lies_below_the_file_and_the_command_line(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["emr/cifar10-wrn3", "emrr/cifar10-wrn34", "emr"])
+@pytest.mark.parametrize("name", ["emr/released-a", "emrr/released-at", "emr"])
 def test_an_unknown_recipe_is_named(name):
     with pytest.raises(UsageError, match="unknown recipe"):
         parse_run(["--recipe", name])
@@ -60,7 +164,9 @@ def test_an_unknown_recipe_is_named(name):
 def test_an_unknown_recipe_of_a_known_plugin_is_answered_with_its_recipes():
     with pytest.raises(UsageError) as caught:
         parse_run(["--recipe", "at/small"])
-    assert caught.value.fix == "the recipes of at are at/large-apgd2, at/large"
+    assert (
+        caught.value.fix == "the recipes of at are at/large-apgd2, at/large, at/robust-overfitting"
+    )
 
 
 def test_a_wheel_holds_the_built_in_recipes(tmp_path):
@@ -70,13 +176,14 @@ def test_a_wheel_holds_the_built_in_recipes(tmp_path):
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
-        held = {name for name in wheel.namelist() if name.startswith("abatis/config/at/recipes/")}
-    assert held == {f"abatis/config/at/recipes/{path.name}" for path in CORE.values()}
+        held = {name for name in wheel.namelist() if name.startswith("abatis/config/at/")}
+    recipes = {f"abatis/config/at/recipes/{path.name}" for path in CORE.values()}
+    assert held == {"abatis/config/at/sources.toml", *recipes}
 
 
 def test_the_registry_lists_the_recipes(capsys):
     assert main(["registry", "show", "emr"]) == 0
-    assert "emr/cifar10-wrn34" in capsys.readouterr().out
+    assert "emr/released-at" in capsys.readouterr().out
 
 
 def test_the_learning_rate_of_a_released_schedule():

@@ -18,11 +18,13 @@ def images(count: int, channels: int = 3, size: int = 16) -> Tensor:
     return torch.randint(1, 256, (count, channels, size, size), generator=source, dtype=torch.uint8)
 
 
-def one_by_one(x: Tensor, corners: Tensor, flips: Tensor, pad: int) -> np.ndarray:
+def one_by_one(
+    x: Tensor, corners: Tensor, flips: Tensor, pad: int, mode: str = "constant"
+) -> np.ndarray:
     out = []
     for image, (top, left), flip in zip(x.numpy(), corners.tolist(), flips.tolist(), strict=True):
         size = image.shape[-1]
-        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode)
         crop = padded[:, top : top + size, left : left + size]
         out.append(crop[:, :, ::-1] if flip else crop)
     return np.stack(out)
@@ -40,6 +42,23 @@ def test_a_batch_equals_the_images_one_by_one(count: int, channels: int) -> None
     np.testing.assert_array_equal(
         crop_flip(floats, corners, flips, 2).numpy(), one_by_one(floats, corners, flips, 2)
     )
+
+
+@pytest.mark.parametrize("pad", [0, 2, 15])
+def test_reflection_equals_the_padded_images_one_by_one(pad: int) -> None:
+    x = images(37)
+    corners, flips = draw(37, pad, seed=4, step=7)
+    expected = one_by_one(x, corners, flips, pad, "reflect")
+    np.testing.assert_array_equal(crop_flip(x, corners, flips, pad, "reflect").numpy(), expected)
+
+
+def test_a_split_crops_with_its_padding() -> None:
+    """Images are at least 1 everywhere: only a padding of zeros brings zeros in."""
+    for padding_kind, zeros in (("zeros", True), ("reflect", False)):
+        split = ArraySplit(images(40), torch.zeros(40).long(), "crop", crop_padding=padding_kind)
+        split = split.subset(torch.arange(30))
+        (batch,) = split.train_batches([(0, torch.arange(30))], seed=0)
+        assert bool((batch.x == 0).any()) is zeros
 
 
 def test_the_middle_corner_is_the_image_and_the_first_one_shifts_in_zeros() -> None:

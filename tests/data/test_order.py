@@ -8,6 +8,7 @@ import torch
 from abatis.data import batches_per_epoch, epoch_batches
 from abatis.data.arrays import ArraySplit
 from abatis.data.order import choose_stratified, hold_out
+from abatis.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,51 @@ def test_a_tenth_is_held_out_and_at_most_a_thousand(n: int, held_out: int) -> No
     )  # disjoint, and nothing is lost
     assert torch.equal(val.labels, val.index % 7)
     assert torch.equal(train.labels, train.index % 7)
+
+
+@pytest.mark.parametrize(
+    ("asked", "held_out"),
+    [(0, 0), (1, 1), (25, 25), (0.1, 20), (0.124, 25), (0.001, 1), (199, 199)],
+)
+def test_a_number_or_a_share_is_held_out_where_asked(asked: float, held_out: int) -> None:
+    train, val = hold_out(split_of(200), asked)
+    assert len(train) == 200 - held_out
+    assert (0 if val is None else len(val)) == held_out
+
+
+def test_an_image_must_be_left_to_train_on() -> None:
+    with pytest.raises(UsageError, match="of 200 training images none is left") as caught:
+        hold_out(split_of(200), 200)
+    assert len(str(caught.value).splitlines()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "chosen"),
+    [
+        ([100, 60, 40], 20, [10, 6, 4]),
+        ([55, 35, 10], 10, [5, 4, 1]),  # quotas 5.5, 3.5 and 1: one of the halves is rounded up
+        ([94, 3, 3], 10, [10, 0, 0]),  # 9.4, .3 and .3: the last image goes to the large class
+        ([99, 1], 99, [98, 1]),  # each class cannot keep an image
+        ([1, 1, 1], 2, [1, 1, 0]),
+    ],
+)
+def test_the_held_out_images_have_the_share_of_their_class(
+    sizes: list[int], asked: int, chosen: list[int]
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    split = ArraySplit(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, "none")
+    train, val = hold_out(split, asked)
+    assert val is not None
+    counts = torch.bincount(val.labels, minlength=len(sizes))
+    assert sorted(counts.tolist(), reverse=True) == sorted(chosen, reverse=True)
+    if asked < len(labels) - len(sizes):
+        assert (torch.bincount(train.labels, minlength=len(sizes)) > 0).all()
+
+
+def test_a_fixed_order_is_the_same_in_every_epoch_and_in_the_order_of_the_data() -> None:
+    for epoch in (0, 3):
+        batches = epoch_batches(10, 4, seed=epoch, epoch=epoch, order="fixed")
+        assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_the_same_images_are_held_out_in_every_run_and_not_the_first_ones() -> None:

@@ -5,7 +5,7 @@ What would take hours is made small by one rule:
 
 * ``defense-run`` with ``--help`` or ``--dry-run`` runs as it stands. On digits, on the files a
   page makes of them and on a ``--config`` it trains, with ``--epochs 1 --limit 60 --attack.steps
-  1 --eval none``. Else ``--dry-run`` is added.
+  1 --eval none``; with ``--continue-from``, for a second epoch. Else ``--dry-run`` is added.
 * ``defense eval`` judges 8 images with ``--ladder quick``; ``defense compare`` trains like
   ``defense-run`` above.
 * A file or run folder that a command names, and the page does not make, stands in: a network of
@@ -117,7 +117,10 @@ def made_small(command: str, words: list[str]) -> list[str]:
     if command != "run" or {"--help", "--dry-run"} & set(words):
         return words
     trains = "--config" in words or value_of(words, "--data") in MADE_OF_DIGITS
-    return [*without(words, SMALL[::2]), *SMALL] if trains else [*words, "--dry-run"]
+    if not trains:
+        return [*words, "--dry-run"]
+    more = ["--epochs", "2"] if "--continue-from" in words else []  # one more than that run
+    return [*without(words, SMALL[::2]), *SMALL, *more]
 
 
 def without(words: list[str], flags: tuple[str, ...] | list[str]) -> list[str]:

@@ -55,7 +55,9 @@ RECORD["per_point"]["corners"] = [1, 1, 1, 0]
 @pytest.fixture
 def corners(monkeypatch):
     """One line more in the table."""
-    monkeypatch.setattr(numbers, "NUMBERS", (*numbers.NUMBERS[:-2], NUMBER, numbers.ROBUST, numbers.UPPER))
+    monkeypatch.setattr(
+        numbers, "NUMBERS", (*numbers.NUMBERS[:-2], NUMBER, numbers.ROBUST, numbers.UPPER)
+    )
 
 
 def test_the_numbers_are_those_of_the_records_in_their_order():
@@ -78,7 +80,9 @@ def test_the_numbers_are_those_of_the_records_in_their_order():
 
 def test_every_number_is_the_verdict_of_an_attack_that_runs():
     run = {rung.name for rung in STANDARD}
-    run |= {get_version_name(version) for version in (*VERSIONS["standard"], *VERSIONS["rand"], "fast")}
+    run |= {
+        get_version_name(version) for version in (*VERSIONS["standard"], *VERSIONS["rand"], "fast")
+    }
     assert {number.verdicts for number in numbers.NUMBERS} == {*run, "clean", "robust"}
 
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from abatis.runs import launch
+
 RUN = (
     "--backbone",
     "cnn",
@@ -82,3 +84,14 @@ def test_a_signal_stops_both_after_the_same_step_and_the_run_goes_on(tmp_path):
         for which in ("whole", "stopped")
     )
     assert one == other
+
+
+def test_a_process_that_was_killed_is_named(capsys):
+    """It cannot say so itself, and the others only say that they lost it."""
+    programs = ["import sys; sys.exit(1)", "import os; os.kill(os.getpid(), 9)"]
+    running = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    assert launch._wait_for_all(running) == 137
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: process 1 of 2 was killed by SIGKILL"
+    assert "--resume" in lines[2]
+    assert len(lines) == 3

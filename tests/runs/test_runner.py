@@ -47,6 +47,7 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
     assert names == weights | {
         "run.toml",
         "plan.json",
+        "held-out.json",
         "metrics.jsonl",
         "eval.json",
         "environment.json",
@@ -496,3 +497,26 @@ def test_what_cannot_learn_or_be_learnt_is_refused_and_missing_classes_are_told(
     assert "3 of 6 classes have no training image, the first is 0" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("normalize", "expected"),
+    [
+        ("data", [0.3058, 0.3761]),
+        ("mean", [0.3058, 1.0]),
+        ("none", [0.0, 1.0]),
+    ],
+)
+def test_what_the_network_does_to_its_images_first(tmp_path, normalize, expected):
+    abatis.run(tiny(tmp_path, name="r", epochs=1, limit=40, normalize=normalize))
+    weights = load_file(tmp_path / "r" / "weights.safetensors")
+    found = [weights[f"normalize.{name}"].item() for name in ("mean", "std")]
+    assert found == pytest.approx(expected)
+
+
+def test_a_normalisation_that_would_have_no_effect_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--normalize none has no effect on a network from Python"):
+        abatis.run(tiny(tmp_path, normalize="none"), model=nn.Flatten())
+    for changes in ({"pretrained": True, "backbone": "resnet10t"}, {"backbone": "net.py:make"}):
+        with pytest.raises(UsageError, match="--normalize none has no effect on"):
+            abatis.run(tiny(tmp_path, normalize="none", **changes))

@@ -25,7 +25,7 @@ PLAIN = [
     "--name",
     "monkey=1",
     "--recipe",
-    "emr/cifar10-wrn34",
+    "emr/released-at",
     "--init",
     "/data/hf_cache/sk-net.safetensors",
 ]

@@ -30,3 +30,15 @@ def test_cosine_and_one_cycle_and_constant():
     )
     assert max(schedule_rate(cycle, step, 100) for step in range(100)) <= 1
     assert schedule_rate(constant, 99, 100) == 1
+
+
+def test_a_schedule_read_at_the_end_of_a_step_drops_one_step_earlier():
+    start, end = OptimConfig(), OptimConfig(rate_at="end")
+    assert [schedule_rate(start, step, 100) for step in (58, 59, 60)] == pytest.approx([1, 1, 0.1])
+    assert [schedule_rate(end, step, 100) for step in (58, 59, 60)] == pytest.approx([1, 0.1, 0.1])
+    for name in ("cosine", "one-cycle", "constant", "piecewise"):
+        start, end = (OptimConfig(schedule=name, warmup=0.2, rate_at=at) for at in ("start", "end"))
+        assert [schedule_rate(end, step, 50) for step in range(49)] == [
+            schedule_rate(start, step, 50) for step in range(1, 50)
+        ]
+        assert schedule_rate(end, 49, 50) >= 0

@@ -68,7 +68,6 @@ def test_what_may_differ_and_what_then_ends_bit_exactness(now, found):
         (change(versions={"torch": "2.1"}), "torch", "torch was 2.0, now 2.1"),
         (change(versions={"my-idea": "2"}), "my_idea", "my_idea was 1, now 2"),
         (change(world_size=2), "world_size", "world_size was 1, now 2"),
-        (change(content={"extra.file": "x"}), "extra.file", "extra.file was None, now x"),
         (change(code={"backbone.file": "b"}), "backbone.file", "backbone.file was a, now b"),
         (change(code={"my-idea.help.py": "b"}), "my_idea.help.py", "my_idea.help.py was None, now"),
     ],

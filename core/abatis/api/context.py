@@ -73,6 +73,8 @@ class StepContext:
         clean_first: does the clean forward pass come before the adversarial one?
         gatherer: set by the engine; call ``gather``.
         summer: set by the engine; call ``sum_over_processes``.
+        forwards: the order of the training forwards, ``clean`` and ``adv``, where the run fixes
+            it; the engine makes them before the losses.
     """
 
     batch: Batch
@@ -86,6 +88,7 @@ class StepContext:
     clean_first: bool = False
     gatherer: Callable[[Tensor], Tensor] | None = None
     summer: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    forwards: Sequence[str] = ()
 
     @cached_property
     def logits_clean(self) -> Tensor:
@@ -100,7 +103,7 @@ class StepContext:
         """
         if self.x_adv is self.batch.x:
             return self.logits_clean
-        if self.clean_first:
+        if self.clean_first and not self.forwards:
             _ = self.logits_clean  # batch statistics depend on the order of the two forwards
         return self.net(self.x_adv)
 
@@ -239,6 +242,8 @@ class Run:
             that ``Batch.index`` is below it. It is 0 if no data were opened (--dry-run and
             evaluation).
         gatherer: set by the engine; call ``gather``.
+        given_start: set by tests: the noise that ``random_start`` adds to the images, instead of
+            a drawn one.
     """
 
     net: Network
@@ -252,6 +257,7 @@ class Run:
     options: Mapping[type[PluginConfig], PluginConfig]
     train_size: int
     gatherer: Callable[[Tensor, int], Tensor] | None = None
+    given_start: Callable[[], Tensor] | None = None
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:

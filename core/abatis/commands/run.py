@@ -10,6 +10,7 @@ from collections.abc import Sequence
 def command(words: Sequence[str], prog: str = "defense run") -> int:
     """Train and evaluate a model (the same as defense-run)."""
     from abatis.config.command_line import parse_run
+    from abatis.system.printable import make_printable
 
     notes: list[str] = []
     config = parse_run(words, prog, notes)
@@ -21,6 +22,6 @@ def command(words: Sequence[str], prog: str = "defense run") -> int:
 
     first = os.environ.get("RANK", "0") == "0"
     for note in notes if first and not config.quiet else ():
-        print(note, file=sys.stderr)
+        print(make_printable(note), file=sys.stderr)
     train(config)
     return 0

@@ -23,7 +23,8 @@ from abatis.config import discovery
 from abatis.config.parser import NO_BREAK, Parser
 from abatis.config.pydantic_messages import find_unread, group_error
 from abatis.config.recipes import find_recipe
-from abatis.config.run_config import AVERAGING_DECAY, RunConfig, reserved_names
+from abatis.config.run_config import RunConfig, reserved_names
+from abatis.config.run_options import AVERAGING_DECAY
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,7 @@ class Installed:
     version: str
     summary: str
     entry_point: importlib.metadata.EntryPoint
+    rival: str = ""  # another distribution with a plugin of this name
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def find_name_fault(name: str, reserved: Collection[str]) -> str | None:
 
 @cache
 def list_installed() -> Mapping[str, Installed]:
-    """Every installed plugin by name; raises UsageError where two distributions share a name."""
+    """Every installed plugin by name.
+
+    Where two distributions share a name, it is the first one's, and names the other as its rival.
+    """
     found: dict[str, Installed] = {}
     for entry in importlib.metadata.entry_points(group=hooks.ENTRY_POINT_GROUP):
         if entry.dist is None:
@@ -124,11 +128,7 @@ def list_installed() -> Mapping[str, Installed]:
         plugin = Installed(name, dist.name, dist.version, dist.metadata["Summary"] or "", entry)
         other = found.setdefault(name, plugin)
         if other.distribution != plugin.distribution:
-            raise UsageError(
-                f"two distributions provide a plugin named '{name}':"
-                f" {other.distribution} and {plugin.distribution}",
-                fix=f"uninstall one: pip uninstall {plugin.distribution}",
-            )
+            found[name] = replace(other, rival=plugin.distribution)
     return dict(sorted(found.items()))
 
 
@@ -165,11 +165,15 @@ def load_plugin(name: str, fresh: bool = False, reserved: Collection[str] = ()) 
         PluginError: where it cannot be used.
     """
     if not is_file(name):
-        if normalise_name(name) in reserved and normalise_name(name) in list_installed():
+        plain = normalise_name(name)
+        wrong = find_name_fault(plain, reserved) if plain in list_installed() else None
+        if wrong:
             raise PluginError(
-                f"plugin '{name}' has the name of a core option", fix="rename its entry point"
+                f"the installed plugin '{plain}' has a name that is not allowed: {wrong}",
+                where=list_installed()[plain].distribution,
+                fix="rename its entry point",
             )
-        return _load_installed(normalise_name(name))
+        return _load_installed(plain)
     path = Path(name).expanduser().absolute()
     if fresh or path not in _sources:
         _sources[path] = _read_plugin_file(path, reserved)
@@ -189,6 +193,12 @@ def _load_installed(name: str) -> Plugin:
             fix="defense registry list shows all plugins; a file needs its path, ./NAME.py",
         )
     entry = known[name]
+    if entry.rival:
+        raise UsageError(
+            f"two distributions provide a plugin named '{name}':"
+            f" {entry.distribution} and {entry.rival}",
+            fix=f"uninstall one: pip uninstall {entry.rival}",
+        )
     try:
         module: object = entry.entry_point.load()
         return make_plugin(name, module, entry.version, entry.summary)

@@ -79,6 +79,9 @@ class OptimConfig(Options):
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer", json_schema_extra=STEP)
     lr: float = Field(0.1, gt=0, le=1e3, description="peak learning rate", json_schema_extra=STEP)
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=STEP)
+    nesterov: bool = Field(
+        False, description="Nesterov's form of the momentum of SGD", json_schema_extra=STEP
+    )
     betas: tuple[Decay, Decay] = Field(
         (0.9, 0.999),
         description="decay rates of AdamW's two moving averages",
@@ -129,6 +132,21 @@ class OptimConfig(Options):
     gamma: float = Field(
         0.1, gt=0, le=1, description="factor of each drop of piecewise", json_schema_extra=STEP
     )
+    rate_at: Literal["start", "end"] = Field(
+        "start",
+        description="at which end of a step the schedule is read; at the end, drops come one step"
+        " earlier, as in some released code",
+        json_schema_extra=STEP,
+    )
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> OptimConfig:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise UsageError(
+                "--optim.nesterov is a form of the momentum of SGD, and this run has none",
+                fix="use --optim.name sgd and a momentum above 0, or leave it out",
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_layer_decay(self) -> OptimConfig:
@@ -138,6 +156,52 @@ class OptimConfig(Options):
                 fix="add --no-optim.decay-all",
             )
         return self
+
+
+class StatisticsConfig(Options):
+    """Which training forwards of a step move the running statistics of batch norms, in order.
+
+    Empty lists stand for the forwards that the losses ask for, once each. ``clean`` and ``adv`` are
+    forwards on the clean and on the adversarial images.
+    """
+
+    attack: tuple[Literal["steps", "adv"], ...] = Field(
+        (),
+        description="in the attack: its own steps (steps, needs --attack.bn train), then a forward"
+        " of its result (adv)",
+        json_schema_extra=STEP,
+    )
+    loss: tuple[Literal["clean", "adv"], ...] = Field(
+        (),
+        description="in the losses, like clean,adv,clean: the first of a kind is the losses' own,"
+        " a repeated one has no gradient",
+        json_schema_extra=STEP,
+    )
+    after: tuple[Literal["clean", "adv"], ...] = Field(
+        (), description="behind the update, with the new weights", json_schema_extra=STEP
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Does anything differ from the forwards that the losses ask for?"""
+        return bool(self.attack or self.loss or self.after)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> StatisticsConfig:
+        if "steps" in self.attack[1:]:
+            raise UsageError(
+                f"--statistics.attack {','.join(self.attack)}: the steps come first, and once",
+                fix="--statistics.attack steps,adv",
+            )
+        return self
+
+    def check_attack(self, attack: AttackConfig) -> None:
+        """Raise UsageError where the attack's steps are to move what they do not read."""
+        if "steps" in self.attack and attack.bn != "train":
+            raise UsageError(
+                "--statistics.attack steps: an attack in eval mode moves no running statistics",
+                fix="add --attack.bn train, or leave steps out",
+            )
 
 
 class MixConfig(Options):

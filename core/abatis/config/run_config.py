@@ -1,52 +1,23 @@
-"""The configuration of a run: frozen pydantic models, every number with a bound and a sentence.
-
-The same names serve the command line (``--optim.weight-decay``), TOML (``[optim] weight_decay``)
-and Python. Each option declares what it means for a run: see :mod:`abatis.config.option_facts`.
-"""
+"""The configuration of a run: its options, checked together, with those of its plugins."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ModelWrapValidatorHandler,
-    SerializeAsAny,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 
-from abatis.api.options import Options, PluginConfig
 from abatis.api.threat import Threat
 from abatis.config import discovery
-from abatis.config.built_in import ATTACKS, DATA_SOURCES, LOSSES, TRACKERS
-from abatis.config.option_facts import (
-    BESIDE_STEP,
-    DISPLAY,
-    MACHINE,
-    STEP,
-    THIS_START,
-    facts,
-    find_options,
-)
-from abatis.config.option_groups import AttackConfig, ExtraConfig, MixConfig, OptimConfig
-from abatis.config.option_values import check_run_name, check_tracker, parse_threat
+from abatis.config.option_facts import find_options
 from abatis.config.plugin_options import take_plugin_options
 from abatis.config.pydantic_messages import as_usage_error
+from abatis.config.run_options import AVERAGING_DECAY, RunOptions
 from abatis.errors import UsageError, did_you_mean
 
 ROLES = ("attacker", "loss")
-AVERAGING_DECAY = 0.999  # what `--ema` alone means
-
-Ladder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest."""
-LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
-class RunConfig(Options):
+class RunConfig(RunOptions):
     """One experiment.
 
     The options of a plugin are given under its name, ``RunConfig(plugin=["x"], x={"weight": 1})``,
@@ -56,273 +27,6 @@ class RunConfig(Options):
         UsageError: where an option is wrong; it names the option.
         PluginError: where a plugin cannot be loaded.
     """
-
-    plugin: tuple[str, ...] = Field(
-        (),
-        description="plugin to use, by name or as ./FILE.py; repeat the flag for several",
-        json_schema_extra=facts(in_comparison="varied"),
-    )
-    backbone: str = Field(
-        "resnet18",
-        description="built-in CIFAR network, any timm model, or FILE.py:FACTORY",
-        json_schema_extra=STEP,
-    )
-    pretrained: bool = Field(
-        False,
-        description="start from timm's pretrained weights, with a new head",
-        json_schema_extra=STEP,
-    )
-    init: Path | None = Field(
-        None,
-        description="fine-tune from these weights: a .safetensors file or a run folder",
-        json_schema_extra=STEP,
-    )
-    data: str = Field(
-        "cifar10",
-        description=f"data set: {', '.join(DATA_SOURCES)}",
-        json_schema_extra=STEP,
-    )
-    data_dir: Path = Field(
-        Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
-    )
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="use only N training images and the same fraction of the test images,"
-        " chosen from all classes",
-        json_schema_extra=STEP,
-    )
-    image_size: int | None = Field(
-        None,
-        ge=8,
-        le=4096,
-        description="image side in pixels for folder data; that of the data or the network if"
-        " not given",
-        json_schema_extra=STEP,
-    )
-    augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
-        "auto", description="training augmentation", json_schema_extra=STEP
-    )
-    auto_augment: str = Field(
-        "",
-        description="augmentation policy for folder data in timm's notation, like"
-        " rand-m9-mstd0.5-inc1",
-        json_schema_extra=STEP,
-    )
-    erasing: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="random erasing for folder data: probability that a rectangle of an image"
-        " is replaced with noise",
-        json_schema_extra=STEP,
-    )
-    mix: MixConfig = Field(
-        MixConfig(), description="mixup, CutMix and label smoothing", json_schema_extra=STEP
-    )
-    extra: ExtraConfig = Field(
-        ExtraConfig(),
-        description="additional training images, such as generated ones",
-        json_schema_extra=STEP,
-    )
-    skip_broken: bool = Field(
-        False,
-        description="skip files of a data folder that are not images or cannot be read",
-        json_schema_extra=STEP,
-    )
-    follow_links: bool = Field(
-        False,
-        description="read image files that links lead to outside of the data folder",
-        json_schema_extra=MACHINE,
-    )
-    threat: Annotated[str, BeforeValidator(parse_threat)] = Field(
-        "Linf:8/255",
-        description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
-        json_schema_extra=STEP,
-    )
-    attack: AttackConfig = Field(
-        AttackConfig(), description="training attack", json_schema_extra=STEP
-    )
-    epochs: int = Field(
-        100,
-        ge=1,
-        le=100_000,
-        description="passes over the training set",
-        json_schema_extra=facts(on_resume="longer"),
-    )
-    batch_size: int = Field(
-        128,
-        ge=1,
-        le=1_000_000,
-        description="images per update (global batch)",
-        json_schema_extra=STEP,
-    )
-    accumulate: int = Field(
-        1,
-        ge=1,
-        le=10_000,
-        description="micro-batches per update (gradient accumulation), to save memory",
-        json_schema_extra=STEP,
-    )
-    workers: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="data-loading processes for folder data",
-        json_schema_extra=MACHINE,
-    )
-    skip_nonfinite: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="consecutive steps that may be skipped because the loss or the gradient is"
-        " not finite",
-        json_schema_extra=STEP,
-    )
-    clip_grad: float = Field(
-        0.0,
-        ge=0,
-        le=1e6,
-        description="maximum norm of the gradient; 0 is off",
-        json_schema_extra=STEP,
-    )
-    optim: OptimConfig = Field(
-        OptimConfig(), description="optimizer and learning-rate schedule", json_schema_extra=STEP
-    )
-    ema: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="decay of the weight average (EMA); 0 is off,"
-        f" --ema alone is {AVERAGING_DECAY}",
-        json_schema_extra=STEP,
-    )
-    early_stop: int = Field(
-        0,
-        ge=0,
-        description="stop after N epochs without a better robust validation accuracy; 0 is off",
-        json_schema_extra=STEP,
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="seed of all random draws",
-        json_schema_extra=facts(in_comparison="varied"),
-    )
-    nproc: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="processes on this machine that share each batch, one per GPU",
-        json_schema_extra=BESIDE_STEP,
-    )
-    max_restarts: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="how often the processes of --nproc may be restarted after a failure,"
-        " from the newest checkpoint",
-        json_schema_extra=BESIDE_STEP,
-    )
-    shard: Literal["none", "root", "blocks"] = Field(
-        "none",
-        description="divide weights, gradients and optimizer state among the processes, gathered"
-        " all at once (root) or block by block (blocks)",
-        json_schema_extra=STEP,
-    )
-    sync_bn: bool = Field(
-        False,
-        description="compute batch-norm statistics over the images of all processes; GPUs only",
-        json_schema_extra=STEP,
-    )
-    device: str = Field(
-        "auto",
-        description="auto, cpu, cuda, cuda:1 or mps",
-        json_schema_extra=facts(this_machine=True, on_resume="rounded", in_comparison="free"),
-    )
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="precision of the training forward passes", json_schema_extra=STEP
-    )
-    fold: bool = Field(
-        True,
-        description="fold batch norms with running statistics into convolutions:"
-        " faster, equal up to rounding",
-        json_schema_extra=STEP,
-    )
-    grad_checkpointing: bool = Field(
-        False,
-        description="recompute activations in the backward pass: less memory, more time",
-        json_schema_extra=STEP,
-    )
-    compile: Literal["none", "attack", "step", "both"] = Field(
-        "none",
-        description="torch.compile the forward passes of the attack, of the losses (step), or both;"
-        " on a GPU with CUDA graphs",
-        json_schema_extra=STEP,
-    )
-    track: tuple[Annotated[str, AfterValidator(check_tracker)], ...] = Field(
-        (),
-        description=f"also log metrics to {' or '.join(TRACKERS)}, in local files;"
-        " repeat the flag for several",
-        json_schema_extra=BESIDE_STEP,
-    )
-    eval: Literal["none", "quick", "rand", "standard", "thorough"] = Field(
-        "standard",
-        description="evaluation after training. quick: clean, PGD-20; standard: adds margin-PGD-20"
-        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus; rand: as"
-        " standard with AutoAttack rand, for networks that answer at random",
-        json_schema_extra=BESIDE_STEP,
-    )
-    use: dict[str, str] = Field(
-        {},
-        description="choose who provides a role: loss=NAME or attacker=NAME, a plugin or"
-        f" {', '.join([*LOSSES, *ATTACKS])}",
-        json_schema_extra=STEP,
-    )
-    out: Path = Field(
-        Path("runs"),
-        description="folder in which run folders are created",
-        json_schema_extra=MACHINE,
-    )
-    name: Annotated[str, AfterValidator(check_run_name)] | None = Field(
-        None,
-        description="name of the run folder; generated if not given",
-        json_schema_extra=THIS_START,
-    )
-    checkpoint_every: int | None = Field(
-        None,
-        ge=1,
-        description="steps between checkpoints; once per epoch if not given",
-        json_schema_extra=BESIDE_STEP,
-    )
-    resume: bool = Field(
-        False, description="continue from the newest valid checkpoint", json_schema_extra=THIS_START
-    )
-    restart: bool = Field(
-        False,
-        description="like --resume, but start from step 0 if no checkpoint is valid",
-        json_schema_extra=THIS_START,
-    )
-    allow_mismatch: tuple[str, ...] = Field(
-        (),
-        description="what may differ from the checkpoint, like batch_size, torch or a plugin;"
-        " the run is then not bit-exact",
-        json_schema_extra=THIS_START,
-    )
-    dry_run: bool = Field(
-        False, description="print the plan and stop", json_schema_extra=THIS_START
-    )
-    trace: bool = Field(
-        False,
-        description="print every hook call at start-up with its answer, then the calls of the run"
-        " in order",
-        json_schema_extra=DISPLAY,
-    )
-    quiet: bool = Field(False, description="print errors only", json_schema_extra=DISPLAY)
-    options: dict[str, SerializeAsAny[PluginConfig]] = Field(
-        {}, description="options of the plugins, by name", json_schema_extra=facts(recorded=False)
-    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -354,8 +58,24 @@ class RunConfig(Options):
         return self
 
     @model_validator(mode="after")
-    def _check_step_size(self) -> RunConfig:
+    def _check_attack(self) -> RunConfig:
         self.attack.check_step(self.threat_model)
+        self.statistics.check_attack(self.attack)
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> RunConfig:
+        held_out = self.validation
+        if held_out is not None and held_out > 1 and held_out % 1:
+            raise UsageError(
+                f"--validation {held_out:g}: neither a number of images nor a share below 1",
+                fix="give a number like 1000, a share like 0.02, or 0",
+            )
+        if held_out == 0 and self.early_stop:
+            raise UsageError(
+                "--early-stop needs held-out images, and --validation 0 holds out none",
+                fix="leave one of them out",
+            )
         return self
 
     @property

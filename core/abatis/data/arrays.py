@@ -14,6 +14,7 @@ from abatis.api.batch import Batch
 from abatis.data.augment import augment_batch, to_device, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.data.order import hold_out
+from abatis.data.request import DataRequest
 from abatis.errors import DataError
 
 LARGEST_LABEL = 999_999  # a million classes is far more than any data set has
@@ -27,21 +28,29 @@ class ArraySplit:
         labels: (N,) int64 on the CPU.
         augment: "none", "crop" or "crop-flip".
         index: (n,) int64, which of the N images, by default all.
+        crop_padding: "zeros" or "reflect".
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, augment: str, index: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        augment: str,
+        index: Tensor | None = None,
+        crop_padding: str = "zeros",
     ) -> None:
         self.index = torch.arange(len(images)) if index is None else index
         self.labels = labels[self.index]
-        self._images, self._labels, self.augment = images, labels, augment
+        self._images, self._labels = images, labels
+        self.augment, self.crop_padding = augment, crop_padding
 
     def __len__(self) -> int:
         return len(self.index)
 
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64; the images are not copied."""
-        return ArraySplit(self._images, self._labels, self.augment, self.index[positions])
+        chosen = self.index[positions]
+        return ArraySplit(self._images, self._labels, self.augment, chosen, self.crop_padding)
 
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
@@ -50,8 +59,12 @@ class ArraySplit:
         for step, positions in batches:
             mine = rows(len(positions))
             batch = self.stored(positions[mine])
-            x = augment_batch(batch.x, self.augment, seed, step, mine, len(positions))
+            x = self.augmented(batch.x, seed, step, mine, len(positions))
             yield Batch(to_unit(x), batch.y, batch.index)
+
+    def augmented(self, x: Tensor, seed: int, step: int, rows: slice, count: int) -> Tensor:
+        """Some rows of a step's global batch of ``count`` images, augmented: (B, C, H, W)."""
+        return augment_batch(x, self.augment, seed, step, rows, count, self.crop_padding)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented."""
@@ -83,16 +96,19 @@ class Arrays:
         """One more than the largest label of both sets."""
         return int(torch.maximum(self.y_train.max(), self.y_test.max())) + 1
 
-    def open(self, info: DataInfo, tested: Tensor, device: torch.device) -> Data:
+    def open(self, info: DataInfo, tested: Tensor, request: DataRequest) -> Data:
         """The splits: some of the training images are held out.
 
         Args:
             info: the facts of the data.
             tested: (n,) int64, which test images to use.
-            device: where the images are put.
+            request: how to open them.
         """
-        train, val = hold_out(ArraySplit(self.x_train.to(device), self.y_train, info.augment))
-        test = ArraySplit(self.x_test.to(device), self.y_test, "none", tested)
+        x_train, x_test = self.x_train.to(request.device), self.x_test.to(request.device)
+        padding = request.crop_padding
+        training = ArraySplit(x_train, self.y_train, info.augment, crop_padding=padding)
+        train, val = hold_out(training, request.validation)
+        test = ArraySplit(x_test, self.y_test, "none", tested)
         return Data(info, train, val, test)
 
 

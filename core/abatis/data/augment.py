@@ -22,7 +22,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def padding(image_size: int) -> int:
-    """Pixels of zeros around an image before a crop: 4 at 32x32."""
+    """Pixels around an image before a crop: 4 at 32x32."""
     return image_size // 8
 
 
@@ -37,25 +37,38 @@ def draw(count: int, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
     return corners, torch.rand(count, generator=source) < 0.5
 
 
-def crop_flip(images: Tensor, corners: Tensor, flips: Tensor, pad: int) -> Tensor:
-    """Images (B, C, H, W) padded with ``pad`` zeros, and cropped to their size.
+def crop_flip(
+    images: Tensor, corners: Tensor, flips: Tensor, pad: int, padding: str = "zeros"
+) -> Tensor:
+    """Images (B, C, H, W) padded with ``pad`` pixels, and cropped to their size.
 
     Args:
         images: (B, C, H, W).
         corners: (B, 2) int64, row and column where the crop of each image begins.
         flips: (B,) bool, which crops are mirrored.
-        pad: pixels of zeros on every side.
+        pad: pixels added on every side.
+        padding: "zeros", or "reflect": the image mirrored at its outermost pixels.
     """
     count, channels, height, width = images.shape
     device = images.device
     rows = corners[:, :1] + torch.arange(height, device=device)  # (B, H)
     columns = corners[:, 1:] + torch.arange(width, device=device)  # (B, W)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
+    if padding == "reflect":
+        rows, columns = _reflect(rows - pad, height), _reflect(columns - pad, width)
+        planes, stride = images.flatten(2), width  # (B, C, H*W)
+    else:
+        planes = F.pad(images, (pad, pad, pad, pad)).flatten(2)  # (B, C, padded H*W)
+        stride = width + 2 * pad
     # one gather in the flattened planes takes a quarter of the time of indexing by rows and columns
-    places = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]  # (B, H, W)
+    places = rows[:, :, None] * stride + columns[:, None, :]  # (B, H, W)
     pixels = places.view(count, 1, -1)  # (B, 1, H*W)
-    planes = F.pad(images, (pad, pad, pad, pad)).flatten(2)  # (B, C, padded H*W)
     return planes.gather(2, pixels.expand(-1, channels, -1)).view_as(images)
+
+
+def _reflect(places: Tensor, size: int) -> Tensor:
+    """Places in -size + 1 .. 2 * size - 2, mirrored into 0 .. size - 1 at both ends."""
+    return size - 1 - (size - 1 - places.abs()).abs()
 
 
 def augment_batch(
@@ -65,6 +78,7 @@ def augment_batch(
     step: int,
     rows: slice = slice(None),
     count: int | None = None,
+    crop_padding: str = "zeros",
 ) -> Tensor:
     """A batch (B, C, H, W) under an augmentation; a pure function of the images, seed and step.
 
@@ -75,6 +89,7 @@ def augment_batch(
         step: number of the training step.
         rows: which images of the step's global batch these are; draws are made for all of them.
         count: number of images in the global batch; by default these are all.
+        crop_padding: "zeros" or "reflect".
     """
     if augment == "none":
         return images
@@ -83,4 +98,4 @@ def augment_batch(
     corners, flips = (to_device(part[rows], images.device) for part in drawn)
     if augment == "crop":
         flips = torch.zeros_like(flips)
-    return crop_flip(images, corners, flips, pad)
+    return crop_flip(images, corners, flips, pad, crop_padding)

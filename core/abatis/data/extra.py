@@ -18,7 +18,7 @@ from abatis.api.batch import Batch
 from abatis.api.randomness import generator
 from abatis.config.option_groups import ExtraConfig
 from abatis.data.arrays import Arrays, ArraySplit, parse_labels
-from abatis.data.augment import augment_batch, to_device, to_unit
+from abatis.data.augment import to_device, to_unit
 from abatis.data.info import Data, DataInfo, Rows, Split, whole
 from abatis.errors import DataError, UsageError
 from abatis.system.files import sha256_of
@@ -210,7 +210,7 @@ class MixedSplit:
             x[where] = to_device(self.extra.some(chosen), device)
             y[where] = to_device(self.extra.labels[chosen], device)
             index[where] = to_device(self.size + chosen, device)
-            x = augment_batch(x, self.own.augment, seed, step, mine, len(positions))
+            x = self.own.augmented(x, seed, step, mine, len(positions))
             yield Batch(to_unit(x), y, index, origin=to_device(added.long(), device))
 
 

@@ -19,5 +19,5 @@ def open_arrays(arrays: Arrays, info: DataInfo, request: DataRequest) -> Data:
     some, tested = apply_limit(request.limit, arrays.y_train, arrays.y_test)
     if len(some) < len(arrays.y_train):
         arrays = replace(arrays, x_train=arrays.x_train[some], y_train=arrays.y_train[some])
-    data = arrays.open(info, tested, request.device)
+    data = arrays.open(info, tested, request)
     return data if request.extra is None else add_extra(data, arrays, request.extra)

@@ -115,7 +115,8 @@ class Data:
     Attributes:
         info: its facts.
         train: the training images, without those held out.
-        val: ``min(1000, n // 10)`` images held out of training, None where that is 0.
+        val: the images held out of training, by default ``min(1000, n // 10)``; None where that
+            is 0.
         test: the test images.
         places_with_extra: above every index, where there are additional images.
     """

@@ -7,21 +7,31 @@ from torch import Tensor
 
 from abatis.api.randomness import generator
 from abatis.data.info import Split
+from abatis.errors import UsageError
 
 HELD_OUT_AT_MOST = 1000
 
 
-def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+def epoch_batches(
+    n: int, batch_size: int, seed: int, epoch: int, order: str = "shuffled"
+) -> list[Tensor]:
     """The batches of one epoch: a permutation of 0..n-1 given by (seed, epoch) alone.
 
     The last, smaller batch is dropped where a full one exists.
 
+    Args:
+        n: number of images.
+        batch_size: images a batch.
+        seed: seed of the run.
+        epoch: from 0.
+        order: "shuffled", or "fixed": 0..n-1 in every epoch.
+
     Returns:
         Positions, (B,) int64 each.
     """
-    batches = list(
-        torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size)
-    )
+    draw = generator(seed, "order", epoch)
+    positions = torch.arange(n) if order == "fixed" else torch.randperm(n, generator=draw)
+    batches = list(torch.split(positions, batch_size))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
@@ -48,8 +58,25 @@ def choose_stratified(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     if count >= n:
         return torch.arange(n)
     order = torch.randperm(n, generator=generator(seed, "stratified", n))
+    return _draw_by_class(labels, count, order, least=1)
+
+
+def _draw_by_class(
+    labels: Tensor, count: int, order: Tensor, least: int = 0, spared: int = 0
+) -> Tensor:
+    """Positions of ``count`` images, ascending, with the same share of every class.
+
+    Args:
+        labels: (n,) int64.
+        count: how many, fewer than n.
+        order: (n,) int64, all positions shuffled; the first of a class are taken.
+        least: how many to take of every class at least, where ``count`` allows it.
+        spared: how many to leave of every class, where ``count`` allows it.
+    """
     _, places, sizes = labels.cpu().unique(return_inverse=True, return_counts=True)
-    shares = _share_out(sizes, count, places[order])
+    most = (sizes - spared).clamp(min=0)
+    most = most if int(most.sum()) >= count else sizes
+    shares = _share_out(sizes, count, places[order], least, most)
     by_class = order[places[order].argsort(stable=True)]  # shuffled within each class
     starts = sizes.cumsum(0) - sizes
     chosen = [
@@ -59,27 +86,29 @@ def choose_stratified(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _share_out(sizes: Tensor, count: int, shuffled: Tensor) -> Tensor:
+def _share_out(sizes: Tensor, count: int, shuffled: Tensor, least: int, most: Tensor) -> Tensor:
     """How many images of each class to choose, (K,) int64: the largest remainders are rounded up.
 
     Args:
         sizes: (K,) int64, the images of each class.
         count: how many images to choose, at most all.
         shuffled: (n,) int64, classes in random order; they settle equal remainders.
+        least: how many to choose of every class at least, where ``count`` allows it.
+        most: (K,) int64, how many to choose of each class at most.
     """
     quotas = sizes.double() * count / int(sizes.sum())
-    shares = quotas.floor().long()
-    if count >= len(sizes):
-        shares.clamp_(min=1)
+    shares = quotas.floor().long().minimum(most)
+    least = least if count >= least * len(sizes) else 0
+    shares.clamp_(min=least)
     first_seen = torch.full_like(sizes, len(shuffled))
     first_seen.scatter_reduce_(0, shuffled, torch.arange(len(shuffled)), "amin")
     tie = first_seen / (1e6 * len(shuffled))  # quotas of equal remainders differ by rounding only
     while (missing := count - int(shares.sum())) != 0:
         gap = quotas - shares - tie
         if missing > 0:
-            shares[gap.masked_fill(shares >= sizes, -torch.inf).argmax()] += 1
+            shares[gap.masked_fill(shares >= most, -torch.inf).argmax()] += 1
         else:
-            shares[gap.masked_fill(shares <= 1, torch.inf).argmin()] -= 1
+            shares[gap.masked_fill(shares <= least, torch.inf).argmin()] -= 1
     return shares
 
 
@@ -100,15 +129,45 @@ def apply_limit(limit: int | None, train: Tensor, test: Tensor) -> tuple[Tensor,
     return choose_stratified(train, limit), choose_stratified(test, tested)
 
 
-def hold_out(split: Split) -> tuple[Split, Split | None]:
-    """A training split as (train, val), with ``min(1000, n // 10)`` images held out.
+def hold_out(split: Split, asked: float | None = None) -> tuple[Split, Split | None]:
+    """A training split as (train, val): the held-out images have the same share of every class.
 
-    The choice depends on n alone, so that all runs on the same data hold out the same images,
-    whatever their seed. val is None where there are too few images.
+    The choice depends on the labels and the number alone, so that all runs on the same data hold
+    out the same images, whatever their seed. No class loses its last training image as long as
+    others have some to spare.
+
+    Args:
+        split: all training images.
+        asked: how many to hold out, or which share below 1, at least one; None for a tenth and at
+            most 1000.
+
+    Returns:
+        The two splits; val is None where no image is held out.
+
+    Raises:
+        UsageError: no image would be left to train on.
     """
     n = len(split)
-    size = min(HELD_OUT_AT_MOST, n // 10)
+    if asked is None:
+        size = min(HELD_OUT_AT_MOST, n // 10)
+    elif 0 < asked < 1:
+        size = max(1, round(asked * n))
+    else:
+        size = int(asked)
     if size == 0:
         return split, None
-    order = torch.randperm(n, generator=generator(0, "held-out", n))
-    return split.subset(order[size:].sort().values), split.subset(order[:size].sort().values)
+    if size >= n:
+        raise UsageError(
+            f"--validation {size}: of {n:,} training images none is left to train on",
+            fix="hold out fewer",
+        )
+    chosen = _draw_held_out(split.labels, size)
+    rest = torch.ones(n, dtype=torch.bool)
+    rest[chosen] = False
+    return split.subset(rest.nonzero().squeeze(1)), split.subset(chosen)
+
+
+def _draw_held_out(labels: Tensor, count: int) -> Tensor:
+    """Positions of the held-out images, (count,) int64, ascending."""
+    order = torch.randperm(len(labels), generator=generator(0, "held-out", len(labels)))
+    return _draw_by_class(labels, count, order, spared=1)

@@ -27,6 +27,9 @@ class DataRequest:
             classes; for smoke tests. A limit beyond the set is fine.
         image_size: pixels a side, for image files; else from the files, else from ``view``.
         augment: "auto", "none", "crop" or "crop-flip".
+        crop_padding: what crops see beyond the border, "zeros" or "reflect"; for data in memory.
+        validation: how many training images are held out, or which share below 1; None for a
+            tenth and at most 1000.
         device: where batches are put.
         workers: loader processes for data that are read during training; 0 reads in this process.
         skip_broken: leave out image files that cannot be read.
@@ -42,6 +45,8 @@ class DataRequest:
     limit: int | None = None
     image_size: int | None = None
     augment: str = "auto"
+    crop_padding: str = "zeros"
+    validation: float | None = None
     device: torch.device = CPU
     workers: int = 0
     skip_broken: bool = False
@@ -64,6 +69,8 @@ class DataRequest:
             config.limit,
             config.image_size,
             config.augment,
+            config.crop_padding,
+            config.validation,
             device,
             config.workers,
             config.skip_broken,
@@ -86,6 +93,12 @@ class DataRequest:
             raise UsageError(
                 "--extra.file needs data in memory, and a folder is read during training",
                 fix="use npz:PATH or a named data set, or leave --extra.file out",
+            )
+        if streamed and self.crop_padding != "zeros":
+            raise UsageError(
+                f"--crop-padding {self.crop_padding} needs data in memory: image files are cropped"
+                " without padding",
+                fix="leave it out",
             )
         if not streamed and (self.view.auto_augment or self.view.erasing):
             raise UsageError(

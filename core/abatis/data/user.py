@@ -52,10 +52,11 @@ def from_user(given: object, request: DataRequest) -> Data:
         raise UsageError(
             "--extra.file needs data that are arrays, and these are Datasets", fix="leave it out"
         )
-    if request.augment not in ("auto", "none"):
+    if request.augment not in ("auto", "none") or request.crop_padding != "zeros":
         raise UsageError(
-            f"augmentation {request.augment!r}: a Dataset augments its own images",
-            fix="leave --augment out",
+            f"augmentation {request.augment!r} with crop padding {request.crop_padding!r}:"
+            " a Dataset augments its own images",
+            fix="leave --augment and --crop-padding out",
         )
     return _open_datasets(given[0], given[1], request)
 
@@ -146,7 +147,7 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     device, workers = request.device, request.workers
     return Data(
         info,
-        *hold_out(StreamSplit(training, device, workers)),
+        *hold_out(StreamSplit(training, device, workers), request.validation),
         StreamSplit(testing, device, workers, tested),
     )
 

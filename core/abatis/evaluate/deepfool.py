@@ -81,6 +81,54 @@ def find_boundary(
     return (1 + overshoot) * r, reached
 
 
+def overshoot_each_step(
+    forward: Forward,
+    x: Tensor,
+    steps: int = 5,
+    overshoot: float = 0.02,
+    epsilon: float = 5e-6,
+    candidates: int = CANDIDATES,
+) -> Tensor:
+    """Leave the predicted class by DeepFool steps in L2 that each go beyond the boundary.
+
+    This is the form of Yan, Guo and Zhang (TPAMI 2019): a step starts where the one before it
+    ended, overshoot included, and with g = grad_a (z_k - z_c) it is
+
+        (1 + overshoot) |gap| / ||g + epsilon||_2 * g / ||g + epsilon||_2
+
+    Args:
+        forward: the network.
+        x: (B, C, H, W).
+        steps: at most; a point that has left its class takes no further ones.
+        overshoot: share of each step that is added to it.
+        epsilon: added to each entry of a gradient inside its norm.
+        candidates: classes that are considered, the predicted one included.
+
+    Returns:
+        The perturbation, (B, C, H, W), as far as the steps came.
+    """
+    with torch.no_grad():
+        logits = forward(x)
+    own = logits.argmax(1)
+    others = find_rivals(logits, own, candidates)
+    r = torch.zeros_like(x)
+    rows = torch.arange(len(x), device=x.device)  # the points that take further steps
+    for _ in range(steps):
+        if not len(rows):
+            break
+        nearest, step = x.new_full((len(rows),), torch.inf), torch.zeros_like(x[rows])
+        for gap, w in linearise(forward, x[rows] + r[rows], own[rows], others[rows]):
+            norm = dual(epsilon - w, "L2")
+            away = gap.abs() / norm
+            toward = -w * _column((1 + overshoot) * away / norm)
+            step = torch.where(_column(away < nearest), toward, step)
+            nearest = nearest.minimum(away)
+        r[rows] += step
+        with torch.no_grad():
+            rows = rows[forward(x[rows] + r[rows]).argmax(1) == own[rows]]
+    return r
+
+
 def _step(forward: Forward, point: Tensor, own: Tensor, others: Tensor, norm: str) -> Tensor:
     """Step over the nearest linearised boundary: (A, C, H, W), not finite without a gradient."""
     nearest, slope = point.new_full((len(point),), torch.inf), torch.zeros_like(point)

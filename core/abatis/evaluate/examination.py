@@ -19,7 +19,7 @@ from abatis.evaluate.gradient_access import GradientAccess, WithGradient, find_g
 from abatis.evaluate.isolation import halve_until_fits, isolate
 from abatis.evaluate.judge import Clean, Judge, Verdicts
 from abatis.evaluate.ladder import LadderResult, run_ladder
-from abatis.evaluate.margins import Margins, measure_margins
+from abatis.evaluate.margins import Margins, measure_five_steps, measure_margins
 from abatis.evaluate.masking.diagnosis import Diagnosis, diagnose
 from abatis.evaluate.masking.doubts import SEARCHES
 from abatis.evaluate.pgd import make_pgd
@@ -232,12 +232,13 @@ def _run_random(subject: Subject) -> Examination:
             every = torch.arange(len(subject.clean.labels))
             judge = DrawJudge(subject.make_judge(mean), net, draws, every)
             clean = judge.classify_clean()
-            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen)
+            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen, judge.worst)
             subject = replace(subject, finished=FinishedAttacks())
             found = _examine(subject, judge, few, clean)
+            judge.decide(clean.labels)
     found.draws = draws
     found.ladder.findings.append(draws.describe())
-    found.robust &= 2 * draws.lowest > draws.number
+    found.robust &= 2 * draws.right["robust"] > draws.number
     return found
 
 
@@ -259,7 +260,8 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
     fine = request.ladder == "thorough" and alike and not blind
     margins = None
     if clean.correct.any() and not blind:
-        margins = halve_until_fits(lambda size: _measure_margins(few, seed, size), few.batch_size)
+        # five steps on all points would take as long as the quick ladder's one attack
+        margins = _measure_margins(few, few if request.ladder == "quick" else judge, seed)
     curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
     kept = subject.withstood
     found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins)
@@ -330,7 +332,17 @@ def _measure_fine_curve(judge: Judge, clean: Clean, ladder: LadderResult, seed: 
     return measure_curve(judge, clean.correct, [factor * eps for factor in FINE_GRID], seed, known)
 
 
-def _measure_margins(judge: Judge, seed: int, batch_size: int) -> Margins:
+def _measure_margins(few: Judge, stepped: Judge, seed: int) -> Margins:
+    """Measure the margins of some points, and the lengths of five steps from others."""
+    margins = halve_until_fits(lambda size: _measure_some(few, seed, size), few.batch_size)
+    five_steps = halve_until_fits(
+        lambda size: measure_five_steps(stepped.net, stepped.points.eval_batches(size)),
+        stepped.batch_size,
+    )
+    return replace(margins, five_steps=five_steps)
+
+
+def _measure_some(judge: Judge, seed: int, batch_size: int) -> Margins:
     """Measure margins at the points and at their PGD-20 images, correct or not."""
     attack = make_pgd(judge.net, judge.threat, 20, seed)
     adversarial = torch.cat([attack(batch)[0] for batch in judge.points.eval_batches(batch_size)])

@@ -282,8 +282,13 @@ def _classify(
             where="evaluation",
             fix="choose a split that is not empty",
         )
-    columns = (torch.cat(parts) for parts in (correct, labels, distribution))
-    return Clean(*columns, classes, torch.cat(answers))
+    return Clean(
+        correct=torch.cat(correct),
+        labels=torch.cat(labels),
+        distribution=torch.cat(distribution),
+        classes=classes,
+        answers=torch.cat(answers),
+    )
 
 
 def _check(batch: Batch, logits: Tensor) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 from torch import nn
 
 from abatis.api.threat import Threat
-from abatis.data import DataInfo
+from abatis.data import DataInfo, Split
+from abatis.data.digest import digest_split
 from abatis.nets.digest import weights_digest
 
 
 def describe_evaluation(
-    model: str, module: nn.Module, info: DataInfo, threat: Threat, seed: int
+    model: str, module: nn.Module, info: DataInfo, points: Split, threat: Threat, seed: int
 ) -> dict[str, Any]:
     """Return what was judged, on what, and how, in plain types.
 
@@ -20,6 +21,7 @@ def describe_evaluation(
         model: as the user named it.
         module: the network.
         info: on the data.
+        points: the images that were judged.
         threat: norm and radius.
         seed: of the attacks.
     """
@@ -30,6 +32,7 @@ def describe_evaluation(
         "num_classes": info.num_classes,
         **({"class_names": list(info.class_names)} if info.class_names else {}),
         "note": info.note,
+        "points_sha256": digest_split(points),
         "seed": seed,
         "weights_sha256": weights_digest(module),
     }

@@ -151,12 +151,15 @@ class Net:
                 module.training = True
 
     @contextmanager
-    def attack_mode(self, batch_statistics: bool = False) -> Iterator[None]:
+    def attack_mode(
+        self, batch_statistics: bool = False, keep_statistics: bool = False
+    ) -> Iterator[None]:
         """For an attack, entered once around all its steps: eval mode, and gradients of the input.
 
         Args:
             batch_statistics: batch norms use the statistics of the batch, and their running ones
                 are restored.
+            keep_statistics: the running ones stay as such an attack has moved them.
         """
         trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         own = self.precision, self._run, self._format
@@ -168,7 +171,7 @@ class Net:
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with self.frozen_mode(), self._set_norms(batch_statistics):
+            with self.frozen_mode(), self._set_norms(batch_statistics, keep_statistics):
                 yield
         finally:
             for parameter in trainable:
@@ -176,10 +179,11 @@ class Net:
             self.precision, self._run, self._format = own
 
     @contextmanager
-    def _set_norms(self, batch_statistics: bool) -> Iterator[None]:
+    def _set_norms(self, batch_statistics: bool, keep_statistics: bool) -> Iterator[None]:
         """The norms of an attack: folded away, or with statistics of the batch."""
         if batch_statistics:
-            with self.restore_buffers(), self._train_batch_norms():
+            kept = nullcontext() if keep_statistics else self.restore_buffers()
+            with kept, self._train_batch_norms():
                 yield
         else:
             with self._fold():

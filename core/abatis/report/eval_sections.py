@@ -182,6 +182,12 @@ def _explain_input_margin(margins: Part) -> str:
         "The input margin is the norm of DeepFool's perturbation. "
         f"Mean ratio to the norm of the image (rho_adv): {ratios}."
     )
+    five = margins["deepfool5_L2"]
+    if five.items():
+        text += (
+            f" Mean L2 norm of 5 DeepFool steps over {five['points']} test images, misclassified"
+            f" ones included: {format_number(five['mean'].number)}."
+        )
     missing = [
         f"{name.replace('_', ' ')} {count}"
         for name, count in margins["unreached"].items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from abatis.config.run_config import LADDERS
+from abatis.config.run_options import LADDERS
 from abatis.report import numbers
 from abatis.report.intervals import wilson_interval
 
@@ -93,7 +93,7 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
         ("data", "threat", "verdict", "note", "model", "weights", "selected_on"),
         ("a text", _is_text),
     ),
-    **dict.fromkeys(("adaptive_attack", "weights_sha256"), ("a text", _is_text)),
+    **dict.fromkeys(("adaptive_attack", "weights_sha256", "points_sha256"), ("a text", _is_text)),
     "ladder": (f"one of {', '.join(LADDERS)}", lambda value: value in LADDERS),
     **dict.fromkeys(("findings", "class_names"), ("a list of texts", _are_texts)),
     **dict.fromkeys(("seed", "format"), ("a whole number", _is_whole)),

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -27,10 +26,10 @@ from rich.table import Table
 
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
+from abatis.report.console import SafeConsole
 from abatis.report.numbers import ROBUST, UPPER, find_headline, format_share, list_measured
 from abatis.report.verdicts import STYLES, format_verdict
 from abatis.report.words import format_count, format_duration, format_percent
-from abatis.system.printable import make_printable
 
 FORECAST_AFTER = 3  # steps; the first one includes the warm-up
 
@@ -39,7 +38,7 @@ class Reporter:
     """Writes one run to the terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = SafeConsole(quiet=quiet)
         # else a reader that leaves would end the run
         self.console.on_broken_pipe = self._silence  # type: ignore[method-assign]
         self._epochs = 0
@@ -56,7 +55,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Write one line; wrapped between words on a terminal, left whole where it is piped."""
-        self.console.print(_escape(text), soft_wrap=not self.console.is_terminal)
+        self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Write the plan: who provides what, with versions and options."""
@@ -68,7 +67,7 @@ class Reporter:
         for row in rows:
             options = ", ".join(f"{key} {_format(value)}" for key, value in row.options.items())
             version = row.version[:19] if row.version.startswith("sha256:") else row.version
-            table.add_row(row.role, _escape(row.provider), _escape(version), _escape(options))
+            table.add_row(row.role, escape(row.provider), escape(version), escape(options))
         self.console.print(table)
         self._epochs = config.epochs
         optim = config.optim
@@ -203,11 +202,6 @@ class Reporter:
             self.note(f"note: {note}")
         kind = "run folder" if (folder / "run.toml").is_file() else "evaluation"
         self.note(f"{kind}: {folder} (open report.html in a browser)")
-
-
-def _escape(text: str) -> str:
-    """A text as it is shown: neither rich nor the terminal obeys what is in it."""
-    return escape(make_printable(text))
 
 
 def _format(value: object) -> str:

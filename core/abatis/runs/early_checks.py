@@ -14,7 +14,7 @@ from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
-from abatis.nets.backbones.names import SMALL_IMAGE, resolve
+from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
 from abatis.runs.prepare import prepare
@@ -44,10 +44,12 @@ def check_before_data(
     _check_given(config, model, data)
     _check_processes(config)
     load_trackers(config.track)
+    _check_continuation(config)
     check_shard_options(config)
     if model is None:
         resolve(config.backbone, SMALL_IMAGE)
     _check_init(config)
+    _check_normalize(config, model)
     _check_plugins(config, model, data, device)
 
 
@@ -60,6 +62,11 @@ def _check_given(config: RunConfig, model: nn.Module | None, data: object) -> No
                 f"the {option} of this run was given from Python: {asked.removeprefix(PYTHON)}",
                 fix="give it again: abatis.run(config, model=..., data=...)",
             )
+    if model is not None and config.backbone_init != "he":
+        raise UsageError(
+            f"--backbone-init {config.backbone_init}: a network given from Python has its weights",
+            fix="leave it out",
+        )
 
 
 def _check_processes(config: RunConfig) -> None:
@@ -82,6 +89,43 @@ def _check_init(config: RunConfig) -> None:
     path = find_weights(config.init) if config.init.is_dir() else config.init
     if not path.is_file():
         raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
+
+
+def _check_normalize(config: RunConfig, model: nn.Module | None) -> None:
+    """Raise UsageError where ``--normalize`` would have no effect."""
+    if config.normalize == "data":
+        return
+    own = {
+        "--pretrained": config.pretrained,
+        "--init": config.init is not None,
+        "a network from Python": model is not None,
+        config.backbone: is_factory(config.backbone),
+    }
+    for name in (name for name, brings in own.items() if brings):
+        raise UsageError(
+            f"--normalize {config.normalize} has no effect on {name}, which brings its own"
+            " normalisation",
+            fix="leave it out",
+        )
+
+
+def _check_continuation(config: RunConfig) -> None:
+    """Raise UsageError where ``--continue-from`` does not go with another option."""
+    if config.continue_from is None:
+        return
+    if config.init is not None:
+        raise UsageError(
+            "--init and --continue-from both give the weights to start from",
+            fix="--init for a new training, --continue-from to go on with an old one",
+        )
+    if config.shard != "none":
+        raise UsageError("--continue-from does not support --shard", fix="leave out --shard")
+    own = config.out / config.name if config.name else None
+    if own is not None and own.resolve() == config.continue_from.resolve():
+        raise UsageError(
+            f"--continue-from: {own} is this run's own folder",
+            fix="choose another --name; or give only --resume, which goes on in the same folder",
+        )
 
 
 def _check_plugins(
@@ -123,5 +167,7 @@ def _may_conflict(
 
 def _try_plan(config: RunConfig, device: torch.device) -> None:
     """Make the plan once as a dry run does, without images, downloads and other processes."""
-    light = config.model_copy(update={"pretrained": False, "init": None, "shard": "none"})
+    light = config.model_copy(
+        update={"pretrained": False, "init": None, "continue_from": None, "shard": "none"}
+    )
     prepare(light, describe_run_data(light), device, None)

@@ -133,6 +133,32 @@ def _wait_for_all(running: Sequence[subprocess.Popen[bytes]]) -> int:
     deadline = time.monotonic() + PATIENCE
     while any(worker.poll() is None for worker in running) and time.monotonic() < deadline:
         time.sleep(WAIT)
-    failed = [code for worker in running if (code := worker.poll())]
+    ended = [worker.poll() for worker in running]
+    _name_killed(ended)
+    failed = [code for code in ended if code]
     code = next((code for code in failed if code != LOST), LOST)
     return code if code > 0 else 128 - code
+
+
+def _name_killed(ended: Sequence[int | None]) -> None:
+    """Say which processes a signal ended, as those cannot say it themselves."""
+    killed = [number for number, code in enumerate(ended) if code is not None and code < 0]
+    if not killed:
+        return
+    numbers = ", ".join(map(str, killed))
+    names = {_name_signal(-(ended[number] or 0)) for number in killed}
+    print(
+        f"error: process {numbers} of {len(ended)} was killed by {', '.join(sorted(names))}",
+        "  where: this machine; SIGKILL is often the system, short of memory: see dmesg",
+        "  fix:   run the same command with --resume and the --name of its run folder;"
+        " with less memory, --accumulate",
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

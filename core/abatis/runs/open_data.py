@@ -49,6 +49,12 @@ def data_rows(config: RunConfig, info: DataInfo) -> tuple[PlanRow, ...]:
     # a long path leaves no room for the options; run.toml has it whole
     shown = re.sub(r":.*[/\\]", ":", info.name)
     facts = {"classes": info.num_classes, "pixels": info.image_size, "augment": info.augment}
+    if config.crop_padding != "zeros":
+        facts["crop padding"] = config.crop_padding
+    if config.validation is not None:
+        facts["held out"] = f"{config.validation:g}"
+    if config.order != "shuffled":
+        facts["order"] = config.order
     if info.view is not None:
         view = {name: value for name, value in asdict(info.view).items() if name != "image_size"}
         facts |= view | {"auto_augment": info.view.auto_augment or "none"}

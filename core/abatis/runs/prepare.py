@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.plan import Plan, make_plan
 from abatis.train.sharding_checks import check_sharding
+from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
 
@@ -47,6 +49,16 @@ class Prepared:
     info: DataInfo
     random: Randomness
     notes: tuple[str, ...]
+    continues: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_continuation(self, continues: Mapping[str, Any]) -> Prepared:
+        """Return the same run, whose plan also shows the run that it goes on from."""
+        if not continues:
+            return self
+        facts = dict(continues)
+        row = PlanRow("start", str(facts.pop("run")), "", facts)
+        plan = replace(self.plan, rows=(row, *self.plan.rows))
+        return replace(self, plan=plan, continues=continues)
 
     def with_trackers(self, trackers: Mapping[str, Tracker]) -> Prepared:
         """Return the same run, whose plan also tells these trackers; by name."""
@@ -93,10 +105,14 @@ def prepare(
     run = _make_run(config, info, net, device, images)
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
     notes += _warn_missing_classes(images) if images else []
+    notes += _warn_unused_images(config, images) if images else []
+    notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
+    notes += _warn_no_statistics(config, net, name)
     _check_head(net, info, images, config)
     engine = _set_up_engine(config, net, plan, info)
-    rows = (*_describe_inputs(config, info, net.module, name), *plan.rows, engine)
+    inputs = _describe_inputs(config, info, net.module, name)
+    rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
     if say is not None:
         for text in list_calls(plan):
@@ -105,14 +121,17 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
+    mean, std = [0.0] * info.channels, [1.0] * info.channels
     return build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
+        mean=mean if config.normalize == "none" else info.mean,
+        std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
+        download=config.continue_from is None,
+        init=config.backbone_init,
     )
 
 
@@ -166,7 +185,31 @@ def _describe_inputs(
     """The plan's rows of the data and of the network."""
     size = sum(parameter.numel() for parameter in model.parameters())
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
+    if config.normalize != "data":
+        options["normalize"] = config.normalize
+    options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
+
+
+def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanRow, ...]:
+    """The plan's row of the forwards that move the running statistics, where a run fixes them."""
+    statistics = config.statistics
+    if not statistics.is_set:
+        return ()
+    check_loss_forwards(statistics.loss, ["clean"] if plan.clean_first else [])
+    options = {
+        "attack": statistics.attack or "none",
+        "loss": statistics.loss or "as the losses ask",
+        "after": statistics.after or "none",
+    }
+    return (PlanRow("statistics", "forwards", "", options),)
+
+
+def _warn_no_statistics(config: RunConfig, net: Net, name: str) -> list[str]:
+    """A note where forwards are to move running statistics, and the network has none."""
+    if not config.statistics.is_set or net.running_statistics():
+        return []
+    return [f"--statistics has no effect: {name} has no batch norm with running statistics"]
 
 
 def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
@@ -227,6 +270,25 @@ def _warn_missing_classes(images: Data) -> list[str]:
         return []
     missing = classes - len(seen)
     return [f"{missing} of {classes} classes have no training image, the first is {first}"]
+
+
+def _warn_unused_images(config: RunConfig, images: Data) -> list[str]:
+    """A note where a fixed order leaves the same images out of every epoch."""
+    n = len(images.train)
+    left = n % config.batch_size if n > config.batch_size else 0
+    if config.order != "fixed" or not left:
+        return []
+    return [
+        f"--order fixed: the last {left} of {n:,} training images are never used, as they do not"
+        f" fill a batch of {config.batch_size}"
+    ]
+
+
+def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
+    """A note where crops are to be padded, and there are none."""
+    if config.crop_padding == "zeros" or info.augment != "none":
+        return []
+    return [f"--crop-padding {config.crop_padding} has no effect: images are not cropped"]
 
 
 def _warn_idle(config: RunConfig) -> list[str]:

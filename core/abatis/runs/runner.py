@@ -15,7 +15,8 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
-from abatis.config.run_config import LADDERS, Ladder, RunConfig
+from abatis.config.run_config import RunConfig
+from abatis.config.run_options import LADDERS, Ladder
 from abatis.config.toml import flatten
 from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
@@ -26,6 +27,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -45,8 +47,17 @@ from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.signals import stop_at_once
 from abatis.train.checkpoint import CHECKPOINTS, set_aside
 from abatis.train.code_digests import digest_code
+from abatis.train.continuation import Source, check_architecture, find_source
 from abatis.train.plan import Plan
-from abatis.train.resume import Start, check_fit, describe_early_stop, find_start, is_finished
+from abatis.train.resume import (
+    Start,
+    check_content,
+    check_fit,
+    describe_content,
+    describe_early_stop,
+    find_start,
+    is_finished,
+)
 from abatis.train.trace import Say
 from abatis.train.trackers import open_trackers
 from abatis.train.trainer import Trainer
@@ -162,7 +173,21 @@ def _show_plan(job: Job) -> None:
     else:
         info = open_run_data(job.config, job.data, job.device).info
     prepared = prepare(job.config, info, job.device, job.model, None, job.say)
-    job.reporter.plan(prepared.plan.rows, prepared.notes, job.config)
+    run, notes = job.config.continue_from, prepared.notes
+    if run is not None and not run.exists():
+        notes = (*notes, f"there is no run {run} yet: this one cannot start before it has ended")
+    else:
+        prepared = _go_on_from(find_source(job.config), Start(), prepared)
+    job.reporter.plan(prepared.plan.rows, notes, job.config)
+
+
+def _go_on_from(source: Source | None, start: Start, prepared: Prepared) -> Prepared:
+    """The run with what is known about the run that it goes on from; raises UsageError."""
+    if source is None:
+        recorded = start.loaded.about.get("continues", {}) if start.loaded is not None else {}
+        return prepared.with_continuation(recorded)
+    check_architecture(source, prepared.net.module)
+    return prepared.with_continuation(source.describe())
 
 
 def _train_and_judge(job: Job) -> Result:
@@ -179,17 +204,24 @@ def _train_and_judge(job: Job) -> Result:
         job.reporter.note(f"this run is already finished: {job.folder}")
         _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
+    source = find_source(config) if start.loaded is None else None
     images = open_run_data(config, job.data, job.device)
+    content = describe_content(config, images)
+    start = check_content(start, content, config)
+    if source is not None:
+        check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
+    prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
     with open_trackers(config.track if first else (), job.folder, options) as trackers:
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
-            _describe_run(job, prepared.plan, start, code)
+            _describe_run(job, prepared, start, code)
+            write_held_out(job.folder, images)
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
-        trainer = _make_trainer(job, prepared, images, code)
-        _train(job, trainer, start)
+        trainer = Trainer(_describe_training(job, prepared, images, code, content))
+        _train(job, trainer, start, source)
         if config.eval != "none":
             record = _judge(job, prepared.plan, trainer, images)
             job.reporter.evaluation(record)
@@ -217,25 +249,33 @@ def _is_judged(job: Job) -> bool:
     return done in LADDERS and LADDERS.index(done) >= LADDERS.index(wanted)
 
 
-def _describe_run(job: Job, plan: Plan, start: Start, code: Mapping[str, str]) -> None:
+def _describe_run(job: Job, prepared: Prepared, start: Start, code: Mapping[str, str]) -> None:
     """Write what the run is and where it runs into its folder."""
     config, folder = job.config, job.folder
     write_run_toml(folder, config)
-    versions = {row.provider: row.version for row in plan.rows if row.version}
+    versions = {row.provider: row.version for row in prepared.plan.rows if row.version}
     record = collect_environment(job.device, versions)
     plugins = discovery.load_plugins(config.plugin)
     record["files"] = {plugin.name: str(plugin.file) for plugin in plugins if plugin.file}
     record["code"] = dict(code)
     resumed = "; ".join(start.describe())
     record["resumed"] = [*read_resumptions(folder), *([resumed] if resumed else [])]
-    rows = [asdict(row) for row in plan.rows]
+    if prepared.continues:
+        record["continues"] = dict(prepared.continues)
+    rows = [asdict(row) for row in prepared.plan.rows]
     with explain_disk_errors(folder):
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
         write_text(folder / "plan.json", json.dumps(rows, indent=2, default=str) + "\n")
 
 
-def _make_trainer(job: Job, prepared: Prepared, images: Data, code: Mapping[str, str]) -> Trainer:
-    training = Training(
+def _describe_training(
+    job: Job,
+    prepared: Prepared,
+    images: Data,
+    code: Mapping[str, str],
+    content: Mapping[str, str],
+) -> Training:
+    return Training(
         job.config,
         prepared.net,
         prepared.plan,
@@ -245,8 +285,9 @@ def _make_trainer(job: Job, prepared: Prepared, images: Data, code: Mapping[str,
         prepared.random,
         partial(_validate, job.config, images),
         code,
+        content,
+        prepared.continues,
     )
-    return Trainer(training)
 
 
 def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
@@ -274,14 +315,19 @@ def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[floa
     return float(clean.double().mean()), float(robust.double().mean())
 
 
-def _train(job: Job, trainer: Trainer, start: Start) -> None:
-    """Train to the end, from a checkpoint where the run resumes."""
+def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> None:
+    """Train to the end, from a checkpoint where the run resumes or goes on from another one."""
     if start.loaded is not None:
         with check_fit(start.loaded):
             trainer.restore(start.loaded)
+    elif source is not None:
+        with check_fit(source.loaded):
+            trainer.take_over(source)
+        job.reporter.note(f"goes on from {source.run} after epoch {source.epochs_ended}")
     for text in start.describe():
         job.reporter.note(text)
-    if trainer.progress.epochs_ended and not trainer.progress.best:
+    own = trainer.progress.epochs_ended - trainer.training.continues.get("epoch", 0)
+    if own and not trainer.progress.best:
         job.reporter.note(
             "the best weights so far are missing or damaged; best-epoch selection starts over"
         )
@@ -312,7 +358,9 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
         evaluation = evaluate(model, request)
     record = {
         **evaluation.to_json(),
-        **describe_evaluation(str(folder), model, images.info, config.threat_model, config.seed),
+        **describe_evaluation(
+            str(folder), model, images.info, images.test, config.threat_model, config.seed
+        ),
         **describe_selection(images, folder, int(trainer.progress.best["epoch"])),
     }
     return write_record(folder, record) if distributed.rank() == 0 else record

@@ -36,6 +36,24 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def find_writer(folder: Path) -> str:
+    """Who writes into a folder now, in words; empty where nobody does.
+
+    Not for a folder that this process has locked: asking would give up its lock.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return ""
+    except OSError as error:
+        return _name_owner(_read_owner(descriptor)) if error.errno in HELD else ""
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def lock_file(path: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the lock of one file, ``NAME.lock`` beside it; wait while another process has it.
@@ -76,7 +94,7 @@ def _open(path: Path, what: Path, deadline: float) -> int:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
-                owner = os.read(descriptor, 1000).decode(errors="replace")
+                owner = _read_owner(descriptor)
                 os.close(descriptor)
                 if error.errno in HELD and time.monotonic() < deadline:
                     time.sleep(WAIT)
@@ -89,12 +107,22 @@ def _open(path: Path, what: Path, deadline: float) -> int:
         os.close(descriptor)
 
 
-def _make_held_error(what: Path, owner: str) -> UsageError:
+def _read_owner(descriptor: int) -> str:
+    """What the owner of a lock wrote into its file."""
+    return os.read(descriptor, 1000).decode(errors="replace")
+
+
+def _name_owner(owner: str) -> str:
+    """The process that a lock file names."""
     try:
         found = json.loads(owner)
-        who = f"process {found['pid']} on {found['host']}"
+        return f"process {found['pid']} on {found['host']}"
     except (ValueError, LookupError, TypeError):
-        who = "another process"
+        return "another process"
+
+
+def _make_held_error(what: Path, owner: str) -> UsageError:
+    who = _name_owner(owner)
     if not what.is_dir():
         return UsageError(
             f"{who} is writing this file", where=str(what), fix="wait for it or stop it"

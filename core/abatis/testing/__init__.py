@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         tiny_vit,
     )
     from abatis.testing.contract.standard import STANDARD, PluginContract
+    from abatis.testing.replaying import Replayed, replay
     from abatis.testing.terms import loss_terms, penalty_terms, plan_of, step_of
     from abatis.testing.trainers import add_averaging, load_plugin_state
     from abatis.train.micro_batches import RowShare
@@ -40,6 +41,7 @@ _HOME = {
         "tiny_vit",
     ),
     "testing.contract.standard": ("STANDARD", "PluginContract"),
+    "testing.replaying": ("Replayed", "replay"),
     "testing.terms": ("loss_terms", "penalty_terms", "plan_of", "step_of"),
     "testing.trainers": ("add_averaging", "load_plugin_state"),
     "train.micro_batches": ("RowShare",),
@@ -51,6 +53,7 @@ __all__ = [
     "AttackConfig",
     "Bench",
     "PluginContract",
+    "Replayed",
     "RowShare",
     "add_averaging",
     "digits_batch",
@@ -58,6 +61,7 @@ __all__ = [
     "loss_terms",
     "penalty_terms",
     "plan_of",
+    "replay",
     "smooth_network",
     "step_of",
     "tiny_batch",

@@ -5,7 +5,7 @@ The total of terms is always ``sum(term.weight * term.value.mean())``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -120,6 +120,8 @@ def plan_of(
     threat: str = "Linf:8/255",
     attack: AttackConfig | None = None,
     random: Randomness | None = None,
+    train_size: int = TRAIN_SIZE,
+    given_start: Callable[[], Tensor] | None = None,
 ) -> Plan:
     """Make the plan of some plugins on a network, outside any run.
 
@@ -132,6 +134,8 @@ def plan_of(
         threat: norm and radius.
         attack: the options of the built-in attack.
         random: the random numbers of the steps; of seed 0 if not given.
+        train_size: how many training images there are.
+        given_start: the noise of the attack's start, instead of the drawn one.
     """
     loaded = [_load(name) for name in names]
     loaded.sort(key=lambda plugin: plugin.name)
@@ -147,8 +151,9 @@ def plan_of(
         attack=attack or AttackConfig(),
         random=random or Randomness(0),
         options={type(config): config for config in configs.values()},
-        train_size=TRAIN_SIZE,
+        train_size=train_size,
         gatherer=distributed.gather,
+        given_start=given_start,
     )
     return make_plan(loaded, configs, use or {}, run)
 

@@ -21,7 +21,7 @@ def write_failed_batch(error: NotFiniteError, training: Training) -> None:
     config = training.config
     epoch, number = divmod(error.step, training.steps_per_epoch)
     size = len(training.data.train)
-    batch = epoch_batches(size, config.batch_size, config.seed, epoch)[number]
+    batch = epoch_batches(size, config.batch_size, config.seed, epoch, config.order)[number]
     # JSON has no NaN
     terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
     record = {

@@ -15,6 +15,7 @@ from abatis.api.context import StepContext
 from abatis.api.randomness import reseed
 from abatis.system import distributed
 from abatis.train.image_checks import check_attacked, find_inside
+from abatis.train.statistics_forwards import repeat_forwards
 from abatis.train.step_setup import StepSetup
 
 
@@ -103,6 +104,7 @@ class MicroBatches:
             clean_first=self.setup.plan.clean_first,
             gatherer=gatherer,
             summer=distributed.sum_over_processes,
+            forwards=self.setup.statistics.loss,
         )
 
     @cached_property
@@ -124,18 +126,25 @@ class MicroBatches:
 
     def _attack(self, rows: slice) -> tuple[Batch, Attacked]:
         """One micro-batch and its adversarial images, checked."""
-        net, plan = self.setup.net, self.setup.plan
+        net, plan, moved_by = self.setup.net, self.setup.plan, self.setup.statistics.attack
         batch = self.batch if len(self.cuts) == 1 else self.batch.rows(rows)
         self._move_draws(rows)
         watched = plan.watch(plan.attacker_name, "attacker", net, batch)
-        with net.whole(), net.attack_mode(self.setup.batch_statistics), watched:
+        mode = net.attack_mode(self.setup.batch_statistics, keep_statistics="steps" in moved_by)
+        with net.whole(), mode, watched:
             attacked = plan.attacker(net, batch)
         # an attacker that leaves the ball by design says how far; networks are judged without it
         reach = getattr(plan.attacker, "reach", 1.0)
         check = find_inside if self.setup.deferred else check_attacked
         inside = check(attacked, batch, self.setup.threat, plan.attacker_name, reach)
         self.inside.append(inside)
+        repeat_forwards(net, [word for word in moved_by if word != "steps"], batch.x, attacked.x)
         return batch, attacked
+
+    def move_statistics_after(self) -> None:
+        """Make the forwards that move the running statistics behind the update."""
+        for batch, attacked in self.attacked:
+            repeat_forwards(self.setup.net, self.setup.statistics.after, batch.x, attacked.x)
 
     def _gather_whole(self, values: Tensor) -> Tensor:
         return distributed.gather(values, self.share.of)

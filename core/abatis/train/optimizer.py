@@ -24,13 +24,15 @@ def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
     """The learning rate of a step, as a share of the peak.
 
     A warm-up comes first, and the schedule takes the rest of the training. The drops of piecewise
-    are at the same steps with or without a warm-up.
+    are at the same steps with or without a warm-up. With ``rate_at = "end"`` a step has the rate
+    that the next one has otherwise.
 
     Args:
         config: The options of the optimizer.
         step: Counts from 0.
         steps: How many steps the training has.
     """
+    step += config.rate_at == "end"
     warm = round(config.warmup * steps)
     if step < warm:
         return (step + 1) / (warm + 1)
@@ -68,6 +70,7 @@ def make_optimizer(
             config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
             fused=fused,
         )
     return torch.optim.AdamW(

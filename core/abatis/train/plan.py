@@ -32,6 +32,7 @@ from abatis.config.hook_checks import make_manager
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.errors import PluginConflict, UsageError, did_you_mean
 from abatis.system.plugin_errors import blame_plugin
+from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.hook_answers import (
     ask_all,
     ask_hook,
@@ -40,6 +41,11 @@ from abatis.train.hook_answers import (
     wrap_loss,
 )
 from abatis.train.side_effect_checks import SideEffectChecks
+from abatis.train.statistics_forwards import (
+    check_loss_forwards,
+    list_used_forwards,
+    make_loss_forwards,
+)
 from abatis.train.term_checks import check_attached, check_terms
 from abatis.train.trace import Say, trace_hooks
 
@@ -81,6 +87,12 @@ class Plan:
         """The version of each plugin of the run, by its name."""
         return {row.provider: row.version for row in self.rows if row.version != BUILT_IN}
 
+    @property
+    def averaging(self) -> WeightAveraging | None:
+        """The trainer hook that averages the weights, if averaging is on."""
+        found = (hooks for _, hooks in self.trainers if isinstance(hooks, WeightAveraging))
+        return next(found, None)
+
     def check_labels(self, soft: bool) -> None:
         """Raise PluginConflict where labels are soft and a plugin is not defined for them."""
         if soft and self.hard_labels:
@@ -100,8 +112,11 @@ class Plan:
     def terms(self, ctx: StepContext) -> dict[str, Term]:
         """All terms of one step, checked; those of a regularizer are named ``plugin/term``."""
         self.check_labels(ctx.batch.y_soft is not None)
+        make_loss_forwards(ctx)
         terms = dict(self._ask_terms(self.loss_name, "loss", self.loss, ctx))
-        return terms | self.penalties(ctx)
+        terms |= self.penalties(ctx)
+        check_loss_forwards(ctx.forwards, list_used_forwards(ctx))
+        return terms
 
     def penalties(self, ctx: StepContext) -> dict[str, Term]:
         """The regularizers' terms alone."""
@@ -227,7 +242,8 @@ def read_use(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]
         known = {*PROVIDERS[role], *(plugin.name for plugin in loaded)}
         if normalise_name(provider) not in known:
             raise UsageError(
-                f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}"
+                f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}",
+                fix="name a provider of this run, or leave --use out",
             )
     return {role: normalise_name(provider) for role, provider in use.items()}
 

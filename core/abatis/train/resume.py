@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Container, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from abatis.config import discovery
 from abatis.config.option_sets import FREE_ON_RESUME, LONGER_ON_RESUME, ROUNDED_ON_RESUME
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import flatten, read_toml
+from abatis.data import Data
+from abatis.data.digest import digest_split
 from abatis.data.extra import sha256_of_extra
 from abatis.errors import CheckpointError, UsageError
 from abatis.system import distributed
 from abatis.system.device import device_name
 from abatis.system.environment import read_code, read_providers
-from abatis.system.files import digest
+from abatis.system.files import digest, sha256_of
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
 from abatis.train.code_digests import digest_code
 
@@ -34,7 +36,10 @@ LIBRARIES = ("abatis", "torch", "torchvision", "timm")  # whose code makes the n
 
 
 def describe_run(
-    config: RunConfig, device: torch.device, code: Mapping[str, str] | None = None
+    config: RunConfig,
+    device: torch.device,
+    code: Mapping[str, str] | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint records about the run that writes it, in plain types.
 
@@ -42,6 +47,7 @@ def describe_run(
         config: The run.
         device: The device that it uses.
         code: What :func:`abatis.train.code_digests.digest_code` found when the run started.
+        content: What :func:`describe_content` said of its images.
     """
     options = config.to_toml()
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
@@ -51,18 +57,46 @@ def describe_run(
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    content = (
-        {} if config.extra.file is None else {"extra.file": sha256_of_extra(config.extra.file)}
-    )
     return {
         "world_size": distributed.world_size(),
         "config_sha256": digest(options),
         "options": options,
         "versions": versions,
         "machine": machine,
-        "content": content,
+        "content": dict(content or {}),
         "code": dict(code or {}),
     }
+
+
+def describe_content(config: RunConfig, data: Data) -> dict[str, str]:
+    """The digests of what a run reads from outside its options.
+
+    These are the images that it trains on and chooses its weights by, and the files that options of
+    plugins name, such as the weights of a teacher.
+    """
+    extra = config.extra.file
+    return {
+        "data.train": digest_split(data.train),
+        **({} if data.val is None else {"data.val": digest_split(data.val)}),
+        **({} if extra is None else {"extra.file": sha256_of_extra(extra)}),
+        **{
+            name: f"sha256:{sha256_of(path)}"
+            for plugin, options in config.options.items()
+            for name, path in _find_files(plugin, options.model_dump())
+        },
+    }
+
+
+def _find_files(name: str, value: object) -> Iterator[tuple[str, Path]]:
+    """The existing files that an option, or an option in a table of options, names."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _find_files(f"{name}.{key}", part)
+    elif isinstance(value, Path) or (isinstance(value, str) and Path(value).suffix):
+        path = Path(value).expanduser()
+        with suppress(OSError, ValueError):  # a text that cannot be a path
+            if path.is_file():
+                yield name, path
 
 
 @dataclass(frozen=True)
@@ -103,6 +137,8 @@ def find_start(
 ) -> Start:
     """The newest valid checkpoint of a run folder, if it is of this run.
 
+    Its images are compared by :func:`check_content`, once they are open.
+
     Args:
         config: The run that is asked for.
         folder: Its folder.
@@ -135,6 +171,30 @@ def find_start(
             )
         differing = check_resumable(before, now, config.allow_mismatch)
         return Start(loaded, True, loaded.rejected, differing)
+
+
+def check_content(start: Start, content: Mapping[str, str], config: RunConfig) -> Start:
+    """Compare the images of a checkpoint with those of the run that is to continue.
+
+    Args:
+        start: The answer of :func:`find_start`.
+        content: That of :func:`describe_content`.
+        config: The run.
+
+    Returns:
+        The start, with what differs and was allowed to.
+
+    Raises:
+        UsageError: The images differ.
+    """
+    if start.loaded is None:
+        return start
+    with check_fit(start.loaded):
+        before = dict(start.loaded.about["content"])
+        # checkpoints of earlier versions hold no digests of images
+        unrecorded = () if "data.train" in before else ("data.train",)
+        found = _refuse_differences(before, content, config.allow_mismatch, unrecorded, ())
+    return replace(start, differing=(*start.differing, *found.values()))
 
 
 @contextmanager
@@ -198,17 +258,34 @@ def check_resumable(
     Raises:
         UsageError: where something differs that may not; it names every field.
     """
-    named = {_underscore(name) for name in allowed}
     old, new = _list_fields(before), _list_fields(now)
-    found = find_differences(old, new, FREE_ON_RESUME)
     longer = {  # the schedule is then that of the new length
         name for name in LONGER_ON_RESUME if new[name] > old.get(name, 0)
     }
     # checkpoints of earlier versions hold no digests of code
     unrecorded = sorted(now.get("code", {})) if "code" not in before else []
-    for name in map(_underscore, unrecorded):
-        found[name] = f"{name} was not recorded"
-    free = ROUNDED | longer | set(map(_underscore, unrecorded))
+    return tuple(_refuse_differences(old, new, allowed, unrecorded, ROUNDED | longer).values())
+
+
+def _refuse_differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    allowed: Collection[str],
+    unrecorded: Collection[str],
+    free: Collection[str],
+) -> dict[str, str]:
+    """What differs and may, by name; raises UsageError that names all that may not.
+
+    Args:
+        before: Everything that may differ, as the checkpoint has it.
+        now: The same of the run which is to continue.
+        allowed: Names that the user allows to differ.
+        unrecorded: Names that the checkpoint cannot know.
+        free: Names that may always differ.
+    """
+    found = find_differences(before, now, FREE_ON_RESUME)
+    found |= {name: f"{name} was not recorded" for name in unrecorded}
+    named = {_underscore(name) for name in (*allowed, *unrecorded)}
     refused = [name for name in found if _underscore(name) not in named and name not in free]
     if refused:
         flags = " ".join(f"--allow-mismatch {name}" for name in refused)
@@ -216,16 +293,16 @@ def check_resumable(
             f"the checkpoint is from another run: {'; '.join(found[name] for name in refused)}",
             fix=f"give the same options again; or {flags}, and the run is not bit-exact",
         )
-    return tuple(found.values())
+    return found
 
 
 def _list_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that may differ, by the name that allows it.
 
-    A device and a file count by what they are, not by their names.
+    A device counts by what it is, not by its name.
     """
     fields = {"world_size": about.get("world_size")}
-    for table in ("options", "versions", "machine", "content", "code"):
+    for table in ("options", "versions", "machine", "code"):
         fields |= dict(flatten(about.get(table, {})))
     return fields
 

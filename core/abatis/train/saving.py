@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abatis.config.built_in import TRACKERS
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors
 from abatis.train.best_weights import find_best_step, restore_best
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, save_checkpoint
+from abatis.train.continuation import Source, take_over_moments
 from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.resume import describe_run, is_finished
 from abatis.train.skip_nonfinite import SkipNonFinite
@@ -45,7 +47,8 @@ class Saver:
         self.skipping = skipping
         self.progress = progress
         self.metrics = metrics
-        self.about = describe_run(training.config, training.device, training.code)
+        self.about = describe_run(training.config, training.device, training.code, training.content)
+        self.about |= {"continues": dict(training.continues)} if training.continues else {}
         self.seconds = 0.0  # the last save took
         self._warned = False
 
@@ -99,6 +102,22 @@ class Saver:
         self._restore_statistics([part["statistics"] for part in state["parts"]])
         self.metrics.restore([part["meter"] for part in state["parts"]], self.training.device)
         restore_best(self.training, self.progress)
+
+    def take_over(self, source: Source) -> None:
+        """Go on from the end of another run; its best weights and its metrics stay there.
+
+        The plugins that both runs have keep their state, as does the average of the weights.
+        """
+        state = source.loaded.state
+        self.net.module.load_state_dict(source.loaded.weights)
+        take_over_moments(self.optimizer, state["optimizer"])
+        for name, hooks in self.training.plan.trainers:
+            if name in state["trainers"] and name not in TRACKERS:  # those have their own record
+                hooks.load_state_dict(state["trainers"][name])
+        self.skipping.in_a_row = state["skipped_in_a_row"]
+        self.progress.epochs_ended = source.epochs_ended
+        self.progress.step = source.epochs_ended * self.training.steps_per_epoch
+        self._restore_statistics([part["statistics"] for part in state["parts"]])
 
     def _save_pieces(self, folder: Path | None) -> None:
         assert self.net.sharding is not None

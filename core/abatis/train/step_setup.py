@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from abatis.api.randomness import Randomness
 from abatis.api.threat import Threat
+from abatis.config.option_groups import StatisticsConfig
 from abatis.nets.net import Net
 from abatis.train.plan import Plan
 
@@ -23,6 +24,7 @@ class StepSetup:
         accumulate: How many micro-batches a batch is cut into.
         clip_grad: Largest norm of the gradient; 0 does not clip.
         deferred: Are checks read by the host now and then, instead of in every step?
+        statistics: Which forwards move the running statistics.
     """
 
     net: Net
@@ -33,3 +35,4 @@ class StepSetup:
     accumulate: int = 1
     clip_grad: float = 0.0
     deferred: bool = False
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)

@@ -22,6 +22,7 @@ from abatis.system.files import explain_disk_errors
 from abatis.system.signals import AGAIN, StopRequest
 from abatis.train.best_weights import keep_best
 from abatis.train.checkpoint import Loaded
+from abatis.train.continuation import Source
 from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.failed_batch import write_failed_batch
 from abatis.train.micro_batches import RowShare
@@ -65,6 +66,7 @@ class Trainer:
             accumulate=config.accumulate,
             clip_grad=config.clip_grad,
             deferred=deferred,
+            statistics=config.statistics,
         )
         self.step = Step(setup, self.optimizer)
         self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)
@@ -83,6 +85,11 @@ class Trainer:
     def restore(self, loaded: Loaded) -> None:
         """Continue from a checkpoint, bit for bit."""
         self.saver.restore(loaded)
+
+    def take_over(self, source: Source) -> None:
+        """Go on from the end of another run, and write a first checkpoint of this one."""
+        self.saver.take_over(source)
+        self.save()
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -132,7 +139,9 @@ class Trainer:
         config, train = self.config, self.training.data.train
         epoch, steps = self.progress.epochs_ended, self.training.steps
         first = self.progress.step - epoch * self.training.steps_per_epoch
-        batches = epoch_batches(len(train), config.batch_size, config.seed, epoch)[first:]
+        batches = epoch_batches(len(train), config.batch_size, config.seed, epoch, config.order)[
+            first:
+        ]
         numbered = enumerate(batches, start=self.progress.step)
 
         def report_skipped(error: NotFiniteError) -> None:
@@ -249,5 +258,5 @@ class Trainer:
         """Drop the rows of epochs that will be run again."""
         path = self.training.folder / METRICS
         if path.exists() and distributed.rank() == 0:
-            kept = self.progress.epochs_ended
+            kept = self.progress.epochs_ended - self.training.continues.get("epoch", 0)
             change_text(path, lambda text: "".join(f"{row}\n" for row in text.splitlines()[:kept]))

@@ -47,6 +47,9 @@ class Training:
         validate: Clean and robust accuracy of a network on the held-out images; called only if
             there are any.
         code: The digests of the user's code that the run is made of.
+        content: The digests of its images.
+        continues: What is known about the run that this one goes on from; empty where it starts
+            afresh.
     """
 
     config: RunConfig
@@ -58,6 +61,8 @@ class Training:
     random: Randomness
     validate: Callable[[nn.Module], tuple[float, float]]
     code: Mapping[str, str] = field(default_factory=dict)
+    content: Mapping[str, str] = field(default_factory=dict)
+    continues: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,10 +79,7 @@ class Training:
     @cached_property
     def averaging(self) -> WeightAveraging | None:
         """The trainer hook that averages the weights, if averaging is on."""
-        for _, hooks in self.plan.trainers:
-            if isinstance(hooks, WeightAveraging):
-                return hooks
-        return None
+        return self.plan.averaging
 
     @property
     def twin(self) -> nn.Module | None:

@@ -93,6 +93,40 @@ def test_the_ramp_by_hand():
     assert gradient.tolist() == [[0, 0, 0], [-1, 1, 0], [-1, 1, 0], [0, 0, 0]]
 
 
+def test_the_released_ramp_equals_the_reference_values(reference):
+    """``clamp(-margin, 0, tau)``: value and, beside the cross-entropy, every gradient."""
+    arrays, network = reference
+    terms = penalty(
+        arrays,
+        network,
+        weight=float(arrays["mu"]),
+        tau=float(arrays["tau"]),
+        orthogonality=0,
+        ramp="released",
+    )
+    ce = F.cross_entropy(network(torch.tensor(arrays["x"])), torch.tensor(arrays["y"]))
+    assert (ce + total(terms)).item() == pytest.approx(
+        float(arrays["loss_head_clampneg"]), rel=1e-10
+    )
+    assert largest_difference(arrays, "grad_head_clampneg_", network, ce + total(terms)) <= 1e-10
+
+
+def test_the_released_ramp_by_hand():
+    """Margins -7, -1, 0.5 and 7 with tau = 5; only those between -tau and 0 have a gradient."""
+    margins = torch.tensor([-7.0, -1.0, 0.5, 7.0], dtype=torch.float64)
+    logits = torch.stack([margins, torch.zeros(4), torch.full((4,), -9.0)], 1).requires_grad_()
+    terms = loss_terms(
+        "average-margin",
+        logits_clean=torch.zeros_like(logits),
+        logits_adv=logits,
+        y=torch.zeros(4).long(),
+        options={"weight": 2, "tau": 5, "orthogonality": 0, "ramp": "released"},
+    )
+    assert terms[RAMP].value.tolist() == [5, 1, 0, 0]
+    (gradient,) = torch.autograd.grad(terms[RAMP].value.sum(), logits)
+    assert gradient.tolist() == [[0, 0, 0], [-1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
 def test_the_orthogonality_by_hand():
     """W W^T = diag(1, 4), which is 9 away from I; its gradient is 4 (W W^T - I) W."""
     layer = matrix([[1, 0, 0], [0, 2, 0]])
@@ -113,6 +147,23 @@ def test_layers_with_more_outputs_than_inputs_are_left_out():
     assert orthogonality(nn.Sequential(tall, square, conv)).item() == 9
     wide = nn.Conv2d(1, 9, 3)  # as many as the 9 inputs of its kernel
     assert orthogonality(wide).item() > 0
+
+
+def test_layers_with_more_outputs_than_inputs_count_where_all_are_asked_for():
+    """Rows of ones: W W^T has 2 everywhere, so it is 3 * 1 + 6 * 4 = 27 away from I."""
+    tall, square = matrix([[1, 1]] * 3), matrix([[2, 0], [0, 1]])
+    assert orthogonality(nn.Sequential(tall, square), tall=True).item() == 27 + 9
+    x = torch.rand(2, 1, 1, 2, dtype=torch.float64)
+    for layers, value in (("all", 36), ("wide", 9)):
+        terms = penalty_terms(
+            "average-margin",
+            nn.Sequential(nn.Flatten(), square, tall),
+            x,
+            x,
+            torch.tensor([0, 1]),
+            {"layers": layers},
+        )
+        assert terms[ORTHOGONALITY].value.item() == value
 
 
 def test_a_grouped_convolution_counts_the_inputs_of_its_own_group():

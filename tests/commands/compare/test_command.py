@@ -12,7 +12,7 @@ import tomli_w
 from abatis.cli import main
 from abatis.commands.compare import command, train_methods
 from abatis.commands.compare.methods import plan_methods
-from abatis.errors import NotFiniteError, Stopped, UsageError
+from abatis.errors import NotFiniteError, PluginConflict, Stopped, UsageError
 from tests.commands.compare.run_folders import record, run_folder
 
 CLEAN, RIGHT, LESS = [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
@@ -90,6 +90,8 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     (tmp_path / "emr-s1" / "eval.json").unlink()
 
     def fail(config):
+        if config.dry_run:
+            return
         raise NotFiniteError(f"the loss of {config.name} is NaN")
 
     monkeypatch.setattr(train_methods, "run", fail)
@@ -107,10 +109,19 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     )
 
 
-def test_plugins_that_conflict_are_a_row_too(tmp_path):
-    finished(tmp_path, "at")
-    assert compare(f"--methods at mart+trades {TINY} --out {tmp_path}") == 1
-    assert "mart" in read(tmp_path)["mart+trades"]["failed"][0]["why"]
+@pytest.mark.parametrize(
+    ("words", "where", "error"),
+    [
+        ("mart+trades", "method mart+trades", PluginConflict),
+        ("emr --use loss=nope", "method emr", UsageError),
+    ],
+)
+def test_what_cannot_start_is_refused_before_anything_is_trained(tmp_path, words, where, error):
+    with pytest.raises(error) as caught:
+        compare(f"--methods {words} {TINY} --out {tmp_path}")
+    assert where in caught.value.where
+    assert caught.value.fix
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
@@ -118,6 +129,8 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
     asked = []
 
     def stop(config):
+        if config.dry_run:
+            return
         asked.append((config.name, config.resume))
         raise Stopped("stopped after step 3", where="there", fix="--resume")
 
@@ -133,7 +146,12 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):
 def test_a_longer_ladder_is_judged_again_and_a_shorter_one_is_there_already(tmp_path, monkeypatch):
     finished(tmp_path, "at", ladder="standard")
     asked = []
-    monkeypatch.setattr(train_methods, "run", lambda config: asked.append(config.eval))
+
+    def train(config):
+        if not config.dry_run:
+            asked.append(config.eval)
+
+    monkeypatch.setattr(train_methods, "run", train)
     assert compare(f"--methods at {TINY} --out {tmp_path}") == 0
     assert asked == []
     finished(tmp_path, "mart", ladder="quick")

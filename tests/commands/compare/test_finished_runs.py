@@ -80,6 +80,19 @@ def test_a_run_named_twice_counts_once_and_a_copy_of_it_is_refused(tmp_path):
         read_runs([one, run_folder(tmp_path / "two", judged())])
 
 
+def test_runs_judged_on_other_images_are_refused(tmp_path):
+    one, two, old = (
+        run_folder(tmp_path / name, judged(**points, seed=seed), seed=seed)
+        for seed, (name, points) in enumerate(
+            {"one": {"points_sha256": "a"}, "two": {"points_sha256": "b"}, "old": {}}.items()
+        )
+    )
+    check_alike(read_runs([one, old]))  # an old record cannot be checked: a note says so
+    with pytest.raises(UsageError, match="not evaluated on the same images") as error:
+        check_alike(read_runs([one, old, two]))
+    assert f"{one} and {two}" in shown(error)
+
+
 @pytest.mark.parametrize(
     ("key", "first", "second", "flag"),
     [

@@ -292,6 +292,9 @@ def test_notes_say_what_the_numbers_do_not():
         "trained with different epochs: 2 (at, c), 3 (b)",
         "trained with different limit: not set (at, c), 9 (b)",
         "b has the same weights as at: its options had no effect in this training",
+        "eval.json has no checksum (an older version wrote it); its numbers fit its points:"
+        " at-s0, b-s0, c-s0",
+        "eval.json does not say which images were judged: at-s0, b-s0, c-s0",
         "no adaptive attack supplied: at, b",
     ]
 

@@ -210,7 +210,8 @@ def test_the_page_begins_with_the_first_method_and_its_verdict(compared, tmp_pat
     lead = unescape(text[: text.index("<section")])
     within = f"tied: {STRANGE}, at (differences within the 95 % interval over test images)"
     assert all(
-        word in lead for word in ("100.00\u00a0%", "no masking found", within, "4 test images", "Linf:0.1")
+        word in lead
+        for word in ("100.00\u00a0%", "no masking found", within, "4 test images", "Linf:0.1")
     )
     assert "best" not in lead.replace(STRANGE, "")
 

@@ -22,6 +22,7 @@ from abatis.commands.compare.ranking import collect_notes, rank_methods
 from abatis.commands.compare.tables import show
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError, did_you_mean
+from abatis.report.console import SafeConsole
 
 
 def compare_finished(asked: Asked) -> int:
@@ -34,7 +35,7 @@ def compare_finished(asked: Asked) -> int:
     order = list(dict.fromkeys(run.method for run in runs))
     out = options.out or choose_out(str(runs[0].record.get("data", "data")))
     baseline = find_baseline(options.baseline, order)
-    report(runs, [], order, baseline, [], out, Console(highlight=False))
+    report(runs, [], order, baseline, [], out, SafeConsole())
     return 0
 
 

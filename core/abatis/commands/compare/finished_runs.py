@@ -155,6 +155,7 @@ def check_alike(runs: Sequence[JudgedRun]) -> None:
     if len(seeds) > 1 or (own and not seeds <= {run.seed for run in own}):
         differing.append("seed")
     if not differing:
+        _check_points(runs)
         return
     # an old record may lack a setting: then it is the one to evaluate again
     model = next(
@@ -184,6 +185,24 @@ def check_alike(runs: Sequence[JudgedRun]) -> None:
         f"not evaluated in the same way: {'; '.join(_values(runs, key) for key in differing)}",
         fix=f"defense eval {odd[0].home} {flags}{others}; then compare the folders it writes",
     )
+
+
+def _check_points(runs: Sequence[JudgedRun]) -> None:
+    """Raise UsageError where as many, but other images were judged.
+
+    Records of earlier versions do not say which images; see
+    :func:`abatis.commands.compare.ranking.collect_notes`.
+    """
+    found: dict[str, Path] = {}
+    for run in runs:
+        if (points := run.record.get("points_sha256")) is not None:
+            found.setdefault(points, run.folder)
+    if len(found) > 1:
+        raise UsageError(
+            f"not evaluated on the same images: {' and '.join(map(str, found.values()))}",
+            where=f"{runs[0].record.get('n')} images of {runs[0].record.get('data')} each",
+            fix="evaluate them again on the same files, with the same --subset or --points",
+        )
 
 
 def _values(runs: Sequence[JudgedRun], key: str) -> str:

@@ -23,6 +23,7 @@ from abatis.commands.compare.ties import (
 )
 from abatis.config.option_sets import FREE_IN_COMPARISON, VARIED_IN_COMPARISON
 from abatis.errors import UsageError
+from abatis.report.eval_record import RECORD, describe_check
 from abatis.report.numbers import ROBUST, find_headline, list_compared, list_ranked
 from abatis.report.verdicts import TOO_LITTLE, find_worst
 
@@ -273,7 +274,25 @@ def collect_notes(
         if row["verdict"] == "UNDECIDED"
     ]
     notes += describe_ties(compared)
-    return [*notes, *_unequal(runs, frozenset(core)), *_twins(runs), *_adaptive(rows)]
+    return [
+        *notes,
+        *_unequal(runs, frozenset(core)),
+        *_twins(runs),
+        *_unchecked(runs),
+        *_adaptive(rows),
+    ]
+
+
+def _unchecked(runs: Sequence[JudgedRun]) -> list[str]:
+    """What could not be checked about records that an older version wrote."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        texts = [describe_check(run.record)]
+        if run.record.get("points_sha256") is None:
+            texts.append(f"{RECORD} does not say which images were judged")
+        for text in filter(None, texts):
+            found.setdefault(text, []).append(str(run.folder))
+    return [f"{text}: {', '.join(folders)}" for text, folders in found.items()]
 
 
 def _unequal(runs: Sequence[JudgedRun], core: frozenset[str]) -> list[str]:

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from abatis.commands.compare.compare_runs import find_baseline, report
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_alike, read_run
 from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
 from abatis.config.option_sets import FREE_IN_COMPARISON
-from abatis.config.run_config import LADDERS, RunConfig
+from abatis.config.run_config import RunConfig
+from abatis.config.run_options import LADDERS
 from abatis.errors import AbatisError, Stopped
+from abatis.report.console import SafeConsole
 from abatis.report.eval_record import RECORD
 from abatis.runs.runner import run
 from abatis.train.resume import check_files, check_same
@@ -28,7 +28,7 @@ def compare_methods(asked: Asked) -> int:
     order = [method.name for method in methods]
     baseline = find_baseline(options.baseline, order)
     config = methods[0].configs[0]
-    console = Console(quiet=config.quiet, highlight=False)
+    console = SafeConsole(quiet=config.quiet)
     runs, failed = train_missing(
         methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal)
     )
@@ -57,13 +57,14 @@ def train_missing(
         The evaluated runs, and the runs that failed.
 
     Raises:
-        UsageError: A run folder holds another run.
+        AbatisError: A method cannot start, or a run folder holds another run; then none is trained.
         Stopped: The training was interrupted.
     """
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
         check_same(config, _folder(config), FREE_IN_COMPARISON, fix="choose another --out")
         check_files(config, _folder(config), fix="choose another --out")
+    _check_methods(todo)
     judged: list[JudgedRun] = []
     failed: list[FailedRun] = []
     for place, (name, config) in enumerate(todo, start=1):
@@ -78,6 +79,17 @@ def train_missing(
         elif not config.dry_run:
             judged.append(read_run(folder, name))
     return judged, failed
+
+
+def _check_methods(todo: Sequence[tuple[str, RunConfig]]) -> None:
+    """Make the plan of every method that will be trained; raises the first error."""
+    waiting = {name: config for name, config in todo if not config.dry_run and not _is_done(config)}
+    for name, config in waiting.items():
+        try:
+            run(config.model_copy(update={"dry_run": True, "quiet": True}))
+        except AbatisError as error:
+            where = f"method {name}" + (f", {error.where}" if error.where else "")
+            raise type(error)(error.what, where=where, fix=error.fix) from error.__cause__
 
 
 def _train_one(config: RunConfig) -> str:

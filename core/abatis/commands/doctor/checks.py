@@ -22,6 +22,7 @@ from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import AbatisError
+from abatis.system.printable import make_printable
 
 CANNOT_START = 1  # exit code
 TIMEOUT = 120  # seconds for one check
@@ -219,9 +220,8 @@ def _show(about: dict[str, Any], checks: Sequence[Check], can_start: bool) -> No
         f"{about['free_gib']} GiB free disk space here"
     )
     for check in checks:
-        print(
-            f"{'ok' if check.ok else 'BROKEN':<7} {check.kind:<10} {check.name:<18} {check.detail}"
-        )
+        state = "ok" if check.ok else "BROKEN"
+        print(make_printable(f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}"))
         if check.fix:
-            print(f"{'':<7} fix: {check.fix}")
+            print(make_printable(f"{'':<7} fix: {check.fix}"))
     print("a run can start here" if can_start else "no run can start here")

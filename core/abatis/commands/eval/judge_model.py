@@ -83,7 +83,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
         found = evaluate(module, request)
     if distributed.rank() == 0:
         about = {
-            **describe_evaluation(asked.model, module, images.info, threat, seed),
+            **describe_evaluation(asked.model, module, images.info, points, threat, seed),
             **describe_points(asked, points, images.test),
             "command": line,
         }
@@ -154,7 +154,8 @@ def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> 
     """What only a run has: its training images, and the adaptive attacks of its plugins."""
     if subject.run is None:
         return {}
-    config = subject.run.model_copy(update={"init": None})  # its weights are loaded already
+    # its weights are loaded already
+    config = subject.run.model_copy(update={"init": None, "continue_from": None})
     plan = prepare(config, images.info, device, module).plan
     return {
         "training": describe_training(subject.run, module, images),

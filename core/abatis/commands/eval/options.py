@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from abatis.config.parser import Parser
-from abatis.config.run_config import LADDERS
+from abatis.config.run_options import LADDERS
 
 MASKED = 6  # exit code with --strict if the verdict is FAIL
 

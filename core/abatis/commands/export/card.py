@@ -123,6 +123,11 @@ def _data(run: FinishedRun) -> Iterator[str]:
         yield "Training started from timm's weights, pretrained on other images."
     if table.get("init"):
         yield f"Training started from the weights `{strip_folders(table['init'])}`."
+    if table.get("continue_from"):
+        yield (
+            f"Training went on from the run `{strip_folders(table['continue_from'])}`; see its"
+            " options, too."
+        )
     if record:
         yield f"Weights selected on: {record.get('selected_on', 'unknown')}."
         times = record.get("test_set_evaluations", "an unknown number of")

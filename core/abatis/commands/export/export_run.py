@@ -8,6 +8,7 @@ import importlib
 from abatis.commands.export.finished_run import read_finished_run
 from abatis.commands.export.options import FORMATS
 from abatis.system.files import explain_disk_errors
+from abatis.system.printable import make_printable
 
 
 def export_run(asked: argparse.Namespace) -> int:
@@ -16,5 +17,5 @@ def export_run(asked: argparse.Namespace) -> int:
     with explain_disk_errors(asked.out):
         asked.out.mkdir(parents=True, exist_ok=True)
     for line in importlib.import_module(FORMATS[asked.to]).export(asked, run):
-        print(line)
+        print(make_printable(line))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +14,12 @@ from abatis.commands.registry.entries import Registry, Role, format_option, list
 from abatis.config import discovery
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
+from abatis.report.console import SafeConsole
 from abatis.report.verdicts import format_verdict
+from abatis.system.printable import make_printable
 
 HIDDEN = ("allow_fail", "registered", "community")
-MISSING = {"installed": "no", "verdict": "not measured"}
+MISSING = {"installed": "no"}
 
 
 def act(words: Sequence[str], prog: str) -> int:
@@ -79,7 +81,6 @@ def _list(asked: argparse.Namespace) -> None:
     if asked.json:
         print(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -91,7 +92,7 @@ def _list(asked: argparse.Namespace) -> None:
         table.add_row(
             row["name"], row["installed"] or "no", origin_of(row), provides, escape(row["title"])
         )
-    Console(highlight=False).print(table)
+    SafeConsole().print(table)
 
 
 def _show(name: str, as_json: bool) -> None:
@@ -105,14 +106,13 @@ def _show(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(by_name[name], indent=2))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in describe_method(by_name[name]):
         table.add_row(key, escape(value))
-    Console(highlight=False).print(table)
+    SafeConsole().print(table)
 
 
 def describe_method(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -138,18 +138,28 @@ def _text(name: str, key: str, value: Any) -> str:
             "\n".join(format_option(name, option, default) for option, default in value.items())
             or "none"
         )
-    if key == "records":
-        return "\n".join(f"{file}: {', '.join(rows)}" for file, rows in value.items()) or "none"
+    if key == "evidence" and not isinstance(value, str):
+        return "\n".join(map(_describe_evidence, value)) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    if key == "verdict" and value is not None:
-        return format_verdict(value)
     return MISSING[key] if value is None else str(value)
+
+
+def _describe_evidence(evidence: Mapping[str, Any]) -> str:
+    """One line: what is shown, by what, and the masking verdict with the ladder it comes from."""
+    where = evidence["source"] + (f": {', '.join(evidence['rows'])}" if evidence["rows"] else "")
+    verdict = evidence["masking_verdict"]
+    masking = (
+        f"; masking verdict {format_verdict(verdict)} ({evidence['ladder']} ladder)"
+        if verdict
+        else ""
+    )
+    return f"{evidence['shows']} [{evidence['form']}, {where}{masking}]"
 
 
 def _check() -> int:
     found, notes = find_problems()
     for line in (*found, *notes):
-        print(line)
+        print(make_printable(line))
     print(f"problems: {len(found)}" if found else "no problems found")
     return 1 if found else 0

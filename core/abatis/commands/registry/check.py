@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +11,19 @@ from typing import Any, get_args
 
 from abatis.api import hooks
 from abatis.api.options import PluginConfig
-from abatis.commands.registry.entries import Method, Role, read_registry, registry_file
+from abatis.commands.registry.entries import (
+    Evidence,
+    Method,
+    Role,
+    read_registry,
+    registry_file,
+)
 from abatis.config import discovery
 from abatis.errors import AbatisError
 from abatis.report.verdicts import UNKNOWN, find_worst
+
+RESULTS = "benchmarks/results/"  # where committed records lie
+CLEAN = "(clean)"  # ends the names of rows that were trained on clean images
 
 
 def find_problems() -> tuple[list[str], list[str]]:
@@ -25,7 +35,7 @@ def find_problems() -> tuple[list[str], list[str]]:
         for method in known.values()
         for line in _with_others(method, known)
     ]
-    notes = [] if checkout else ["not a git checkout: folders and records were not checked"]
+    notes = [] if checkout else ["not a git checkout: folders and evidence were not checked"]
     for method in known.values():
         if method.name in discovery.list_installed():
             found += [f"{method.name}: {line}" for line in _with_plugin(method)]
@@ -35,7 +45,7 @@ def find_problems() -> tuple[list[str], list[str]]:
         if checkout:
             found += [
                 f"{method.name}: {line}"
-                for line in (*_with_folder(method, root), *_with_records(method, root))
+                for line in (*_with_folder(method, root), *_with_sources(method, root))
             ]
     if checkout:
         found += _find_unregistered(known, root)
@@ -109,26 +119,57 @@ def _with_folder(method: Method, root: Path) -> Iterator[str]:
         yield f"docs/methods/{method.name}.md is missing"
 
 
-def _with_records(method: Method, root: Path) -> Iterator[str]:
+def _with_sources(method: Method, root: Path) -> Iterator[str]:
+    """Problems of the claim and of the evidence of one of our own methods."""
+    if method.community:
+        return
+    if not method.claim_from:
+        yield "claim_from is missing: where does the paper say so?"
+    if isinstance(method.evidence, str):
+        yield "evidence is a text; name its form and source, as the others do"
+        return
+    for evidence in method.evidence:
+        check = _check_test if evidence.form == "test" else _check_record
+        yield from (f"evidence {evidence.source}: {line}" for line in check(evidence, root))
+
+
+def _check_test(evidence: Evidence, root: Path) -> Iterator[str]:
+    file, _, name = evidence.source.partition("::")
+    try:
+        text = (root / file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        yield f"cannot be read: {type(error).__name__}"
+        return
+    if not re.search(rf"^def {re.escape(name)}\(", text, re.MULTILINE):
+        yield f"has no test '{name}'" if name else "names no test: write FILE.py::TEST"
+
+
+def _check_record(evidence: Evidence, root: Path) -> Iterator[str]:
+    if not evidence.source.startswith(RESULTS):
+        yield f"is no record in {RESULTS}"
+        return
+    try:
+        record = json.loads((root / evidence.source).read_text(encoding="utf-8"))
+        rows = {row["method"]: row for row in record["rows"]}
+        ladder = record.get("judged", {}).get("ladder")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        yield f"cannot be read: {type(error).__name__}: {error}"
+        return
     verdicts = []
-    for name, wanted in method.records.items():
-        try:
-            rows = {
-                row["method"]: row
-                for row in json.loads((root / name).read_text(encoding="utf-8"))["rows"]
-            }
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            yield f"record {name} cannot be read: {type(error).__name__}: {error}"
-            continue
-        for row in wanted:
-            if row not in rows:
-                yield f"record {name} has no row '{row}'"
-            else:
-                verdicts.append(rows[row].get("verdict"))
+    for name in evidence.rows:
+        trained = "clean training" if name.endswith(CLEAN) else "adversarial training"
+        if name not in rows:
+            yield f"has no row '{name}'"
+        elif trained != evidence.form:
+            yield f"row '{name}' is of {trained}, not of {evidence.form}"
+        verdicts.append(rows.get(name, {}).get("verdict"))
     worst = find_worst(one for one in verdicts if one not in (None, UNKNOWN))
-    if (method.verdict or UNKNOWN) != worst:
+    if (evidence.masking_verdict or UNKNOWN) != worst:
         recorded = "none" if worst == UNKNOWN else worst
-        yield f"verdict is {method.verdict or 'absent'}, but its records have {recorded}"
+        stated = evidence.masking_verdict or "absent"
+        yield f"masking_verdict is {stated}, but these rows have {recorded}"
+    if evidence.ladder is not None and evidence.ladder != ladder:
+        yield f"ladder is {evidence.ladder}, but the record has {ladder}"
 
 
 def _find_unregistered(known: Mapping[str, Method], root: Path) -> list[str]:

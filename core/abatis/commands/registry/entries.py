@@ -15,12 +15,41 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from abatis.api.options import Options
 from abatis.config import discovery
 from abatis.config.recipes import list_recipes
+from abatis.config.run_options import Ladder
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
 
 REINSTALL = "reinstall abatis"
 
 Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+
+
+Form = Literal["test", "clean training", "adversarial training"]
+
+
+class Evidence(Options):
+    """One thing that was shown here, and what shows it."""
+
+    shows: str = Field(description="what is shown, in one sentence")
+    form: Form = Field(description="a test, or a training on clean or on adversarial images")
+    source: str = Field(
+        description="FILE.py::TEST, or a record in benchmarks/results, from the checkout's root"
+    )
+    rows: tuple[str, ...] = Field((), description="rows of the record")
+    masking_verdict: Verdict | None = Field(
+        None, description="the worst masking verdict in these rows; absent if they have none"
+    )
+    ladder: Ladder | None = Field(
+        None, description="the ladder of attacks that the masking verdict comes from"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Evidence:
+        if (self.masking_verdict is None) != (self.ladder is None):
+            raise ValueError("masking_verdict and ladder go together")
+        if (self.form == "test") == bool(self.rows):
+            raise ValueError("a training names the rows of its record, a test names none")
+        return self
 
 
 class Method(Options):
@@ -39,18 +68,19 @@ class Method(Options):
     )
     tested_with: tuple[str, ...] = Field((), description="plugins it is tested together with")
     claim: str = Field(description="what the paper says it does")
-    evidence: str = Field(description="what our committed records show")
-    records: dict[str, tuple[str, ...]] = Field(
-        {}, description="record files of the checkout behind the evidence, and their rows"
+    claim_from: str | None = Field(None, description="where in the paper it says so")
+    evidence: tuple[Evidence, ...] | str = Field(
+        description="what is shown here; of a community plugin, what its authors say"
     )
-    verdict: Verdict | None = Field(
-        None, description="the worst masking verdict in these rows; absent if they have none"
+    allow_fail: bool = Field(
+        False, description="list the method even though a masking verdict is FAIL"
     )
-    allow_fail: bool = Field(False, description="list the method even though its verdict is FAIL")
 
     @model_validator(mode="after")
     def _trusted(self) -> Method:
-        if self.verdict == "FAIL" and not self.allow_fail:
+        shown = () if isinstance(self.evidence, str) else self.evidence
+        verdicts = [evidence.masking_verdict for evidence in shown]
+        if "FAIL" in verdicts and not self.allow_fail:
             raise ValueError(
                 f"{self.name}: its evidence has the masking verdict FAIL; "
                 "leave it out, or set allow_fail = true"

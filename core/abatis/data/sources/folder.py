@@ -81,7 +81,7 @@ class FolderSource(DataSource):
         device, workers = request.device, request.workers
         return Data(
             info,
-            *hold_out(StreamSplit(training, device, workers)),
+            *hold_out(StreamSplit(training, device, workers), request.validation),
             StreamSplit(testing, device, workers, chosen[1]),
         )
 

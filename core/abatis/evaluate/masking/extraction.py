@@ -22,6 +22,7 @@ from abatis.evaluate.judge import (
     Clean,
     Judge,
     Points,
+    Verdicts,
     find_correct,
     pack_points,
     read_answers,
@@ -79,7 +80,9 @@ def search_by_extraction(
         "Square from extraction": (by_margin, SQUARE_QUERIES),
         "label search from extraction": (by_label, LABEL_QUERIES),
     }
-    verdicts, settings, left = {}, {}, wanted
+    verdicts: dict[str, Verdicts] = {}
+    settings: dict[str, dict[str, object]] = {}
+    left = wanted
     for name, (attack, asked) in attacks.items():
         verdicts[name] = judge.run_attack(name, attack, left, f"masking: {name}")
         settings[name] = {"queries": asked, "seed": seed}

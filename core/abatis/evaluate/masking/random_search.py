@@ -128,11 +128,13 @@ def draw_square(like: Tensor, done: float, source: torch.Generator) -> Tensor:
     down, right = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
     inside = (down >= top) & (down < top + side) & (right >= left) & (right < left + side)
     signs = 2 * torch.randint(2, (count, channels, 1, 1), generator=source) - 1
-    return (inside * signs).to(like)
+    square: Tensor = inside * signs
+    return square.to(like)
 
 
 def _draw_signs(like: Tensor, source: torch.Generator) -> Tensor:
-    return (2 * torch.randint(2, like.shape, generator=source) - 1).to(like)
+    bits = torch.randint(2, like.shape, generator=source)
+    return (2 * bits - 1).to(like)
 
 
 def _turn(way: Tensor, done: float, norm: str, source: torch.Generator) -> Tensor:
@@ -141,7 +143,8 @@ def _turn(way: Tensor, done: float, norm: str, source: torch.Generator) -> Tenso
     if norm == "Linf":
         return torch.where(square == 0, way, way * square)
     noise = torch.randn(way.shape, generator=source).to(way)
-    return way + 2 * square.abs() * noise / way[0].numel() ** 0.5
+    size: float = 2 / way[0].numel() ** 0.5
+    return way + size * square.abs() * noise
 
 
 def _make_question(forward: Forward, batch: Batch) -> Callable[[Tensor, Tensor], Tensor]:

@@ -16,7 +16,7 @@ from abatis.api.context import Forward
 from abatis.errors import AbatisError, UsageError, summarise_error
 from abatis.nets.backbones.from_file import load_factory
 from abatis.nets.backbones.from_timm import create, pretrained_statistics, view_of
-from abatis.nets.backbones.names import is_factory, resolve
+from abatis.nets.backbones.names import SHORT_NAMES, is_factory, resolve
 from abatis.nets.net import BATCH_STATISTICS, Net
 from abatis.system.torch_messages import is_out_of_memory
 from abatis.system.user_module import raised_at
@@ -75,6 +75,7 @@ def build(
     std: Sequence[float],
     pretrained: bool = False,
     download: bool = True,
+    init: str = "he",
 ) -> nn.Module:
     """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes).
 
@@ -88,11 +89,13 @@ def build(
         pretrained: take timm's weights, with the mean and std that belong to them.
         download: if False, a pretrained net has its shape but random weights, for callers that
             load weights themselves.
+        init: initial weights of the convolutions of our own nets, "he" or "torch".
 
     Raises:
         UsageError: the net is unknown or cannot be made for such images.
     """
     resolved = resolve(name, image_size)
+    _check_init(name, resolved, init)
     if is_factory(resolved):
         if pretrained:
             raise UsageError(
@@ -112,6 +115,7 @@ def build(
         image_size=image_size,
         pretrained=pretrained,
         download=download,
+        init=init,
     )
     if pretrained:
         mean, std = (
@@ -119,6 +123,15 @@ def build(
             pretrained_statistics(cfg.std, channels),
         )
     return Normalized(backbone, mean, std)
+
+
+def _check_init(name: str, resolved: str, init: str) -> None:
+    """Raise UsageError where initial weights are asked for of a net that is not ours."""
+    if init != "he" and resolved not in SHORT_NAMES.values():
+        raise UsageError(
+            f"--backbone-init {init} is for our own networks, and {name} is none of them",
+            fix=f"leave it out, or choose one of {', '.join(SHORT_NAMES)}",
+        )
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -27,9 +27,16 @@ WINDOWED_TRANSFORMERS = {"swin_transformer", "swin_transformer_v2", "swin_transf
 
 
 def create(
-    name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool, download: bool
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool,
+    download: bool,
+    init: str,
 ) -> tuple[nn.Module, Any]:
-    """The net and its ``pretrained_cfg``.
+    """The net and its ``pretrained_cfg``; ``init`` is of our own nets.
 
     Raises UsageError where timm cannot make it or has no weights for it.
     """
@@ -48,6 +55,7 @@ def create(
             num_classes=num_classes,
             in_chans=channels,
             **sizes,
+            **({} if init == "he" else {"init": init}),
         )
     except Exception as error:
         cause = summarise_error(error)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import difflib
 
 from abatis.errors import UsageError, did_you_mean
-from abatis.nets.backbones import cifar_cnn, cifar_preact, cifar_resnet  # noqa: F401  # registers
+from abatis.nets.backbones import (  # noqa: F401  # each registers its nets
+    cifar_cnn,
+    cifar_preact,
+    cifar_resnet,
+    mnist_nets,
+)
 from abatis.nets.backbones.pooled import SHORT_NAMES
 from abatis.system.timm_import import timm
 

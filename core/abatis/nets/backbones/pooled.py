@@ -24,16 +24,24 @@ SHORT_NAMES: dict[str, str] = {}
 class PooledNet(nn.Module):
     """Normalised images (B, C, H, W) to logits (B, K), for any H and W.
 
-    The head is named and replaced as in timm's nets.
+    The head is named and replaced as in timm's nets. The convolutions begin normal by fan-out (He
+    et al., ICCV 2015; ``init="he"``), or as torch makes them (``init="torch"``).
     """
 
-    def __init__(self, trunk: Trunk, width: int, num_classes: int = 10, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        width: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        init: str = "he",
+    ) -> None:
         super().__init__()
         self.in_chans, self.num_features = in_chans, width
         self.features = trunk(in_chans)
         self.reset_classifier(num_classes)
         for module in self.features.modules():
-            if isinstance(module, nn.Conv2d):
+            if init == "he" and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -74,8 +82,13 @@ def conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
 
 
-def register(short_name: str) -> Callable[[Entrypoint], Entrypoint]:
-    """Make a net known: to timm under the name of its function, to users under ``short_name``."""
+def register(short_name: str, **other: Any) -> Callable[[Entrypoint], Entrypoint]:
+    """Make a net known: to timm under the name of its function, to users under ``short_name``.
+
+    Args:
+        short_name: What users write.
+        other: Facts for timm in place of those of a net for CIFAR-10 with a stem.
+    """
 
     def add(entrypoint: Entrypoint) -> Entrypoint:
         name = entrypoint.__name__
@@ -86,6 +99,7 @@ def register(short_name: str) -> Callable[[Entrypoint], Entrypoint]:
             "std": CIFAR10_STD,
             "first_conv": "features.stem",
             "classifier": "fc",
+            **other,
         }
         # timm reads the facts from a table of the function's module
         table = sys.modules[entrypoint.__module__].__dict__.setdefault("default_cfgs", {})

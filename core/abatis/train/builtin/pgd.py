@@ -32,6 +32,9 @@ def random_start(run: Run, ball: Ball) -> Tensor:
     start = run.attack.start
     if start == "none":
         return ball.x
+    if run.given_start is not None:
+        point = ball.x + run.given_start()
+        return point if start == "normal" else point.clamp_(0, 1)
     if start == "normal":
         return ball.x + NORMAL_START * run.random.normal("attack/normal", ball.x)
     # L2 takes a direction, and a radius from the uniform draw

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from abatis import PluginConfig, Regularizer, Run, hookimpl
@@ -19,9 +21,19 @@ class AverageMarginConfig(PluginConfig):
     weight: float = Field(
         0.1, ge=0, description="mu, the weight of the ramp on the logit margin; 0 is off"
     )
-    tau: float = Field(5.0, gt=0, description="the logit margin above which the ramp is 0")
+    tau: float = Field(5.0, gt=0, description="the length of the ramp, in logits")
+    ramp: Literal["paper", "released"] = Field(
+        "paper",
+        description="paper: falls from tau to 0 at margins between 0 and tau; released: at margins "
+        "between -tau and 0, on misclassified samples only",
+    )
     orthogonality: float = Field(
         1e-3, ge=0, description="beta, the weight of the orthogonality penalty; 0 is off"
+    )
+    layers: Literal["wide", "all"] = Field(
+        "wide",
+        description="layers with an orthogonality penalty: those with no more outputs than inputs "
+        "(wide), or all, as released",
     )
 
 

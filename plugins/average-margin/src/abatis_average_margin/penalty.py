@@ -1,13 +1,15 @@
 """A ramp on the logit margin, scaled by nearly orthogonal weights (Wu & Yu, arXiv 1907.11780).
 
     alpha_i       = z'_iy - max_{k != y} z'_ik
-    ramp_i        = max(0, tau - alpha_i) - max(0, -alpha_i) = clamp(tau - alpha_i, 0, tau)
+    ramp_i        = max(0, tau - alpha_i) - max(0, -alpha_i) = clamp(tau - alpha_i, 0, tau)   paper
+                  = clamp(-alpha_i, 0, tau)                                                released
     orthogonality = sum_l || W_l W_l^T - I ||_F^2
 
 W_l: the weight of a Linear or Conv2d layer as a matrix (out, in * kh * kw), if it has no more rows
-than columns. The ramp has no gradient for misclassified samples: it widens the margins of correctly
-classified ones, up to tau. The released loop visits weights and biases, and at a bias adds the
-weight before it again: its beta 1e-3 is 2e-3 here.
+than columns; with layers = "all" every one. The paper's ramp has no gradient for misclassified
+samples: it widens the margins of correctly classified ones, up to tau. That of the released head
+has none for correctly classified ones. The released loop visits weights and biases, and at a bias
+adds the weight before it again: its beta 1e-3 is 2e-3 here.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ class AverageMarginPenalty:
         terms = {}
         if self.config.weight:
             margin = logit_margin(ctx.logits_adv, ctx.batch.y)  # (B,)
-            ramp = (self.config.tau - margin).clamp(0, self.config.tau)  # (B,)
+            offset = self.config.tau if self.config.ramp == "paper" else 0.0
+            ramp = (offset - margin).clamp(0, self.config.tau)  # (B,)
             terms["ramp"] = Term(ramp, weight=self.config.weight)
         if self.config.orthogonality:
-            terms["orthogonality"] = Term(
-                orthogonality(ctx.net.module), weight=self.config.orthogonality
-            )
+            value = orthogonality(ctx.net.module, tall=self.config.layers == "all")  # ()
+            terms["orthogonality"] = Term(value, weight=self.config.orthogonality)
         return terms
 
 
@@ -52,8 +54,12 @@ def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -math.inf).amax(1)
 
 
-def orthogonality(module: nn.Module) -> Tensor:
+def orthogonality(module: nn.Module, tall: bool = False) -> Tensor:
     """Return the squared distance of ``W W^T`` from the identity, summed over the layers: ().
+
+    Args:
+        module: the network.
+        tall: count layers with more outputs than inputs too.
 
     Raises:
         UsageError: the network has no such layer.
@@ -62,8 +68,8 @@ def orthogonality(module: nn.Module) -> Tensor:
     # (out, in * kh * kw) each; with g groups (out, in / g * kh * kw)
     matrices = [layer.weight.flatten(1) for layer in layers]
     # a matrix with more rows than columns cannot have orthonormal rows
-    wide = [matrix for matrix in matrices if matrix.shape[0] <= matrix.shape[1]]
-    if not wide:
+    counted = [matrix for matrix in matrices if tall or matrix.shape[0] <= matrix.shape[1]]
+    if not counted:
         raise UsageError(
             "the orthogonality penalty needs a Linear or Conv2d layer with no more outputs than "
             "inputs, and the network has none",
@@ -71,6 +77,6 @@ def orthogonality(module: nn.Module) -> Tensor:
         )
     gaps = [
         matrix @ matrix.T - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        for matrix in wide
+        for matrix in counted
     ]
     return torch.stack([gap.square().sum() for gap in gaps]).sum()

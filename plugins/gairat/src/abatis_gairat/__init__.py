@@ -15,7 +15,7 @@ from abatis import Loss, PluginConfig, Run, hookimpl
 
 
 class GairatConfig(PluginConfig):
-    """The options of GAIRAT, with the defaults of the released WRN script."""
+    """The options of GAIRAT, with the defaults of the released script."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
