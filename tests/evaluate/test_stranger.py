@@ -152,7 +152,7 @@ def test_what_an_answer_depends_on_is_named(cheat, depends):
     if depends == {MEMORY}:
         assert {*found.depends} == {MEMORY}
         # 0.05 moves the five images from 0.4542 to 0.4949, of class 0, to the other side
-        assert {25, 26, 27, 28, 29} <= {*found.broken.nonzero().flatten().tolist()}
+        assert found.broken.nonzero().flatten().tolist() == [25, 26, 27, 28, 29]
     assert all(f"its answers depend on {name}" in found.outcome.says for name in depends)
 
 
@@ -281,7 +281,7 @@ FACTORY = """
             self.slope = nn.Parameter(SLOPE * torch.load("slope.pt"))
 
         def forward(self, x):
-            z = self.slope * (x.mean((1, 2, 3)) - 0.5)
+            z = self.slope * (x.mean((1, 2, 3)) - 0.2)
             BESIDES
             return torch.stack([torch.zeros_like(z)] * 9 + [z], 1)
 
@@ -307,7 +307,7 @@ def test_a_factory_is_built_again_with_its_siblings_and_files(tmp_path, monkeypa
     (tmp_path / "net.py").write_text(text.replace("BESIDES", besides))
     words = ["eval", "net.py:make", "--data", "digits", "--subset", "20", "--ladder", "quick"]
     try:
-        assert main([*words, "--threat", "Linf:0.1", "--out", "out", "--quiet"]) == 0
+        assert main([*words, "--threat", "Linf:0.001", "--out", "out", "--quiet"]) == 0
     finally:
         sys.modules.pop("sibling", None)
     tests = {

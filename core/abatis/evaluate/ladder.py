@@ -231,6 +231,9 @@ def _run_autoattack(
     result.verdicts |= {verdict.name: verdict for verdict in found.verdicts}
     if found.verdicts and not blind:  # black-box attacks alone are not AutoAttack
         result.verdicts[family] = Verdicts(family, found.verdicts[-1].robust)
+        if isinstance(judge, DrawJudge):  # the stronger attack's; a minimum by point is too low
+            counts = [judge.draws.right[verdict.name] for verdict in found.verdicts]
+            judge.draws.right[family] = min(counts, key=lambda right: int(right.sum()))
     result.settings |= found.settings
     result.findings += found.findings
     if blind:
