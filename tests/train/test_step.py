@@ -16,7 +16,7 @@ from abatis.api.threat import Threat
 from abatis.config.option_groups import AttackConfig
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.nets.net import Net
-from abatis.testing import THREAT, plan_of, step_of, tiny_batch
+from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
 from abatis.train.builtin.averaging import WeightAveraging
 from tests.helpers import plugin
 
@@ -134,7 +134,13 @@ def test_a_gather_may_begin_in_a_later_step():
 
         return terms
 
-    check_micro_batches(plugin("late", loss=loss), parts=2)
+    late = plugin("late", loss=loss)
+    check_micro_batches(late, parts=2)
+    module = tiny_network(10)  # the forwards of the step that is begun again count once
+    step = make_step(module, late, accumulate=2)
+    for number in range(3):
+        step(tiny_batch(8, 10), number, 0, 0.0)
+    assert module[1].num_batches_tracked == 3 * 2
 
 
 def test_an_attack_leaves_no_trace_on_the_network():

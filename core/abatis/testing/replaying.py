@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from abatis.nets.net import Net
 from abatis.testing.terms import TRAIN_SIZE, plan_of, step_of
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import Plan
-from abatis.train.step import Step
+from abatis.train.step import Step, StepResult
 
 
 @dataclass(frozen=True)
@@ -66,71 +66,43 @@ def replay(
     accumulate: int = 1,
     dtype: torch.dtype = torch.float64,
 ) -> list[Replayed]:
-    """Train a model on given batches with the step of a run, and return everything after each step.
+    """Train a model on given batches with the step of a run; return everything after each step.
 
     Compare it with a trajectory of another implementation, to find the first step and tensor that
-    differ. The model is trained in place and left in training mode; the optimizer starts without
-    momentum. The learning rate is ``optim["lr"]`` in every step: no schedule is applied, and
-    ``ctx.progress`` is 0. The global random generators are left as they were.
+    differ. The model is trained in place; the optimizer starts without momentum. No schedule is
+    applied, and ``ctx.progress`` is 0. The global random generators are left as they were.
 
     Args:
         plugins: plugins, by name or module; none for adversarial training.
-        model: a module on images in [0, 1].
+        model: a module on images in [0, 1]; it is left in training mode.
         batches: one a step, with images (B, C, H, W).
         options: ``{"beta": 5}`` for one plugin, ``{"a": {"beta": 5}, "b": {...}}`` for several.
         threat: norm and radius.
-        attack: the options ``--attack.*`` as a recipe has them: ``{"steps": 10, "bn": "train"}``.
-        optim: the options ``--optim.*``.
+        attack: the options ``--attack.*`` as a recipe has them, ``{"steps": 10, "bn": "train"}``.
+        optim: the options ``--optim.*``; every step has the rate ``lr``.
         statistics: the options ``--statistics.*``: which forwards move the running statistics.
         clip_grad: the maximum norm of the gradient; 0 is off.
         use: who provides a role, like ``{"attacker": "none"}``.
-        start: the noise of the attack's start, one tensor like the images for each batch, instead
-            of the drawn one: the first iterate is the image plus it, clipped to [0, 1] where
-            ``attack`` has a uniform start.
+        start: for each batch the noise that the attack starts at, (B, C, H, W), not drawn: the
+            first iterate is x + noise, clipped to [0, 1] for ``attack.start = "uniform"``.
         epoch: the epoch of all steps, from 0.
         step: the number of the first step, from 0.
         accumulate: micro-batches per update.
         dtype: the type that the model and the images are converted to.
 
-    Returns:
-        What each step left behind.
-
     Raises:
         UsageError: options that do not fit together, or starts that the attack cannot use.
         PluginError: a plugin failed, or broke its contract.
     """
-    named = (plugins,) if isinstance(plugins, str) else tuple(plugins)
     tables = {"attack": attack, "optim": optim, "statistics": statistics}
-    config = RunConfig(
-        threat=threat,
-        clip_grad=clip_grad,
-        accumulate=accumulate,
-        **{name: table for name, table in tables.items() if table is not None},
-    )
-    batches = [replace(batch, x=batch.x.to(dtype)) for batch in batches]
-    starts = None if start is None else _check_starts(start, batches, config)
+    given = {name: table for name, table in tables.items() if table is not None}
+    config = RunConfig(threat=threat, clip_grad=clip_grad, accumulate=accumulate, **given)
     _check_ramp(config)
-    net, random, recorder = Net(model.to(dtype).train()), Randomness(0), _Recorder()
+    names = (plugins,) if isinstance(plugins, str) else tuple(plugins)
+    batches = [replace(batch, x=batch.x.to(dtype)) for batch in batches]
     with untouched():
-        given = _GivenStart(starts, step, random)
-        plan = plan_of(
-            *named,
-            net=net,
-            num_classes=_count_classes(net, batches),
-            options=options,
-            use=use,
-            threat=config.threat,
-            attack=config.attack,
-            random=random,
-            train_size=max([TRAIN_SIZE, *(int(batch.index.max()) + 1 for batch in batches)]),
-            given_start=None if starts is None else given,
-        )
-        row = PlanRow("trainer", "recorder", BUILT_IN, {})
-        stepper = _make_step(net, plan.with_trainer("recorder", recorder, row), config, random)
-        return [
-            _make_one(stepper, recorder, given, batch, number, epoch)
-            for number, batch in enumerate(batches, start=step)
-        ]
+        replayed = _Replay(Net(model.to(dtype).train()), names, config, batches, options, use)
+        return replayed.run(start, epoch, step)
 
 
 class _GivenStart:
@@ -165,45 +137,94 @@ class _Recorder(TrainerHooks):
     info: dict[str, Tensor]
 
     def after_update(self, ctx: StepContext) -> None:
-        self.x_adv = ctx.x_adv.detach().clone()
-        self.info = {name: values.detach().clone() for name, values in ctx.info.items()}
+        self.x_adv, self.info = ctx.x_adv.detach().clone(), _copy(ctx.info.items())
+
+    def record(self, module: nn.Module, result: StepResult) -> Replayed:
+        """What the step that has just ended left behind."""
+        return Replayed(
+            _copy(module.named_parameters()),
+            _copy(module.named_buffers()),
+            {**result.terms, "total": result.total.detach()},
+            self.x_adv,
+            self.info,
+        )
 
 
-def _count_classes(net: Net, batches: Sequence[Batch]) -> int:
-    if not batches:
-        raise UsageError("no batches were given", fix="give one batch for each step")
-    with torch.no_grad(), net.frozen_mode():
-        classes: int = net.module(batches[0].x[:1]).shape[1]
-    return classes
+def _copy(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in named}
 
 
-def _make_step(net: Net, plan: Plan, config: RunConfig, random: Randomness) -> Step:
-    return step_of(
-        net,
-        plan,
-        make_optimizer(config.optim, net.module),
-        config.threat_model,
-        random,
-        batch_statistics=config.attack.bn == "train",
-        accumulate=config.accumulate,
-        clip_grad=config.clip_grad,
-        statistics=config.statistics,
-    )
+class _Replay:
+    """One training that is replayed.
 
+    Args:
+        net: the network.
+        plugins: names or modules.
+        config: the options of the core.
+        batches: in the type of the network.
+        options: those of the plugins.
+        use: who provides a role, by role.
+    """
 
-def _make_one(
-    stepper: Step, recorder: _Recorder, given: _GivenStart, batch: Batch, number: int, epoch: int
-) -> Replayed:
-    with given.require_use():
-        result = stepper(batch, number, epoch, 0.0)
-    module = stepper.net.module
-    return Replayed(
-        {name: tensor.detach().clone() for name, tensor in module.named_parameters()},
-        {name: tensor.detach().clone() for name, tensor in module.named_buffers()},
-        {**result.terms, "total": result.total.detach()},
-        recorder.x_adv,
-        recorder.info,
-    )
+    def __init__(
+        self,
+        net: Net,
+        plugins: Sequence[object],
+        config: RunConfig,
+        batches: Sequence[Batch],
+        options: Mapping[str, Any] | None,
+        use: Mapping[str, str] | None,
+    ) -> None:
+        if not batches:
+            raise UsageError("no batches were given", fix="give one batch for each step")
+        self.net, self.config, self.batches = net, config, batches
+        self.plugins, self.options, self.use = plugins, options, use
+
+    def run(self, start: Sequence[Tensor] | None, epoch: int, first: int) -> list[Replayed]:
+        """Make all steps; their numbers begin with ``first``."""
+        starts = None if start is None else _check_starts(start, self.batches, self.config)
+        random, recorder = Randomness(0), _Recorder()
+        given = _GivenStart(starts, first, random)
+        plan = self._make_plan(random, None if starts is None else given)
+        row = PlanRow("trainer", "recorder", BUILT_IN, {})
+        stepper = self._make_step(plan.with_trainer("recorder", recorder, row), random)
+        found = []
+        for number, batch in enumerate(self.batches, start=first):
+            with given.require_use():
+                result = stepper(batch, number, epoch, 0.0)
+            found.append(recorder.record(self.net.module, result))
+        return found
+
+    def _make_plan(self, random: Randomness, given: _GivenStart | None) -> Plan:
+        with torch.no_grad(), self.net.frozen_mode():
+            classes = self.net.module(self.batches[0].x[:1]).shape[1]
+        places = max(int(batch.index.max()) + 1 for batch in self.batches)
+        return plan_of(
+            *self.plugins,
+            net=self.net,
+            num_classes=classes,
+            options=self.options,
+            use=self.use,
+            threat=self.config.threat,
+            attack=self.config.attack,
+            random=random,
+            train_size=max(TRAIN_SIZE, places),
+            given_start=given,
+        )
+
+    def _make_step(self, plan: Plan, random: Randomness) -> Step:
+        config = self.config
+        return step_of(
+            self.net,
+            plan,
+            make_optimizer(config.optim, self.net.module),
+            config.threat_model,
+            random,
+            batch_statistics=config.attack.bn == "train",
+            accumulate=config.accumulate,
+            clip_grad=config.clip_grad,
+            statistics=config.statistics,
+        )
 
 
 def _check_starts(

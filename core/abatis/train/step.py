@@ -140,11 +140,15 @@ class Step:
 
     def _compute_gradients(self, micros: MicroBatches) -> StepResult:
         self.gathers = micros.gather(self.gathers)
+        buffers = [] if micros.gathered is None else list(self.net.module.buffers())
+        before = [buffer.clone() for buffer in buffers]
         try:
             self._call_before_loss(micros)
             return self._go_backward(micros)
         except NotYetKnown:  # a plugin gathers more often than in the first step: count again
             self.optimizer.zero_grad(set_to_none=True)
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
             self.gathers = micros.gather(None)
             self._call_before_loss(micros)
             return self._go_backward(micros)

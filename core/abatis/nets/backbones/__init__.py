@@ -95,11 +95,7 @@ def build(
         UsageError: the net is unknown or cannot be made for such images.
     """
     resolved = resolve(name, image_size)
-    if init != "he" and resolved not in SHORT_NAMES.values():
-        raise UsageError(
-            f"--backbone-init {init} is for our own networks, and {name} is none of them",
-            fix=f"leave it out, or choose one of {', '.join(SHORT_NAMES)}",
-        )
+    _check_init(name, resolved, init)
     if is_factory(resolved):
         if pretrained:
             raise UsageError(
@@ -127,6 +123,15 @@ def build(
             pretrained_statistics(cfg.std, channels),
         )
     return Normalized(backbone, mean, std)
+
+
+def _check_init(name: str, resolved: str, init: str) -> None:
+    """Raise UsageError where initial weights are asked for of a net that is not ours."""
+    if init != "he" and resolved not in SHORT_NAMES.values():
+        raise UsageError(
+            f"--backbone-init {init} is for our own networks, and {name} is none of them",
+            fix=f"leave it out, or choose one of {', '.join(SHORT_NAMES)}",
+        )
 
 
 def unwrap(module: nn.Module) -> nn.Module:
