@@ -28,7 +28,7 @@ from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
 from abatis.runs.held_out import check_not_trained_on, write_held_out
-from abatis.runs.open_data import describe_run_data, open_run_data
+from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.rebuild import describe_run_origin
@@ -209,6 +209,7 @@ def _train_and_judge(job: Job) -> Result:
     content = describe_content(config, images)
     start = check_content(start, content, config)
     if source is not None:
+        check_classes(config, images.info)
         check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     prepared = _go_on_from(source, start, prepared)
