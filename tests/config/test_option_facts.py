@@ -30,6 +30,7 @@ FREE = {
     "workers",
     "data_dir",
     "follow_links",
+    "allow_pickle",
     "eval",
     "checkpoint_every",
     "nproc",
@@ -70,7 +71,10 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
         (FREE_ON_RESUME, FREE),
         (FREE_IN_COMPARISON, FREE | {"device"}),
         (VARIED_IN_COMPARISON, {"plugin", "seed"}),
-        (OF_THIS_MACHINE, {"out", "data_dir", "device", "follow_links", "workers"}),
+        (
+            OF_THIS_MACHINE,
+            {"allow_pickle", "out", "data_dir", "device", "follow_links", "workers"},
+        ),
         (ROUNDED_ON_RESUME, {"device"}),
         (LONGER_ON_RESUME, {"epochs"}),
         (find_options(RunConfig, lambda known: not known.recorded), BESIDE),
@@ -85,6 +89,7 @@ def test_run_toml_has_all_but_what_is_not_recorded():
     full = RunConfig(
         name="x",
         init=Path("w"),
+        weights_key="ema",
         limit=5,
         image_size=32,
         checkpoint_every=3,

@@ -64,18 +64,25 @@ class RunConfig(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in CIFAR network, any timm model, or FILE.py:FACTORY",
+        description="built-in CIFAR network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
+        " FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
         False,
-        description="start from timm's pretrained weights, with a new head",
+        description="start from the network's pretrained weights, with a new head",
         json_schema_extra=STEP,
     )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a .safetensors file or a run folder",
+        description="fine-tune from these weights: a weights file, run folder or repository",
         json_schema_extra=STEP,
+    )
+    weights_key: str | None = Field(
+        None, description="set of weights to take from --init, such as ema", json_schema_extra=STEP
+    )
+    allow_pickle: bool = Field(
+        False, description="load the tensors of pickles: .pt, .pth, .bin", json_schema_extra=MACHINE
     )
     data: str = Field(
         "cifar10",
@@ -249,6 +256,9 @@ class RunConfig(Options):
         description="fold batch norms with running statistics into convolutions:"
         " faster, equal up to rounding",
         json_schema_extra=STEP,
+    )
+    freeze_norms: bool = Field(
+        False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
     )
     grad_checkpointing: bool = Field(
         False,
