@@ -33,5 +33,5 @@ def explain_failure(error: Exception, name: str, images: Tensor) -> Exception:
     return UsageError(
         f"backbone {name} fails on images {tuple(images.shape)}: {type(error).__name__}: {error}",
         where=raised_at(error),
-        fix="choose a network for such images or another --image-size",
+        fix="choose a network for such images, another --image-size, or correct its forward",
     )

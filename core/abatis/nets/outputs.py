@@ -15,14 +15,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from abatis.errors import UsageError
 
-LOW = (torch.float16, torch.bfloat16)
 SIGMOID = "sigmoid"  # the answer to `--output` for a single logit
 WRAPPERS = (DataParallel, DistributedDataParallel)
 
 
 @dataclass
 class TakeLogits:
-    """A forward hook: the logits (B, K) among what a network returns.
+    """A forward hook: the logits (B, K), in float32, among what a network returns.
 
     Attributes:
         key: of a table or an object.
@@ -32,14 +31,14 @@ class TakeLogits:
     """
 
     key: str = "logits"
-    place: int = 0
+    place: int | None = 0
     single: bool = False
 
     def __call__(self, module: nn.Module, images: Any, output: Any) -> Any:
         value = pick(output, self.key, self.place)
         if not isinstance(value, Tensor):
             return value
-        value = value.float() if value.dtype in LOW else value
+        value = value.float()
         if self.single:
             half = value.reshape(len(value), 1) / 2
             return torch.cat([-half, half], 1)
@@ -64,13 +63,14 @@ class CopyImages:
         return (images[0].clone(), *images[1:])
 
 
-def pick(output: Any, key: str, place: int) -> Any:
+def pick(output: Any, key: str, place: int | None) -> Any:
     """The part of an output that holds the logits; the output itself where it is a tensor."""
     if isinstance(output, Mapping) and key in output:
         return output[key]
     if not isinstance(output, Tensor | Mapping) and hasattr(output, key):
         return getattr(output, key)
-    if isinstance(output, tuple | list) and -len(output) <= place < len(output):
+    known = isinstance(output, tuple | list) and place is not None
+    if known and -len(output) <= place < len(output):
         return output[place]
     return output
 
@@ -126,7 +126,7 @@ def adapt_outputs(
     elif value.dim() != 2:
         raise _refuse(name, output)
     changes = hook.single or not isinstance(output, Tensor) or output.dim() != 2
-    if changes or output.dtype in LOW:
+    if changes or output.dtype != torch.float32:
         module.register_forward_hook(hook)
     return notes
 
@@ -166,7 +166,7 @@ def _choose_logits(
     output: Any, shape: tuple[int, int | None], asked: str | None, name: str
 ) -> tuple[TakeLogits, list[str]]:
     if asked is not None and asked != SIGMOID:
-        hook = TakeLogits(key=asked, place=int(asked) if asked.lstrip("-").isdecimal() else 0)
+        hook = TakeLogits(key=asked, place=int(asked) if asked.lstrip("-").isdecimal() else None)
         if not isinstance(output, Tensor) and pick(output, hook.key, hook.place) is output:
             raise UsageError(
                 f"--output {asked}: {name} returns {describe_output(output)}",

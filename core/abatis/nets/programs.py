@@ -38,7 +38,9 @@ class ScriptedNetwork(nn.Module):
     def __init__(self, program: torch.jit.ScriptModule) -> None:
         super().__init__()
         # outside of torch's table: parts of a program have no tables of tensors that can be changed
-        self.__dict__["program"] = program.eval().requires_grad_(False)
+        self.__dict__["program"] = program.eval()
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
         self.training = False
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> ScriptedNetwork:

@@ -36,10 +36,10 @@ def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str
         UsageError: it is a program, which can be judged but not trained, or cannot be saved.
     """
     programs = (torch.jit.ScriptModule, ScriptedNetwork, ExportedNetwork)
-    scripted = next((part for part in module.modules() if isinstance(part, programs)), None)
-    if scripted is not None:
+    parts = [part for part in module.modules() if isinstance(part, programs) or _is_exported(part)]
+    if parts:
         raise UsageError(
-            f"{name} is a program or has one inside ({type(scripted).__name__}): it can be judged, "
+            f"{name} is a program or has one inside ({type(parts[0]).__name__}): it can be judged, "
             "not trained",
             fix="give the Python module that the program was made from",
         )
@@ -66,6 +66,11 @@ def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str
     elif still:
         notes.append(f"{len(still)} modules stay in eval mode, as you set them")
     return notes
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Is it a torch.export program? These replace the method that sets the mode."""
+    return isinstance(module, torch.fx.GraphModule) and "train" in vars(module)
 
 
 def check_start(net: Net, images: Tensor, classes: int, name: str, copied: bool) -> list[str]:
@@ -116,7 +121,7 @@ def _check_train_mode(net: Net, images: Tensor, width: int, name: str) -> list[s
     try:
         output = net.module(images)
     except Exception as error:
-        raise explain_failure(error, f"{name} in train mode", images) from error
+        raise explain_failure(error, f"{name}, in train mode,", images) from error
     return adapt_training_output(net.module, output, (len(images), width), name)
 
 
@@ -126,9 +131,9 @@ def _check_gradients(net: Net, images: Tensor, name: str) -> None:
     try:
         with net.frozen_mode():
             logits = net.module(x)
-        if not logits.requires_grad:
-            raise RuntimeError("the logits are cut off from the weights (no_grad, detach or numpy)")
-        (gradient,) = torch.autograd.grad(logits.float().sum(), x, allow_unused=True)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.float().sum(), x, allow_unused=True)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -138,9 +143,10 @@ def _check_gradients(net: Net, images: Tensor, name: str) -> None:
             fix="compute with torch alone, without no_grad, detach, numpy or changes in place",
         ) from error
     if gradient is None:
+        what = "images" if logits.requires_grad else "weights and images"
         raise UsageError(
-            f"{name} cannot be trained on attacked images: its logits have no gradient at them",
-            fix="do not detach the images or turn them into integers in the forward",
+            f"{name} cannot be trained: its logits are cut off from the {what}",
+            fix="compute with torch alone, without no_grad, inference_mode, detach or numpy",
         )
 
 

@@ -93,19 +93,10 @@ def build(
     if resolved.startswith(TORCHVISION):
         net = build_torchvision(resolved, num_classes, channels, pretrained and download)
         return Normalized(net, *(statistics_of(resolved) if pretrained else (mean, std)))
-    backbone, cfg = create(
-        resolved,
-        num_classes=num_classes,
-        channels=channels,
-        image_size=image_size,
-        pretrained=pretrained,
-        download=download,
-    )
+    sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    backbone, cfg = create(resolved, **sizes, pretrained=pretrained, download=download)
     if pretrained:
-        mean, std = (
-            pretrained_statistics(cfg.mean, channels),
-            pretrained_statistics(cfg.std, channels),
-        )
+        mean, std = (pretrained_statistics(values, channels) for values in (cfg.mean, cfg.std))
     return Normalized(backbone, mean, std)
 
 
