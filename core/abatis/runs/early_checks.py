@@ -19,7 +19,7 @@ from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
 from abatis.runs.prepare import prepare
-from abatis.runs.run_folder import PYTHON
+from abatis.runs.run_folder import PYTHON, find_start
 from abatis.system import distributed
 from abatis.train.hook_answers import list_implementers
 from abatis.train.plan import read_use
@@ -80,7 +80,7 @@ def _check_init(config: RunConfig) -> None:
     """Raise UsageError where there are no weights to start from."""
     if config.init is None:
         return
-    path = config.init
+    path = find_start(config)
     if path.is_file():
         refuse_pickle(path, config.allow_pickle)
     elif not path.is_dir():

@@ -198,11 +198,17 @@ def _open_repository(spec: ModelSpec, sizes: Sizes) -> Loaded:
     repository = read_repository(spec.path)
     _check_outputs(spec, repository.classes, sizes)
     mean, std = spec.wishes.statistics or repository.statistics
+    note = (
+        "normalised as asked for" if spec.wishes.statistics else "normalised as the repository says"
+    )
+    if not repository.is_timm:
+        net = repository.load(repository.classes, spec.wishes.allow_pickle)
+        return Loaded(Normalized(net, mean, std), [note], normalised=True)
     module = Normalized(repository.build(repository.classes, sizes.channels), mean, std)
     contents = read_contents(spec.path, spec.wishes.allow_pickle)
     contents = repository.convert(contents, module.backbone)
     loaded = load_into(module, contents, f"the network of {spec.spec}", spec.wishes.weights_key)
-    loaded.notes.append("normalised as the repository says")
+    loaded.notes.append(note)
     return loaded
 
 

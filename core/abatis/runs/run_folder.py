@@ -16,6 +16,7 @@ from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
+from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.digest import tensors_digest
 from abatis.nets.weights import Contents, load_into, read_contents, start_from
 from abatis.nets.weights.contents import WHOLE
@@ -187,6 +188,12 @@ def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
             )
 
 
+def find_start(config: RunConfig) -> Path:
+    """The file or folder that ``--init`` names; a repository is downloaded where it must be."""
+    name = str(config.init)
+    return find_folder(name) if is_repository(name) else Path(name).expanduser()
+
+
 def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
     """Load the weights of ``--init``; a head of another size keeps its new random values.
 
@@ -201,9 +208,8 @@ def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
     Raises:
         UsageError: the weights do not fit the network.
     """
-    path = config.init
-    assert path is not None
-    if not path.is_dir() or not (path / "run.toml").is_file():
+    path = find_start(config)
+    if not (path / "run.toml").is_file():
         return start_from(model, read_contents(path, config.allow_pickle), name, config.weights_key)
     source = find_weights(path)
     tensors, facts = read_weights(source)

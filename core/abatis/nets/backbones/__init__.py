@@ -107,6 +107,8 @@ def _build_from_repository(
 
     With ``pretrained`` it has its weights, and a new head where the number of classes differs.
     """
+    if pretrained and not repository.is_timm:
+        return Normalized(repository.load(num_classes), *repository.statistics)
     net = Normalized(repository.build(num_classes, channels), *repository.statistics)
     if pretrained:
         contents = repository.convert(read_contents(repository.folder), net.backbone)

@@ -172,6 +172,47 @@ class Repository:
             ) from error
         return net
 
+    def load(self, classes: int, allow_pickle: bool = False) -> nn.Module:
+        """The network of transformers with its weights, without its normalisation.
+
+        transformers loads them itself, because it changes the names of older files.
+
+        Args:
+            classes: the number of outputs; another one than the repository's gets a new head.
+            allow_pickle: may the weights be a pickle? Only tensors are loaded.
+
+        Raises:
+            UsageError: it cannot be loaded, or weights are missing.
+        """
+        transformers = _import_transformers()
+        if not allow_pickle and not any(self.folder.glob("*.safetensors")):
+            raise UsageError(
+                f"the weights in {self.folder} are a pickle, which can contain a program",
+                fix="add --allow-pickle (in Python allow_pickle=True), which loads tensors only",
+            )
+        try:
+            net, told = transformers.AutoModelForImageClassification.from_pretrained(
+                self.folder,
+                num_labels=classes,
+                local_files_only=True,
+                ignore_mismatched_sizes=classes != self.classes,
+                use_safetensors=None if allow_pickle else True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise UsageError(
+                f"transformers cannot load {self.folder}: {summarise_error(error)}",
+                fix="download the repository again",
+            ) from error
+        odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
+        if odd:
+            raise UsageError(
+                f"{self.folder}: {len(odd)} weights are missing or not expected, such as {odd[0]}",
+                fix="download the repository again, or name one for image classification",
+            )
+        network: nn.Module = net.float()
+        return network
+
     def _build_timm(self, num_classes: int, channels: int) -> nn.Module:
         architecture = str(self.config["architecture"])
         if not timm.is_model(architecture):
