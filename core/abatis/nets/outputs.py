@@ -69,15 +69,14 @@ def pick(output: Any, key: str, place: int | None) -> Any:
         return output[key]
     if not isinstance(output, Tensor | Mapping) and hasattr(output, key):
         return getattr(output, key)
-    known = isinstance(output, tuple | list) and place is not None
-    if known and -len(output) <= place < len(output):
-        return output[place]
+    if isinstance(output, tuple | list) and place is not None:
+        return output[place] if -len(output) <= place < len(output) else output
     return output
 
 
 def unwrap_parallel(module: nn.Module) -> tuple[nn.Module, list[str]]:
     """The network inside torch.compile, DataParallel or DistributedDataParallel, and notes."""
-    notes = []
+    notes: list[str] = []
     while True:
         inner = getattr(module, "_orig_mod", None)
         inner = module.module if isinstance(module, WRAPPERS) else inner

@@ -55,7 +55,7 @@ class ScriptedNetwork(nn.Module):
         """Those of the program."""
         yield from self.__dict__["program"].parameters()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of the program, by which a record identifies it."""
         return dict(self.__dict__["program"].state_dict())
 

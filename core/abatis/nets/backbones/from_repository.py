@@ -135,7 +135,9 @@ class Repository:
         found = self._processor
         kind = INTERPOLATIONS.get(found.get("resample", 2), "bilinear")
         size = found.get("size", 224)
-        edge = size.get("shortest_edge") or size.get("height") if isinstance(size, dict) else size
+        if isinstance(size, dict):
+            size = size.get("shortest_edge") or size.get("height") or 224
+        edge = int(size)
         if found.get("do_center_crop") and isinstance(crop := found.get("crop_size"), dict):
             return View(crop["height"], kind, crop["height"] / edge)
         return View(edge, kind, found.get("crop_pct", 1.0) if edge < SMALL else 1.0)
