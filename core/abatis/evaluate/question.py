@@ -6,7 +6,6 @@ equal counts as another question, and the attack runs again.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import sys
@@ -25,6 +24,7 @@ from abatis.api.randomness import generator, seeded
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Points
 from abatis.evaluate.request import EvaluationRequest
+from abatis.nets.copying import copy_module
 from abatis.nets.digest import weights_digest
 from abatis.system.device import device_name
 from abatis.system.files import sha256_of
@@ -84,7 +84,7 @@ def digest_flags(flags: Tensor) -> str:
 def _digest_outputs(module: nn.Module, request: EvaluationRequest) -> str | None:
     """The sha256 of the logits of a few points, as they are and slightly moved; None: unknown."""
     try:
-        twin = copy.deepcopy(module)
+        twin = copy_module(module)
         places = torch.linspace(0, len(request.points) - 1, TRIED).long().unique()
         size = min(TRIED, request.batch_size)
         digest = hashlib.sha256()

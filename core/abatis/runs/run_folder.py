@@ -16,7 +16,10 @@ from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
+from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.digest import tensors_digest
+from abatis.nets.weights import Contents, load_into, read_contents, start_from
+from abatis.nets.weights.contents import WHOLE
 from abatis.nets.weights_file import find_weights, is_sealed, read_weights
 from abatis.report.eval_record import RECORD, read_record
 from abatis.runs.run_name import make_up_name
@@ -114,14 +117,7 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
         _compare_with_record(folder, path, tensors)
     if model is None:
         model = _build_again(folder / "run.toml", path, facts)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UsageError(
-            f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}",
-            fix="give a network of the same kind as the run's",
-        ) from error
-    return model
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
 
 
 def _compare_with_record(folder: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -192,12 +188,19 @@ def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
             )
 
 
-def start_from(model: nn.Module, path: Path) -> str:
-    """Load weights to fine-tune from; a head of another size keeps its new random values.
+def find_start(config: RunConfig) -> Path:
+    """The file or folder that ``--init`` names; a repository is downloaded where it must be."""
+    name = str(config.init)
+    return find_folder(name) if is_repository(name) else Path(name).expanduser()
+
+
+def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
+    """Load the weights of ``--init``; a head of another size keeps its new random values.
 
     Args:
         model: the network, which is changed.
-        path: a weights file or a run folder.
+        config: says which weights.
+        name: of the network, for messages.
 
     Returns:
         What was done, in words.
@@ -205,23 +208,11 @@ def start_from(model: nn.Module, path: Path) -> str:
     Raises:
         UsageError: the weights do not fit the network.
     """
-    source = find_weights(path) if path.is_dir() else path
-    tensors, _ = read_weights(source)
-    if path.is_dir() and not is_sealed(source):
+    path = find_start(config)
+    if not (path / "run.toml").is_file():
+        return start_from(model, read_contents(path, config.allow_pickle), name, config.weights_key)
+    source = find_weights(path)
+    tensors, facts = read_weights(source)
+    if not is_sealed(source):
         _compare_with_record(path, source, tensors)
-    own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    left = [name for name in own if name not in fitting]
-    others = [name for name in left if name not in tensors]
-    if others or not fitting or len(left) > 2:
-        raise UsageError(
-            f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, "
-            f"such as {left[0]}",
-            fix="give the --backbone that the weights were trained with",
-        )
-    model.load_state_dict(fitting, strict=False)
-    return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")
+    return start_from(model, Contents(source, {WHOLE: tensors}, facts), name)
