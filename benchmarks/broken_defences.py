@@ -47,7 +47,10 @@ NEAR = 0.03
 MISSED: dict[str, str] = {}
 """Why some broken defences are not caught, or honest networks failed, by toy."""
 
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    "memorised": "the bound is that of training images, on which the network is more robust than "
+    "on the images that it has not seen",
+}
 """Why the headline of some toys is further off, by toy."""
 
 
@@ -257,6 +260,7 @@ def summarise(rows: dict[str, Any]) -> str:
         and abs(headline - truth[name]) <= NEAR
     ]
     failed = [name for name in honest if rows[name]["verdict"] in ("FAIL", None)]
+    waiting = [name for name in TOYS if name not in rows]
     missed = [name for name in broken if rows[name]["verdict"] not in ("FAIL", "WARN")]
     return (
         f"Of {len(broken)} broken defences {len(verdicts['FAIL'])} get FAIL, "
@@ -265,6 +269,7 @@ def summarise(rows: dict[str, Any]) -> str:
         f"{len(failed)} get FAIL{' (' + ', '.join(failed) + ')' if failed else ''}. The headline, "
         f"or the upper bound that stands in its place, is within {100 * NEAR:.0f} points of the "
         f"truth for {len(near)} of {len(rows)}."
+        f"{' Not judged yet: ' + ', '.join(waiting) + '.' if waiting else ''}"
     )
 
 

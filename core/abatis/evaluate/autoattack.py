@@ -84,16 +84,7 @@ def run_autoattack(
         for key in left_out
     ]
     chosen = [key for key in keys if key not in left_out]
-    overall = {
-        "version": version,
-        "attacks": chosen,
-        "left_out": left_out,
-        "seed": seed,
-        "versions": {
-            "pyautoattack": version_of("pyautoattack"),
-            "torch": str(torch.__version__),
-        },
-    }
+    overall = _describe_version(version, chosen, left_out, seed)
     settings: dict[str, Mapping[str, object]] = {family: overall}
     verdicts: list[Verdicts] = []
     robust = clean.correct
@@ -111,9 +102,25 @@ def run_autoattack(
             findings += _check_black_box(robust, verdict.robust)
         robust = verdict.robust
         verdicts.append(verdict)
-    warned = [text for one in verdicts for text in one.warnings]
-    findings += pyautoattack_messages.summarize_warnings(warned)
+    findings += pyautoattack_messages.summarize_warnings(
+        [text for one in verdicts for text in one.warnings]
+    )
     return AutoAttackResult(tuple(verdicts), settings, tuple(findings))
+
+
+def _describe_version(
+    version: Version, chosen: list[str], left_out: list[str], seed: int
+) -> dict[str, object]:
+    return {
+        "version": version,
+        "attacks": chosen,
+        "left_out": left_out,
+        "seed": seed,
+        "versions": {
+            "pyautoattack": version_of("pyautoattack"),
+            "torch": str(torch.__version__),
+        },
+    }
 
 
 def get_version_name(version: Version) -> str:

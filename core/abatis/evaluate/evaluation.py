@@ -188,8 +188,8 @@ def _compute_accuracies(per_point: Mapping[str, Tensor], found: Examination) -> 
     """The accuracies by key; where the verdict is FAIL, the robust one is an upper bound."""
     shares = {name: compute_share(flags) for name, flags in per_point.items()}
     if found.draws is not None:
-        counts = {**found.draws.right, "robust": found.draws.lowest}
-        shares |= {name: found.draws.compute_mean(right) for name, right in counts.items()}
+        counts = found.draws.right.items()
+        shares |= {name: found.draws.compute_mean(right) for name, right in counts}
     fails = found.diagnosis.verdict == "FAIL"
     left_out = numbers.ROBUST if fails else numbers.UPPER
     accuracies = {

@@ -232,12 +232,13 @@ def _run_random(subject: Subject) -> Examination:
             every = torch.arange(len(subject.clean.labels))
             judge = DrawJudge(subject.make_judge(mean), net, draws, every)
             clean = judge.classify_clean()
-            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen)
+            few = DrawJudge(subject.make_few(quick), net, draws, subject.chosen, judge.worst)
             subject = replace(subject, finished=FinishedAttacks())
             found = _examine(subject, judge, few, clean)
+            judge.decide(clean.labels)
     found.draws = draws
     found.ladder.findings.append(draws.describe())
-    found.robust &= 2 * draws.lowest > draws.number
+    found.robust &= 2 * draws.right["robust"] > draws.number
     return found
 
 

@@ -60,7 +60,7 @@ def ask_stranger(
 def _examine(
     request: EvaluationRequest, found: Examination, stranger: Stranger | str
 ) -> StrangerReport:
-    if found.draws is None:
+    if found.draws is None and found.withstood.collect(found.robust) is not None:
         return examine_stranger(
             stranger, found.withstood, found.robust, request.batch_size, request.seed
         )

@@ -8,7 +8,7 @@ draws, for every point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import torch
@@ -103,17 +103,12 @@ class Draws:
     Args:
         number: of draws for each image.
         gradient: draws for each gradient.
-        right: (n,) int64 by the attack's name; ``clean`` is without one.
+        right: (n,) int64 by the attack's name; ``clean`` is without one, ``robust`` after all.
     """
 
     number: int
     gradient: int
     right: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def lowest(self) -> Tensor:
-        """The smallest count of each point over all attacks, (n,) int64."""
-        return torch.stack([*self.right.values()]).amin(0)
 
     def compute_mean(self, counts: Tensor) -> float:
         """The share of right draws of (n,) counts."""
@@ -121,65 +116,103 @@ class Draws:
 
     def describe(self) -> str:
         """Return one sentence about the draws."""
-        lowest = self.lowest
+        robust = self.right["robust"]
         majority, worst = (
-            100 * int(flags.sum()) / len(lowest)
-            for flags in (2 * lowest > self.number, lowest == self.number)
+            100 * int(flags.sum()) / len(robust)
+            for flags in (2 * robust > self.number, robust == self.number)
         )
         return (
             f"the network answers at random: accuracies are means over {self.number} draws, "
             f"gradients over {self.gradient}; every attack was withstood in "
-            f"{100 * self.compute_mean(lowest):.2f} % of the draws, by the majority of the draws "
+            f"{100 * self.compute_mean(robust):.2f} % of the draws, by the majority of the draws "
             f"of {majority:.2f} % of the images, and in every draw of {worst:.2f} %"
         )
 
     def to_json(self) -> dict[str, object]:
         """Return plain types: counts by point, and the majority and the worst draw beside them."""
-        lowest = self.lowest
-        right = {**self.right, "robust": lowest}
+        robust = self.right["robust"]
         return {
             "number": self.number,
             "gradient": self.gradient,
-            "mean": self.compute_mean(lowest),
-            "majority": int((2 * lowest > self.number).sum()) / len(lowest),
-            "worst": int((lowest == self.number).sum()) / len(lowest),
-            "right": {name: counts.tolist() for name, counts in right.items()},
+            "mean": self.compute_mean(robust),
+            "majority": int((2 * robust > self.number).sum()) / len(robust),
+            "worst": int((robust == self.number).sum()) / len(robust),
+            "right": {name: counts.tolist() for name, counts in self.right.items()},
         }
+
+
+@dataclass
+class Worst:
+    """The image of every point that the fewest draws got right.
+
+    Args:
+        images: (n, C, H, W) on the CPU.
+        counts: how many draws these were, (n,) int64.
+    """
+
+    images: Tensor
+    counts: Tensor
+
+    def take(self, places: Tensor, images: Tensor, counts: Tensor) -> None:
+        """Take the images, (B, C, H, W), that fewer draws got right, (B,), than those so far."""
+        rows = counts < self.counts[places]
+        self.images[places[rows]] = images.detach().cpu()[rows]
+        self.counts[places[rows]] = counts[rows]
 
 
 class DrawJudge(Judge):
     """A judge whose verdicts are means over draws, and whose attacks see a mean of answers.
 
     Args:
-        net: the mean of several draws, which attacks see.
+        judge: of the mean of several draws, which attacks see.
         single: the network itself, one draw for each call.
         draws: counts of all points.
         positions: of the judge's points among all, (m,) int64.
+        worst: the images of all points; of the clean ones where not given.
     """
 
-    def __init__(self, judge: Judge, single: Net, draws: Draws, positions: Tensor) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        single: Net,
+        draws: Draws,
+        positions: Tensor,
+        worst: Worst | None = None,
+    ) -> None:
         super().__init__(judge.net, judge.points, judge.threat, judge.batch_size, judge.progress)
         self.single, self.draws, self.positions = single, draws, positions
+        self._worst = worst
+
+    @property
+    def worst(self) -> Worst:
+        """The images that decide in the end."""
+        assert self._worst is not None, "classify_clean comes first"
+        return self._worst
 
     def classify_clean(self) -> Clean:
         """Classify the clean images; right are those that most draws get right."""
         clean = super().classify_clean()
-        counts = torch.cat(
-            [
-                self._count_right(batch.x, batch.y)
-                for batch in self.points.eval_batches(self.batch_size)
-            ]
-        )
+        batches = [*self.points.eval_batches(self.batch_size)]
+        counts = torch.cat([self._count_right(batch.x, batch.y) for batch in batches])
         counts = distributed.first_says(counts)
-        self._note("clean", counts)
-        correct = 2 * counts > self.draws.number
-        return Clean(correct, clean.labels, clean.distribution, clean.classes, clean.answers)
+        self.draws.right["clean"] = counts
+        self._worst = Worst(torch.cat([batch.x.cpu() for batch in batches]), counts.clone())
+        return replace(clean, correct=2 * counts > self.draws.number)
 
-    def _note(self, name: str, counts: Tensor) -> None:
-        """Take the counts of the judge's points, (m,), into those of all."""
-        known = self.draws.right.get(name, self.draws.right.get("clean", counts)).clone()
-        known[self.positions] = torch.minimum(known[self.positions], counts)
-        self.draws.right[name] = known
+    def decide(self, labels: Tensor) -> None:
+        """Count anew, with fresh draws, for the worst image of every point.
+
+        The smallest of several counts lies below what it estimates; a fresh count does not.
+
+        Args:
+            labels: (n,) int64 of all points.
+        """
+        parts = zip(
+            self.worst.images.split(self.batch_size), labels.split(self.batch_size), strict=True
+        )
+        like = next(iter(self.points.eval_batches(1)))
+        counts = [self._count_right(x.to(like.x), y.to(like.y)) for x, y in parts]
+        self.draws.right["robust"] = distributed.first_says(torch.cat(counts))
 
     def _count_right(self, x: Tensor, y: Tensor) -> Tensor:
         """How many draws get each image right, (B,) int64 on the CPU."""
@@ -202,12 +235,16 @@ class DrawJudge(Judge):
             inside = Ball(batch.x, self.threat).contains(adversarial)
             right = self._count_right(adversarial, batch.y)
             rows = inside.cpu()
-            counts[places[rows]] = torch.minimum(counts[places[rows]], right[rows])
+            counts[places[rows]] = right[rows]
+            self.worst.take(self.positions[places[rows]], adversarial[inside], right[rows])
             stray += int((~inside | (given.y != batch.y)).sum())
             done += len(batch)
             self._report(label, done, total)
         counts, stray = distributed.first_says((counts, stray))
-        self._note(label if label.startswith(DIAGNOSTIC) else name, counts)
+        if not label.startswith(DIAGNOSTIC):
+            known = self.draws.right["clean"].clone()
+            known[self.positions] = counts
+            self.draws.right[name] = known
         facts = {"attacked": total, "rejected": 0, "batch_size": batch_size}
         standing = robust & (2 * counts > self.draws.number)
         return Verdicts(name, standing, facts, stray=stray)

@@ -41,8 +41,7 @@ from tests.evaluate.defences.table import TOYS, get_toy
 RECORD = Path(__file__).parent / "truth.json"
 STEPS = 40
 RESTARTS = 4
-DRAWS = 10  # per gradient, and per first look at a random toy
-SURE = 60  # draws before an image of a random toy takes another's place
+DRAWS = 20  # per gradient; half as many for a first look at a random toy
 FINAL = 200  # draws for the truth of a random toy
 QUERIES = 3000
 
@@ -65,6 +64,10 @@ class Search:
     best: Tensor
     right: Tensor
     fooled: Tensor
+
+    @property
+    def draws(self) -> int:
+        return int(getattr(self.toy, "draws", DRAWS)) if self.toy.random else 2
 
     @property
     def abstains(self) -> bool:
@@ -91,10 +94,10 @@ class Search:
 
     def show(self, rows: Tensor, x: Tensor) -> None:
         """Ask the toy about images of some rows, and keep those that are better."""
-        right = self.measure(x, self.y[rows], DRAWS if self.toy.random else 1)
+        right = self.measure(x, self.y[rows], self.draws // 2)
         better = right < self.right[rows]
         if self.toy.random and better.any():  # the lowest of many short looks is too low
-            right[better] = self.measure(x[better], self.y[rows[better]], SURE)
+            right[better] = self.measure(x[better], self.y[rows[better]], 3 * self.draws)
             better &= right < self.right[rows]
         self.best[rows[better]], self.right[rows[better]] = x[better], right[better]
         if self.abstains:
@@ -107,9 +110,10 @@ def list_strangers() -> list[nn.Module]:
     return [train_cnn(7), train_cnn(7, EPS / 2)]
 
 
-def differentiate(toy: Toy, source: Forward, x: Tensor, y: Tensor, objective: Any) -> Tensor:
+def differentiate(search: Search, source: Forward, x: Tensor, y: Tensor, objective: Any) -> Tensor:
     """Return the gradient at images, averaged over draws where the toy asks for it."""
-    draws = 2 * DRAWS if toy.random else DRAWS if toy.noise else 1
+    toy = search.toy
+    draws = search.draws if toy.random else DRAWS // 2 if toy.noise else 1
     total = torch.zeros_like(x)
     for _ in range(draws):
         point = (x + toy.noise * torch.randn_like(x)).requires_grad_()
@@ -129,7 +133,7 @@ def ascend(search: Search, source: Forward, objective: Any, start: int) -> None:
         x.clone() if not start else (x + (noise.sign() * EPS if start % 2 else noise)).clamp(0, 1)
     )
     for step in range(STEPS):
-        gradient = differentiate(search.toy, source, point, y, objective)
+        gradient = differentiate(search, source, point, y, objective)
         size = EPS * 0.25 * (0.04 ** (step / STEPS))
         point = (point + size * gradient.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
         search.show(rows, point)

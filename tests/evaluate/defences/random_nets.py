@@ -72,6 +72,7 @@ class Mixed(Toy):
     """Pang et al. (2020): the image is mixed with stored ones, and ten answers are averaged."""
 
     random = True
+    draws = 4  # each is a mean of ten already
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

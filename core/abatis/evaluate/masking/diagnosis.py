@@ -155,20 +155,36 @@ def diagnose(
             left = white.standing
             curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
         tests += run_other_attack_tests(tally, left)
-        searches: tuple[str, ...] = ()
-        if _find_alarm(tests) is not None:
-            others = None if training is None else training.images
-            found, searches = run_searches(tally, clean, others)
-            tests += found
-        unseen = None
-        if training is not None:
-            doubtful = _find_alarm(tests) is not None
-            outcome, unseen = grade_unseen(tally, training, access.kind != "none", doubtful)
-            tests.append(outcome)
-        tests.append(tally.grade_budget())
+        searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
     ordered = _order(tests, access.kind == "none", training)
     verdict = _find_verdict(ordered, lack)
     return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
+
+
+def _follow_up(
+    tally: AttackTally,
+    clean: Clean,
+    training: TrainingFacts | None,
+    gradients: bool,
+    tests: list[Outcome],
+) -> tuple[tuple[str, ...], float | None]:
+    """Run what doubts call for, D26, and last D24; add the outcomes to those of the other tests.
+
+    Returns:
+        The searches that broke more than the ladder, and see ``unseen`` of :class:`Diagnosis`.
+    """
+    searches: tuple[str, ...] = ()
+    if _find_alarm(tests) is not None:
+        others = None if training is None else training.images
+        found, searches = run_searches(tally, clean, others)
+        tests += found
+    unseen = None
+    if training is not None:
+        doubtful = _find_alarm(tests) is not None
+        outcome, unseen = grade_unseen(tally, training, gradients, doubtful)
+        tests.append(outcome)
+    tests.append(tally.grade_budget())
+    return searches, unseen
 
 
 def _order(

@@ -59,17 +59,15 @@ def examine_stranger(
         return StrangerReport(_skip(f"no stranger was asked: {stranger}"), nothing)
     kept = withstood.collect(robust)
     try:
-        stranger.greet()
         if kept is None:
-            says = f"a copy of the network in a new process ({stranger.how}) was asked"
-            return StrangerReport(_grade(stranger, {}, 0, says), nothing)
+            return StrangerReport(_skip("no adversarial image of a point that stands"), nothing)
         return _compare(stranger, kept, nothing, batch_size, seed)
     except StrangerFailed as error:
         return StrangerReport(_skip(f"no stranger could be asked: {error}"), nothing)
 
 
 def watch_stranger(stranger: Stranger | str, images: Tensor, robust: Tensor) -> StrangerReport:
-    """Only watch what a network does while it answers; for one that answers at random.
+    """Only watch what a network does while it answers: it answers at random, or nothing stands.
 
     Args:
         stranger: the copy in another process, or why there is none.
@@ -84,7 +82,8 @@ def watch_stranger(stranger: Stranger | str, images: Tensor, robust: Tensor) -> 
     except StrangerFailed as error:
         return StrangerReport(_skip(f"no stranger could be asked: {error}"), nothing)
     if not (stranger.seen or stranger.replaced):
-        return StrangerReport(_skip("the network answers at random"), nothing)
+        why = "no point stands" if not robust.any() else "its answers cannot be compared"
+        return StrangerReport(_skip(f"a copy was only watched: {why}"), nothing)
     says = f"a copy of the network in a new process ({stranger.how}) was asked"
     return StrangerReport(_grade(stranger, {}, len(images), says), nothing)
 
