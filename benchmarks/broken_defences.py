@@ -48,6 +48,8 @@ MISSED: dict[str, str] = {}
 """Why some broken defences are not caught, or honest networks failed, by toy."""
 
 REASONS: dict[str, str] = {
+    "decoy": "a substitute that learns from labels alone finds images for three points fewer than "
+    "the gradient of the network behind the decoy",
     "memorised": "the bound is that of training images, on which the network is more robust than "
     "on the images that it has not seen",
 }
