@@ -28,6 +28,7 @@ from abatis.system.folder_lock import LOCK, lock_folder
 
 RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")  # an option with a slash that is no path
 LARGEST = 10**6  # classes, channels or pixels of a side that a weights file may name
+SIZES = ("num_classes", "channels", "image_size")  # facts in a weights file
 PYTHON = "python:"  # marks a network or data set that was given from Python
 
 
@@ -114,10 +115,24 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     path = find_weights(folder)
     tensors, facts = read_weights(path)
     if not is_sealed(path):
+        _check_unsealed(path, facts)
         _compare_with_record(folder, path, tensors)
     if model is None:
         model = _build_again(folder / "run.toml", path, facts)
     return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def _check_unsealed(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raise UsageError where weights have no sha256 because their header is damaged.
+
+    Those of older versions have none, but all facts, and no others.
+    """
+    if not facts or set(facts) - {"backbone", *SIZES, "class_names"}:
+        raise UsageError(
+            "cannot read weights: the header of the file is damaged",
+            where=str(path),
+            fix="restore the file from a backup",
+        )
 
 
 def _compare_with_record(folder: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -146,7 +161,7 @@ def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.M
             f"the network of this run was given from Python: {backbone.removeprefix(PYTHON)}",
             fix="give it again: abatis.load(folder, model=your_module)",
         )
-    sizes = [facts.get(name) for name in ("num_classes", "channels", "image_size")]
+    sizes = [facts.get(name) for name in SIZES]
     whole = [size for size in sizes if type(size) is int and 0 < size < LARGEST]
     if len(whole) < len(sizes):
         raise UsageError(

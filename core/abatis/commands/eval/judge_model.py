@@ -17,7 +17,13 @@ from abatis.evaluate import EvaluationRequest, evaluate
 from abatis.evaluate.record import describe_evaluation
 from abatis.nets.label_map import read_label_map
 from abatis.nets.normalising import parse_statistics
-from abatis.report.eval_record import STATE, check_replaceable, read_record, write_record
+from abatis.report.eval_record import (
+    STATE,
+    check_files,
+    check_replaceable,
+    read_record,
+    write_record,
+)
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import ModelSpec, Wishes, find_model
@@ -57,6 +63,8 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _choose_folder(asked, subject, images.info.name, str(threat))
     check_replaceable(folder, asked.ladder)
+    if subject.run is not None:
+        check_files(subject.path, read_record(subject.path))
     points = choose_points(asked, images.test)
     few = next(iter(images.test.eval_batches(TRIED))).x
     module, notes, doubts = open_model(subject, images.info, device, few)
