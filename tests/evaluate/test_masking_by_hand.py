@@ -163,7 +163,7 @@ def test_without_gradients_nothing_crashes(points, problem):
     tests = by_id(found)
     assert (found.verdict, tests["D1"].status) == ("FAIL", "fail")
     assert ("no derivative" in tests["D1"].says) == (problem == "raises")
-    numbers = (2, 3, 4, 5, 9, 11, *range(13, 24), *range(25, 29))
+    numbers = (2, 3, 4, 5, 9, 11, *range(13, 24), 25, 26)
     needing = (f"D{number}" for number in numbers)
     assert {name for name in tests if tests[name].status == "not applicable"} == set(needing)
     assert found.curve.accuracy == (1.0,)

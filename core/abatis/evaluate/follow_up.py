@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.evaluate.curves import STEPS
-from abatis.evaluate.examination import Examination, search_points
+from abatis.evaluate.examination import Examination, get_diagnosed_threat, search_points
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Attack, Judge, Verdicts
 from abatis.evaluate.masking.attacks import MORE_STEPS
@@ -66,7 +66,11 @@ def _examine(
         )
     few = request.points.subset(found.chosen)
     batch = next(iter(few.eval_batches(request.batch_size)))
-    return watch_stranger(stranger, draw_start(batch, request.threat, request.seed), found.robust)
+    return watch_stranger(
+        stranger,
+        draw_start(batch, get_diagnosed_threat(request.threat), request.seed),
+        found.robust,
+    )
 
 
 class OneByOne(nn.Module):
