@@ -27,6 +27,7 @@ ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the f
 GUIDE = [
     "index",
     "quickstart",
+    "bring-your-own",
     "concepts",
     "evaluation",
     "reliability",

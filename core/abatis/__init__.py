@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from abatis.nets.net import Net
-    from abatis.runs.published import load
+    from abatis.runs.load import load
     from abatis.runs.runner import Result, run
     from abatis.train.builtin.pgd import maximise, random_start
 
@@ -66,7 +66,7 @@ _HOME = {
     "config.run_config": ("RunConfig",),
     "errors": ("AbatisError", "NotFiniteError", "PluginConflict", "PluginError", "UsageError"),
     "nets.net": ("Net",),
-    "runs.published": ("load",),
+    "runs.load": ("load",),
     "runs.runner": ("Result", "run"),
     "train.builtin.pgd": ("maximise", "random_start"),
 }

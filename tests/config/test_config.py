@@ -6,6 +6,7 @@ import json
 import tomllib
 from typing import Literal
 
+import numpy as np
 import pytest
 import tomli_w
 from pydantic import ValidationError
@@ -109,6 +110,14 @@ def test_no_boolean_becomes_a_number(raw):
         Numbers(**raw)
     with pytest.raises(ValidationError, match="should be a valid"):
         Numbers.model_validate_json(json.dumps(raw))
+
+
+def test_no_boolean_of_numpy_becomes_a_number():
+    for raw in ({"many": [np.True_]}, {"maybe": np.False_}):
+        with pytest.raises(ValidationError, match="should be a valid"):
+            Numbers(**raw)
+    with pytest.raises(UsageError):
+        RunConfig(epochs=np.True_)
 
 
 def test_booleans_and_numbers_stay_what_they_are():

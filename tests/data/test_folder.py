@@ -16,7 +16,7 @@ from abatis.commands.eval.judge_model import _open_data
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo, describe
 from abatis.errors import DataError
-from abatis.runs.model_spec import ModelSpec
+from abatis.runs.model_spec import Kind, ModelSpec
 from abatis.runs.open_data import open_run_data
 from tests.data.common import CPU, asked, opened, reference
 
@@ -276,7 +276,9 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     config = RunConfig(backbone="test_convnext", data=f"folder:{pets(tmp_path, size=(240, 200))}")
     trained = open_run_data(config, None, CPU)
     assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
-    judged = _open_data(Namespace(data=None), ModelSpec("runs/x", None, config), CPU)
+    judged = _open_data(
+        Namespace(data=None), ModelSpec("runs/x", Kind.RUN, Path("runs/x"), run=config), CPU
+    )
     images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]
     assert torch.equal(*images)
     plain = next(opened(config.data, image_size=160).test.eval_batches(2)).x

@@ -34,6 +34,7 @@ SMALL = ["--epochs", "1", "--limit", "60", "--attack.steps", "1", "--eval", "non
 MADE_OF_DIGITS = ("digits", "npz:digits.npz", "folder:digits")
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>python|toml|sh)\n(?P<text>.*?)```", re.DOTALL)
 OVER_THE_NETWORK = ("convnext_tiny",)
+RUN_PYTHON = ("quickstart.md", "bring-your-own.md")  # pages whose python blocks make files
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_the_commands_of_a_page_run(page, here):
                 execute(shlex.split(line, comments=True))
         elif named := re.search(r"[Ss]ave this as `([^`]+)`", block["before"]):
             Path(named[1]).write_text(block["text"], encoding="utf-8")
-        elif page.name == "quickstart.md":
+        elif page.name in RUN_PYTHON:
             subprocess.run([sys.executable, "-c", block["text"]], check=True, capture_output=True)
 
 

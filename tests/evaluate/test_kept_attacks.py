@@ -78,6 +78,33 @@ def test_the_file_of_a_factory_counts_though_outputs_and_weights_are_equal(tmp_p
     assert differing == ["files"]
 
 
+class Rounded(nn.Module):
+    """Equal outputs and weights; only the gradient is another one."""
+
+    def __init__(self, straight_through):
+        super().__init__()
+        self.straight_through = straight_through
+        self.layer = nn.Linear(1, 2)
+        nn.init.ones_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1, keepdim=True)
+        rounded = (mean * 8).round() / 8
+        if self.straight_through:
+            rounded = mean + (rounded - mean).detach()
+        return self.layer(rounded.detach() if self.straight_through is None else rounded)
+
+
+def test_gradients_count_though_outputs_and_weights_are_equal():
+    x = torch.rand(4, 1, 4, 4)
+    nets = [Rounded(straight) for straight in (False, True, None)]
+    assert torch.equal(nets[0](x), nets[2](x))
+    outputs = {describe_question(net, ask())["outputs"] for net in nets}
+    assert len(outputs) == 3
+    assert describe_question(Rounded(None), ask())["outputs"] in outputs
+
+
 @pytest.mark.parametrize("library", ["numpy", "timm", "torchvision", "pyautoattack", "abatis"])
 def test_the_version_of_every_library_counts(monkeypatch, library):
     from abatis.evaluate import question

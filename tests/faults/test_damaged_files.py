@@ -16,10 +16,11 @@ from abatis.commands.compare.finished_runs import read_runs
 from abatis.commands.export.card import make_card
 from abatis.commands.export.finished_run import read_finished_run
 from abatis.errors import AbatisError, UsageError
+from abatis.nets.weights import read_contents
 from abatis.nets.weights_file import read_weights, write_weights
 from abatis.report.run_report import write_report
-from abatis.runs.model_spec import _read_pickled, find_model
-from abatis.runs.run_folder import start_from
+from abatis.runs.model_spec import find_model
+from abatis.runs.run_folder import initialise
 from abatis.train import checkpoint
 from tests.faults import flip, train
 
@@ -54,8 +55,8 @@ def export(folder):
     make_card(read_finished_run(folder, allow_fail=True), {})
 
 
-def initialise(folder):
-    start_from(torch.nn.Linear(2, 2), folder)
+def start(folder):
+    initialise(torch.nn.Linear(2, 2), abatis.RunConfig(init=folder), "Linear")
 
 
 READERS = {
@@ -64,7 +65,7 @@ READERS = {
     "export": export,
     "compare": lambda folder: read_runs([folder]),
     "report": write_report,
-    "init": initialise,
+    "init": start,
 }
 
 
@@ -206,7 +207,7 @@ def test_torch_advice_to_load_without_protection_is_never_repeated(tmp_path):
         if content is not None:
             (tmp_path / "w.pt").write_bytes(content)
         with pytest.raises(UsageError, match="cannot read weights") as caught:
-            _read_pickled(tmp_path / "w.pt")
+            read_contents(tmp_path / "w.pt", allow_pickle=True)
         assert "weights_only" not in str(caught.value)
         assert len(str(caught.value).splitlines()) <= 4
 

@@ -117,7 +117,7 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
         )
         assert ("cannot read weights" if flags else "--allow-pickle") in capsys.readouterr().err
         assert defense_run([*words(tiny(tmp_path)), "--init", str(tmp_path / file)]) == 2
-        assert "give a .safetensors file" in capsys.readouterr().err
+        assert "add --allow-pickle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from abatis.report.console import SafeConsole
+from abatis.report.html import page
+from abatis.system.printable import CONTROLS
 
 STEERING = "name\x1b[2J\x07\r\u202etxt"
 
@@ -28,6 +30,13 @@ def test_what_is_printed_does_not_steer_the_terminal(terminal, soft_wrap):
     for steering in ("\x1b[2J", "\x07", "\r", "\u202e"):
         assert steering not in text
     assert ("\x1b[1m" in text) == terminal  # rich's own codes stay
+
+
+def test_no_control_character_reaches_a_page():
+    text = page(STEERING, None, [])
+    assert "name?[2J??" in text
+    assert not CONTROLS.search(text)
+    assert "\u00a0" in page("100\u00a0%", None, [])  # spaces stay as they are
 
 
 def test_other_text_is_as_it_was():

@@ -7,12 +7,15 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from abatis import UsageError, run
 from abatis.cli import main
 from abatis.errors import CheckpointError, Stopped
+from abatis.nets.weights_file import write_weights
 from abatis.runs import runner
+from abatis.runs.open_data import open_run_data
 from abatis.system.folder_lock import lock_folder
 from tests.faults import ended, start_child
 from tests.helpers import final_bytes, tiny
@@ -243,3 +246,28 @@ def test_a_dry_run_shows_the_source_or_says_that_it_is_missing(tmp_path, first, 
     assert "this one cannot start before it has ended" in " ".join(capsys.readouterr().out.split())
     assert main([*words, "--epochs", "2", "--continue-from", str(first)]) == 2
     assert "leaves nothing to train" in capsys.readouterr().err
+
+
+def write_classes(root, names):
+    for part in ("train", "val"):
+        for number, name in enumerate(names):
+            for shade in (50, 100):
+                file = root / part / name / f"{shade}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (shade, 80 * number, 0)).save(file)
+
+
+@pytest.mark.slow
+def test_classes_keep_their_labels_and_others_are_refused(tmp_path):
+    write_classes(tmp_path / "data", ["2", "10"])
+    write_classes(tmp_path / "other", ["2", "11"])
+    small = {"limit": None, "batch_size": 2, "epochs": 1}
+    config = tiny(tmp_path, name="first", data=f"folder:{tmp_path / 'data'}", **small)
+    run(config)
+    for file in (tmp_path / "first").glob("*.safetensors"):  # as an older version numbered them
+        write_weights(file, load_file(file), {"class_names": ["10", "2"]})
+    later = {**small, "epochs": 2, "name": "second", "continue_from": tmp_path / "first"}
+    second = tiny(tmp_path, data=config.data, **later)
+    assert open_run_data(second, None, torch.device("cpu")).info.class_names == ("10", "2")
+    with pytest.raises(UsageError, match="has the classes 10, 2, these data have 2, 11"):
+        run(tiny(tmp_path, data=f"folder:{tmp_path / 'other'}", **later))

@@ -85,7 +85,7 @@ def test_data_that_cannot_be_opened_leave_no_folder(name, tmp_path):
 def test_weights_that_do_not_fit_leave_no_folder(tmp_path):
     weights = tmp_path / "other.safetensors"
     write_weights(weights, {"layer.weight": torch.ones(2, 3)})
-    fails(tmp_path / "out", {"init": weights}, "does not fit this backbone")
+    fails(tmp_path / "out", {"init": weights}, "does not fit cifar_cnn")
     assert not (tmp_path / "out").exists()
 
 

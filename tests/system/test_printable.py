@@ -24,4 +24,4 @@ def test_what_is_shown_of_a_text(text, shown):
 
 def test_notes_and_plans_do_not_steer_the_terminal(capsys):
     Reporter().note("weights from a\x1b[2J\x07b [bold]x[/]")
-    assert capsys.readouterr().out == "weights from a?[2J?b [bold]x[/]\n"
+    assert capsys.readouterr().out == "weights from a?[2Jb [bold]x[/]\n"

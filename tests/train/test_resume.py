@@ -255,3 +255,16 @@ def test_imports_from_the_same_folder_are_found(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert set(find_local_imports(tmp_path / "net.py")) == files.keys() - {"net.py", "unused.py"}
+
+
+def test_imports_from_above_and_by_name_are_found(tmp_path):
+    """``sys.path.insert(0, parent)`` and ``import_module("layers")`` are usual in research code."""
+    net = tmp_path / "nets" / "net.py"
+    net.parent.mkdir()
+    net.write_text("from above import act\nlayers = import_module('layers')")
+    for file in (tmp_path / "above.py", net.parent / "layers.py", tmp_path / "unused.py"):
+        file.touch()
+    assert find_local_imports(net) == {
+        "../above.py": tmp_path / "above.py",
+        "layers.py": net.parent / "layers.py",
+    }

@@ -70,7 +70,7 @@ def _refuse_boolean(code: Any) -> Callable[[Any], Any]:
     """A validator that lets no boolean become a number."""
 
     def check(raw: Any) -> Any:
-        if isinstance(raw, bool):
+        if type(raw).__name__ in ("bool", "bool_"):  # numpy's, too
             raise PydanticKnownError(code)
         return raw
 

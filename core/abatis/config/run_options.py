@@ -40,12 +40,13 @@ class RunOptions(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in CIFAR network, any timm model, or FILE.py:FACTORY",
+        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
+        " FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
         False,
-        description="start from timm's pretrained weights, with a new head",
+        description="start from the network's pretrained weights, with a new head",
         json_schema_extra=STEP,
     )
     backbone_init: Literal["he", "torch"] = Field(
@@ -56,7 +57,7 @@ class RunOptions(Options):
     )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a .safetensors file or a run folder",
+        description="fine-tune from these weights: a weights file, run folder or repository",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
@@ -70,6 +71,12 @@ class RunOptions(Options):
         description="what the network does to its images first: subtract the data's mean and divide"
         " by its standard deviation (data), subtract the mean (mean), or nothing (none)",
         json_schema_extra=STEP,
+    )
+    weights_key: str | None = Field(
+        None, description="set of weights to take from --init, such as ema", json_schema_extra=STEP
+    )
+    allow_pickle: bool = Field(
+        False, description="load the tensors of pickles: .pt, .pth, .bin", json_schema_extra=MACHINE
     )
     data: str = Field(
         "cifar10", description=f"data set: {', '.join(DATA_SOURCES)}", json_schema_extra=STEP
@@ -264,6 +271,9 @@ class RunOptions(Options):
         description="fold batch norms with running statistics into convolutions:"
         " faster, equal up to rounding",
         json_schema_extra=STEP,
+    )
+    freeze_norms: bool = Field(
+        False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
     )
     grad_checkpointing: bool = Field(
         False,

@@ -6,7 +6,6 @@ equal counts as another question, and the attack runs again.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import sys
@@ -25,7 +24,9 @@ from abatis.api.randomness import generator, seeded
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Points
 from abatis.evaluate.request import EvaluationRequest
+from abatis.nets.copying import copy_module
 from abatis.nets.digest import weights_digest
+from abatis.nets.net import Net
 from abatis.system.device import device_name
 from abatis.system.files import sha256_of
 
@@ -82,21 +83,39 @@ def digest_flags(flags: Tensor) -> str:
 
 
 def _digest_outputs(module: nn.Module, request: EvaluationRequest) -> str | None:
-    """The sha256 of the logits of a few points, as they are and slightly moved; None: unknown."""
+    """The sha256 of the logits of a few points, as they are and slightly moved, and of gradients.
+
+    None where they are unknown.
+    """
     try:
-        twin = copy.deepcopy(module)
+        twin = copy_module(module)
         places = torch.linspace(0, len(request.points) - 1, TRIED).long().unique()
         size = min(TRIED, request.batch_size)
         digest = hashlib.sha256()
-        with isolate(twin) as net, seeded(0, "fingerprint"), torch.no_grad():
+        with isolate(twin) as net, seeded(0, "fingerprint"):
             for batch in request.points.subset(places).eval_batches(size):
                 source = generator(0, "fingerprint noise", int(batch.index[0]))
                 noise = torch.rand(batch.x.shape, generator=source).to(batch.x) * 2 - 1
                 for x in (batch.x, (batch.x + NOISE * noise).clamp(0, 1)):
-                    digest.update(net(x).float().cpu().contiguous().numpy().tobytes())
+                    with torch.no_grad():
+                        digest.update(net(x).float().cpu().contiguous().numpy().tobytes())
+                    digest.update(_find_gradient(net, x))
     except Exception:  # whatever is wrong with the network, the evaluation itself says it better
         return None
     return digest.hexdigest()
+
+
+def _find_gradient(net: Net, x: Tensor) -> bytes:
+    """The gradient at images (B, C, H, W) of a fixed sum of the logits, or that there is none."""
+    x = x.clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            logits = net(x).float()
+            weights = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), x)
+    except Exception as error:  # a network without gradients is judged, too
+        return type(error).__name__.encode()
+    return gradient.float().cpu().contiguous().numpy().tobytes()
 
 
 def _digest_files(module: nn.Module) -> list[str] | None:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from abatis.nets.module_state import read_tensors
+
 
 def weights_digest(module: nn.Module) -> str:
     """sha256 of all parameters and buffers, by name."""
-    return tensors_digest(module.state_dict())
+    return tensors_digest(read_tensors(module))
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

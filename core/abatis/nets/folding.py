@@ -138,6 +138,8 @@ class _Watching(TorchFunctionMode):
         self.convs: dict[int, list[nn.Module]] = {}  # by the identity of their weight
         self.norms: dict[int, list[nn.Module]] = {}  # by that of their running mean
         for part in module.modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue  # its tables cannot be changed
             weight, mean = part._parameters.get("weight"), part._buffers.get("running_mean")
             if mean is not None:
                 self.norms.setdefault(id(mean), []).append(part)

@@ -50,6 +50,8 @@ class Net:
         self.precision = precision
         self.attack_precision = attack_precision or precision
         self._modules = tuple(module.modules())
+        # what is in eval mode inside of a network in train mode was put there by its owner
+        self._still = [part for part in self._modules if module.training and not part.training]
         self.sharding: Sharding | None = None
         self._format = self._attack_format = torch.contiguous_format
         self._folding: Folding | None = None
@@ -114,6 +116,12 @@ class Net:
         ):
             logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
+
+    def train(self) -> None:
+        """Train mode; what was in eval mode inside when this was made stays in eval mode."""
+        self.module.train()
+        for part in self._still:
+            part.training = False
 
     def whole(self) -> AbstractContextManager[None]:
         """For passes outside of the training forward: inside, a sharded network is gathered.
@@ -201,6 +209,7 @@ class Net:
         own = [
             (module._buffers, name, buffer)
             for module in self._modules
+            if not isinstance(module, torch.jit.ScriptModule)
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
@@ -224,7 +233,11 @@ class Net:
 
     @contextmanager
     def _train_batch_norms(self) -> Iterator[None]:
-        norms = [module for module in self._modules if isinstance(module, BATCH_STATISTICS)]
+        norms = [
+            module
+            for module in self._modules
+            if isinstance(module, BATCH_STATISTICS) and module not in self._still
+        ]
         for norm in norms:
             norm.training = True
         try:

@@ -1,10 +1,10 @@
-"""Networks that were exported as programs: torch.export files and ONNX files."""
+"""Networks that were exported as programs: torch.export, TorchScript and ONNX files."""
 
 from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,52 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
         raise UsageError(
             f"this torch cannot read {path} as a torch.export program: {summarise_error(error)}",
             fix="export it again with this torch",
+        ) from error
+
+
+class ScriptedNetwork(nn.Module):
+    """The network of a TorchScript file, always in eval mode; it can be judged, not trained.
+
+    Args:
+        program: what torch.jit.load returned.
+    """
+
+    def __init__(self, program: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        # outside of torch's table: parts of a program have no tables of tensors that can be changed
+        self.__dict__["program"] = program.eval()
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
+        self.training = False
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> ScriptedNetwork:
+        self.__dict__["program"]._apply(function)
+        return self
+
+    def train(self, mode: bool = True) -> ScriptedNetwork:
+        """Do nothing: the program is judged."""
+        return self
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Those of the program."""
+        yield from self.__dict__["program"].parameters()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the program, by which a record identifies it."""
+        return dict(self.__dict__["program"].state_dict())
+
+    def forward(self, x: Tensor) -> Any:
+        return self.__dict__["program"](x)
+
+
+def load_script(path: Path) -> nn.Module:
+    """The network of a TorchScript file. Code in the file is run. Raises UsageError."""
+    try:
+        return ScriptedNetwork(torch.jit.load(path, map_location="cpu"))
+    except Exception as error:  # every damaged program fails in its own way
+        raise UsageError(
+            f"this torch cannot read {path} as a TorchScript program: {summarise_error(error)}",
+            fix="save it again with this torch",
         ) from error
 
 

@@ -8,7 +8,6 @@ blocks   a unit for each block, gathered when its turn comes; whole only for the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from abatis.nets.copying import copy_module
 from abatis.system import distributed
 
 Value = TypeVar("Value")
@@ -52,7 +52,7 @@ class Sharding:
     def __init__(self, module: nn.Module, how: str) -> None:
         self.module, self.how = module, how
         self.device = next(module.parameters()).device
-        self._blank = copy.deepcopy(module).cpu()
+        self._blank = copy_module(module).cpu()
         mesh = init_device_mesh(self.device.type, (distributed.world_size(),))
         parts = find_blocks(module) if how == "blocks" else []
         for part in parts:
@@ -99,7 +99,7 @@ class Sharding:
 
     def make_twin(self) -> nn.Module:
         """A copy of the network, sharded alike. It cannot be run: nothing is exchanged."""
-        twin = copy.deepcopy(self._blank).to(self.device)
+        twin = copy_module(self._blank).to(self.device)
         for name, weight in self.module.named_parameters():
             owner, _, last = name.rpartition(".")
             setattr(
@@ -112,7 +112,7 @@ class Sharding:
     def gather(self, module: nn.Module) -> nn.Module:
         """A plain network with the weights of the network or of a twin. All processes must ask."""
         weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
-        network = copy.deepcopy(self._blank).to(self.device)
+        network = copy_module(self._blank).to(self.device)
         network.load_state_dict(weights)
         return network
 
@@ -162,8 +162,8 @@ class Sharding:
 
     def join(self, folder: Path, twin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Whole weights of a verified checkpoint, and those of its twin, read by this process."""
-        weights = copy.deepcopy(self._blank).state_dict()
-        averaged = copy.deepcopy(self._blank).state_dict() if twin else {}
+        weights = copy_module(self._blank).state_dict()
+        averaged = copy_module(self._blank).state_dict() if twin else {}
         load(
             {"model": weights, "twin": averaged},
             storage_reader=FileSystemReader(folder),

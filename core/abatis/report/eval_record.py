@@ -10,9 +10,11 @@ from abatis.config.run_options import LADDERS
 from abatis.errors import DataError, UsageError
 from abatis.report.record_check import find_fault
 from abatis.report.sealed_json import CHECKSUM, is_intact, read_json, write_sealed
-from abatis.system.files import explain_disk_errors
+from abatis.system.files import explain_disk_errors, sha256_of
 
 RECORD = "eval.json"
+BEHIND = ("run.toml", "plan.json", "metrics.jsonl")  # files of a run that belong to its evaluation
+FILES = "files_sha256"  # in a record: the sha256 of these files and of the judged weights
 STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it can resume
 
 
@@ -30,6 +32,8 @@ def read_record(folder: Path) -> Mapping[str, Any]:
     fault = find_fault(found)
     if not fault and CHECKSUM in found and not is_intact(found):
         fault = "its content does not match its own sha256"
+    if not fault and FILES in found and CHECKSUM not in found:
+        fault = "its own sha256 is missing"
     if fault:
         raise DataError(
             f"the evaluation in {RECORD} is damaged or was edited: {fault}",
@@ -38,6 +42,27 @@ def read_record(folder: Path) -> Mapping[str, Any]:
         )
     record: Mapping[str, Any] = found
     return record
+
+
+def check_files(folder: Path, record: Mapping[str, Any]) -> None:
+    """Check that the files of a run are those that its evaluation is about.
+
+    Args:
+        folder: the run folder.
+        record: its evaluation; older ones name no files.
+
+    Raises:
+        DataError: a file is missing, or was changed since.
+    """
+    for name, sha256 in record.get(FILES, {}).items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise DataError(
+                f"{name} is not as it was when the run was evaluated",
+                where=str(path),
+                fix="restore it from a backup; if the run was continued since, let it end: "
+                "defense-run ... --resume evaluates it again",
+            )
 
 
 def describe_check(record: Mapping[str, Any]) -> str:
@@ -60,9 +85,10 @@ def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
     before = read_record(folder).get("test_set_evaluations") or 0
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        full = write_sealed(
-            folder / RECORD, {**record, "test_set_evaluations": 1 + before}, indent=1
-        )
+        behind = [folder / name for name in (*BEHIND, str(record.get("weights", "")))]
+        files = {path.name: sha256_of(path) for path in behind if path.is_file()}
+        table = {**record, "test_set_evaluations": 1 + before, FILES: files}
+        full = write_sealed(folder / RECORD, table, indent=1)
         (folder / STATE).unlink(missing_ok=True)
     return full
 

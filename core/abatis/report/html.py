@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from abatis.report.words import NO_BREAK_SPACE, format_percent
+from abatis.system.printable import replace_controls
 
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "quiet": "·"}
 
@@ -155,7 +156,7 @@ def page(title: str, lead: Lead | None, sections: Sequence[Section]) -> str:
     names by the sha256.
     """
     style = _templates().get_template("style.jinja").render()
-    return (
+    return replace_controls(
         _templates()
         .get_template("page.jinja")
         .render(

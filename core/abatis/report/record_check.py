@@ -100,7 +100,9 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(
         ("num_classes", "selected_at_epoch", "test_set_evaluations"), ("a count", _is_count)
     ),
-    **dict.fromkeys(("counts", "interval", "per_point", "per_class"), ("a table", _is_table)),
+    **dict.fromkeys(
+        ("counts", "interval", "per_point", "per_class", "files_sha256"), ("a table", _is_table)
+    ),
     "attacks": ("a table of tables", _is_table_of_tables),
     "masking": ("a table of tests", _is_masking),
     "margins": ("a table of measures", _has_measures),

@@ -15,10 +15,11 @@ from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
+from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
 from abatis.runs.prepare import prepare
-from abatis.runs.run_folder import PYTHON
+from abatis.runs.run_folder import PYTHON, find_start
 from abatis.system import distributed
 from abatis.train.hook_answers import list_implementers
 from abatis.train.plan import read_use
@@ -86,9 +87,13 @@ def _check_init(config: RunConfig) -> None:
     """Raise UsageError where there are no weights to start from."""
     if config.init is None:
         return
-    path = find_weights(config.init) if config.init.is_dir() else config.init
-    if not path.is_file():
-        raise UsageError(f"--init: no file {path}", fix="give a .safetensors file or a run folder")
+    path = find_start(config)
+    if path.is_file():
+        refuse_pickle(path, config.allow_pickle)
+    elif not path.is_dir():
+        raise UsageError(f"--init: no file {path}", fix="give a weights file or a run folder")
+    elif (path / "run.toml").is_file():
+        find_weights(path)
 
 
 def _check_normalize(config: RunConfig, model: nn.Module | None) -> None:

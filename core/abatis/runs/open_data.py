@@ -12,6 +12,7 @@ from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, DataRequest, describe, from_user, open_data
 from abatis.data.extra import describe_extra
+from abatis.data.sources.class_folders import show_some
 from abatis.errors import UsageError
 from abatis.nets.backbones import view_of
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
@@ -32,13 +33,28 @@ def open_run_data(config: RunConfig, given: object, device: torch.device) -> Dat
 
 
 def _read_class_names(config: RunConfig) -> tuple[str, ...]:
-    """The classes as a run that resumes has numbered them; empty for a new run."""
-    if not config.resumes or not config.name:
-        return ()
-    for name in (WEIGHTS, WEIGHTS_LAST):
-        with suppress(UsageError):  # there is no such file yet, or it is damaged
-            return read_class_names(config.out / config.name / name)
+    """The classes as the weights that a run starts from number them; empty for a new run."""
+    own = [config.out / config.name] if config.resumes and config.name else []
+    earlier = [config.continue_from] if config.continue_from is not None else []
+    for folder in (*own, *earlier):
+        for name in (WEIGHTS, WEIGHTS_LAST):
+            with suppress(UsageError):  # there is no such file yet, or it is damaged
+                return read_class_names(folder / name)
     return ()
+
+
+def check_classes(config: RunConfig, info: DataInfo) -> None:
+    """Raise UsageError where the run that this one goes on from has other classes by name."""
+    there = _read_class_names(config)
+    if config.continue_from is None or not there or not info.class_names:
+        return
+    if there != info.class_names:
+        raise UsageError(
+            f"--continue-from: that run has the classes {show_some(there)}, these data have"
+            f" {show_some(info.class_names)}",
+            where=str(config.continue_from),
+            fix="give data with the same class folders",
+        )
 
 
 def data_rows(config: RunConfig, info: DataInfo) -> tuple[PlanRow, ...]:

@@ -19,16 +19,18 @@ from abatis.data import Data, DataInfo, batches_per_epoch
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import (
     build,
-    check_first_pass,
     last_feature_map,
     resolve,
     switch_checkpointing,
 )
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
+from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
+from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
 from abatis.runs.open_data import data_rows
-from abatis.runs.run_folder import start_from
+from abatis.runs.run_folder import initialise
+from abatis.runs.start_check import check_start, prepare_module
 from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
@@ -98,10 +100,13 @@ def prepare(
     if model is None:
         model = _build_backbone(config, info)
         notes += _warn_too_small(model, config.backbone, info)
+    model, unwrapped = unwrap_parallel(model)
+    notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
     if config.init is not None:
-        notes.append(start_from(model, config.init))
+        notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
+    notes += _try_network(net, info, images, config, name)
     run = _make_run(config, info, net, device, images)
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
     notes += _warn_missing_classes(images) if images else []
@@ -109,7 +114,6 @@ def prepare(
     notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
     notes += _warn_no_statistics(config, net, name)
-    _check_head(net, info, images, config)
     engine = _set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
@@ -316,21 +320,25 @@ def _check_trainable(model: nn.Module, name: str, info: DataInfo) -> None:
         )
 
 
-def _check_head(net: Net, info: DataInfo, images: Data | None, config: RunConfig) -> None:
-    """Raise an error where the network refuses such images, or has no logit for a label."""
+def _try_network(
+    net: Net, info: DataInfo, images: Data | None, config: RunConfig, name: str
+) -> list[str]:
+    """Notes on how the network is used; an error where it does not take such images or labels."""
     if images is None:
         device = next(net.module.parameters()).device
         x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
     else:
         few = images.train.subset(torch.arange(min(2, len(images.train))))
         x = next(iter(few.eval_batches(2))).x
-    with net.whole():
-        logits = check_first_pass(net.frozen, x, config.backbone)
+    notes = check_start(net, x, info.num_classes, name, copied=config.ema > 0)
     if images is None:
-        return
+        return notes
+    with net.whole(), net.frozen_mode():
+        outputs = try_network(net.module, x, name).shape[1]
     largest = max(int(split.labels.max()) for split in (images.train, images.test))
-    if largest >= logits.shape[1]:
+    if largest >= outputs:
         raise DataError(
-            f"label {largest} does not fit {config.backbone}, which has {logits.shape[1]} outputs",
+            f"label {largest} does not fit {name}, which has {outputs} outputs",
             fix="labels count from 0; give the network one output for each class",
         )
+    return notes

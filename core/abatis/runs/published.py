@@ -1,4 +1,4 @@
-"""Published networks: a folder with model.safetensors and config.json, local or on the Hub."""
+"""Exported networks: a folder with model.safetensors and config.json, local or on the Hub."""
 
 from __future__ import annotations
 
@@ -8,47 +8,27 @@ from typing import Any
 from torch import nn
 
 from abatis.errors import UsageError, summarise_error
-from abatis.nets.backbones import Normalized
+from abatis.nets.backbones.from_repository import CONFIG
 from abatis.nets.digest import weights_digest
+from abatis.nets.normalising import Normalized
 from abatis.nets.programs import OnnxValues
+from abatis.nets.weights import load_into, read_contents
 from abatis.nets.weights_file import read_weights
 from abatis.report.sealed_json import parse_json
-from abatis.runs.run_folder import load_weights
 from abatis.system.timm_import import timm
 
-HUB = "hf-hub:"
-PUBLISHED_WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PUBLISHED_WEIGHTS = "model.safetensors"
 DESCRIBED = ("architecture", "threat", "weights_sha256")  # what every description says in texts
 
 
 def is_published(folder: Path) -> bool:
-    """Does a folder hold an exported network?"""
-    return (folder / CONFIG).is_file() and (folder / PUBLISHED_WEIGHTS).is_file()
-
-
-def fetch_from_hub(spec: str) -> Path:
-    """Download ``hf-hub:ORG/NAME[@REVISION]`` where it is not cached yet.
-
-    Returns:
-        The local folder.
-
-    Raises:
-        UsageError: it could not be downloaded.
-    """
-    import huggingface_hub
-
-    name, _, revision = spec.removeprefix(HUB).partition("@")
+    """Does a folder hold a network that ``defense export`` wrote?"""
+    if not (folder / CONFIG).is_file() or not (folder / PUBLISHED_WEIGHTS).is_file():
+        return False
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=[CONFIG, PUBLISHED_WEIGHTS]
-            )
-        )
-    except Exception as error:  # no connection, no such name, no permission: the fix is the same
-        raise UsageError(
-            f"{spec} could not be downloaded from the Hugging Face Hub: {summarise_error(error)}",
-            fix="check the name and the connection; a private repository needs HF_TOKEN",
-        ) from error
+        return '"abatis"' in (folder / CONFIG).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -80,14 +60,8 @@ def load_published(folder: Path, model: nn.Module | None = None) -> nn.Module:
     """
     description = read_description(folder)
     if model is not None:
-        try:
-            model.load_state_dict(read_weights(folder / PUBLISHED_WEIGHTS)[0])
-        except RuntimeError as error:
-            raise UsageError(
-                f"{folder / PUBLISHED_WEIGHTS} does not fit the network: "
-                f"{str(error).splitlines()[-1].strip()}",
-                fix="give a network of the same kind as the exported one",
-            ) from error
+        contents = read_contents(folder / PUBLISHED_WEIGHTS)
+        model = load_into(model, contents, "the network").module
     else:
         model = _load_with_timm(folder, description["architecture"])
     if weights_digest(model) != description["weights_sha256"]:
@@ -113,25 +87,6 @@ def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
             f"timm cannot load {folder}: {summarise_error(error)}",
             fix="export or download it again",
         ) from error
-
-
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network.
-
-    Of a run with ``--ema`` these are the averaged weights, else the best ones.
-
-    Args:
-        folder: a run folder, a folder that ``defense export`` wrote, or ``hf-hub:ORG/NAME``.
-        model: a module of the same kind, needed where the run trained your own module.
-
-    Returns:
-        The network in eval mode, on images in [0, 1].
-
-    Raises:
-        UsageError: there is no such network, or the weights do not fit it.
-    """
-    path = fetch_from_hub(str(folder)) if str(folder).startswith(HUB) else Path(folder)
-    return (load_published if is_published(path) else load_weights)(path, model).eval()
 
 
 def load_onnx(path: Path) -> nn.Module:

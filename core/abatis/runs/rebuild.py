@@ -11,7 +11,9 @@ from torch import nn
 
 from abatis.data import DataInfo
 from abatis.evaluate.stranger.origin import Origin
-from abatis.runs.model_spec import ModelSpec, find_model
+from abatis.nets.label_map import LabelMap
+from abatis.runs.model_spec import ModelSpec, Wishes, find_model
+from abatis.runs.open_model import open_model
 
 FUNCTION = "abatis.runs.rebuild:rebuild_model"
 
@@ -26,16 +28,23 @@ def describe_origin(subject: ModelSpec, info: DataInfo) -> Origin:
     facts = {**asdict(info), "view": None}
     return Origin(
         FUNCTION,
-        {"spec": subject.spec, "backbone": subject.backbone, "info": _as_plain(facts)},
+        {
+            "spec": subject.spec,
+            "backbone": subject.backbone,
+            "info": _as_plain(facts),
+            "wishes": _as_plain(asdict(subject.wishes)),
+        },
     )
 
 
 def describe_run_origin(folder: Path, info: DataInfo) -> Origin:
     """Return how another process builds the network of a run folder."""
-    return describe_origin(ModelSpec(str(folder.absolute()), None, None), info)
+    return describe_origin(find_model(str(folder.absolute())), info)
 
 
-def rebuild_model(spec: str, backbone: str | None, info: dict[str, Any]) -> nn.Module:
+def rebuild_model(
+    spec: str, backbone: str | None, info: dict[str, Any], wishes: dict[str, Any]
+) -> nn.Module:
     """Build what the user named, on the CPU.
 
     Raises:
@@ -43,11 +52,25 @@ def rebuild_model(spec: str, backbone: str | None, info: dict[str, Any]) -> nn.M
     """
     tuples = ("mean", "std", "class_names")
     facts = DataInfo(**{**info, **{name: tuple(info[name]) for name in tuples}})
-    subject = find_model(spec, backbone, allow_pickle=True)  # it was allowed before
-    module, _ = subject.load(facts, torch.device("cpu"))
+    label_map = wishes["label_map"]
+    asked = Wishes(
+        **{
+            **wishes,
+            "allow_pickle": True,  # it was allowed before
+            "statistics": _as_tuples(wishes["statistics"]),
+            "label_map": label_map and LabelMap(**{k: _as_tuples(v) for k, v in label_map.items()}),
+        }
+    )
+    module, _, _ = open_model(find_model(spec, backbone, wishes=asked), facts, torch.device("cpu"))
     return module
 
 
-def _as_plain(facts: dict[str, Any]) -> dict[str, object]:
+def _as_plain(value: Any) -> Any:
     """Tuples as lists: a message holds plain types."""
-    return {name: list(one) if isinstance(one, tuple) else one for name, one in facts.items()}
+    if isinstance(value, dict):
+        return {name: _as_plain(one) for name, one in value.items()}
+    return [_as_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -16,7 +16,10 @@ from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
+from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.digest import tensors_digest
+from abatis.nets.weights import Contents, load_into, read_contents, start_from
+from abatis.nets.weights.contents import WHOLE
 from abatis.nets.weights_file import find_weights, is_sealed, read_weights
 from abatis.report.eval_record import RECORD, read_record
 from abatis.runs.run_name import make_up_name
@@ -25,6 +28,7 @@ from abatis.system.folder_lock import LOCK, lock_folder
 
 RATIO = re.compile(r"(\w+:)?[\d.]+/[\d.]+")  # an option with a slash that is no path
 LARGEST = 10**6  # classes, channels or pixels of a side that a weights file may name
+SIZES = ("num_classes", "channels", "image_size")  # facts in a weights file
 PYTHON = "python:"  # marks a network or data set that was given from Python
 
 
@@ -111,17 +115,24 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
     path = find_weights(folder)
     tensors, facts = read_weights(path)
     if not is_sealed(path):
+        _check_unsealed(path, facts)
         _compare_with_record(folder, path, tensors)
     if model is None:
         model = _build_again(folder / "run.toml", path, facts)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def _check_unsealed(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raise UsageError where weights have no sha256 because their header is damaged.
+
+    Those of older versions have none, but all facts, and no others.
+    """
+    if not facts or set(facts) - {"backbone", *SIZES, "class_names"}:
         raise UsageError(
-            f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}",
-            fix="give a network of the same kind as the run's",
-        ) from error
-    return model
+            "cannot read weights: the header of the file is damaged",
+            where=str(path),
+            fix="restore the file from a backup",
+        )
 
 
 def _compare_with_record(folder: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -150,7 +161,7 @@ def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.M
             f"the network of this run was given from Python: {backbone.removeprefix(PYTHON)}",
             fix="give it again: abatis.load(folder, model=your_module)",
         )
-    sizes = [facts.get(name) for name in ("num_classes", "channels", "image_size")]
+    sizes = [facts.get(name) for name in SIZES]
     whole = [size for size in sizes if type(size) is int and 0 < size < LARGEST]
     if len(whole) < len(sizes):
         raise UsageError(
@@ -192,12 +203,19 @@ def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
             )
 
 
-def start_from(model: nn.Module, path: Path) -> str:
-    """Load weights to fine-tune from; a head of another size keeps its new random values.
+def find_start(config: RunConfig) -> Path:
+    """The file or folder that ``--init`` names; a repository is downloaded where it must be."""
+    name = str(config.init)
+    return find_folder(name) if is_repository(name) else Path(name).expanduser()
+
+
+def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
+    """Load the weights of ``--init``; a head of another size keeps its new random values.
 
     Args:
         model: the network, which is changed.
-        path: a weights file or a run folder.
+        config: says which weights.
+        name: of the network, for messages.
 
     Returns:
         What was done, in words.
@@ -205,23 +223,11 @@ def start_from(model: nn.Module, path: Path) -> str:
     Raises:
         UsageError: the weights do not fit the network.
     """
-    source = find_weights(path) if path.is_dir() else path
-    tensors, _ = read_weights(source)
-    if path.is_dir() and not is_sealed(source):
+    path = find_start(config)
+    if not (path / "run.toml").is_file():
+        return start_from(model, read_contents(path, config.allow_pickle), name, config.weights_key)
+    source = find_weights(path)
+    tensors, facts = read_weights(source)
+    if not is_sealed(source):
         _compare_with_record(path, source, tensors)
-    own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    left = [name for name in own if name not in fitting]
-    others = [name for name in left if name not in tensors]
-    if others or not fitting or len(left) > 2:
-        raise UsageError(
-            f"{source} does not fit this backbone: {len(left)} of {len(own)} tensors differ, "
-            f"such as {left[0]}",
-            fix="give the --backbone that the weights were trained with",
-        )
-    model.load_state_dict(fitting, strict=False)
-    return f"weights from {source}" + (f", new head ({', '.join(left)})" if left else "")
+    return start_from(model, Contents(source, {WHOLE: tensors}, facts), name)

@@ -22,13 +22,13 @@ from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
-from abatis.report.eval_record import STATE, read_record, write_record
+from abatis.report.eval_record import STATE, check_files, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
 from abatis.runs.held_out import check_not_trained_on, write_held_out
-from abatis.runs.open_data import describe_run_data, open_run_data
+from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.rebuild import describe_run_origin
@@ -201,6 +201,7 @@ def _train_and_judge(job: Job) -> Result:
         state = start.loaded.state
         if first:
             check_weights(job.folder, state["best_files"])
+            check_files(job.folder, read_record(job.folder))
         job.reporter.note(f"this run is already finished: {job.folder}")
         _note_early_stop(job, state["epochs_ended"], state["best"])
         return _read_result(job.folder)
@@ -209,6 +210,7 @@ def _train_and_judge(job: Job) -> Result:
     content = describe_content(config, images)
     start = check_content(start, content, config)
     if source is not None:
+        check_classes(config, images.info)
         check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
     prepared = _go_on_from(source, start, prepared)
@@ -243,10 +245,14 @@ def _note_early_stop(job: Job, epochs_ended: int, best: Mapping[str, float]) -> 
 
 def _is_judged(job: Job) -> bool:
     """Is there an evaluation that goes as far as this configuration asks for?"""
-    wanted, done = job.config.eval, read_record(job.folder).get("ladder")
+    wanted, record = job.config.eval, read_record(job.folder)
     if wanted == "none":
         return True
-    return done in LADDERS and LADDERS.index(done) >= LADDERS.index(wanted)
+    done = record.get("ladder")
+    if done not in LADDERS or LADDERS.index(done) < LADDERS.index(wanted):
+        return False
+    asked = (str(job.config.threat_model), job.config.seed)
+    return (record.get("threat"), record.get("seed")) == asked
 
 
 def _describe_run(job: Job, prepared: Prepared, start: Start, code: Mapping[str, str]) -> None:

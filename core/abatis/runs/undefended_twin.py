@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +10,7 @@ from abatis.api.randomness import seeded
 from abatis.config.option_groups import OptimConfig
 from abatis.data import epoch_batches
 from abatis.data.info import Split
+from abatis.nets.copying import copy_module
 from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
 
 
@@ -27,7 +26,7 @@ def train_undefended_twin(
         The copy, in eval mode.
     """
     with seeded(seed, "twin"), torch.enable_grad():
-        twin = copy.deepcopy(module).train().requires_grad_(True)
+        twin = copy_module(module).train().requires_grad_(True)
         for part in twin.modules():
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()

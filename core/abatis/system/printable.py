@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 REPLACEMENT = "?"
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal or turn the direction of writing."""
 
 
 def make_printable(text: str) -> str:
@@ -16,6 +19,11 @@ def make_printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(map(_replace, text))
+
+
+def replace_controls(text: str) -> str:
+    """Return a text for a file, in which every control character is a question mark."""
+    return CONTROLS.sub(REPLACEMENT, text)
 
 
 def _replace(character: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 MASK = "***"
 _WORDS = (
     "token|tokens|key|apikey|accesskey|secretkey|secret|secrets|password|passwd|passphrase|pwd|pat"
-    "|credential|credentials|auth|authorization|bearer"
+    "|credential|credentials|auth|authorization|bearer|pass|login|sig|signature|accesstoken"
+    "|privatekey|clientsecret"
 )
-NAME = re.compile(rf"(?:^|[-_.])(?:{_WORDS})$", re.IGNORECASE)
+NAME = re.compile(rf"(?:^|[-_.])(?:{_WORDS})(?:[-_.](?:value|file))?$", re.IGNORECASE)
 """A name of something secret: --hub.api-key, HF_TOKEN."""
 ASSIGNED = re.compile(
     rf"((?:^|[^A-Za-z0-9])[\"']?(?:[\w.-]*[-_.])?(?:{_WORDS})[\"']?\s*[:=]\s*[\"']?)([^\s\"',}}&]+)",
@@ -18,7 +19,7 @@ ASSIGNED = re.compile(
 )
 """A name of something secret and its value: TOKEN=x, "api_key": "x", ?token=x."""
 TOKEN = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_|gh[oprsu]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|AIza|npm_|pypi-)"
+    r"(?<![A-Za-z0-9])(?:hf_|gh[oprsu]_|github_pat_|glpat-|sk[-_]|r8_|xox[abprs]-|AKIA|ASIA|AIza|npm_|pypi-)"
     r"[A-Za-z0-9_-]{8,}"
     r"|eyJ[\w-]+\.[\w-]+\.[\w-]+"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -86,13 +87,21 @@ def _rewrite_best(training: Training, progress: Progress, checkpoint: Path) -> b
         return False
     weights, averaged = _read_weights(training, loaded)
     with explain_disk_errors(folder):
-        write_weights(folder / WEIGHTS, weights, training.facts)
+        facts = training.describe_weights(loaded.state.get("extra_state", {}))
+        write_weights(folder / WEIGHTS, weights, facts)
         if WEIGHTS_AVERAGED in progress.best_files:
-            write_weights(folder / WEIGHTS_AVERAGED, averaged, training.facts)
+            write_weights(folder / WEIGHTS_AVERAGED, *_split(training, averaged))
     return hash_best(folder) == progress.best_files
 
 
-def _read_weights(training: Training, loaded: Loaded) -> tuple[Weights, Weights]:
+def _split(training: Training, state: Mapping[str, Any]) -> tuple[Weights, dict[str, Any]]:
+    """Tensors of a network's state, and the facts of their file, which hold the rest."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    extra = {name: value for name, value in state.items() if name not in tensors}
+    return tensors, training.describe_weights(extra)
+
+
+def _read_weights(training: Training, loaded: Loaded) -> tuple[Weights, Mapping[str, Any]]:
     """The weights of a checkpoint, and the averaged ones."""
     if training.net.sharding is not None:
         return training.net.sharding.join(loaded.folder, twin=training.twin is not None)

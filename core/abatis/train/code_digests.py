@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from abatis.system.files import digest, sha256_of
 
 LIBRARIES = frozenset({"builtins", "torch", "torchvision", "timm", "abatis"})
 """Packages whose code is known by its version."""
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -81,12 +83,13 @@ def _describe(tensor: Tensor) -> str:
 
 
 def find_local_imports(path: Path) -> dict[str, Path]:
-    """The Python files in a file's folder that it imports, also through each other.
+    """The Python files in a file's folder, and in the one above, that it imports.
 
-    They are found in the text; nothing is run. Files elsewhere are not among them.
+    Also through each other, and by name, as in ``import_module("layers")``. They are found in the
+    text; nothing is run. Files elsewhere are not among them.
 
     Returns:
-        The files by their path in the folder, like ``layers.py``.
+        The files by their path from the folder, like ``layers.py`` or ``../layers.py``.
     """
     folder, found, waiting = path.parent, {path}, [path]
     while waiting:
@@ -100,9 +103,9 @@ def find_local_imports(path: Path) -> dict[str, Path]:
                 found.add(module)
                 waiting.append(module)
     return {
-        file.relative_to(folder).as_posix(): file
+        Path(os.path.relpath(file, folder)).as_posix(): file
         for file in sorted(found - {path})
-        if file.is_relative_to(folder)
+        if file.is_relative_to(folder.parent)
     }
 
 
@@ -111,12 +114,23 @@ def _list_imports(tree: ast.AST, file: Path, folder: Path) -> Iterator[tuple[Pat
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield folder, alias.name.split(".")
+                yield from _look_up(folder, alias.name.split("."))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if MODULE.fullmatch(node.value):
+                yield from _look_up(folder, node.value.split("."))
         elif isinstance(node, ast.ImportFrom):
-            start = folder if node.level == 0 else file.parents[node.level - 1]
             module = node.module.split(".") if node.module else []
             for alias in node.names:
-                yield start, [*module, alias.name]
+                if node.level == 0:
+                    yield from _look_up(folder, [*module, alias.name])
+                else:
+                    yield file.parents[node.level - 1], [*module, alias.name]
+
+
+def _look_up(folder: Path, parts: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Where a module may lie: beside the file, or in the folder above, as ``sys.path`` may say."""
+    yield folder, parts
+    yield folder.parent, parts
 
 
 def _find_files(imports: Iterable[tuple[Path, list[str]]]) -> Iterator[Path]:

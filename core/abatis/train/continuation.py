@@ -18,6 +18,7 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import CheckpointError, UsageError
 from abatis.system.folder_lock import find_writer
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
+from abatis.train.resume import check_fit
 
 OPTION = "--continue-from"
 AVERAGING = "averaging"  # the trainer hook of --ema, as checkpoints name it
@@ -69,8 +70,9 @@ def find_source(config: RunConfig) -> Source | None:
             f"{OPTION}: {writer} is writing this run", where=str(run), fix="wait for it or stop it"
         )
     source = Source(run, _load_newest(run))
-    _check_epoch(source, config)
-    _check_state(source, config)
+    with check_fit(source.loaded):
+        _check_epoch(source, config)
+        _check_state(source, config)
     return source
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abatis.config.built_in import TRACKERS
+from abatis.nets.module_state import load_state, read_extra_state, read_tensors
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors
 from abatis.train.best_weights import find_best_step, restore_best
@@ -64,7 +65,7 @@ class Saver:
             save_checkpoint(
                 folder / CHECKPOINTS,
                 self.progress.step,
-                self.net.module.state_dict() if whole else self._save_pieces,
+                read_tensors(self.net.module) if whole else self._save_pieces,
                 self._collect_state(parts),
                 self.about,
                 find_best_step(self.training, self.progress),
@@ -86,7 +87,7 @@ class Saver:
         """Take over the state of a checkpoint."""
         state = loaded.state
         if self.net.sharding is None:
-            self.net.module.load_state_dict(loaded.weights)
+            load_state(self.net.module, loaded.weights, state.get("extra_state"))
             self.optimizer.load_state_dict(state["optimizer"])
         else:
             self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
@@ -136,6 +137,7 @@ class Saver:
             "parts": parts,
             "skipped_in_a_row": self.skipping.in_a_row,
             "optimizer": optimizer,
+            "extra_state": read_extra_state(self.net.module),
             "trainers": {name: hooks.state_dict() for name, hooks in self.training.plan.trainers},
         }
 

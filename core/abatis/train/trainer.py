@@ -104,7 +104,7 @@ class Trainer:
             NotFiniteError: Loss or gradient was not finite.
         """
         self._trim_metrics()
-        self.net.module.train()
+        self.net.train()
         with StopRequest() as stop, self._explain_failures():
             while not self.progress.finished:
                 self._train_epoch(stop, listener)

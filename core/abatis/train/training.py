@@ -14,6 +14,7 @@ from torch import nn
 from abatis.api.randomness import Randomness
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, batches_per_epoch
+from abatis.nets.module_state import EXTRA, read_extra_state, read_tensors
 from abatis.nets.net import Net
 from abatis.nets.weights_file import write_weights
 from abatis.system import distributed
@@ -90,12 +91,17 @@ class Training:
         """The module; if it is in pieces, a copy that is put together from all processes."""
         return module if self.net.sharding is None else self.net.sharding.gather(module)
 
+    def describe_weights(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts of a weights file, with the extra state of the network where it has some."""
+        return {**self.facts, **({EXTRA: dict(extra)} if extra else {})}
+
     def write_weights(self, name: str, module: nn.Module) -> None:
         """Write weights into the run folder; the first process does."""
         module = self.make_whole(module)
         if distributed.rank() == 0:
             with explain_disk_errors(self.folder):
-                write_weights(self.folder / name, module.state_dict(), self.facts)
+                facts = self.describe_weights(read_extra_state(module))
+                write_weights(self.folder / name, read_tensors(module), facts)
 
 
 @dataclass

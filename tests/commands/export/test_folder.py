@@ -188,5 +188,5 @@ def test_a_folder_that_is_neither(tmp_path):
         find_model(str(tmp_path), None)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="not written by defense export"):
+    with pytest.raises(UsageError, match="names no image classifier"):
         abatis.load(tmp_path)

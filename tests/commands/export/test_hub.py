@@ -99,7 +99,13 @@ def test_what_the_hub_has_is_loaded_and_judged(judged, tmp_path, monkeypatch):
         abatis.load(folder)
     )
     assert asked == [
-        ("org/little", {"revision": "v2", "allow_patterns": ["config.json", "model.safetensors"]})
+        (
+            "org/little",
+            {
+                "revision": "v2",
+                "allow_patterns": ["*.json", "*.safetensors", "pytorch_model*.bin"],
+            },
+        )
     ]
     assert find_model("hf-hub:org/little", None).threat == "Linf:0.1"
 

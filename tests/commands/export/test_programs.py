@@ -13,6 +13,7 @@ from abatis.commands.export.program import TOLERANCE
 from abatis.data import DataRequest, describe
 from abatis.errors import UsageError
 from abatis.runs.model_spec import find_model
+from abatis.runs.open_model import open_model
 
 IMAGES = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -24,7 +25,7 @@ def export(folder, out, form):
 def judged_as(file, allow_pickle=False):
     """The module that ``defense eval FILE`` judges, and the threat it takes."""
     subject = find_model(str(file), None, allow_pickle)
-    module, *_ = subject.module(describe(DataRequest("digits")), torch.device("cpu"))
+    module, *_ = open_model(subject, describe(DataRequest("digits")), torch.device("cpu"))
     return module.eval(), subject.threat
 
 

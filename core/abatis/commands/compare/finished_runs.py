@@ -14,7 +14,7 @@ from abatis.config.discovery import get_plugin_name
 from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.toml import flatten, read_toml
 from abatis.errors import UsageError
-from abatis.report.eval_record import read_record
+from abatis.report.eval_record import check_files, read_record
 from abatis.report.json_part import Part
 from abatis.report.sealed_json import parse_json
 
@@ -70,6 +70,7 @@ def read_run(folder: Path, method: str = "") -> JudgedRun:
     record = read_record(folder)
     if "clean_acc" not in record:
         raise UsageError(f"no evaluation in {folder}", fix=f"defense eval {folder}")
+    check_files(folder, record)
     home = folder if (folder / "run.toml").exists() else Path(record.get("model") or folder)
     path = home / "run.toml"
     settings = dict(flatten(read_toml(path))) if path.exists() else {}

@@ -15,11 +15,19 @@ from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, evaluate
 from abatis.evaluate.record import describe_evaluation
-from abatis.nets.backbones import view_of
-from abatis.report.eval_record import STATE, check_replaceable, read_record, write_record
+from abatis.nets.label_map import read_label_map
+from abatis.nets.normalising import parse_statistics
+from abatis.report.eval_record import (
+    STATE,
+    check_files,
+    check_replaceable,
+    read_record,
+    write_record,
+)
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
-from abatis.runs.model_spec import ModelSpec, find_model
+from abatis.runs.model_spec import ModelSpec, Wishes, find_model
+from abatis.runs.open_model import open_model
 from abatis.runs.own_run import describe_data, describe_plugins, describe_training
 from abatis.runs.prepare import prepare
 from abatis.runs.rebuild import describe_origin
@@ -27,6 +35,8 @@ from abatis.system import distributed
 from abatis.system.device import pick_device
 from abatis.system.files import explain_disk_errors
 from abatis.system.signals import stop_at_once
+
+TRIED = 8  # images on which the network is tried before the evaluation
 
 
 def judge_model(asked: argparse.Namespace, line: str) -> str:
@@ -45,14 +55,19 @@ def judge_model(asked: argparse.Namespace, line: str) -> str:
 
 def _judge(asked: argparse.Namespace, line: str) -> str:
     reporter = Reporter(asked.quiet or distributed.rank() > 0)
-    subject = find_model(asked.model, asked.backbone, asked.allow_pickle)
+    subject = find_model(
+        asked.model, asked.backbone, weights=asked.weights, wishes=_read_wishes(asked)
+    )
     device = pick_device(asked.device)
     images = _open_data(asked, subject, device)
     threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
     folder = asked.out or _choose_folder(asked, subject, images.info.name, str(threat))
     check_replaceable(folder, asked.ladder)
+    if subject.run is not None:
+        check_files(subject.path, read_record(subject.path))
     points = choose_points(asked, images.test)
-    module, notes, doubts = subject.module(images.info, device)
+    few = next(iter(images.test.eval_batches(TRIED))).x
+    module, notes, doubts = open_model(subject, images.info, device, few)
     for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
     seed = subject.run.seed if subject.run else asked.seed
@@ -96,10 +111,21 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     return found.verdict
 
 
+def _read_wishes(asked: argparse.Namespace) -> Wishes:
+    """How the network is to be opened."""
+    return Wishes(
+        asked.weights_key,
+        asked.allow_pickle,
+        parse_statistics(asked.normalize) if asked.normalize else None,
+        asked.output,
+        read_label_map(asked.label_map) if asked.label_map else None,
+    )
+
+
 def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     """The data a model is evaluated on: those of ``--data``, else the run's own."""
     run = subject.run
-    view = view_of(run.backbone if run is not None else subject.backbone or subject.spec)
+    view = subject.view
     if run is not None and _same_data(asked, subject):
         request = DataRequest.of(run, view, device).for_judging()
         return open_data(replace(request, class_names=subject.class_names))

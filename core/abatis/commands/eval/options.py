@@ -21,16 +21,11 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="run folder, exported folder, hf-hub:ORG/NAME, .pt2 or .onnx file, weights file "
-        "(with --backbone), timm name, or FILE.py:FACTORY",
+        help="run folder, exported folder, weights file (with --backbone), FILE.py:FACTORY or "
+        "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
+        "local-dir:PATH, or a TorchScript, .pt2 or .onnx file",
     )
-    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="accept .pt and .pth files (only their tensors are loaded) and .pt2 files (their code "
-        "is run)",
-    )
+    _add_model_options(parser)
     _add_data_options(parser)
     _add_attack_options(parser)
     parser.add_argument(
@@ -46,6 +41,43 @@ def make_parser(prog: str) -> Parser:
     )
     parser.add_argument("--quiet", action="store_true", help="print only errors")
     return parser
+
+
+def _add_model_options(parser: Parser) -> None:
+    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
+    )
+    parser.add_argument(
+        "--weights-key",
+        metavar="NAME",
+        help="which set of weights to take from a file that holds several, such as ema",
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="accept .pt, .pth, .ckpt and .bin files (only their tensors are loaded), and programs "
+        "(their code is run)",
+    )
+    parser.add_argument(
+        "--normalize",
+        nargs="+",
+        metavar="STATISTICS",
+        help="normalise inside the network: imagenet, cifar10, none, or MEAN STD with commas "
+        "between channels (default: as the weights say, else that of the data)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="KEY",
+        help="which output of the network are the logits: a key or a number; sigmoid: it returns "
+        "a single logit",
+    )
+    parser.add_argument(
+        "--label-map",
+        metavar="MAP",
+        help="which output is which class: imagenet (folders named by wnids), imagenet-a, "
+        "imagenet-r, or a file of class names and outputs",
+    )
 
 
 def _add_data_options(parser: Parser) -> None:

@@ -54,7 +54,8 @@ def _find_positions(path: Path, test: Split) -> Tensor:
         index = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
         if index not in places:
             raise DataError(
-                f"{text[:40]!r} is not the index of a test image; there are {len(places)} of them",
+                f"{text[:40]!r} is not the index of a test image; there are {len(places)} of them"
+                + _show_indices(test),
                 where=f"{path}, line {number}",
                 fix=FORM,
             )
@@ -70,6 +71,14 @@ def _find_positions(path: Path, test: Split) -> Tensor:
             fix="list every test image once",
         )
     return chosen
+
+
+def _show_indices(test: Split) -> str:
+    """The first indices where only some of the test set is used, as with ``--limit``."""
+    first = test.index[:3].tolist()
+    if int(test.index[-1]) == len(test) - 1:
+        return ""
+    return f", {', '.join(map(str, first))} and so on, counted in the whole test set"
 
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:

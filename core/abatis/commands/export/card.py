@@ -12,9 +12,11 @@ from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
+from abatis.report.eval_record import describe_check
 from abatis.report.numbers import format_share, list_measured
 from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
+from abatis.system.printable import replace_controls
 
 HEAD = """---
 library_name: {library}
@@ -73,7 +75,7 @@ def make_card(run: FinishedRun, also: Mapping[str, str]) -> str:
     }
     body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items())
     head = HEAD.format(library="timm" if run.in_timm else "abatis")
-    return f"{head}\n# {run.name}\n\n{body}\n"
+    return replace_controls(f"{head}\n# {run.name}\n\n{body}\n")
 
 
 def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
@@ -98,6 +100,8 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     if record.get("verdict") == "FAIL":
         yield "\n**The robust accuracies cannot be trusted.**"
     adaptive = record.get("adaptive_attack")
+    if unchecked := describe_check(record):
+        yield f"\n{unchecked}."
     yield (
         "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
     )

@@ -17,7 +17,7 @@ from abatis.nets.backbones import resolve, view_of
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
-from abatis.report.eval_record import read_record
+from abatis.report.eval_record import check_files, read_record
 from abatis.report.sealed_json import read_json
 from abatis.runs.run_folder import PYTHON, load_weights
 
@@ -117,6 +117,7 @@ def read_finished_run(
     Raises:
         UsageError: ``folder`` is not a run folder, the verdict is FAIL and not accepted, or the
             weights are not those that were evaluated.
+        DataError: The evaluation is damaged, or a file of the run was changed since.
     """
     record = _read_evaluation(folder, allow_fail)
     module = load_weights(folder, model).eval()
@@ -125,6 +126,7 @@ def read_finished_run(
             f"the weights in {folder} are not the ones that were evaluated",
             fix=f"defense eval {folder}",
         )
+    check_files(folder, record)
     rows = _read_plan(folder / "plan.json")
     _, facts = read_weights(find_weights(folder))
     options = _read_options(folder / "run.toml")

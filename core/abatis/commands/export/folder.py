@@ -16,11 +16,12 @@ from abatis.commands.export.card import make_card
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.data.sources import is_streamed
 from abatis.nets.backbones import Normalized, view_of
+from abatis.nets.backbones.from_repository import CONFIG
 from abatis.nets.backbones.from_timm import size_options
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import write_weights
 from abatis.report.numbers import ROBUST, UPPER, find_headline, is_bound
-from abatis.runs.published import CONFIG, PUBLISHED_WEIGHTS
+from abatis.runs.published import PUBLISHED_WEIGHTS
 from abatis.runs.run_folder import strip_folders
 from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.timm_import import timm

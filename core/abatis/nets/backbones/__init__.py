@@ -12,20 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abatis.api.context import Forward
-from abatis.errors import AbatisError, UsageError, summarise_error
+from abatis.data.info import View
+from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones.from_file import load_factory
-from abatis.nets.backbones.from_timm import create, pretrained_statistics, view_of
+from abatis.nets.backbones.from_repository import (
+    Repository,
+    find_folder,
+    is_repository,
+    read_repository,
+)
+from abatis.nets.backbones.from_timm import create, pretrained_statistics, timm_view
+from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
+from abatis.nets.backbones.from_torchvision import (
+    build_torchvision,
+    statistics_of,
+    torchvision_view,
+)
 from abatis.nets.backbones.names import SHORT_NAMES, is_factory, resolve
 from abatis.nets.net import BATCH_STATISTICS, Net
-from abatis.system.torch_messages import is_out_of_memory
-from abatis.system.user_module import raised_at
+from abatis.nets.normalising import Normalized
+from abatis.nets.weights import read_contents, start_from
 
 __all__ = [
-    "Normalize",
     "Normalized",
     "build",
-    "check_first_pass",
     "last_feature_map",
     "resolve",
     "switch_checkpointing",
@@ -34,41 +44,10 @@ __all__ = [
 ]
 
 
-class Normalize(nn.Module):
-    """``(x - mean) / std`` of images (B, C, H, W).
-
-    The buffers ``mean`` and ``std`` are (1, C, 1, 1).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
-class Normalized(nn.Module):
-    """A backbone on images (B, C, H, W) in [0, 1]."""
-
-    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(self.normalize(x))
-        return logits
-
-
 def build(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     channels: int,
     image_size: int,
     mean: Sequence[float],
@@ -80,8 +59,9 @@ def build(
     """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes).
 
     Args:
-        name: one of our short names, a timm name, or ``FILE.py:FUNCTION``.
-        num_classes: number of logits.
+        name: one of our short names, a timm name, ``torchvision:NAME``, ``hf-hub:ORG/NAME``,
+            ``local-dir:PATH``, or ``FILE.py:FUNCTION``.
+        num_classes: number of logits; None for the default of a function in a file.
         channels: number of channels of the images.
         image_size: pixels a side.
         mean: one number a channel, for images in [0, 1].
@@ -103,25 +83,23 @@ def build(
                 fix="leave it out; the function itself may load weights",
             )
         return load_factory(resolved, num_classes)
+    assert num_classes is not None
+    if is_repository(resolved):
+        return _build_from_repository(
+            read_repository(find_folder(resolved)), num_classes, channels, pretrained and download
+        )
     if not len(mean) == len(std) == channels or min(std) <= 0:
         raise UsageError(
             f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
             fix="give one mean and one positive std for each channel",
         )
-    backbone, cfg = create(
-        resolved,
-        num_classes=num_classes,
-        channels=channels,
-        image_size=image_size,
-        pretrained=pretrained,
-        download=download,
-        init=init,
-    )
+    if resolved.startswith(TORCHVISION):
+        net = build_torchvision(resolved, num_classes, channels, pretrained and download)
+        return Normalized(net, *(statistics_of(resolved) if pretrained else (mean, std)))
+    sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    backbone, cfg = create(resolved, **sizes, pretrained=pretrained, download=download, init=init)
     if pretrained:
-        mean, std = (
-            pretrained_statistics(cfg.mean, channels),
-            pretrained_statistics(cfg.std, channels),
-        )
+        mean, std = (pretrained_statistics(values, channels) for values in (cfg.mean, cfg.std))
     return Normalized(backbone, mean, std)
 
 
@@ -132,6 +110,33 @@ def _check_init(name: str, resolved: str, init: str) -> None:
             f"--backbone-init {init} is for our own networks, and {name} is none of them",
             fix=f"leave it out, or choose one of {', '.join(SHORT_NAMES)}",
         )
+
+
+def _build_from_repository(
+    repository: Repository, num_classes: int, channels: int, pretrained: bool
+) -> nn.Module:
+    """The network of a repository, normalised as it says.
+
+    With ``pretrained`` it has its weights, and a new head where the number of classes differs.
+    """
+    if pretrained and not repository.is_timm:
+        return Normalized(repository.load(num_classes), *repository.statistics)
+    net = Normalized(repository.build(num_classes, channels), *repository.statistics)
+    if pretrained:
+        contents = repository.convert(read_contents(repository.folder), net.backbone)
+        start_from(net, contents, f"the network of {repository.folder}")
+    return net
+
+
+def view_of(name: str) -> View:
+    """How image files become images for a network, where its name tells; else the default."""
+    if is_factory(name):
+        return View()
+    if is_repository(name):
+        return read_repository(find_folder(name)).view
+    if name.startswith(TORCHVISION):
+        return torchvision_view(name)
+    return timm_view(name)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -196,31 +201,3 @@ def last_feature_map(model: nn.Module, channels: int, image_size: int) -> tuple[
         for handle in handles:
             handle.remove()
     return maps[-1] if maps else None
-
-
-def check_first_pass(forward: Forward, x: Tensor, backbone: str) -> Tensor:
-    """The logits (B, K) of some images (B, C, H, W), to find out early what would fail later.
-
-    Raises UsageError where the network fails or does not return such logits.
-    """
-    try:
-        with torch.no_grad():
-            logits = forward(x)
-    except AbatisError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise UsageError(
-            f"backbone {backbone} fails on images {tuple(x.shape)}: "
-            f"{type(error).__name__}: {error}",
-            where=raised_at(error),
-            fix="choose a network for such images or another --image-size",
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(
-            f"backbone {backbone} returns {given} for {len(x)} images, not logits of shape (B, K)",
-            fix="return one row of logits for each image",
-        )
-    return logits

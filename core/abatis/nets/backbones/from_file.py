@@ -12,10 +12,11 @@ from abatis.errors import UsageError, did_you_mean, summarise_error
 from abatis.system.user_module import place_in, run_file
 
 
-def load_factory(spec: str, num_classes: int) -> nn.Module:
+def load_factory(spec: str, num_classes: int | None) -> nn.Module:
     """What ``FILE.py:FUNCTION`` returns: a module on images in [0, 1], used as it is.
 
-    The function is called with ``num_classes`` if it takes that, else without arguments.
+    The function is called with ``num_classes`` if it takes that and the number is known, else
+    without arguments.
     Raises UsageError where the file or the function fails.
     """
     file, _, function = spec.rpartition(":")
@@ -38,7 +39,8 @@ def load_factory(spec: str, num_classes: int) -> nn.Module:
         ]
         raise UsageError(f"no function '{function}' in {path}: {did_you_mean(function, known)}")
     try:
-        net = factory(num_classes=num_classes) if _takes_num_classes(factory) else factory()
+        wants = num_classes is not None and _takes_num_classes(factory)
+        net = factory(num_classes=num_classes) if wants else factory()
     except Exception as error:
         raise _failed(path, function, error) from error
     if not isinstance(net, nn.Module):

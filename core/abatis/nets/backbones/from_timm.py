@@ -68,10 +68,8 @@ def create(
     return net, cfg
 
 
-def view_of(name: str) -> View:
+def timm_view(name: str) -> View:
     """Size, interpolation and crop that a timm net was made for; for other nets the default."""
-    if ":" in name:
-        return View()
     try:
         resolved = resolve(name, View.image_size)
         cfg = timm.models.get_pretrained_cfg(resolved)

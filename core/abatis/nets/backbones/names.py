@@ -11,10 +11,13 @@ from abatis.nets.backbones import (  # noqa: F401  # each registers its nets
     cifar_resnet,
     mnist_nets,
 )
+from abatis.nets.backbones.from_repository import is_repository
+from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
+from abatis.nets.backbones.from_torchvision import find_weights
 from abatis.nets.backbones.pooled import SHORT_NAMES
 from abatis.system.timm_import import timm
 
-__all__ = ["SHORT_NAMES", "SMALL_IMAGE", "is_factory", "resolve"]
+__all__ = ["SHORT_NAMES", "SMALL_IMAGE", "has_prefix", "is_factory", "resolve"]
 
 SMALL_IMAGE = 64  # pixels a side, up to which our nets fit better than nets made for ImageNet
 
@@ -24,8 +27,13 @@ def is_factory(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
 
 
+def has_prefix(name: str) -> bool:
+    """Is it a name with a prefix or a file, which timm does not know?"""
+    return is_factory(name) or is_repository(name) or name.startswith(TORCHVISION)
+
+
 def resolve(name: str, image_size: int) -> str:
-    """The timm name of a backbone, or ``FILE.py:FUNCTION`` as it is.
+    """The timm name of a backbone; names with a prefix and ``FILE.py:FUNCTION`` as they are.
 
     Args:
         name: As the user writes it.
@@ -36,7 +44,9 @@ def resolve(name: str, image_size: int) -> str:
     """
     if name in SHORT_NAMES and not (name == "resnet18" and image_size > SMALL_IMAGE):
         return SHORT_NAMES[name]
-    if is_factory(name):
+    if name.startswith(TORCHVISION):
+        find_weights(name)
+    if has_prefix(name):
         return name
     if timm.is_model(name):
         _check_tag(name)
@@ -45,7 +55,8 @@ def resolve(name: str, image_size: int) -> str:
     hint = did_you_mean(near[0] if near else name, near or SHORT_NAMES)
     raise UsageError(
         f"unknown backbone '{name}': {hint}",
-        fix="use one of our short names, any timm model name, or FILE.py:FACTORY",
+        fix="use one of our short names, any timm model name, torchvision:NAME, hf-hub:ORG/NAME, "
+        "local-dir:PATH or FILE.py:FACTORY",
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from abatis.api.context import StepContext, TrainerHooks
+from abatis.nets.copying import copy_module
 
 
 class WeightAveraging(TrainerHooks):
@@ -28,7 +28,7 @@ class WeightAveraging(TrainerHooks):
         self.updates = 0
         self.source = module
         self.twin = twin
-        self.averaged = copy.deepcopy(module).requires_grad_(False) if twin is None else twin
+        self.averaged = copy_module(module).requires_grad_(False) if twin is None else twin
 
     @torch.no_grad()
     def after_update(self, ctx: StepContext) -> None:

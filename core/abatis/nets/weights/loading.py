@@ -1,0 +1,229 @@
+"""Loads weights into a network, to judge it or to start a training from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from abatis.errors import UsageError
+from abatis.nets.module_state import EXTRA, load_state, read_tensors
+from abatis.nets.normalising import Normalized
+from abatis.nets.weights.choosing import OPTION, Choice, choose_weights, is_average
+from abatis.nets.weights.contents import WHOLE, Contents
+from abatis.nets.weights.leftovers import describe_dropped, show_names, sort_leftovers
+from abatis.nets.weights.matching import Fit, Target
+from abatis.nets.weights.pairs import LARGEST, Pair, find_pairs
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights.
+
+    Attributes:
+        module: the network; inside a layer of normalisation where the file brings one.
+        notes: what was done, for the user.
+        doubts: why the network may not be the one that its authors judged.
+        normalised: does the file say how images are normalised?
+    """
+
+    module: nn.Module
+    notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    normalised: bool = False
+
+
+def load_into(
+    module: nn.Module,
+    contents: Contents,
+    name: str,
+    key: str | None = None,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Loaded:
+    """Load weights to judge the network. Every tensor must be there.
+
+    Args:
+        module: the network, which is changed.
+        contents: of the weights file.
+        name: of the network, for messages.
+        key: the set of weights; the usual one if None.
+        statistics: mean and std of the channels to normalise by, whatever the file says.
+
+    Raises:
+        UsageError: the weights do not fit, or hold tensors that the network does not know.
+    """
+    target = Target(module)
+    choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
+    pairs = _find_pairs(choice)
+    dropped, unknown = sort_leftovers(_leave_out(choice.left, pairs))
+    if unknown:
+        raise UsageError(
+            f"{contents.path} holds {len(unknown)} tensors that {name} does not have: "
+            f"{show_names(unknown)}",
+            fix="give the --backbone of all of them; or save the state_dict of the network alone",
+        )
+    _load(module, choice.fit, contents)
+    notes = _describe(contents, choice)
+    notes += [f"not part of the network: {describe_dropped(dropped)}"] if dropped else []
+    doubts = []
+    in_file = bool(pairs) or bool({*target.normalisation} - {*choice.fit.spared})
+    if statistics is not None:
+        module = _set_statistics(module, target, *statistics, name)
+    elif pairs:
+        module, note = _take_statistics(module, target, pairs, contents)
+        notes.append(note)
+    elif not in_file and (doubt := _doubt_prefix(choice)):
+        doubts.append(doubt)
+    return Loaded(module, notes, doubts, in_file or statistics is not None)
+
+
+def start_from(module: nn.Module, contents: Contents, name: str, key: str | None = None) -> str:
+    """Load weights to train on. Only the head may be missing; it keeps its new random values.
+
+    Args:
+        module: the network, which is changed.
+        contents: of the weights file.
+        name: of the network, for messages.
+        key: the set of weights; the usual one if None.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        UsageError: the weights do not fit.
+    """
+    target = Target(module)
+    choice = choose_weights(target, contents, key, name, lambda fit: fit.lacks_only(target.head))
+    pairs = _find_pairs(choice)
+    if pairs and not target.normalisation:
+        raise UsageError(
+            f"{contents.path} normalises images by {pairs[0]}, and {name} does not",
+            fix="put the normalisation into the network, as a layer with buffers mean and std",
+        )
+    _load(module, choice.fit, contents)
+    new = [*choice.fit.missing, *choice.fit.reshaped]
+    parts = [f"weights from {contents.path}"]
+    parts += [f"new head ({', '.join(new)})"] if new else []
+    parts += _describe(contents, choice)
+    if pairs:
+        parts.append(_take_statistics(module, target, pairs, contents)[1])
+    rest = _leave_out(choice.left, pairs)
+    parts += [f"{len(rest)} other tensors not used ({show_names(rest)})"] if rest else []
+    return "; ".join(parts)
+
+
+def _find_pairs(choice: Choice) -> list[Pair]:
+    """The normalisations of a file that the network did not take, without those that do nothing."""
+    return [pair for pair in find_pairs(choice.tensors, choice.left) if not pair.changes_nothing]
+
+
+def _leave_out(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
+    """The names that are not those of a normalisation."""
+    known = {key for pair in pairs for key in pair.keys}
+    return [name for name in names if name not in known]
+
+
+@torch.no_grad()
+def _load(module: nn.Module, fit: Fit, contents: Contents) -> None:
+    """Copy the tensors into the network; what it has besides stays as it is."""
+    own = read_tensors(module)
+    load_state(module, {**own, **fit.taken}, contents.facts.get(EXTRA))
+
+
+def _describe(contents: Contents, choice: Choice) -> list[str]:
+    """What was done, for the user: the set, its prefix, its precision, and what was not read."""
+    fit, notes = choice.fit, []
+    if choice.others:
+        notes.append(
+            f"weights '{choice.label}', an average, which its authors evaluate; "
+            f"{', '.join(choice.others)} would fit too: {OPTION}"
+            if is_average(choice.label)
+            else f"weights '{choice.label}'; {', '.join(choice.others)} would fit too: {OPTION}"
+        )
+    elif choice.label != WHOLE:
+        notes.append(f"weights '{choice.label}'")
+    if fit.prefix:
+        notes.append(f"the names in the file begin with '{fit.prefix}'")
+    kinds = {str(value.dtype) for value in fit.taken.values() if value.is_floating_point()}
+    low = sorted(kinds & {"torch.float16", "torch.bfloat16"})
+    if low:
+        notes.append(f"the weights in the file are {low[0].removeprefix('torch.')}")
+    if contents.others:
+        notes.append(f"not read from the file: {show_names(contents.others, 12)}")
+    return notes
+
+
+def _take_statistics(
+    module: nn.Module, target: Target, pairs: Sequence[Pair], contents: Contents
+) -> tuple[nn.Module, str]:
+    """The network with the normalisation of the file, and a note.
+
+    Raises:
+        UsageError: the file has several, or one for images in [0, 255].
+    """
+    first = pairs[0]
+    if any(not pair.equals(first) for pair in pairs):
+        raise UsageError(
+            f"{contents.path} holds several normalisations: {'; '.join(map(str, pairs))}",
+            fix="say which one counts with --normalize MEAN STD",
+        )
+    if max(*first.mean, *first.std) > LARGEST:
+        raise UsageError(
+            f"{contents.path} normalises by {first}, which is not for images in [0, 1]",
+            fix="divide by the largest pixel value, and give both with --normalize MEAN STD",
+        )
+    note = f"normalised as the file says: {first}"
+    if not target.normalisation:
+        return Normalized(module, first.mean, first.std), note
+    _fill(module, target, first.mean, first.std)
+    return module, note
+
+
+def _set_statistics(
+    module: nn.Module, target: Target, mean: Sequence[float], std: Sequence[float], name: str
+) -> nn.Module:
+    """The network with the normalisation that the user asked for.
+
+    Raises:
+        UsageError: it has one of its own.
+    """
+    if not target.normalisation:
+        return Normalized(module, mean, std)
+    if not isinstance(module, Normalized):
+        raise UsageError(
+            f"--normalize: {name} has a normalisation of its own ({target.normalisation[0]})",
+            fix="leave --normalize out, or remove the layer from the network",
+        )
+    _fill(module, target, mean, std)
+    return module
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, target: Target, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Write the statistics into the network's own normalisation."""
+    buffers = dict(module.named_buffers())
+    for name, values in zip(target.normalisation, (mean, std), strict=True):
+        buffer = buffers[name]
+        if buffer.numel() != len(values):
+            raise UsageError(
+                f"the normalisation has {len(values)} channels, and the images {buffer.numel()}",
+                fix="give one mean and one std for each channel",
+            )
+        buffer.copy_(torch.tensor(values, dtype=buffer.dtype).view(buffer.shape))
+
+
+def _doubt_prefix(choice: Choice) -> str:
+    """A sentence where a layer without tensors stood before the network: perhaps a normalisation.
+
+    ``1.`` with no ``0.`` is what a Sequential of both leaves behind.
+    """
+    parts = choice.fit.prefix.strip(".").split(".")
+    places = [place for place, part in enumerate(parts) if part.isdecimal() and int(part) > 0]
+    if not places:
+        return ""
+    return (
+        f"the names in the file begin with '{choice.fit.prefix}': a layer without tensors came "
+        "before the network, perhaps a normalisation; --normalize says which"
+    )

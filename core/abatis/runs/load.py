@@ -1,0 +1,95 @@
+"""``abatis.load``: a network by its name, for use from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from abatis.data.statistics import Statistics
+from abatis.nets.backbones.from_repository import find_folder, is_repository
+from abatis.nets.backbones.names import is_factory
+from abatis.nets.normalising import parse_statistics
+from abatis.nets.weights import load_into, read_contents
+from abatis.runs.model_spec import Kind, Wishes, find_model
+from abatis.runs.open_model import Sizes, finish, open_network
+from abatis.runs.published import is_published, load_published
+from abatis.runs.run_folder import load_weights
+
+SIZE = 32  # pixels a side, where nothing says more
+
+
+def load(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    backbone: str | None = None,
+    weights_key: str | None = None,
+    allow_pickle: bool = False,
+    normalize: str | tuple[Sequence[float], Sequence[float]] | None = None,
+    num_classes: int | None = None,
+    channels: int = 3,
+    image_size: int | None = None,
+) -> nn.Module:
+    """Load a trained network.
+
+    Of a run with ``--ema`` these are the averaged weights, else the best ones.
+
+    Args:
+        path: whatever ``defense eval`` takes as MODEL: a run folder, an exported folder, a weights
+            file, ``hf-hub:ORG/NAME``, ``local-dir:PATH``, ``torchvision:NAME``, a timm name, or
+            ``FILE.py:FACTORY``.
+        model: a module of the same kind, needed where the run trained your own module; for a
+            weights file it can stand in place of ``backbone``.
+        backbone: of a weights file, the network: a name, or ``FILE.py:FACTORY``.
+        weights_key: which set of weights, where a file holds several.
+        allow_pickle: accept pickles, of which only tensors are loaded, and programs, which are run.
+        normalize: "imagenet", "cifar10", "none", or mean and std for images in [0, 1], where the
+            file does not say how images are normalised.
+        num_classes: the number of outputs; as many as the weights have if None.
+        channels: of the images.
+        image_size: pixels a side of the images; that of the weights file or the network, else 32.
+
+    Returns:
+        The network in eval mode, on images in [0, 1].
+
+    Raises:
+        UsageError: there is no such network, or the weights do not fit it.
+    """
+    statistics = _read_statistics(normalize)
+    wishes = Wishes(weights_key, allow_pickle, statistics)
+    if model is not None:
+        return _load_into_own(str(path), model, wishes).eval()
+    spec = find_model(str(path), backbone, wishes=wishes)
+    if spec.kind in (Kind.RUN, Kind.PUBLISHED):
+        return open_network(spec, Sizes(), torch.device("cpu")).module.eval()
+    named = spec.kind in (Kind.REPOSITORY, Kind.NAMED) and not is_factory(spec.spec)
+    size = image_size or (spec.view.image_size if named else SIZE)
+    device = torch.device("cpu")
+    loaded = open_network(spec, Sizes(num_classes, channels, size), device)
+    images = torch.zeros(2, channels, size, size)
+    return finish(loaded, spec, device, images, num_classes)[0]
+
+
+def _load_into_own(path: str, model: nn.Module, wishes: Wishes) -> nn.Module:
+    """The given module with the weights of a run, an exported folder, or a file or folder."""
+    place = find_folder(path) if is_repository(path) else Path(path).expanduser()
+    if (place / "run.toml").is_file():
+        return load_weights(place, model)
+    if is_published(place):
+        return load_published(place, model)
+    contents = read_contents(place, wishes.allow_pickle)
+    name = type(model).__name__
+    return load_into(model, contents, name, wishes.weights_key, wishes.statistics).module
+
+
+def _read_statistics(
+    asked: str | tuple[Sequence[float], Sequence[float]] | None,
+) -> Statistics | None:
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return parse_statistics([asked])
+    return parse_statistics([",".join(map(str, values)) for values in asked])
