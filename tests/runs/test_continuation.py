@@ -100,7 +100,7 @@ def test_the_source_is_recorded_with_its_digest(tmp_path, first, capsys):
     }
     assert json.loads((second / "environment.json").read_text())["continues"] == expected
     row = json.loads((second / "plan.json").read_text())[0]
-    assert (row["role"], row["provider"]) == ("start", str(first))
+    assert (row["role"], row["provider"]) == ("start", "first")
     assert row["options"] == {key: expected[key] for key in ("epoch", "step", "sha256")}
     for step in (8, 12):
         path = second / f"checkpoints/step-{step:08d}/manifest.json"

@@ -19,6 +19,7 @@ from abatis.api.ball import Ball
 from abatis.api.batch import Batch
 from abatis.api.context import Forward
 from abatis.api.threat import Threat
+from abatis.evaluate.isolation import halve_until_fits
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts, find_correct, pack_points
 from abatis.evaluate.masking.probes import compute_logits, walk_path
 from abatis.evaluate.pgd import STEP_SHARE, Objective, differentiate, draw_start, margin
@@ -40,8 +41,15 @@ def find_randomness(judge: Judge, seed: int) -> bool:
     """Does the network answer differently when it is asked again, by more than rounding?
 
     Asked are the images and random places of their balls, each batch several times.
+
+    Raises:
+        OutOfMemoryError: the device has no memory for a single image.
     """
-    for batch in judge.points.eval_batches(judge.batch_size):
+    return halve_until_fits(lambda size: _find_randomness(judge, seed, size), judge.batch_size)
+
+
+def _find_randomness(judge: Judge, seed: int, batch_size: int) -> bool:
+    for batch in judge.points.eval_batches(batch_size):
         for place in (batch.x, draw_start(batch, judge.threat, seed)):
             first = F.normalize(compute_logits(judge.net, place), dim=1)
             for _ in range(1, REPEATS):

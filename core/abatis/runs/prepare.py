@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Prepared:
         if not continues:
             return self
         facts = dict(continues)
-        row = PlanRow("start", str(facts.pop("run")), "", facts)
+        row = PlanRow("start", Path(str(facts.pop("run"))).name, "", facts)
         plan = replace(self.plan, rows=(row, *self.plan.rows))
         return replace(self, plan=plan, continues=continues)
 

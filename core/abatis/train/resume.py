@@ -304,6 +304,7 @@ def _list_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     fields = {"world_size": about.get("world_size")}
     for table in ("options", "versions", "machine", "code"):
         fields |= dict(flatten(about.get(table, {})))
+    fields.pop("extra.file", None)  # its content counts, see describe_content
     return fields
 
 
