@@ -8,6 +8,7 @@ not a page becomes plain text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
@@ -144,7 +145,8 @@ def render_registry() -> str:
     return (
         "# Registry\n\nThis page is generated from `registry.toml`. In a terminal, use `defense "
         "registry list`, or `defense registry show NAME` for one card. The masking verdict is the "
-        "worst in the committed records that an entry names; most records have none. Community "
+        "worst in the committed runs that the evidence of an entry names, with their ladder; most "
+        "have none. Community "
         "plugins are maintained by others and have not been reviewed by us.\n\n"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>\n{foreign}"
     )
@@ -164,10 +166,21 @@ def _render_row(row: dict[str, Any]) -> str:
         escape(row["title"]),
         origin_of(row),
         ", ".join(row["hooks"]),
-        format_verdict(row["verdict"] or "not measured"),
+        escape(_describe_verdicts(row["evidence"])),
         escape(row["paper"]),
     )
     return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _describe_verdicts(evidence: Sequence[Mapping[str, Any]] | str) -> str:
+    """The masking verdicts of an entry's evidence, with the ladders they come from."""
+    shown = () if isinstance(evidence, str) else evidence
+    verdicts = {
+        f"{format_verdict(one['masking_verdict'])} ({one['ladder']} ladder)": None
+        for one in shown
+        if one["masking_verdict"]
+    }
+    return ", ".join(verdicts) or "not measured"
 
 
 def render_api() -> str:
