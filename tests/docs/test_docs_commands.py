@@ -101,6 +101,8 @@ def execute(words: list[str]) -> None:
         or command == "new"
     ):
         return
+    if command == "compare" and words[0].startswith("reports/"):
+        return  # test_bring_your_own runs it as it stands; made small, they judge other images
     if "weights.safetensors" in words:
         stand_in(words)
     try:

@@ -331,7 +331,8 @@ def _try_network(
     else:
         few = images.train.subset(torch.arange(min(2, len(images.train))))
         x = next(iter(few.eval_batches(2))).x
-    notes = check_start(net, x, info.num_classes, name, copied=config.ema > 0)
+    copied = config.ema > 0 and config.shard == "none"  # pieces are averaged in a twin
+    notes = check_start(net, x, info.num_classes, name, copied)
     if images is None:
         return notes
     with net.whole(), net.frozen_mode():
