@@ -16,14 +16,21 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from abatis import __version__
-from abatis.errors import AbatisError, PluginError, ProcessLost, Stopped, UsageError, did_you_mean
+from abatis.errors import (
+    INTERRUPTED,
+    AbatisError,
+    PluginError,
+    ProcessLost,
+    Stopped,
+    UsageError,
+    did_you_mean,
+)
 from abatis.system.entry_points import EntryPoint, read_entry_points
 from abatis.system.printable import make_printable
 
 GROUP = "abatis.commands"
 OURS = "abatis"  # the distribution whose commands come first; no other one can take their names
 FAULT = 70  # an error that nobody expected
-INTERRUPTED = 130
 TRACEBACK = "ABATIS_TRACEBACK"  # the variable that shows tracebacks
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 FEW = 20  # names that fit into a message
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended, and that saved nothing
 
 
 class AbatisError(Exception):

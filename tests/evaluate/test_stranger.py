@@ -99,11 +99,9 @@ def listen(net, x, logits):
     return logits
 
 
-def ask(module, batch_size=16):
-    """What the stranger says of images that the network judged after it had seen the clean ones."""
-    x, y = images()
-    moved, _ = images(0.05)
-    request = EvaluationRequest(
+def make_request(x, y, batch_size):
+    """The quick ladder on these images."""
+    return EvaluationRequest(
         PointsInMemory(x, y, torch.arange(N)),
         Threat.parse("Linf:0.1"),
         "quick",
@@ -112,6 +110,13 @@ def ask(module, batch_size=16):
         torch.device("cpu"),
         2,
     )
+
+
+def ask(module, batch_size=16):
+    """What the stranger says of images that the network judged after it had seen the clean ones."""
+    x, y = images()
+    moved, _ = images(0.05)
+    request = make_request(x, y, batch_size)
     SEEN.clear()
     kept = Withstood(N, 0, 2)
     with meet_stranger(module.eval(), request) as stranger, torch.no_grad():
@@ -190,15 +195,7 @@ def test_a_replaced_function_is_named(monkeypatch):
 def test_a_fresh_network_is_attacked_like_the_first_time():
     """Its gradient is that of a copy that was never asked, and so are its logits."""
     x, y = images()
-    request = EvaluationRequest(
-        PointsInMemory(x, y, torch.arange(N)),
-        Threat.parse("Linf:0.1"),
-        "quick",
-        0,
-        16,
-        torch.device("cpu"),
-        2,
-    )
+    request = make_request(x, y, 16)
     with meet_stranger(Bright(remember_inside), request) as stranger:
         stranger.greet()
         fresh = FreshNetwork(stranger)
@@ -248,15 +245,7 @@ class Forgetful(nn.Module):
 def test_a_memory_does_not_help_in_a_whole_evaluation():
     """Every image of the ball of +-0.1 round the middle can be moved across."""
     x, y = images()
-    request = EvaluationRequest(
-        PointsInMemory(x, y, torch.arange(N)),
-        Threat.parse("Linf:0.1"),
-        "quick",
-        0,
-        N,
-        torch.device("cpu"),
-        2,
-    )
+    request = make_request(x, y, N)
     SEEN.clear()
     found = evaluate(Forgetful(), request)
     assert found.verdict == "FAIL"

@@ -13,8 +13,7 @@ from typing import Any
 from torch import nn
 
 import abatis
-from abatis.cli import INTERRUPTED
-from abatis.errors import AbatisError
+from abatis.errors import INTERRUPTED, AbatisError
 from abatis.runs.launch import make_environments
 from abatis.system import files
 from abatis.train import checkpoint, saving

@@ -12,18 +12,7 @@ import abatis
 from abatis import RunConfig, UsageError
 from abatis.data import DataRequest, open_data
 from abatis.nets.backbones import build
-from abatis.report.terminal import Reporter
 from tests.helpers import TINY, final_bytes, tiny
-
-
-@pytest.fixture
-def plan(monkeypatch):
-    """The rows and the notes of the last plan that was printed."""
-    seen = {}
-    monkeypatch.setattr(
-        Reporter, "plan", lambda self, rows, notes, config: seen.update(rows=rows, notes=notes)
-    )
-    return seen
 
 
 def held_out(folder):

@@ -9,21 +9,10 @@ from torch import nn
 
 import abatis
 from abatis import UsageError
-from abatis.report.terminal import Reporter
 from tests.helpers import tiny
 
 LOGGED = {"attack": ["steps", "adv"], "loss": ["adv"], "after": ["clean"]}
 TRAIN_MODE = {"steps": 2, "bn": "train"}
-
-
-@pytest.fixture
-def plan(monkeypatch):
-    """The rows and the notes of the last plan that was printed."""
-    seen = {}
-    monkeypatch.setattr(
-        Reporter, "plan", lambda self, rows, notes, config: seen.update(rows=rows, notes=notes)
-    )
-    return seen
 
 
 def test_the_plan_has_a_row_where_a_run_fixes_the_forwards(tmp_path, plan):

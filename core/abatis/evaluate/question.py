@@ -7,12 +7,10 @@ equal counts as another question, and the attack runs again.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 import sysconfig
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,15 +23,15 @@ from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Points
 from abatis.evaluate.request import EvaluationRequest
 from abatis.nets.copying import copy_module
-from abatis.nets.digest import weights_digest
+from abatis.nets.digest import print_structure, weights_digest
 from abatis.nets.net import Net
 from abatis.system.device import device_name
+from abatis.system.environment import find_version
 from abatis.system.files import sha256_of
 
 LIBRARIES = ("abatis", "torch", "torchvision", "timm", "numpy", "pyautoattack")
 TRIED = 16  # points on which the outputs are compared
 NOISE = 8 / 255  # largest change of a pixel in the moved copies of these points
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -54,14 +52,14 @@ def describe_question(module: nn.Module, request: EvaluationRequest) -> dict[str
     threat = asdict(request.threat).items()
     return {
         "weights": weights_digest(module),
-        "structure": _digest_text(ADDRESS.sub("", repr(module))),
+        "structure": _digest_text(print_structure(module)),
         "outputs": outputs,
         "files": files,
         "data": digest_points(request.points),
         "n": len(request.points),
         "threat": {key: value for key, value in threat if key != "text"},
         "seed": request.seed,
-        "versions": {name: _find_version(name) for name in LIBRARIES},
+        "versions": {name: find_version(name) for name in LIBRARIES},
         "plugins": {name: str(facts) for name, facts in request.plugins.items()},
         "adaptive": sorted(request.adaptive),
         "device": [request.device.type, device_name(request.device)],
@@ -124,15 +122,18 @@ def _digest_files(module: nn.Module) -> list[str] | None:
     These are the files of the network's classes, this package, and all modules that were loaded
     from outside of the installed libraries: factories, plugins in files, and what they import.
     """
-    owners = [sys.modules.get(type(part).__module__) for part in module.modules()]
-    files = {_find_file(owner) for owner in owners}
-    if None in files:
+    classes = {_find_file(sys.modules.get(type(part).__module__)) for part in module.modules()}
+    if None in classes:
         return None
-    files |= {_find_file(owner) for owner in list(sys.modules.values())}
+    loaded = {_find_file(owner) for owner in list(sys.modules.values())}
     own = sorted(PACKAGE.rglob("*.py"))
-    chosen = {path for path in files if path is not None and not path.is_relative_to(PACKAGE)}
-    classes = {_find_file(owner) for owner in owners}
-    outside = {path for path in chosen if path in classes or not _is_installed(path)}
+    outside = {
+        path
+        for path in classes | loaded
+        if path is not None
+        and not path.is_relative_to(PACKAGE)
+        and (path in classes or not _is_installed(path))
+    }
     try:
         return sorted({sha256_of(path) for path in (*own, *outside)})
     except OSError:  # a file is gone since it was loaded
@@ -154,13 +155,6 @@ def _list_library_folders() -> tuple[Path, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     found = {Path(sysconfig.get_path(name)) for name in names}
     return tuple({*found, *(folder.resolve() for folder in found)})
-
-
-def _find_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _digest_text(text: str) -> str:

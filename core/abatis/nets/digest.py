@@ -1,8 +1,9 @@
-"""The sha256 of a network's weights, by which records identify it."""
+"""The sha256 of a network's weights and its printed form, by which records identify it."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,10 +11,17 @@ from torch import Tensor, nn
 
 from abatis.nets.module_state import read_tensors
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 def weights_digest(module: nn.Module) -> str:
     """sha256 of all parameters and buffers, by name."""
     return tensors_digest(read_tensors(module))
+
+
+def print_structure(module: nn.Module) -> str:
+    """The printed form of a network, without addresses in memory."""
+    return ADDRESS.sub("", repr(module))
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from abatis.config.run_config import RunConfig
 from abatis.data import Data
 from abatis.errors import UsageError
 from abatis.system.files import explain_disk_errors, write_text
+from abatis.train.resume import list_allowed
 
 HELD_OUT = "held-out.json"  # in the run folder
 
@@ -24,8 +25,7 @@ def check_not_trained_on(config: RunConfig, run: Path, images: Data) -> None:
         kept = set(before["held out"])
     except (OSError, ValueError, LookupError, TypeError):
         return
-    allowed = {name.replace("-", "_") for name in config.allow_mismatch}
-    if images.val is None or not same or "held_out" in allowed:
+    if images.val is None or not same or "held_out" in list_allowed(config):
         return
     if trained := len(set(images.val.index.tolist()) - kept):
         raise UsageError(

@@ -18,14 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 from abatis.config.run_config import RunConfig
-from abatis.errors import Stopped
+from abatis.errors import INTERRUPTED, Stopped
 from abatis.runs.run_name import make_up_name
 from abatis.system.signals import choose_signals
 
 PATIENCE = 30.0  # seconds that the others have to end after the first one failed
 LOST = 1  # exit code of a process that lost another one
 WAIT = 0.1  # seconds between two looks
-INTERRUPTED = 130  # as in cli.py
 
 
 def launch(count: int, words: Sequence[str]) -> int:

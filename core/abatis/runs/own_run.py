@@ -14,6 +14,7 @@ from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data
 from abatis.data.order import choose_stratified
+from abatis.evaluate.examination import DIAGNOSED
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.backbones import build
 from abatis.nets.weights_file import find_weights
@@ -27,7 +28,6 @@ OTHER_IMAGES = 10_000  # training images of it, at most
 OTHER_SEEN = 30_000  # in all its epochs
 OTHER_EPOCHS = 20  # at most
 OTHER_BATCH = 64
-DIAGNOSED = 256  # training images, spread over all classes
 
 
 def describe_training(config: RunConfig, module: nn.Module, images: Data) -> TrainingFacts:

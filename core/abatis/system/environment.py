@@ -37,7 +37,7 @@ def collect_environment(device: torch.device, providers: Mapping[str, str]) -> d
         "platform": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: find_version(name) for name in LIBRARIES},
         "providers": dict(providers),
     }
 
@@ -67,7 +67,8 @@ def _read_record(folder: Path, key: str) -> object:
         return None
 
 
-def _version(name: str) -> str | None:
+def find_version(name: str) -> str | None:
+    """Return the version of an installed distribution; None where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

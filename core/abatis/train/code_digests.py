@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from abatis.config import discovery
 from abatis.config.run_config import RunConfig
 from abatis.nets.backbones.names import is_factory
+from abatis.nets.digest import print_structure
 from abatis.system.files import digest, sha256_of
 
 LIBRARIES = frozenset({"builtins", "torch", "torchvision", "timm", "abatis"})
 """Packages whose code is known by its version."""
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def digest_code(config: RunConfig, model: nn.Module | None = None) -> dict[str, str]:
@@ -71,7 +71,7 @@ def digest_structure(model: nn.Module) -> str:
         for kind in classes
         if kind.__module__.partition(".")[0] not in LIBRARIES
     }
-    printed = ADDRESS.sub("", repr(model))
+    printed = print_structure(model)
     return f"sha256:{digest({'printed': printed, 'tensors': tensors, 'sources': sources})}"
 
 

@@ -158,8 +158,8 @@ def find_start(
         return Start(None, True, error.rejected)
     if loaded is None:
         if not config.restart:
-            allowed = {_underscore(name) for name in config.allow_mismatch}
-            check_same(config, folder, FREE_ON_RESUME | ROUNDED | LONGER_ON_RESUME | allowed)
+            free = FREE_ON_RESUME | ROUNDED | LONGER_ON_RESUME | list_allowed(config)
+            check_same(config, folder, free)
         return Start(None, (folder / "run.toml").exists())
     now, before = describe_run(config, device, code), loaded.about
     with check_fit(loaded):
@@ -308,6 +308,14 @@ def _list_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def list_allowed(config: RunConfig) -> frozenset[str]:
+    """What ``--allow-mismatch`` names, in every spelling."""
+    given = config.allow_mismatch
+    return frozenset(
+        spelled for name in given for spelled in (name, _underscore(name), name.replace("_", "-"))
+    )
+
+
 def _underscore(name: str) -> str:
     return name.replace("-", "_")
 
@@ -339,11 +347,7 @@ def check_files(config: RunConfig, folder: Path, fix: str) -> None:
     code = read_code(folder)
     if code is not None:  # runs of earlier versions recorded none
         before, now = {**before, **code}, {**now, **digest_code(config)}
-    found = find_differences(
-        before,
-        now,
-        {name.replace("_", "-") for name in config.allow_mismatch} | set(config.allow_mismatch),
-    )
+    found = find_differences(before, now, list_allowed(config))
     if found:
         raise UsageError(
             f"{folder} was run with another version of a file: {'; '.join(found.values())}", fix=fix
