@@ -40,8 +40,8 @@ class RunOptions(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
-        " FILE.py:FACTORY",
+        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:,"
+        " rb:NAME (RobustBench), or FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
@@ -55,9 +55,26 @@ class RunOptions(Options):
         " (he), or torch's default (torch)",
         json_schema_extra=STEP,
     )
+    backbone_activation: Literal["relu", "silu"] | None = Field(
+        None,
+        description="activation of a wide ResNet or PreActResNet; the network's own if not given",
+        json_schema_extra=STEP,
+    )
+    backbone_padding: Literal["symmetric", "same"] | None = Field(
+        None,
+        description="padding of the strided convolutions of a wide ResNet or PreActResNet: one"
+        " pixel on every side (symmetric), or right and below only (same)",
+        json_schema_extra=STEP,
+    )
+    zoo_dir: Path = Field(
+        Path("models"),
+        description="folder with the weights of rb: networks, as RobustBench keeps them",
+        json_schema_extra=MACHINE,
+    )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder or repository",
+        description="fine-tune from these weights: a weights file, run folder, repository or"
+        " rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(

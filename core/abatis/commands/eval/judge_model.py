@@ -119,6 +119,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
         parse_statistics(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
+        asked.zoo_dir,
     )
 
 

@@ -23,7 +23,7 @@ def make_parser(prog: str) -> Parser:
         metavar="MODEL",
         help="run folder, exported folder, weights file (with --backbone), FILE.py:FACTORY or "
         "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, or a TorchScript, .pt2 or .onnx file",
+        "local-dir:PATH, rb:NAME of RobustBench, or a TorchScript, .pt2 or .onnx file",
     )
     _add_model_options(parser)
     _add_data_options(parser)
@@ -47,6 +47,12 @@ def _add_model_options(parser: Parser) -> None:
     parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
     parser.add_argument(
         "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
+    )
+    parser.add_argument(
+        "--zoo-dir",
+        default="models",
+        metavar="DIR",
+        help="folder with the weights of rb: networks, as RobustBench keeps them (default: models)",
     )
     parser.add_argument(
         "--weights-key",

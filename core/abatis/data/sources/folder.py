@@ -126,10 +126,11 @@ class _ImageFiles:
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
         functional = torchvision.transforms.functional
-        shorter = round(self.size / self.view.crop)
-        seen: Image.Image = functional.center_crop(
-            functional.resize(whole, shorter, self.interpolation), self.size
-        )
+        if self.view.resize == "squash":
+            whole = functional.resize(whole, [self.size, self.size], self.interpolation)
+        elif self.view.resize == "shorter":
+            whole = functional.resize(whole, round(self.size / self.view.crop), self.interpolation)
+        seen: Image.Image = functional.center_crop(whole, self.size)
         return seen
 
 
