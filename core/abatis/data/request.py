@@ -94,12 +94,17 @@ class DataRequest:
         """The same images without what only a training step sees."""
         return replace(self, view=replace(self.view, auto_augment="", erasing=0.0), extra=None)
 
-    def check(self, streamed: bool) -> None:
+    def check(self, streamed: bool, takes: frozenset[str] = frozenset()) -> None:
         """Raise UsageError for options that do not apply to such data.
 
         Args:
             streamed: the data are image files that are read during training, not arrays in memory.
+            takes: the options of the group ``source`` that apply.
         """
+        idle = sorted(set(self.source.model_dump(exclude_defaults=True)) - takes)
+        if idle:
+            option = idle[0].replace("_", "-")
+            raise UsageError(f"--source.{option} does not apply to {self.spec}", fix="leave it out")
         if streamed and self.extra is not None:
             raise UsageError(
                 "--extra.file needs data in memory, and a folder is read during training",
