@@ -19,6 +19,7 @@ from abatis.config.option_groups import (
     ExtraConfig,
     MixConfig,
     OptimConfig,
+    SourceConfig,
     StatisticsConfig,
 )
 from abatis.config.option_values import check_run_name, check_tracker, parse_threat
@@ -100,6 +101,11 @@ class RunOptions(Options):
     )
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
+    )
+    source: SourceConfig = Field(
+        SourceConfig(),
+        description="how the data are read where they leave a choice",
+        json_schema_extra=STEP,
     )
     limit: int | None = Field(
         None,

@@ -110,6 +110,8 @@ class Trainer:
                 self._train_epoch(stop, listener)
                 listener.epoch(self._end_epoch())
                 self._warn_if_slow(listener)
+                if note := self.training.data.take_note():
+                    listener.note(note)
                 if distributed.any_says(stop.asked):  # in the validation; all of it is saved
                     raise self._make_stopped()
             self.training.write_weights(WEIGHTS_LAST, self.net.module)
