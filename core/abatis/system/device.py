@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+from contextlib import suppress
+from typing import Any
 
 import torch
 
 from abatis.errors import UsageError
 from abatis.system import distributed
+
+resource: Any = None
+with suppress(ImportError):  # Windows has none
+    import resource
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,9 +45,14 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory so far in MiB: of a CUDA device, else of the whole process."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Return the peak memory so far in MiB: of a CUDA device, else of the whole process.
+
+    None where the system does not say it.
+    """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

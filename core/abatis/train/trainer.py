@@ -180,7 +180,8 @@ class Trainer:
         self.metrics.clear()
         row |= self._validate()
         row["seconds"] = round(progress.seconds, 3)
-        row["peak_memory_mb"] = peak_memory_mb(self.training.device)
+        if (memory := peak_memory_mb(self.training.device)) is not None:
+            row["peak_memory_mb"] = memory
         progress.finished = progress.epochs_ended >= self.config.epochs or stops_early(
             progress.epochs_ended, progress.best, self.config
         )
