@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -52,3 +52,7 @@ class EvaluationRequest:
     plugins: Mapping[str, object] = field(default_factory=dict)
     square_bf16: bool = False
     origin: Origin | None = None
+
+    def under(self, threat: Threat, state: Path | None) -> EvaluationRequest:
+        """The same question about another threat, whose attacks are kept in another file."""
+        return replace(self, threat=threat, state=state)

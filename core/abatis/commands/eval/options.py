@@ -107,7 +107,10 @@ def _add_data_options(parser: Parser) -> None:
     parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
-        help="such as Linf:8/255, L2:0.5 or L1:12 (default: the model's own, or Linf:8/255)",
+        action="append",
+        default=[],
+        help="such as Linf:8/255, L2:0.5 or L1:12; repeat it to judge several threats and their "
+        "union (default: the model's own, or Linf:8/255)",
     )
 
 
@@ -116,9 +119,10 @@ def _add_attack_options(parser: Parser) -> None:
         "--ladder",
         choices=LADDERS,
         default="standard",
-        help="quick: clean and PGD-20; standard: also margin-PGD-20 and AutoAttack; thorough: also "
-        "PGD-100 with 5 restarts and AutoAttack plus; rand: as standard with AutoAttack rand, for "
-        "networks that answer at random, which the others choose by themselves "
+        help="clean: no attack, only clean accuracy; quick: clean and PGD-20; standard: also "
+        "margin-PGD-20 and AutoAttack; thorough: also PGD-100 with 5 restarts and AutoAttack plus; "
+        "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
+        "others choose by themselves "
         "(default: standard)",
     )
     parser.add_argument(
