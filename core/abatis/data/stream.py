@@ -49,6 +49,11 @@ class StreamSplit:
         """The split of some positions, (m,) int64."""
         return StreamSplit(self._source, self._device, self._workers, self.index[positions])
 
+    def list_files(self) -> list[str] | None:
+        """The file of each image, in order; None where images are not files."""
+        files: list[str] | None = getattr(self._source, "files", None)
+        return None if files is None else [files[place] for place in self.index.tolist()]
+
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
     ) -> Iterator[Batch]:

@@ -109,6 +109,7 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "margins": ("a table of measures", _has_measures),
     "curve": ("a table", _is_table),
     "draws": ("a table of draws", _are_draws),
+    "corruptions": ("a table", _is_table),
     "under": ("a table of evaluations by threat", _is_table_of_tables),
     "union": ("a table", _is_table),
     "abstained": ("a table of two counts", _are_abstentions),
@@ -125,6 +126,8 @@ def find_fault(record: object) -> str:
 
 def _list_faults(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _list_own_faults(record)
+    if isinstance(record.get("corruptions"), dict):
+        yield from _check_corruptions(record["corruptions"])
     under = record.get("under")
     if under is not None:
         yield from check_union(record, under)
@@ -132,6 +135,23 @@ def _list_faults(record: Mapping[str, Any]) -> Iterator[str]:
             shared = {key: record.get(key) for key in ("data", "n")}
             for fault in _list_own_faults({**shared, **other}):
                 yield f"under {threat}, {fault}"
+
+
+def _check_corruptions(found: Mapping[str, Any]) -> Iterator[str]:
+    """The mean is that of the counts, and no count exceeds the points."""
+    right, n = found.get("right"), found.get("n")
+    if (
+        not isinstance(right, dict)
+        or not right
+        or not _is_count(n)
+        or not n
+        or not all(isinstance(counts, list) and len(counts) == 5 for counts in right.values())
+        or not all(_is_count(one) and one <= n for counts in right.values() for one in counts)
+    ):
+        yield "the counts under corruptions are not five for each, between 0 and n"
+        return
+    mean = sum(sum(counts) for counts in right.values()) / (5 * n * len(right))
+    yield from _compare_values("corrupted_acc", found.get("corrupted_acc"), mean)
 
 
 def _list_own_faults(record: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,15 @@ from typing import Any
 
 from abatis.config.toml import read_toml
 from abatis.errors import DataError
+from abatis.report.corruptions_table import HEADINGS as CORRUPTION_HEADINGS
+from abatis.report.corruptions_table import (
+    KEY,
+    SUMMARY,
+    compute_means,
+    describe_corruptions,
+    list_corruption_rows,
+    list_summary,
+)
 from abatis.report.eval_record import describe_check, read_record, split_threats
 from abatis.report.eval_sections import (
     format_interval,
@@ -96,7 +105,8 @@ def write_report(folder: Path) -> Path:
         )
     facts = _collect_facts(options, environment, record)
     shown = _show_evaluation(record, facts)
-    sections = [*_show_threats(evaluation), *shown, *_show_further(evaluation)]
+    beside = [*_show_threats(evaluation), *_show_corruptions(evaluation)]
+    sections = [*beside, *shown, *_show_further(evaluation)]
     missing = [section.title.lower() for section in shown if not section.blocks]
     command = record["command"] if record["command"].value else environment["command"]
     sections += [
@@ -127,6 +137,27 @@ def _show_threats(record: Mapping[str, Any]) -> list[Section]:
     caption = f"{describe_union(record)}. {EXPLANATION}"
     table = Table(HEADINGS, rows, caption, frozenset(range(1, len(HEADINGS) - 1)))
     return [Section("Threats", [table])]
+
+
+def _show_corruptions(record: Mapping[str, Any]) -> list[Section]:
+    """Clean, corrupted and attacked images side by side, and each corruption by severity."""
+    if not record.get(KEY):
+        return []
+    rows = list_corruption_rows(record, NO_BREAK_SPACE)
+    means = compute_means(record)
+    severities: list[Point] = [(number, share) for number, share in enumerate(means, 1)]
+    plot = lines(
+        {"mean over the corruptions": severities},
+        x_label="severity",
+        y_label="accuracy",
+        title="Accuracy by severity",
+        percent=True,
+    )
+    summary = Table(SUMMARY, list_summary(record, NO_BREAK_SPACE), "", frozenset({1}))
+    table = Table(CORRUPTION_HEADINGS, rows, "Accuracy by severity.", frozenset(range(1, 7)))
+    said = " ".join(describe_corruptions(record))
+    figure = Figure(plot, "Mean accuracy over the corruptions at each severity.")
+    return [Section("Corruptions", [summary, said, figure, table])]
 
 
 def _show_further(record: Mapping[str, Any]) -> list[Section]:

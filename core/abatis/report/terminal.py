@@ -27,6 +27,14 @@ from rich.table import Table
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.console import SafeConsole
+from abatis.report.corruptions_table import HEADINGS as CORRUPTION_HEADINGS
+from abatis.report.corruptions_table import (
+    KEY,
+    SUMMARY,
+    describe_corruptions,
+    list_corruption_rows,
+    list_summary,
+)
 from abatis.report.eval_record import split_threats
 from abatis.report.numbers import CLEAN, ROBUST, UPPER, find_headline, format_share, list_measured
 from abatis.report.threats_table import HEADINGS, describe_union, list_threat_rows
@@ -167,6 +175,8 @@ class Reporter:
         """Write the numbers of an evaluation, and how far they can be trusted."""
         for one in split_threats(record):
             self._add_evaluation(one)
+        if KEY in record:
+            self._add_corruptions(record)
         rows = list_threat_rows(record)
         if rows:
             table = Table(title=describe_union(record), title_justify="left")
@@ -204,6 +214,21 @@ class Reporter:
             self.note(f"{tests} tests on {masking['points']} test images found no sign of masking")
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
+
+    def _add_corruptions(self, record: Mapping[str, Any]) -> None:
+        for headings, rows in (
+            (CORRUPTION_HEADINGS, list_corruption_rows(record)),
+            (SUMMARY, list_summary(record)),
+        ):
+            table = Table()
+            table.add_column(headings[0])
+            for heading in headings[1:]:
+                table.add_column(heading, justify="right")
+            for row in rows:
+                table.add_row(*row)
+            self.console.print(table)
+        for text in describe_corruptions(record):
+            self.note(text)
 
     def _add_clean(self, record: Mapping[str, Any]) -> None:
         low, high = record["interval"][CLEAN.key]

@@ -8,12 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat, refuse_twice
+from abatis.commands.eval.options import MADE
 from abatis.commands.eval.points import choose_points, describe_points
-from abatis.data import Data, DataRequest, open_data
+from abatis.data import Data, DataInfo, DataRequest, Split, open_data
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest
+from abatis.evaluate.corruptions.files import open_files
+from abatis.evaluate.corruptions.judging import judge_corruptions
+from abatis.evaluate.corruptions.sources import CorruptedHere, CorruptionSource
 from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
@@ -68,11 +74,12 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     if subject.run is not None:
         check_files(subject.path, read_record(subject.path))
     points = choose_points(asked, images.test)
+    seed = subject.run.seed if subject.run else asked.seed
     few = next(iter(images.test.eval_batches(TRIED))).x
+    corruptions = _open_corruptions(asked, points, images.info, seed, device)
     module, notes, doubts = open_model(subject, images.info, device, few)
     for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
-    seed = subject.run.seed if subject.run else asked.seed
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
@@ -97,6 +104,8 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
             **known,
         )
         numbers = evaluate_all(module, ask_each(request, threats, folder))
+        if corruptions is not None:
+            numbers["corruptions"] = judge_corruptions(module, request, corruptions, folder)
     if distributed.rank() == 0:
         about = {
             **describe_evaluation(
@@ -132,6 +141,17 @@ def _choose_threats(asked: argparse.Namespace, subject: ModelSpec) -> list[Threa
     refuse_twice(threats, "--threat")
     check_ladder(asked.ladder, threats)
     return threats
+
+
+def _open_corruptions(
+    asked: argparse.Namespace, points: Split, info: DataInfo, seed: int, device: torch.device
+) -> CorruptionSource | None:
+    """Where corrupted images come from; None where none are asked for."""
+    if asked.corruptions is None:
+        return None
+    if asked.corruptions == MADE:
+        return CorruptedHere(points, seed)
+    return open_files(Path(asked.corruptions).expanduser(), points, info, device)
 
 
 def _name_threat(asked: argparse.Namespace, threats: list[Threat]) -> Threat | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
 
+MADE = "made"  # corruptions that are computed
 MASKED = 6  # exit code with --strict if the verdict is FAIL
 
 
@@ -124,6 +125,14 @@ def _add_attack_options(parser: Parser) -> None:
         "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
         "others choose by themselves "
         "(default: standard)",
+    )
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const=MADE,
+        metavar="PATH",
+        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
+        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
     )
     parser.add_argument(
         "--square-bf16",

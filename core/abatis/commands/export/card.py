@@ -12,6 +12,7 @@ from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
+from abatis.report.corruptions_table import KEY, SUMMARY, describe_corruptions, list_summary
 from abatis.report.eval_record import describe_check, find_verdict, split_threats
 from abatis.report.numbers import format_share, list_measured
 from abatis.report.threats_table import EXPLANATION, HEADINGS, describe_union, list_threat_rows
@@ -93,6 +94,10 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
         between = "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
         share = format_share(record[number.key], record.get("verdict"), number)
         yield f"| {number.described} | {share} | {between} |"
+    if record.get(KEY):
+        yield f"\n| {' | '.join(SUMMARY)} |\n|---|---|"
+        yield from (f"| {' | '.join(row)} |" for row in list_summary(record))
+        yield f"\n{' '.join(describe_corruptions(record))}"
     if clean:
         yield "\nNo attack was run: its robustness is unknown."
         return

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.data.info import AREA, ASPECT, SMALL, Data, DataInfo, resolve_augment
+from abatis.data.info import AREA, ASPECT, SMALL, Data, DataInfo, View, resolve_augment
 from abatis.data.order import apply_limit, hold_out
 from abatis.data.policy import PolicyView
 from abatis.data.request import DataRequest
@@ -88,6 +88,20 @@ class FolderSource(DataSource):
     def matches(self, path: Path) -> bool:
         """Is it a folder?"""
         return path.is_dir()
+
+
+def open_listing(
+    listing: list[tuple[str, int]], info: DataInfo, device: torch.device
+) -> StreamSplit:
+    """A split of some files and their labels, which are resized and not cropped.
+
+    Args:
+        listing: files and labels.
+        info: on the data that they belong to.
+        device: where batches are put.
+    """
+    view = replace(info.view or View(), crop=1.0)
+    return StreamSplit(_ImageFiles(listing, replace(info, view=view)), device, 0)
 
 
 class _ImageFiles:
