@@ -12,6 +12,7 @@ from abatis.api.batch import Batch
 from abatis.api.context import AdaptiveAttack
 from abatis.api.randomness import seeded
 from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.also.running import run_also
 from abatis.evaluate.autoattack import Version, get_version_name, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.gradient_access import GradientAccess
@@ -147,6 +148,10 @@ def run_ladder(
             if judge.threat.norm == "L1":
                 result.findings.append(RAND_IN_L1)
         _run_autoattack(result, judge, clean, request, finished, chosen, blind)
+    verdicts, settings, findings = run_also(request.also, judge, clean, request.seed, finished)
+    result.verdicts |= verdicts
+    result.settings |= settings
+    result.findings += findings
     return result
 
 

@@ -17,6 +17,8 @@ from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataInfo, DataRequest, Split, open_data
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest
+from abatis.evaluate.also.finding import find_attack
+from abatis.evaluate.also.running import try_attacks
 from abatis.evaluate.corruptions.files import open_files
 from abatis.evaluate.corruptions.judging import judge_corruptions
 from abatis.evaluate.corruptions.sources import CorruptedHere, CorruptionSource
@@ -44,6 +46,7 @@ from abatis.system.device import pick_device
 from abatis.system.files import explain_disk_errors
 from abatis.system.signals import stop_at_once
 
+TRIED_BY_OTHERS = 2  # images on which the attacks of --also are tried
 TRIED = 8  # images on which the network is tried before the evaluation
 
 
@@ -77,9 +80,11 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     seed = subject.run.seed if subject.run else asked.seed
     few = next(iter(images.test.eval_batches(TRIED))).x
     corruptions = _open_corruptions(asked, points, images.info, seed, device)
+    also = [find_attack(spec) for spec in asked.also]
     module, notes, doubts = open_model(subject, images.info, device, few)
     for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
+    try_attacks(also, module, threats[0], few[:TRIED_BY_OTHERS])
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
@@ -99,6 +104,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
             device=device,
             num_classes=images.info.num_classes,
             progress=progress,
+            also=also,
             square_bf16=asked.square_bf16,
             origin=describe_origin(subject, images.info),
             **known,
@@ -129,7 +135,11 @@ def _choose_threats(asked: argparse.Namespace, subject: ModelSpec) -> list[Threa
         UsageError: the ladder cannot judge one of them, or an option has no effect with it.
     """
     if asked.ladder == "clean":
-        for option, given in (("--threat", asked.threat), ("--strict", asked.strict)):
+        for option, given in (
+            ("--threat", asked.threat),
+            ("--also", asked.also),
+            ("--strict", asked.strict),
+        ):
             if given:
                 raise UsageError(
                     f"{option} has no effect with --ladder clean, which runs no attack",

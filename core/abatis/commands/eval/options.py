@@ -135,6 +135,14 @@ def _add_attack_options(parser: Parser) -> None:
         f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
     )
     parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="ATTACK",
+        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
+        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
+    )
+    parser.add_argument(
         "--square-bf16",
         action="store_true",
         help="run AutoAttack's Square in bfloat16; its result is reported as a separate number",

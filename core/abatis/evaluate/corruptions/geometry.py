@@ -52,7 +52,7 @@ def blur_motion(x: Image, radius: int, sigma: float, angle: float) -> Image:
         dy, dx = ceil(step * down / length - 0.5), ceil(step * right / length - 0.5)
         there = np.clip(rows + dy, 0, x.shape[0] - 1), np.clip(columns + dx, 0, x.shape[1] - 1)
         total += weight * x[there[0][:, None], there[1][None, :]]
-    return cast(Image, total)
+    return total
 
 
 def zoom_centre(x: Image, factor: float) -> Image:
@@ -110,10 +110,10 @@ def shuffle_near(pixels: NDArray[np.uint8], reach: int, draws: RandomState) -> N
 def warp(x: Image, start: Image, end: Image) -> Image:
     """The affine image of x that takes three points (x, y), (3, 2) each, to three others."""
     back = np.linalg.solve(np.c_[end, np.ones(3)], start)  # (3, 2): from there to here
-    side = np.arange(x.shape[0])
-    places = np.stack([*np.meshgrid(side, side), np.ones((len(side), len(side)))], axis=-1) @ back
-    where = [places[..., 1], places[..., 0]]
-    return sample(x, where[0], where[1], "mirror")
+    side = np.arange(x.shape[0], dtype=np.float64)
+    columns, rows = np.meshgrid(side, side)
+    places: Image = np.stack([columns, rows, np.ones(rows.shape)], axis=-1) @ back
+    return sample(x, places[..., 1], places[..., 0], "mirror")
 
 
 def sample(x: Image, rows: Image, columns: Image, mode: str) -> Image:
