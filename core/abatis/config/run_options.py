@@ -22,12 +22,17 @@ from abatis.config.option_groups import (
     SourceConfig,
     StatisticsConfig,
 )
-from abatis.config.option_values import check_run_name, check_tracker, parse_threat
+from abatis.config.option_values import (
+    check_run_name,
+    check_tracker,
+    parse_judged_threat,
+    parse_threat,
+)
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
-Ladder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest."""
+Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
+"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
@@ -180,6 +185,12 @@ class RunOptions(Options):
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
     )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+        (),
+        description="another threat that the evaluation judges, beside the trained one; repeat the"
+        " flag for several",
+        json_schema_extra=BESIDE_STEP,
+    )
     attack: AttackConfig = Field(
         AttackConfig(), description="training attack", json_schema_extra=STEP
     )
@@ -315,11 +326,11 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "quick", "rand", "standard", "thorough"] = Field(
+    eval: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
-        description="evaluation after training. quick: clean, PGD-20; standard: adds margin-PGD-20"
-        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus; rand: as"
-        " standard with AutoAttack rand, for networks that answer at random",
+        description="evaluation after training. clean: no attack; quick: clean, PGD-20; standard:"
+        " adds margin-PGD-20 and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack"
+        " plus; rand: as standard with AutoAttack rand, for networks that answer at random",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(

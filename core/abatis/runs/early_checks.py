@@ -14,6 +14,7 @@ from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
+from abatis.evaluate.ladder_checks import check_ladder
 from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
 from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.weights import refuse_pickle
@@ -44,6 +45,7 @@ def check_before_data(
         PluginConflict: plugins that do not go together.
     """
     _check_given(config, model, data)
+    check_ladder(config.eval, config.judged_threats)
     _check_processes(config)
     load_trackers(config.track)
     _check_continuation(config)
