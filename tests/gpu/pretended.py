@@ -95,6 +95,9 @@ def make_pretending() -> tuple[type, type]:
         def __reduce_ex__(self, protocol: int) -> Any:
             return self.detach().cpu().__reduce_ex__(protocol)
 
+        def __format__(self, how: str) -> str:
+            return format(self.item(), how) if not self.dim() else repr(self)
+
         def tolist(self) -> Any:
             return self.cpu().tolist()
 
@@ -149,7 +152,9 @@ def make_pretending() -> tuple[type, type]:
                 return out
             if isinstance(out, Tensor) and name == "copy_":
                 return args[0]
-            wrapped = tree_map(lambda leaf: Pretended(leaf) if isinstance(leaf, Tensor) else leaf, out)
+            wrapped = tree_map(
+                lambda leaf: Pretended(leaf) if isinstance(leaf, Tensor) else leaf, out
+            )
             if not on_gpu:
                 return wrapped
             return return_and_correct_aliasing(func, args, kwargs, wrapped)
@@ -171,6 +176,12 @@ def make_pretending() -> tuple[type, type]:
 
         def look_at(self, func, name: str, args, given) -> None:
             """An operation with at least one tensor of the device."""
+            if name.startswith("_fused_"):
+                lists = [part for part in args if isinstance(part, (list, tuple)) and part]
+                for other in lists[1:]:
+                    for weight, one in zip(lists[0], other, strict=True):
+                        if one.dim() and one.stride() != weight.stride():
+                            raise RuntimeError(f"{func}: tensors differ in their memory layout")
             strangers = [
                 leaf for leaf in given if not isinstance(leaf, Pretended) and leaf.dim() > 0
             ]
@@ -251,6 +262,8 @@ def pretend() -> Iterator[Any]:
         (torch.cuda, "default_generators"): (torch.Generator("cuda"),),
         (torch.cuda, "device_count"): lambda: 1,
         (torch.cuda, "current_device"): lambda: 0,
+        (torch.cuda.random, "current_device"): lambda: 0,
+        (torch.cuda.random, "device_count"): lambda: 1,
         (torch.cuda, "get_device_name"): lambda device=None: "pretended",
         (torch.cuda, "max_memory_allocated"): lambda device=None: 0,
     }

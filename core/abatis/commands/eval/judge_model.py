@@ -49,7 +49,7 @@ def judge_model(asked: argparse.Namespace, line: str) -> str:
     Returns:
         The masking verdict.
     """
-    with distributed.connect(), untouched():
+    with distributed.connect(asked.device), untouched():
         return _judge(asked, line)
 
 
