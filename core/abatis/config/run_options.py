@@ -300,6 +300,18 @@ class RunOptions(Options):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
+        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
+        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
     fold: bool = Field(
         True,
         description="fold batch norms with running statistics into convolutions:"

@@ -60,7 +60,7 @@ def judge_model(asked: argparse.Namespace, line: str) -> str | None:
     Returns:
         The masking verdict, the worst over all threats; None after the clean ladder.
     """
-    with distributed.connect(), untouched():
+    with distributed.connect(asked.device), untouched():
         return _judge(asked, line)
 
 
