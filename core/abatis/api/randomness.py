@@ -130,13 +130,23 @@ def draw_integers_of(
 def untouched() -> Iterator[None]:
     """Restore the global generators of torch, numpy and Python at the end of the block."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    started = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count()) if started else []
+    seed = torch.initial_seed()
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+        if not started and _has_gpu_build() and not torch.cuda._is_in_bad_fork():
+            # GPUs that start inside, or later, begin as they would have: torch.manual_seed seeds
+            # them as it does the CPU, and without it both begin with the same number
+            torch.cuda.manual_seed_all(seed)
+
+
+def _has_gpu_build() -> bool:
+    return torch.version.cuda is not None or torch.version.hip is not None
 
 
 def reseed(run_seed: int, purpose: str, step: int = 0) -> None:

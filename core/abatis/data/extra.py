@@ -19,7 +19,7 @@ from abatis.api.randomness import draw_integers_of
 from abatis.config.option_groups import ExtraConfig
 from abatis.data.arrays import Arrays, ArraySplit, parse_labels
 from abatis.data.augment import to_device, to_unit
-from abatis.data.info import Data, DataInfo, Rows, Split, whole
+from abatis.data.info import Data, DataInfo, Rows, Split, join_notes, whole
 from abatis.errors import DataError, UsageError
 from abatis.system.files import sha256_of
 
@@ -139,7 +139,7 @@ def add_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
     )
     if copies:
         note += f"; {copies} copies of test or held-out images among them are left out"
-    info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
+    info = replace(data.info, note=join_notes(data.info.note, note))
     size = len(arrays.x_train)
     train = MixedSplit(data.train, extra, config.fraction, size)
     return replace(data, info=info, train=train, places_with_extra=size + len(extra.images))

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from abatis.errors import ProcessLost, UsageError
 from abatis.system import torch_messages
+from abatis.system.own_gpu import check_own_gpus, choose_gpu, name_gpu
 
 Value = TypeVar("Value")
 
@@ -184,13 +185,17 @@ def average_gradients(module: nn.Module) -> tuple[Callable[[Any], Any], Exchangi
 
 
 @contextmanager
-def connect() -> Iterator[None]:
+def connect(device: str = "auto") -> Iterator[None]:
     """Connect with the other processes if several were started.
 
     Tensors are exchanged where they are: on the CPU by gloo, on GPUs by NCCL.
 
+    Args:
+        device: the value of ``--device``.
+
     Raises:
-        UsageError: processes that may be restarted share the agent's store.
+        UsageError: processes that may be restarted share the agent's store, or there is no GPU for
+            each process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or several():
         yield
@@ -203,13 +208,13 @@ def connect() -> Iterator[None]:
             where="torchrun",
             fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...",
         )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE
-    )
+    gpu = choose_gpu(device)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    dist.init_process_group("gloo" if gpu is None else "cpu:gloo,cuda:nccl", timeout=SILENCE)
     try:
         with watch_others(lambda: "outside of training"):
+            check_own_gpus(collect(name_gpu(gpu)))
             yield
             any_says(False)  # no process closes its connections while another one still uses them
     finally:

@@ -18,6 +18,7 @@ from abatis.train.best_weights import find_best_step, restore_best
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, save_checkpoint
 from abatis.train.continuation import Source, take_over_moments
 from abatis.train.epoch_metrics import EpochMetrics
+from abatis.train.optimizer import load_moments
 from abatis.train.resume import describe_run, is_finished
 from abatis.train.skip_nonfinite import SkipNonFinite
 from abatis.train.training import Progress, Training
@@ -88,7 +89,7 @@ class Saver:
         state = loaded.state
         if self.net.sharding is None:
             load_state(self.net.module, loaded.weights, state.get("extra_state"))
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_moments(self.optimizer, state["optimizer"])
         else:
             self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
         for name, hooks in self.training.plan.trainers:
