@@ -108,7 +108,7 @@ def prepare(
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
-    run = _make_run(config, info, net, device, images)
+    run = make_run(config, info, net, device, images)
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
@@ -119,7 +119,7 @@ def prepare(
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
-    plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     if say is not None:
         for text in list_calls(plan):
             say(f"trace: calls {text}")
@@ -153,7 +153,7 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     return net
 
 
-def _make_run(
+def make_run(
     config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
 ) -> Run:
     """What the hooks are given; without images an epoch has one step."""
@@ -172,7 +172,7 @@ def _make_run(
     )
 
 
-def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
+def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
     """The plan with the trainer hooks that are built in."""
     if config.mix.is_on:
         plan.check_labels(soft=True)
