@@ -7,6 +7,7 @@ size is counted in about a second, whatever the machine.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ def count_step(
     """
     meter = CostMeter(PATIENCE)
     images = -(-config.batch_size // processes)
-    with FakeTensorMode(allow_non_fake_inputs=True), meter:
+    with _silence(), FakeTensorMode(allow_non_fake_inputs=True), meter:
         fake = _copy_net(config, info, net)
         step = _make_step(config, info, fake)
         batch = _make_batch(info, images)
@@ -102,6 +103,14 @@ def count_step(
     gradients = sum(p.numel() * p.element_size() for p in net.module.parameters())
     buckets = gradients if processes > 1 else 0  # what several processes exchange
     return StepCost(memory + buckets, meter.peak, images, flop, forward, moved, launches)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without torch's warning of a copied tensor that has no memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        yield
 
 
 def _copy_net(config: RunConfig, info: DataInfo, net: Net) -> Net:
