@@ -62,7 +62,7 @@ def make_square_search(
 
 
 def make_label_search(
-    forward: Forward, threat: Threat, seed: int, queries: int, starts: Mapping[int, Tensor]
+    forward: Forward, threat: Threat, seed: int, queries: int, starts: dict[int, Tensor]
 ) -> Attack:
     """Return a search for a direction in which the label changes within the radius.
 
@@ -74,7 +74,8 @@ def make_label_search(
         threat: norm and radius, Linf or L2.
         seed: with the first index of a batch it decides all draws.
         queries: of each point.
-        starts: (C, H, W) by the point's index; they give the first directions.
+        starts: (C, H, W) by the point's index; they give the first directions. The images that
+            are found take their place, so that another search can go on from them.
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,9 @@ def make_label_search(
             way[rows[wrong]], radius[rows[wrong]] = new[wrong], smaller[wrong]
             factor = torch.where(wrong, GROW, DECAY)
             share[rows] = (share[rows] * factor).clamp(LEAST, MOST)
-        return _go(batch.x, way, radius.clamp(max=threat.eps)), radius <= threat.eps
+        found = _go(batch.x, way, radius.clamp(max=threat.eps))
+        starts.update(zip(batch.index.tolist(), found.cpu().unbind(), strict=True))
+        return found, radius <= threat.eps
 
     return attack
 
