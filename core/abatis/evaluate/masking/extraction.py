@@ -45,7 +45,7 @@ WIDE = 2.5  # half of the moved copies lie in a ball so many times as large
 GROUP = 256  # points that share a substitute
 PRACTICE = 64  # so many points are attacked in the rounds, if need be some that are broken already
 SQUARE_QUERIES = 500  # of the search by margins that starts at the images so made
-LABEL_QUERIES = (1000, 3000, 6000)  # of those by labels: each goes on where the last broke several
+LABEL_QUERIES = (1000, 3000, 6000)  # of searches by labels, each of which goes on from the last
 
 
 def search_by_extraction(
@@ -90,10 +90,9 @@ def search_by_extraction(
     for name, (attack, asked) in attacks.items():
         verdicts[name] = judge.run_attack(name, attack, left, f"masking: {name}")
         settings[name] = {"queries": asked, "seed": seed}
-        broken = int((left & ~verdicts[name].robust).sum())
         left = verdicts[name].robust
-        if name.startswith(LABEL_SEARCH) and broken <= FEW:
-            break
+        if name == LABEL_SEARCH and int((wanted & ~left).sum()) <= FEW:
+            break  # nothing was hidden from the other attacks, so that more would find nothing
     settings["extraction"] |= {"rounds": ROUNDS, "steps": STEPS, "answers": "labels"}
     return Search(verdicts, settings)
 
