@@ -137,6 +137,24 @@ class StepContext:
         return detached if self.summer is None else self.summer(detached)
 
 
+class Objective(Protocol):
+    """The objective of a step, computed again for ``before_loss``; every call is a new one.
+
+    It is about all rows of this process, on the same adversarial images. The buffers of the network
+    stay as they are.
+    """
+
+    def __call__(self) -> Tensor:
+        """Return this process's share of the run's total, ()."""
+
+    def terms(self) -> Terms:
+        """Return the terms of the total, by name, their values not reduced.
+
+        A value is (B,) in the order of ``ctx.batch``, or () where a term has no value per sample.
+        The share of the total is ``sum(weight * value.mean())`` times ``B / ctx.global_size``.
+        """
+
+
 class Attacker(Protocol):
     """The attack of the training step.
 
@@ -193,13 +211,14 @@ class TrainerHooks:
         """
         return batch
 
-    def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
+    def before_loss(self, ctx: StepContext, objective: Objective) -> None:
         """Act after the attack and before the backward pass.
 
         Args:
             ctx: the step, with all rows of this process.
-            objective: computes the run's total, (), again on the same adversarial images. The
-                buffers of the network stay as they are.
+            objective: computes the run's total, (), again on the same adversarial images;
+                ``objective.terms()`` gives its terms, not reduced. The buffers of the network
+                stay as they are.
         """
 
     def after_update(self, ctx: StepContext) -> None:
@@ -225,6 +244,28 @@ class TrainerHooks:
 
 
 @dataclass(frozen=True)
+class Now:
+    """Where the training is, as the ``StepContext`` of the same step says it.
+
+    Attributes:
+        step: the training step, from 0.
+        epoch: the epoch, from 0.
+        progress: the share of the training that is done, in [0, 1).
+    """
+
+    step: int = 0
+    epoch: int = 0
+    progress: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Holds where the training is; the engine moves it before every step."""
+
+    now: Now = Now()
+
+
+@dataclass(frozen=True)
 class Run:
     """What a hook knows about the run when it makes its callable.
 
@@ -244,6 +285,7 @@ class Run:
         gatherer: set by the engine; call ``gather``.
         given_start: set by tests: the noise that ``random_start`` adds to the images, instead of
             a drawn one.
+        clock: moved by the engine; read ``now``.
     """
 
     net: Network
@@ -258,6 +300,7 @@ class Run:
     train_size: int
     gatherer: Callable[[Tensor, int], Tensor] | None = None
     given_start: Callable[[], Tensor] | None = None
+    clock: Clock = field(default_factory=Clock)
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:
@@ -270,6 +313,16 @@ class Run:
             self._shared[make] = make(self)
         made: Made = self._shared[make]
         return made
+
+    @property
+    def now(self) -> Now:
+        """Where the training is: step, epoch and progress.
+
+        It is that of the current step in ``transform_batch``, the attack, the losses and the
+        trainer hooks, and that of the epoch's last step in ``epoch_end``. Read it inside the
+        callable, not in the hook that makes it.
+        """
+        return self.clock.now
 
     def gather(self, values: Tensor) -> Tensor:
         """Collect the values of the whole global batch, for ``transform_batch``.

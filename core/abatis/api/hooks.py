@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROJECT = "abatis"
 ENTRY_POINT_GROUP = "abatis.plugins"
-DEFENSE_API = "1.0"
+DEFENSE_API = "1.1"
 """Version of this contract. A plugin works with every core of the same major version."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import Run, StepContext
+from abatis.api.context import Now, Run, StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness
 from abatis.api.term import Term
@@ -67,6 +67,7 @@ def loss_terms(
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
     ctx = _make_context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
     ctx.__dict__.update(logits_clean=logits_clean, logits_adv=logits_adv)
+    plan.run.clock.now = Now(0, epoch, progress)
     return plan.terms(ctx)
 
 
@@ -105,6 +106,7 @@ def penalty_terms(
         classes = model(x[:1]).shape[1]
     plan = plan_of(plugin, net=net, num_classes=classes, options=options)
     ctx = _make_context(net, x, x_adv, y, None, progress, epoch)
+    plan.run.clock.now = Now(0, epoch, progress)
     found = plan.penalties(ctx)
     if not found and not any(row.role == "unused" for row in plan.rows):
         raise UsageError(f"plugin {plugin!r} has no regularizer", fix="use loss_terms for a loss")

@@ -66,6 +66,7 @@ class Plan:
         needs_double_backward: Does a plugin differentiate a gradient?
         hard_labels: Plugins that are defined for one label per sample only.
         adaptive: Attacks that plugins bring against themselves, by plugin; run by the evaluation.
+        run: What the hooks were given; the engine moves its clock.
         side_effects: Checks the first call of every plugin.
     """
 
@@ -80,6 +81,7 @@ class Plan:
     needs_double_backward: bool
     hard_labels: tuple[str, ...]
     adaptive: Mapping[str, AdaptiveAttack]
+    run: Run
     side_effects: SideEffectChecks = field(default_factory=SideEffectChecks)
 
     @property
@@ -218,6 +220,7 @@ def make_plan(
         needs_double_backward=any(config.needs_double_backward for config in configs.values()),
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=dict(adaptive),
+        run=run,
     )
 
 

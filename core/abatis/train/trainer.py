@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from abatis.api.context import Now
 from abatis.api.randomness import reseed
 from abatis.data import epoch_batches
 from abatis.errors import NotFiniteError, Stopped
@@ -164,6 +165,8 @@ class Trainer:
         progress = self.progress
         self._average_buffers()
         self.training.random.at(progress.step)
+        last = max(progress.step - 1, 0)
+        self.plan.run.clock.now = Now(last, progress.epochs_ended, last / self.training.steps)
         reseed(self.config.seed, "epoch end", progress.step)
         for name, hooks in self.plan.trainers:
             with self.net.whole(), self.plan.watch(name, "epoch_end", self.net):

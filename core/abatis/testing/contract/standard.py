@@ -200,7 +200,8 @@ class PluginContract:
             assert worst <= 1e-10, (
                 f"{what} a different update from that of one process (weights differ by"
                 f" {worst:.3g}): couple samples through ctx.gather and ctx.global_size, draw from"
-                " run.random, and sum over the batch by ctx.sum_over_processes"
+                " run.random, read the step from run.now, and sum over the batch by"
+                " ctx.sum_over_processes"
             )
 
     def _play_two_processes(self) -> list[Tensor]:
