@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from abatis.api.context import AdaptiveAttack, Attacker, Loss, Regularizer, Run, TrainerHooks
+    from abatis.api.context import AdaptiveAttack, Attacker, Loss, Regularizer, TrainerHooks
     from abatis.api.options import PluginConfig
+    from abatis.api.run import Run
 
 PROJECT = "abatis"
 ENTRY_POINT_GROUP = "abatis.plugins"

@@ -6,15 +6,17 @@ The total of terms is always ``sum(term.weight * term.value.mean())``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import Now, Run, StepContext
+from abatis.api.context import StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness
+from abatis.api.run import Now, Run
 from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
@@ -24,6 +26,7 @@ from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.train.plan import Plan, make_plan
+from abatis.train.restatistics import renew_statistics
 from abatis.train.step import Step
 from abatis.train.step_setup import StepSetup
 
@@ -124,6 +127,7 @@ def plan_of(
     random: Randomness | None = None,
     train_size: int = TRAIN_SIZE,
     given_start: Callable[[], Tensor] | None = None,
+    train_batches: Sequence[Tensor] = (),
 ) -> Plan:
     """Make the plan of some plugins on a network, outside any run.
 
@@ -138,6 +142,7 @@ def plan_of(
         random: the random numbers of the steps; of seed 0 if not given.
         train_size: how many training images there are.
         given_start: the noise of the attack's start, instead of the drawn one.
+        train_batches: images (B, C, H, W) that ``run.restatistics`` passes over.
     """
     loaded = [_load(name) for name in names]
     loaded.sort(key=lambda plugin: plugin.name)
@@ -156,6 +161,7 @@ def plan_of(
         train_size=train_size,
         gatherer=distributed.gather,
         given_start=given_start,
+        renewer=partial(renew_statistics, batches=train_batches) if train_batches else None,
     )
     return make_plan(loaded, configs, use or {}, run)
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import Now, StepContext, TrainerHooks
+from abatis.api.context import StepContext, TrainerHooks
 from abatis.api.randomness import reseed
+from abatis.api.run import Now
 from abatis.api.term import Term, total
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.nets.net import Net

@@ -46,6 +46,9 @@ class WeightAveraging(TrainerHooks):
         for kept, buffer in zip(self.averaged.buffers(), self.source.buffers(), strict=True):
             kept.copy_(buffer)
 
+    def judged(self) -> nn.Module:
+        return self.averaged
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "updates": self.updates,

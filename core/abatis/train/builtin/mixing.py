@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from abatis.api.batch import Batch
-from abatis.api.context import Run, TrainerHooks
+from abatis.api.context import TrainerHooks
 from abatis.api.randomness import seeded
+from abatis.api.run import Run
 from abatis.config.option_groups import MixConfig
 from abatis.errors import UsageError
 from abatis.system.timm_import import timm
