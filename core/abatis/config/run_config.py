@@ -14,7 +14,7 @@ from abatis.config.pydantic_messages import as_usage_error
 from abatis.config.run_options import AVERAGING_DECAY, RunOptions
 from abatis.errors import UsageError, did_you_mean
 
-ROLES = ("attacker", "loss")
+ROLES = ("attacker", "loss", "weights")
 
 
 class RunConfig(RunOptions):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
-from abatis.config.built_in import ATTACKS, DATA_SOURCES, LOSSES, TRACKERS
+from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
 from abatis.config.option_facts import BESIDE_STEP, DISPLAY, MACHINE, STEP, THIS_START, facts
 from abatis.config.option_groups import (
     AttackConfig,
@@ -348,7 +348,8 @@ class RunOptions(Options):
     use: dict[str, str] = Field(
         {},
         description="choose who provides a role: loss=NAME or attacker=NAME, a plugin or"
-        f" {', '.join([*LOSSES, *ATTACKS])}",
+        f" {', '.join([*LOSSES, *ATTACKS])}; weights=NAME, whose weights are judged, a plugin or"
+        f" {', '.join(JUDGED)}",
         json_schema_extra=STEP,
     )
     out: Path = Field(

@@ -155,6 +155,8 @@ def _check_plugins(
 def _check_use(config: RunConfig, loaded: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
     """Raise UsageError where ``--use`` names a provider that cannot provide the role."""
     for role, name in read_use(config.use, loaded).items():
+        if role not in PROVIDERS:  # who provides weights is known once the hooks have answered
+            continue
         able = [*PROVIDERS[role], *list_implementers(manager, role)]
         if name in able:
             continue

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from abatis.api.context import Run
 from abatis.api.randomness import Randomness, reseed
+from abatis.api.run import Clock, Run
 from abatis.config import discovery
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
@@ -37,7 +37,9 @@ from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
-from abatis.train.plan import Plan, make_plan
+from abatis.train.judged_weights import choose_judged
+from abatis.train.plan import Plan, make_plan, read_use
+from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
@@ -109,7 +111,9 @@ def prepare(
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
     run = _make_run(config, info, net, device, images)
-    plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
+    loaded = discovery.load_plugins(config.plugin)
+    use = read_use(config.use, loaded)
+    plan = make_plan(loaded, config.options, use, run, say)
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)
@@ -120,6 +124,7 @@ def prepare(
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         for text in list_calls(plan):
             say(f"trace: calls {text}")
@@ -157,6 +162,12 @@ def _make_run(
     config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
 ) -> Run:
     """What the hooks are given; without images an epoch has one step."""
+    clock = Clock()
+    renewer = (
+        partial(renew_over_epoch, images.train, config, clock, net.list_frozen())
+        if images
+        else None
+    )
     return Run(
         net,
         info.num_classes,
@@ -169,6 +180,8 @@ def _make_run(
         {type(options): options for options in config.options.values()},
         images.places if images else 0,
         distributed.gather,
+        clock=clock,
+        renewer=renewer,
     )
 
 
