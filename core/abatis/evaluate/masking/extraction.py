@@ -75,15 +75,18 @@ def search_by_extraction(
     """
     wanted = standing & clean.correct
     extraction = extract(judge, clean, wanted, seed=seed, queries=queries, others=others)
-    forward, threat, starts = judge.net, judge.threat, extraction.images
+    forward, threat = judge.net, judge.threat
+    starts: Mapping[int, Tensor] = extraction.images
     by_margin = make_square_search(forward, threat, seed, SQUARE_QUERIES, starts)
     attacks = {
         "extraction": (make_lookup(starts), queries),
         "Square from extraction": (by_margin, SQUARE_QUERIES),
     }
     for number, asked in enumerate(LABEL_QUERIES):
-        by_label = make_label_search(forward, threat, seed + number, asked, starts)
-        attacks[" ".join((LABEL_SEARCH, *([str(number + 1)] if number else [])))] = by_label, asked
+        ends: dict[int, Tensor] = {}
+        by_label = make_label_search(forward, threat, seed + number, asked, starts, ends)
+        attacks[f"{LABEL_SEARCH} {number + 1}" if number else LABEL_SEARCH] = by_label, asked
+        starts = ends
     verdicts: dict[str, Verdicts] = {}
     settings: dict[str, dict[str, object]] = {}
     left = wanted
