@@ -359,7 +359,9 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
-            origin=None if job.model is not None else describe_run_origin(folder, images.info),
+            origin=None
+            if job.model is not None
+            else describe_run_origin(folder, images.info, model),
         )
         evaluation = evaluate(model, request)
     record = {

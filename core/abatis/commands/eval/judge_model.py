@@ -16,7 +16,7 @@ from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, evaluate
 from abatis.evaluate.record import describe_evaluation
 from abatis.nets.label_map import read_label_map
-from abatis.nets.normalising import parse_statistics
+from abatis.nets.normalising import read_normalize
 from abatis.report.eval_record import (
     STATE,
     check_files,
@@ -92,7 +92,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
             progress=progress,
             state=folder / STATE,
             square_bf16=asked.square_bf16,
-            origin=describe_origin(subject, images.info),
+            origin=describe_origin(subject, images.info, module),
             **known,
         )
         found = evaluate(module, request)
@@ -116,7 +116,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
     return Wishes(
         asked.weights_key,
         asked.allow_pickle,
-        parse_statistics(asked.normalize) if asked.normalize else None,
+        read_normalize(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
         asked.zoo_dir,

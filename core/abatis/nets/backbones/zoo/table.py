@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -159,10 +160,8 @@ class ZooNetwork:
 def read_table() -> tuple[ZooNetwork, ...]:
     """All networks of the zoo."""
     with TABLE.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            ZooNetwork(**{**row, "parameters": int(row["parameters"] or 0)})
-            for row in csv.DictReader(file)
-        )
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return tuple(ZooNetwork(**{**row, "parameters": int(row["parameters"] or 0)}) for row in rows)
 
 
 def find_zoo(spec: str, zoo_dir: Path | None = None) -> ZooNetwork:
