@@ -1,4 +1,4 @@
-"""Makes docs/robustbench.md from the table of RobustBench's networks: python docs/zoo_page.py"""
+"""Makes the tables of docs/robustbench.md from the package's own: python docs/zoo_page.py"""
 
 from __future__ import annotations
 
@@ -8,29 +8,7 @@ from pathlib import Path
 from abatis.nets.backbones.zoo.table import ZooNetwork, read_table
 
 PAGE = Path(__file__).with_name("robustbench.md")
-HEAD = """# RobustBench's networks
-
-`rb:NAME` is a network of [RobustBench](https://robustbench.github.io)'s zoo (Croce et al., 2021), wherever a network is named:
-
-```
-defense eval rb:Carmon2019Unlabeled --data cifar10
-defense-run --backbone rb:cifar10/Linf/Wang2023Better_WRN-28-10 --pretrained
-```
-
-```python
-model = abatis.load("rb:cifar10/L2/Wang2023Better_WRN-28-10", zoo_dir="models")
-```
-
-RobustBench itself is not needed, and its code is not used: it cannot be installed beside a current timm. The weights are yours to get. They lie where RobustBench puts them, `models/DATASET/THREAT/NAME.pt`, or below `--zoo-dir`; XCiT, DeiT, AlexNet and the standard ResNet-50 may also lie in torch's cache. Where a file is missing, the message says where it belongs, where it comes from and how large it is. Only tensors of a file are loaded; no code in it runs.
-
-A name that several tables have is the network whose weights are there; else write `rb:DATASET/THREAT/NAME`. The threat of the table is the default of `--threat`, and image files are resized and cropped as RobustBench does it for the network.
-
-The table of names is that of RobustBench {version}: {covered} of {all} networks are covered. Each architecture was compared with RobustBench's own class on random weights while this was written; no released weights were at hand. The tests compare ours with functions written from the papers, and count parameters.
-
-The normalisation is part of the network, as there: *none* means that images in [0, 1] go in as they are. What would load and compute something else is refused: strided convolutions that pad on another side, windows of another size, another normalisation in the file. With your own `--backbone`, weights by the names of these families load too, for example `--backbone wrn28-silu --weights FILE`.
-
-The accuracies are those that RobustBench publishes, in percent; nothing here was measured by us. *Robust* is AutoAttack's number, or a lower one of a stronger evaluation; for corruptions, the mean accuracy under them. A dash means that we have no number at hand. Of networks that are not covered, the last column says why.
-"""
+MARK = "<!-- The rest is made by: python docs/zoo_page.py -->\n"
 TITLES = {
     ("cifar10", "Linf"): "CIFAR-10, Linf, 8/255",
     ("cifar10", "L2"): "CIFAR-10, L2, 0.5",
@@ -41,14 +19,13 @@ TITLES = {
     ("imagenet", "corruptions"): "ImageNet, corruptions",
 }
 COLUMNS = ("NAME", "architecture", "parameters", "normalisation", "clean", "robust", "licence")
-VERSION = "1.1.1"
 
 
-def make_page() -> str:
-    """The text of the page."""
+def make_tables() -> str:
+    """The tables of all networks, and how many are covered."""
     table = read_table()
     covered = sum(bool(one.architecture) for one in table)
-    parts = [HEAD.format(version=VERSION, covered=covered, all=len(table))]
+    parts = [f"\n{covered} of {len(table)} networks are covered.\n"]
     for place, title in TITLES.items():
         rows = [one for one in table if (one.dataset, one.threat) == place]
         rows.sort(key=lambda one: -float(one.robust or -1))
@@ -85,4 +62,5 @@ def _describe_normalisation(one: ZooNetwork) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(make_page(), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(text.partition(MARK)[0] + MARK + make_tables(), encoding="utf-8")

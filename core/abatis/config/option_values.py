@@ -39,7 +39,7 @@ def check_normalize(value: object) -> str:
 
     Raises ValueError where it is neither. Mean and std from Python may be two sequences.
     """
-    if isinstance(value, list | tuple) and len(value) == 2:
+    if isinstance(value, list | tuple):
         parts = [one if isinstance(one, str) else ",".join(map(str, one)) for one in value]
         value = " ".join(parts)
     text = " ".join(str(value).split())

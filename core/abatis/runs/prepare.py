@@ -109,7 +109,7 @@ def prepare(
     _check_trainable(model, name, info)
     if config.normalize == OLD_NORMALIZE:
         notes.append(
-            "--normalize mean is an older word: the mean of the data, a standard deviation of 1"
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
         )
     if config.init is not None:
         notes.append(initialise(model, config, name))

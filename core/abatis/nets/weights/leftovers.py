@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 from abatis.nets.weights.matching import COMPUTED
 
@@ -23,11 +25,14 @@ part of a dotted name."""
 PATTERNS = {what: re.compile(pattern) for what, pattern in DROPPED.items()}
 
 
-def sort_leftovers(keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+def sort_leftovers(
+    tensors: Mapping[str, Tensor], keys: Iterable[str]
+) -> tuple[dict[str, str], list[str]]:
     """Tell tensors that may be dropped from those that may not.
 
     Args:
-        keys: names of tensors that a network did not take.
+        tensors: of the file.
+        keys: names of those that a network did not take. A single whole number is a counter.
 
     Returns:
         What each tensor to be dropped is, by name; and the names of the rest.
@@ -41,7 +46,9 @@ def sort_leftovers(keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
             for what, pattern in PATTERNS.items()
             if any(pattern.fullmatch(part) for part in parts)
         )
-        if what := next(kinds, ""):
+        value = tensors[key]
+        counts = value.dim() == 0 and not value.is_floating_point()
+        if what := next(kinds, "counters" if counts else ""):
             dropped[key] = what
         else:
             unknown.append(key)

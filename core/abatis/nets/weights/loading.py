@@ -61,7 +61,7 @@ def load_into(
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
     pairs = _find_pairs(choice)
-    dropped, unknown = sort_leftovers(_leave_out(choice.left, pairs))
+    dropped, unknown = sort_leftovers(choice.tensors, _leave_out(choice.left, pairs))
     if unknown:
         raise UsageError(
             f"{contents.path} holds {len(unknown)} tensors that {name} does not have: "
