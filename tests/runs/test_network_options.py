@@ -10,6 +10,7 @@ import abatis
 from abatis import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.normalising import Normalized
+from abatis.nets.weights import DESIGN, read_contents, read_design, start_from
 from abatis.nets.weights_file import write_weights
 from tests.helpers import tiny
 
@@ -31,6 +32,22 @@ def test_a_network_with_another_design_is_built_again_from_its_run(tmp_path):
     (tmp_path / "run.toml").write_text("\n".join(lines))
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(abatis.load(tmp_path)(x), net(x))
+
+
+def test_a_weights_file_of_another_design_is_refused(tmp_path):
+    """ReLU and SiLU have the same tensors: only what the file says tells them apart."""
+    net = build("wrn40-2", **SHAPE, **STATISTICS, own={"activation": "silu"})
+    file = tmp_path / "weights.safetensors"
+    write_weights(
+        file, net.state_dict(), {"backbone": "wrn40-2", **SHAPE, DESIGN: read_design(net)}
+    )
+    with pytest.raises(
+        UsageError, match=r"with activation silu, and wrn40-2 has the usual"
+    ) as told:
+        abatis.load(file, backbone="wrn40-2")
+    assert len(str(told.value).splitlines()) <= 4
+    with pytest.raises(UsageError, match="with activation silu"):
+        start_from(build("wrn40-2", **SHAPE, **STATISTICS), read_contents(file), "wrn40-2")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
+from abatis.nets.weights import DESIGN, read_design
 from abatis.report.eval_record import STATE, check_files, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
@@ -287,7 +288,7 @@ def _describe_training(
         prepared.plan,
         images,
         job.folder,
-        _describe_weights(job.config, images.info),
+        _describe_weights(job.config, images.info, prepared.net.module),
         prepared.random,
         partial(_validate, job.config, images),
         code,
@@ -296,9 +297,11 @@ def _describe_training(
     )
 
 
-def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+def _describe_weights(config: RunConfig, info: DataInfo, module: nn.Module) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again."""
+    design = read_design(module)
     return {
+        **({DESIGN: design} if design else {}),
         "backbone": config.backbone if ":" not in config.backbone else "factory",
         "num_classes": info.num_classes,
         "channels": info.channels,

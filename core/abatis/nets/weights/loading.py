@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from abatis.nets.weights.leftovers import describe_dropped, show_names, sort_lef
 from abatis.nets.weights.matching import Fit, Target
 from abatis.nets.weights.pairs import LARGEST, Pair, find_pairs
 from abatis.nets.weights.released_names import Family, translate_released
+
+DESIGN = "design"  # among the facts of a file: options that its tensors do not show
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def load_into(
         UsageError: the weights do not fit, or hold tensors that the network does not know.
     """
     target = Target(module)
+    check_design(contents, module, name)
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
     pairs = _find_pairs(choice)
@@ -107,6 +111,7 @@ def start_from(
         UsageError: the weights do not fit.
     """
     target = Target(module)
+    check_design(contents, module, name)
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.lacks_only(target.head))
     pairs = _find_pairs(choice)
@@ -129,6 +134,29 @@ def start_from(
     rest = _leave_out(choice.left, pairs)
     parts += [f"{len(rest)} other tensors not used ({show_names(rest)})"] if rest else []
     return "; ".join(parts)
+
+
+def read_design(module: nn.Module) -> dict[str, Any]:
+    """The options of one of our nets that its tensors do not show; empty for others."""
+    return dict(getattr(getattr(module, "backbone", module), "design", {}))
+
+
+def check_design(contents: Contents, module: nn.Module, name: str) -> None:
+    """Raise UsageError where the weights of a run are of a net that computes something else."""
+    if "backbone" not in contents.facts:
+        return
+    written, own = contents.facts.get(DESIGN, {}), read_design(module)
+    if written != own:
+        raise UsageError(
+            f"{contents.path} is of a network with {_show_design(written)}, and {name} has "
+            f"{_show_design(own)}",
+            fix="name the run folder, or the network with these options, such as wrn28-silu",
+        )
+
+
+def _show_design(design: object) -> str:
+    pairs = design.items() if isinstance(design, dict) else ()
+    return ", ".join(f"{key} {value}" for key, value in pairs) or "the usual options"
 
 
 def _find_pairs(choice: Choice) -> list[Pair]:
