@@ -54,6 +54,11 @@ def check_normalize(value: object) -> str:
     return text
 
 
+def parse_judged_threat(value: object) -> str:
+    """A threat model that can be judged, in one spelling; raises UsageError."""
+    return str(Threat.parse(str(value)))
+
+
 def parse_threat(value: object) -> str:
     """A threat model that can be trained against, in one spelling; raises UsageError."""
     threat = Threat.parse(str(value))

@@ -14,6 +14,7 @@ from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
+from abatis.evaluate.ladder_checks import check_ladder
 from abatis.nets.backbones.from_repository import is_repository
 from abatis.nets.backbones.names import SMALL_IMAGE, resolve
 from abatis.nets.backbones.zoo.table import is_zoo
@@ -45,6 +46,7 @@ def check_before_data(
         PluginConflict: plugins that do not go together.
     """
     _check_given(config, model, data)
+    check_ladder(config.eval, config.judged_threats)
     _check_processes(config)
     load_trackers(config.track)
     _check_continuation(config)
@@ -153,6 +155,8 @@ def _check_plugins(
 def _check_use(config: RunConfig, loaded: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
     """Raise UsageError where ``--use`` names a provider that cannot provide the role."""
     for role, name in read_use(config.use, loaded).items():
+        if role not in PROVIDERS:  # who provides weights is known once the hooks have answered
+            continue
         able = [*PROVIDERS[role], *list_implementers(manager, role)]
         if name in able:
             continue

@@ -12,7 +12,7 @@ from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, DataRequest, describe, from_user, open_data
 from abatis.data.extra import describe_extra
-from abatis.data.sources.class_folders import show_some
+from abatis.data.info import show_some
 from abatis.errors import UsageError
 from abatis.nets.backbones import view_of
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.data import DataInfo
-from abatis.data.sources.class_folders import describe_order
+from abatis.data.classes import describe_order
 from abatis.data.statistics import Statistics
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import Normalized, build, unwrap

@@ -272,5 +272,5 @@ def _import_transformers() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             "this repository needs transformers, which is not installed",
-            fix="pip install 'abatis[transformers]'",
+            fix="pip install 'abatis[hub]'",
         ) from error
