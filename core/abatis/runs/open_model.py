@@ -14,12 +14,13 @@ from abatis.data.classes import describe_order
 from abatis.data.statistics import Statistics
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import Normalized, build, unwrap
-from abatis.nets.backbones.from_repository import read_repository
+from abatis.nets.backbones.from_repository import is_repository, read_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import count_outputs
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.backbones.timm_names import translate_to_timm
 from abatis.nets.backbones.zoo.loading import load_zoo
+from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.first_pass import try_network
 from abatis.nets.normalising import find_statistics
 from abatis.nets.outputs import adapt_images, adapt_outputs, unwrap_parallel
@@ -173,23 +174,28 @@ def _open_weights(spec: ModelSpec, sizes: Sizes) -> Loaded:
     """
     contents = read_contents(spec.path, spec.wishes.allow_pickle)
     loaded, module = _load_contents(spec, sizes, contents)
-    if not loaded.normalised and isinstance(module, Normalized):
-        if loaded.family is not None and not loaded.family.normalises:
-            raise UsageError(
-                f"{spec.path} has the names of {loaded.family.title}, whose networks are normalised"
-                " in different ways, and does not say how",
-                fix="say it: --normalize none (images in [0, 1], as most take them), cifar10 or "
-                "MEAN STD",
-            )
-        if sizes.statistics is None:
-            raise UsageError(
-                f"{spec.path} does not say how images are normalised",
-                fix="say it: normalize='imagenet', 'cifar10', 'none', or a pair of mean and std",
-            )
-        loaded.notes.append(
-            f"normalised by the mean and standard deviation of {sizes.source}: the file has none; "
-            "--normalize says otherwise"
+    if loaded.normalised or not isinstance(module, Normalized):
+        return loaded
+    name = spec.backbone or ""
+    if is_zoo(name) or is_repository(name):
+        loaded.notes.append(f"normalised as {name} says: the file does not")
+        return loaded
+    if loaded.family is not None and not loaded.family.normalises:
+        raise UsageError(
+            f"{spec.path} has the names of {loaded.family.title}, whose networks are normalised in "
+            "different ways, and does not say how",
+            fix="say it: --normalize none (images in [0, 1], as most take them), cifar10 or MEAN "
+            "STD",
         )
+    if sizes.statistics is None:
+        raise UsageError(
+            f"{spec.path} does not say how images are normalised",
+            fix="say it: normalize='imagenet', 'cifar10', 'none', or a pair of mean and std",
+        )
+    loaded.notes.append(
+        f"normalised by the mean and standard deviation of {sizes.source}: the file has none; "
+        "--normalize says otherwise"
+    )
     return loaded
 
 

@@ -20,7 +20,7 @@ from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.backbones.own_options import DESIGN
 from abatis.nets.backbones.zoo.loading import start_from_zoo
-from abatis.nets.backbones.zoo.table import ZOO_DIR, find_zoo, is_zoo
+from abatis.nets.backbones.zoo.table import find_zoo, is_zoo
 from abatis.nets.digest import tensors_digest
 from abatis.nets.normalising import UNWRAPPED, Normalized
 from abatis.nets.weights import Contents, load_into, read_contents, start_from
@@ -186,7 +186,7 @@ def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.M
         pretrained=table.get("pretrained", False),
         download=False,
         own=_read_own_options(table),
-        zoo_dir=Path(str(table.get("zoo_dir", ZOO_DIR))),
+        zoo_dir=None,  # the weights of the run are loaded next
     )
     wraps = is_factory(backbone) and table.get("normalize", "data") not in UNWRAPPED
     return Normalized(net, mean, std) if wraps else net

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from abatis.errors import UsageError
-from tests.nets.weights.common import load_tiny, logits_of, make_state, put, run
+from abatis.nets.weights import load_into, read_contents
+from tests.nets.weights.common import Tiny, load_tiny, logits_of, make_state, put, run
 
 GOOD, RAW = make_state(0), make_state(1)
 
@@ -66,3 +67,26 @@ def test_what_is_not_understood_is_refused(tmp_path, saved, words):
     with pytest.raises(UsageError, match=words) as caught:
         load_tiny(tmp_path / "w.pt")
     assert len(str(caught.value).splitlines()) <= 4
+
+
+class Dead(Tiny):
+    """Has layers that are never run, as released wide ResNets have."""
+
+    def __init__(self, runs=False):
+        super().__init__()
+        self.sub_block1 = torch.nn.Linear(5, 5)
+        self.runs = runs
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return self.sub_block1(logits) if self.runs else logits
+
+
+def test_a_file_may_lack_layers_that_are_never_run(tmp_path):
+    torch.save(GOOD, tmp_path / "w.pt")
+    contents = read_contents(tmp_path / "w.pt", allow_pickle=True)
+    loaded = load_into(Dead(), contents, "Dead")
+    torch.testing.assert_close(logits_of(loaded), run(GOOD), rtol=0, atol=0)
+    assert any("2 tensors of layers that are never run" in note for note in loaded.notes)
+    # a network that runs them does not get a number that looks right
+    assert logits_of(load_into(Dead(runs=True), contents, "Dead")).isnan().all()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from abatis.nets.weights.matching import COMPUTED
+from abatis.nets.weights.matching import COMPUTED, NEVER_RUN
 
 DROPPED = {
     "of a loss": r"(\w*criterion|criterions|\w*loss|loss_\w+)",
@@ -15,7 +15,7 @@ DROPPED = {
     "an attacker": r"(attack|attacker|adversary)",
     "another network": r"(teacher\w*|\w+_teacher|ema|ema_\w+|\w+_ema|discriminator)",
     "metrics": r"(\w*metrics?|(train|val|valid|test)_acc\w*|\w*confmat)",
-    "layers that are never run": r"sub_block1",
+    "layers that are never run": NEVER_RUN,
     "counters": r"(n_averaged|n_classes|total_ops|total_params)",
     "computed by the network": "|".join(COMPUTED),
 }

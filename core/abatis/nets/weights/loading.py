@@ -74,6 +74,12 @@ def load_into(
         )
     _load(module, choice.fit, contents)
     notes = _describe(contents, choice, family)
+    if unused := sorted(target.never_run.intersection(choice.fit.spared)):
+        _spoil(module, unused)
+        notes.append(
+            f"{len(unused)} tensors of layers that are never run are not in the file ("
+            f"{show_names(unused)}): a network that runs them has no finite logits"
+        )
     notes += [f"not part of the network: {describe_dropped(dropped)}"] if dropped else []
     doubts = []
     in_file = bool(pairs) or bool({*target.normalisation} - {*choice.fit.spared})
@@ -175,6 +181,15 @@ def _load(module: nn.Module, fit: Fit, contents: Contents) -> None:
     """Copy the tensors into the network; what it has besides stays as it is."""
     own = read_tensors(module)
     load_state(module, {**own, **fit.taken}, contents.facts.get(EXTRA))
+
+
+@torch.no_grad()
+def _spoil(module: nn.Module, names: Sequence[str]) -> None:
+    """Make tensors unusable that nothing may read."""
+    tensors = module.state_dict()
+    for name in names:
+        if tensors[name].is_floating_point():
+            tensors[name].fill_(torch.nan)
 
 
 def _describe(contents: Contents, choice: Choice, family: Family | None) -> list[str]:
