@@ -31,6 +31,7 @@ from abatis.errors import UsageError
 METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
 DESCRIPTION = "Train an adversarially robust image classifier, then evaluate it."
 NO_DEFAULT = {"None", "()", "{}", "", "False"}  # what help need not say
+NUMBERS = re.compile(r"[-+.,\de]+")  # with commas between them
 UNBROKEN = re.compile(r"\[[<>][^]]*\]|\(default: [^)]*\)$")  # bounds and defaults stay on one line
 
 
@@ -49,7 +50,7 @@ def parse_run(
         PluginError: where a plugin cannot be used.
         SystemExit: after ``--help``.
     """
-    words = list(_normalise(argv))
+    words = list(_normalise(_join_statistics(argv)))
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
@@ -68,6 +69,16 @@ def parse_run(
     return RunConfig.model_validate(
         _merge(_merge(kept, asked), {"plugin": discovery.normalise_plugins(names)})
     )
+
+
+def _join_statistics(argv: Sequence[str]) -> list[str]:
+    """MEAN and STD after ``--normalize`` as one word: they are one value."""
+    words = list(argv)
+    for place in [place for place, word in enumerate(words) if word == "--normalize"]:
+        pair = words[place + 1 : place + 3]
+        if len(pair) == 2 and all(map(NUMBERS.fullmatch, pair)):
+            words[place + 1 : place + 3] = [" ".join(pair)]
+    return words
 
 
 def _normalise(argv: Sequence[str]) -> Iterable[str]:

@@ -23,6 +23,7 @@ from abatis.config.option_groups import (
     StatisticsConfig,
 )
 from abatis.config.option_values import (
+    check_normalize,
     check_run_name,
     check_tracker,
     parse_judged_threat,
@@ -89,10 +90,10 @@ class RunOptions(Options):
         " of the optimizer and epoch",
         json_schema_extra=STEP,
     )
-    normalize: Literal["data", "mean", "none"] = Field(
+    normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
         "data",
-        description="what the network does to its images first: subtract the data's mean and divide"
-        " by its standard deviation (data), subtract the mean (mean), or nothing (none)",
+        description="mean and standard deviation of the layer before the network: those of the data"
+        " (data), imagenet, cifar10, MEAN STD with commas between channels, or no layer (none)",
         json_schema_extra=STEP,
     )
     weights_key: str | None = Field(

@@ -14,6 +14,7 @@ from torch import nn
 from abatis.api.randomness import Randomness, reseed
 from abatis.api.run import Clock, Run
 from abatis.config import discovery
+from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
@@ -25,8 +26,10 @@ from abatis.nets.backbones import (
     switch_checkpointing,
 )
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
+from abatis.nets.backbones.names import is_factory
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
+from abatis.nets.normalising import UNWRAPPED, Normalized, find_statistics
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
 from abatis.runs.engine import set_up_engine, warn_about_device
@@ -106,6 +109,10 @@ def prepare(
     model, unwrapped = unwrap_parallel(model)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
+    if config.normalize == OLD_NORMALIZE:
+        notes.append(
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
+        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
@@ -132,19 +139,21 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
-    mean, std = [0.0] * info.channels, [1.0] * info.channels
-    return build(
+    mean, std = find_statistics(config.normalize, (info.mean, info.std), info.channels)
+    net = build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=mean if config.normalize == "none" else info.mean,
-        std=info.std if config.normalize == "data" else std,
+        mean=mean,
+        std=std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
         own=config.own_options,
         zoo_dir=config.zoo_dir,
     )
+    wraps = is_factory(config.backbone) and config.normalize not in UNWRAPPED
+    return Normalized(net, mean, std) if wraps else net
 
 
 def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:

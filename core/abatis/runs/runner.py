@@ -23,6 +23,7 @@ from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
+from abatis.nets.weights import DESIGN, read_design
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
@@ -293,7 +294,7 @@ def _describe_training(
         prepared.plan,
         images,
         job.folder,
-        _describe_weights(job.config, images.info),
+        _describe_weights(job.config, images.info, prepared.net.module),
         prepared.random,
         partial(_validate, job.config, images),
         code,
@@ -302,9 +303,11 @@ def _describe_training(
     )
 
 
-def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+def _describe_weights(config: RunConfig, info: DataInfo, module: nn.Module) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again."""
+    design = read_design(module)
     return {
+        **({DESIGN: design} if design else {}),
         "backbone": config.backbone if ":" not in config.backbone else "factory",
         "num_classes": info.num_classes,
         "channels": info.channels,
@@ -364,7 +367,9 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
-            origin=None if job.model is not None else describe_run_origin(folder, images.info),
+            origin=None
+            if job.model is not None
+            else describe_run_origin(folder, images.info, model),
         )
         numbers = evaluate_all(model, ask_each(request, config.judged_threats, folder))
     threat = None if config.eval == "clean" else config.threat_model

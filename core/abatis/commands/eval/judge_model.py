@@ -26,7 +26,7 @@ from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.nets.label_map import read_label_map
-from abatis.nets.normalising import parse_statistics
+from abatis.nets.normalising import read_normalize
 from abatis.report.eval_record import (
     check_files,
     check_replaceable,
@@ -106,7 +106,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
             progress=progress,
             also=also,
             square_bf16=asked.square_bf16,
-            origin=describe_origin(subject, images.info),
+            origin=describe_origin(subject, images.info, module),
             **known,
         )
         numbers = evaluate_all(module, ask_each(request, threats, folder))
@@ -174,7 +174,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
     return Wishes(
         asked.weights_key,
         asked.allow_pickle,
-        parse_statistics(asked.normalize) if asked.normalize else None,
+        read_normalize(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
         asked.zoo_dir,

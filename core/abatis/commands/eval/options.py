@@ -70,8 +70,9 @@ def _add_model_options(parser: Parser) -> None:
         "--normalize",
         nargs="+",
         metavar="STATISTICS",
-        help="normalise inside the network: imagenet, cifar10, none, or MEAN STD with commas "
-        "between channels (default: as the weights say, else that of the data)",
+        help="mean and standard deviation of the layer before the network: data, imagenet, "
+        "cifar10, none, or MEAN STD with commas between channels (default: as the weights say, "
+        "else those of the data)",
     )
     parser.add_argument(
         "--output",
