@@ -10,6 +10,7 @@ from typing import Any
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat
+from abatis.commands.eval.data_options import read_source
 from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
@@ -65,7 +66,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     check_replaceable(folder, asked.ladder)
     if subject.run is not None:
         check_files(subject.path, read_record(subject.path))
-    points = choose_points(asked, images.test)
+    points = choose_points(asked, images)
     few = next(iter(images.test.eval_batches(TRIED))).x
     module, notes, doubts = open_model(subject, images.info, device, few)
     for note in [*notes, *doubts]:
@@ -74,7 +75,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
-        known = {"training": describe_data(images, threat, device)}
+        known = {"training": describe_data(images, threat, device)} if len(images.train) else {}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -144,6 +145,8 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
         view=view,
         follow_links=asked.follow_links,
         class_names=subject.class_names,
+        trains=False,
+        source=read_source(asked),
     )
     return open_data(request)
 
