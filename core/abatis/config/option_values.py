@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from abatis.api.threat import Threat
@@ -26,6 +27,19 @@ def check_tracker(name: str) -> str:
     if name not in TRACKERS:
         raise ValueError(f"unknown tracker '{name}', {did_you_mean(name, TRACKERS)}")
     return name
+
+
+def check_class_weights(value: str) -> str:
+    """Raise ValueError where it is neither a word nor positive numbers with commas in between."""
+    if value in ("none", "balanced"):
+        return value
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = [0.0]
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"{value!r} is not none, balanced, or positive numbers like 1,2.5,1")
+    return value
 
 
 def parse_threat(value: object) -> str:

@@ -78,6 +78,15 @@ class RunConfig(RunOptions):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_balance(self) -> RunConfig:
+        if self.order == "balanced" and self.class_weights == "balanced":
+            raise UsageError(
+                "--order balanced and --class-weights balanced both make up for unequal classes",
+                fix="leave one of them out",
+            )
+        return self
+
     @property
     def resumes(self) -> bool:
         """May the run folder exist already?"""

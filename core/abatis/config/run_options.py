@@ -22,7 +22,12 @@ from abatis.config.option_groups import (
     SourceConfig,
     StatisticsConfig,
 )
-from abatis.config.option_values import check_run_name, check_tracker, parse_threat
+from abatis.config.option_values import (
+    check_class_weights,
+    check_run_name,
+    check_tracker,
+    parse_threat,
+)
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
@@ -85,6 +90,11 @@ class RunOptions(Options):
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
     )
+    download: bool = Field(
+        False,
+        description="download a torchvision: data set that is not in --data-dir",
+        json_schema_extra=MACHINE,
+    )
     source: SourceConfig = Field(
         SourceConfig(),
         description="how the data are read where they leave a choice",
@@ -143,9 +153,16 @@ class RunOptions(Options):
         " given",
         json_schema_extra=STEP,
     )
-    order: Literal["shuffled", "fixed"] = Field(
+    order: Literal["shuffled", "fixed", "balanced"] = Field(
         "shuffled",
-        description="order of the training images: new in every epoch, or as they are stored",
+        description="order of the training images: new in every epoch (shuffled), as they are"
+        " stored (fixed), or new with every class equally often (balanced)",
+        json_schema_extra=STEP,
+    )
+    class_weights: Annotated[str, AfterValidator(check_class_weights)] = Field(
+        "none",
+        description="weights of the classes in the loss: none, balanced (inverse to the number of"
+        " their training images), or one number for each, like 1,2.5,1",
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(

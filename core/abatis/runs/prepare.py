@@ -29,6 +29,7 @@ from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
@@ -110,6 +111,8 @@ def prepare(
     notes += _try_network(net, info, images, config, name)
     run = _make_run(config, info, net, device, images)
     plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
+    plan = with_class_weights(plan, config, info, images, device)
+    notes += describe_balance(config, images) if images else []
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)

@@ -17,10 +17,7 @@ def add_source_options(parser: Parser) -> None:
     """One option for each of the group, with the help of a run's."""
     for name, field in SourceConfig.model_fields.items():
         flag = f"--{PREFIX}{name.replace('_', '-')}"
-        if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", help=field.description)
-        else:
-            parser.add_argument(flag, metavar="VALUE", help=field.description)
+        parser.add_argument(flag, dest=f"{PREFIX}{name}", metavar="VALUE", help=field.description)
 
 
 def read_source(asked: argparse.Namespace) -> SourceConfig:

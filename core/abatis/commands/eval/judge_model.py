@@ -147,6 +147,7 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
         class_names=subject.class_names,
         trains=False,
         source=read_source(asked),
+        download=asked.download,
     )
     return open_data(request)
 

@@ -93,6 +93,11 @@ def _add_data_options(parser: Parser) -> None:
         help="folder of the named data sets (default: data)",
     )
     parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download a torchvision: data set that is not in --data-dir",
+    )
+    parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
     )
     parser.add_argument(
