@@ -42,6 +42,11 @@ def check_class_weights(value: str) -> str:
     return value
 
 
+def parse_judged_threat(value: object) -> str:
+    """A threat model that can be judged, in one spelling; raises UsageError."""
+    return str(Threat.parse(str(value)))
+
+
 def parse_threat(value: object) -> str:
     """A threat model that can be trained against, in one spelling; raises UsageError."""
     threat = Threat.parse(str(value))

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
-from abatis.config.built_in import ATTACKS, DATA_SOURCES, LOSSES, TRACKERS
+from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
 from abatis.config.option_facts import BESIDE_STEP, DISPLAY, MACHINE, STEP, THIS_START, facts
 from abatis.config.option_groups import (
     AttackConfig,
@@ -26,13 +26,14 @@ from abatis.config.option_values import (
     check_class_weights,
     check_run_name,
     check_tracker,
+    parse_judged_threat,
     parse_threat,
 )
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
-Ladder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest."""
+Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
+"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
@@ -46,8 +47,8 @@ class RunOptions(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
-        " FILE.py:FACTORY",
+        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:,"
+        " rb:NAME (RobustBench), or FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
@@ -61,9 +62,26 @@ class RunOptions(Options):
         " (he), or torch's default (torch)",
         json_schema_extra=STEP,
     )
+    backbone_activation: Literal["relu", "silu"] | None = Field(
+        None,
+        description="activation of a wide ResNet or PreActResNet; the network's own if not given",
+        json_schema_extra=STEP,
+    )
+    backbone_padding: Literal["symmetric", "same"] | None = Field(
+        None,
+        description="padding of the strided convolutions of a wide ResNet or PreActResNet: one"
+        " pixel on every side (symmetric), or right and below only (same)",
+        json_schema_extra=STEP,
+    )
+    zoo_dir: Path = Field(
+        Path("models"),
+        description="folder with the weights of rb: networks, as RobustBench keeps them",
+        json_schema_extra=MACHINE,
+    )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder or repository",
+        description="fine-tune from these weights: a weights file, run folder, repository or"
+        " rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
@@ -91,14 +109,10 @@ class RunOptions(Options):
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
     )
     download: bool = Field(
-        False,
-        description="download a torchvision: data set that is not in --data-dir",
-        json_schema_extra=MACHINE,
+        False, description="download a torchvision: data set", json_schema_extra=MACHINE
     )
     source: SourceConfig = Field(
-        SourceConfig(),
-        description="how the data are read where they leave a choice",
-        json_schema_extra=STEP,
+        SourceConfig(), description="how the data are read", json_schema_extra=STEP
     )
     limit: int | None = Field(
         None,
@@ -111,8 +125,7 @@ class RunOptions(Options):
         None,
         ge=8,
         le=4096,
-        description="image side in pixels for folder data; that of the data or the network if"
-        " not given",
+        description="image side in pixels for image files; the data's or the network's if not given",
         json_schema_extra=STEP,
     )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
@@ -125,25 +138,21 @@ class RunOptions(Options):
     )
     auto_augment: str = Field(
         "",
-        description="augmentation policy for folder data in timm's notation, like"
-        " rand-m9-mstd0.5-inc1",
+        description="timm's augmentation policy for image files, like rand-m9-mstd0.5-inc1",
         json_schema_extra=STEP,
     )
     erasing: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="random erasing for folder data: probability that a rectangle of an image"
-        " is replaced with noise",
+        description="probability that a rectangle of an image file becomes noise (random erasing)",
         json_schema_extra=STEP,
     )
     mix: MixConfig = Field(
         MixConfig(), description="mixup, CutMix and label smoothing", json_schema_extra=STEP
     )
     extra: ExtraConfig = Field(
-        ExtraConfig(),
-        description="additional training images, such as generated ones",
-        json_schema_extra=STEP,
+        ExtraConfig(), description="additional (generated) training images", json_schema_extra=STEP
     )
     validation: float | None = Field(
         None,
@@ -155,14 +164,13 @@ class RunOptions(Options):
     )
     order: Literal["shuffled", "fixed", "balanced"] = Field(
         "shuffled",
-        description="order of the training images: new in every epoch (shuffled), as they are"
-        " stored (fixed), or new with every class equally often (balanced)",
+        description="order of the training images: new in every epoch (shuffled; balanced: every"
+        " class equally often), or as they are stored (fixed)",
         json_schema_extra=STEP,
     )
     class_weights: Annotated[str, AfterValidator(check_class_weights)] = Field(
         "none",
-        description="weights of the classes in the loss: none, balanced (inverse to the number of"
-        " their training images), or one number for each, like 1,2.5,1",
+        description="class weights of the loss: none, balanced, or numbers like 1,2.5,1",
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
@@ -172,13 +180,19 @@ class RunOptions(Options):
     )
     follow_links: bool = Field(
         False,
-        description="read image files that links lead to outside of the data folder",
+        description="read files that links out of the folder lead to",
         json_schema_extra=MACHINE,
     )
     threat: Annotated[str, BeforeValidator(parse_threat)] = Field(
         "Linf:8/255",
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
+    )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+        (),
+        description="another threat that the evaluation judges, beside the trained one; repeat the"
+        " flag for several",
+        json_schema_extra=BESIDE_STEP,
     )
     attack: AttackConfig = Field(
         AttackConfig(), description="training attack", json_schema_extra=STEP
@@ -289,6 +303,18 @@ class RunOptions(Options):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
+        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
+        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
     fold: bool = Field(
         True,
         description="fold batch norms with running statistics into convolutions:"
@@ -315,17 +341,18 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "quick", "rand", "standard", "thorough"] = Field(
+    eval: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
-        description="evaluation after training. quick: clean, PGD-20; standard: adds margin-PGD-20"
-        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus; rand: as"
-        " standard with AutoAttack rand, for networks that answer at random",
+        description="evaluation after training. clean: no attack; quick: clean, PGD-20; standard:"
+        " adds margin-PGD-20 and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack"
+        " plus; rand: as standard with AutoAttack rand, for networks that answer at random",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(
         {},
         description="choose who provides a role: loss=NAME or attacker=NAME, a plugin or"
-        f" {', '.join([*LOSSES, *ATTACKS])}",
+        f" {', '.join([*LOSSES, *ATTACKS])}; weights=NAME, whose weights are judged, a plugin or"
+        f" {', '.join(JUDGED)}",
         json_schema_extra=STEP,
     )
     out: Path = Field(

@@ -33,6 +33,8 @@ class View:
         image_size: pixels a side, where the files do not say.
         interpolation: timm's name of it.
         crop: share of the resized image that is judged, from its middle.
+        resize: "shorter": the shorter side is resized; "squash": both sides, whatever the shape;
+            "none": the middle is cut out as it is.
         auto_augment: A policy as timm writes it; in training only.
         erasing: share of the images of which a rectangle becomes noise; in training only.
     """
@@ -40,6 +42,7 @@ class View:
     image_size: int = 224
     interpolation: str = "bilinear"
     crop: float = 224 / 256
+    resize: str = "shorter"
     auto_augment: str = ""
     erasing: float = 0.0
 

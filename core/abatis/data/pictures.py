@@ -20,6 +20,7 @@ from abatis.data.info import (
     SMALL,
     Data,
     DataInfo,
+    View,
     describe_copies,
     join_notes,
     resolve_augment,
@@ -182,6 +183,22 @@ def open_pictures(info: DataInfo, train: Pictures, test: Pictures, request: Data
     )
 
 
+def open_listing(
+    listing: list[tuple[str, int]], info: DataInfo, device: torch.device
+) -> StreamSplit:
+    """A split of some files and their labels, which are resized and not cropped.
+
+    Args:
+        listing: files and labels.
+        info: on the data that they belong to.
+        device: where batches are put.
+    """
+    files, labels = [file for file, _ in listing], [label for _, label in listing]
+    pictures = Pictures(files, torch.tensor(labels, dtype=torch.int64), Files())
+    view = replace(info.view or View(), crop=1.0)
+    return StreamSplit(_Seen(pictures, replace(info, view=view)), device, 0)
+
+
 class _Seen:
     """Reads, crops and resizes images as the facts of the data say."""
 
@@ -192,6 +209,11 @@ class _Seen:
         self.interpolation = timm.data.transforms.str_to_interp_mode(info.view.interpolation)
         has_policy = bool(info.view.auto_augment or info.view.erasing)
         self.policy = PolicyView(info, info.view) if has_policy else None
+
+    @property
+    def files(self) -> list[str] | None:
+        """The file of each image; None where images are not files of their own."""
+        return self.pictures.names() if isinstance(self.pictures.reader, Files) else None
 
     def image(self, index: int, train: bool) -> Tensor:
         """(3, size, size) uint8."""
@@ -216,10 +238,11 @@ class _Seen:
 
     def _central_crop(self, whole: Image.Image) -> Image.Image:
         functional = torchvision.transforms.functional
-        shorter = round(self.size / self.view.crop)
-        seen: Image.Image = functional.center_crop(
-            functional.resize(whole, shorter, self.interpolation), self.size
-        )
+        if self.view.resize == "squash":
+            whole = functional.resize(whole, [self.size, self.size], self.interpolation)
+        elif self.view.resize == "shorter":
+            whole = functional.resize(whole, round(self.size / self.view.crop), self.interpolation)
+        seen: Image.Image = functional.center_crop(whole, self.size)
         return seen
 
 

@@ -65,6 +65,11 @@ class StreamSplit:
         chosen = self.index[positions]
         return StreamSplit(self._source, self._device, self._workers, chosen, self._rounding)
 
+    def list_files(self) -> list[str] | None:
+        """The file of each image, in order; None where images are not files."""
+        files: list[str] | None = getattr(self._source, "files", None)
+        return None if files is None else [files[place] for place in self.index.tolist()]
+
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
     ) -> Iterator[Batch]:
