@@ -125,7 +125,7 @@ class RunOptions(Options):
         None,
         ge=8,
         le=4096,
-        description="image side in pixels for image files; the data's or the network's if not given",
+        description="image side in pixels for image files; that of data or network if not given",
         json_schema_extra=STEP,
     )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
