@@ -32,6 +32,7 @@ from abatis.nets.net import Net
 from abatis.nets.normalising import UNWRAPPED, Normalized, find_statistics
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
@@ -121,6 +122,8 @@ def prepare(
     loaded = discovery.load_plugins(config.plugin)
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
+    plan = with_class_weights(plan, config, info, images, device)
+    notes += describe_balance(config, images) if images else []
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)

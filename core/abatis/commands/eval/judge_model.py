@@ -12,6 +12,7 @@ import torch
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat, refuse_twice
+from abatis.commands.eval.data_options import read_source
 from abatis.commands.eval.options import MADE
 from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataInfo, DataRequest, Split, open_data
@@ -76,7 +77,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     check_replaceable(folder, asked.ladder, [str(threat) for threat in threats])
     if subject.run is not None:
         check_files(subject.path, read_record(subject.path))
-    points = choose_points(asked, images.test)
+    points = choose_points(asked, images)
     seed = subject.run.seed if subject.run else asked.seed
     few = next(iter(images.test.eval_batches(TRIED))).x
     corruptions = _open_corruptions(asked, points, images.info, seed, device)
@@ -88,7 +89,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
-        known = {"training": describe_data(images, threats[0], device)}
+        known = {"training": describe_data(images, threats[0], device)} if len(images.train) else {}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -203,6 +204,9 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
         view=view,
         follow_links=asked.follow_links,
         class_names=subject.class_names,
+        trains=False,
+        source=read_source(asked),
+        download=asked.download,
     )
     return open_data(request)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from abatis.commands.eval.data_options import add_source_options
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
 
@@ -100,6 +101,11 @@ def _add_data_options(parser: Parser) -> None:
         help="folder of the named data sets (default: data)",
     )
     parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download a torchvision: data set that is not in --data-dir",
+    )
+    parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
     )
     parser.add_argument(
@@ -112,6 +118,7 @@ def _add_data_options(parser: Parser) -> None:
         action="store_true",
         help="read image files that links lead to outside of the data folder",
     )
+    add_source_options(parser)
     parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
@@ -164,7 +171,8 @@ def _add_attack_options(parser: Parser) -> None:
         "--points",
         type=Path,
         metavar="FILE",
-        help="use only the test images whose indices, counted from 0, this file lists, one a line",
+        help="use only the test images that this file lists, one a line: indices counted from 0, "
+        "or names of image files",
     )
     parser.add_argument(
         "--batch-size",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abatis.config.option_groups import SourceConfig
 from abatis.config.toml import read_toml
 from abatis.data import DataRequest, open_data
 from abatis.data.sources import is_streamed
@@ -120,6 +121,7 @@ class FinishedRun:
             view=view_of(str(table["backbone"])),
             follow_links=table.get("follow_links", False),
             class_names=parse_class_names(self.facts),
+            source=SourceConfig.model_validate(table.get("source", {})),
         )
         test = open_data(request).test
         batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
