@@ -79,6 +79,12 @@ if torch.backends.mps.is_available():
     found["mps"] = "Apple GPU"
 print("; ".join(f"{device}: {about}" for device, about in found.items()))
 """
+CARD = """
+import sys
+from abatis.system.unseen_gpu import find_unseen_gpu
+unseen = find_unseen_gpu()
+sys.exit(str(unseen)) if unseen else print("none that torch cannot use")
+"""
 PLUGIN = """
 import sys
 from abatis.config import discovery
@@ -183,6 +189,7 @@ def _run_checks(tell: Callable[[Check], None]) -> list[Check]:
         fix = f"fix or reinstall {plugin.distribution}; it affects only runs with this plugin"
         programs.append(Program("plugin", name, PLUGIN, fix, (name,)))
     programs.append(Program("device", "all", DEVICES, "fix the driver, or use --device cpu"))
+    programs.append(Program("device", "NVIDIA cards", CARD, "or use --device cpu"))
     others = [_check_registry(), *([found] if isinstance(found, Check) else [])]
     with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as folder:
         fix = "fix what else is broken"

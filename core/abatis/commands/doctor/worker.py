@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Any
 
+READY = "ready"
 WARN = "warning: "
 """Begins the last line of a program that works, but found something that should be fixed."""
 
@@ -77,7 +78,7 @@ class Worker:
         return code
 
     def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "abatis.commands.doctor.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -85,6 +86,8 @@ class Worker:
             text=True,
             encoding="utf-8",
         )
+        process.stdout.readline()  # type: ignore[union-attr]  # READY: patience is with programs
+        return process
 
 
 def run_program(code: str, words: Sequence[str]) -> Mapping[str, Any]:
@@ -95,6 +98,8 @@ def run_program(code: str, words: Sequence[str]) -> Mapping[str, Any]:
         with redirect_stdout(said):
             exec(compile(code, "<doctor>", "exec"), {"__name__": "__main__"})
     except SystemExit as stop:
+        if isinstance(stop.code, str):
+            return {"ok": False, "detail": " ".join(stop.code.split())}
         if stop.code:
             return {"ok": False, "detail": f"ended with exit code {stop.code}"}
     except BaseException as error:  # whatever an import raises is the answer
@@ -108,6 +113,7 @@ def main() -> int:
     """Run the programs that come, until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
+    print(READY, file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(run_program(asked["code"], asked["words"])), file=answers, flush=True)

@@ -13,8 +13,10 @@ from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
-from abatis.report.eval_record import describe_check
+from abatis.report.corruptions_table import KEY, SUMMARY, describe_corruptions, list_summary
+from abatis.report.eval_record import describe_check, find_verdict, split_threats
 from abatis.report.numbers import CLEAN, format_share, is_bound, list_measured
+from abatis.report.threats_table import EXPLANATION, HEADINGS, describe_union, list_threat_rows
 from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
 from abatis.system.printable import replace_controls
@@ -116,21 +118,28 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
         yield "It was not evaluated: its robustness is unknown."
         return
     n, intervals = record["n"], record.get("interval", {})
-    yield (
-        f"Fraction of {n} test images ({record['data']}) that is classified correctly, "
-        f"under the threat {record.get('threat', threat)}:\n"
-    )
+    clean = record.get("ladder") == "clean"
+    under = ", without an attack" if clean else f", under the threat {record.get('threat', threat)}"
+    yield f"Fraction of {n} test images ({record['data']}) that is classified correctly{under}:\n"
     yield "| measure | result | 95 % interval |\n|---|---|---|"
     for number in list_measured(record):
         low, high = intervals.get(number.key, (None, None))
         between = "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
         share = format_share(record[number.key], record.get("verdict"), number)
         yield f"| {number.described} | {share} | {between} |"
+    if record.get(KEY):
+        yield f"\n| {' | '.join(SUMMARY)} |\n|---|---|"
+        yield from (f"| {' | '.join(row)} |" for row in list_summary(record))
+        yield f"\n{' '.join(describe_corruptions(record))}"
+    if clean:
+        yield "\nNo attack was run: its robustness is unknown."
+        return
+    yield from _under_all(record)
     tests = record.get("masking", {}).get("tests", [])
     verdict = format_verdict(record.get("verdict") or "not measured", record.get("ladder"))
     yield f"\nVerdict on gradient masking: **{verdict}** ({len(tests)} tests)."
     yield from (f"- {finding}" for finding in record.get("findings", []))
-    if record.get("verdict") == "FAIL":
+    if find_verdict(record) == "FAIL":
         yield "\n**The robust accuracies cannot be trusted.**"
     adaptive = record.get("adaptive_attack")
     if unchecked := describe_check(record):
@@ -138,6 +147,18 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     yield (
         "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
     )
+
+
+def _under_all(record: Mapping[str, Any]) -> Iterator[str]:
+    """The table of several threats; nothing where there is one."""
+    rows = list_threat_rows(record)
+    if not rows:
+        return
+    yield f"\nUnder several threats; {describe_union(record)}. {EXPLANATION}\n"
+    yield f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    for other in split_threats(record)[1:]:
+        yield from (f"- {other['threat']}: {finding}" for finding in other["findings"])
 
 
 def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:
