@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
@@ -32,7 +33,7 @@ def make_parser(prog: str) -> Parser:
     _add_attack_options(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=read_path,
         metavar="DIR",
         help="folder for eval.json and report.html (default: the run folder, or one below evals)",
     )
@@ -95,7 +96,7 @@ def _add_data_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=read_path,
         default=Path("data"),
         metavar="PATH",
         help="folder of the named data sets (default: data)",
@@ -169,7 +170,7 @@ def _add_attack_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--points",
-        type=Path,
+        type=read_path,
         metavar="FILE",
         help="use only the test images that this file lists, one a line: indices counted from 0, "
         "or names of image files",
