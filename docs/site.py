@@ -29,6 +29,7 @@ GUIDE = [
     "index",
     "quickstart",
     "bring-your-own",
+    "robustbench",
     "concepts",
     "evaluation",
     "reliability",

@@ -48,6 +48,12 @@ DATA_SOURCES: Mapping[str, str] = {
 PROVIDERS: Mapping[str, Mapping[str, str]] = {"attacker": ATTACKS, "loss": LOSSES}
 """The roles that exactly one provider has, and what may have them without a plugin."""
 
+TRAINED = "trained"
+"""``--use weights=trained``: judge the weights that are trained, whatever trainer hooks provide."""
+
+JUDGED: tuple[str, ...] = (TRAINED, "averaging")
+"""Who may provide the weights that are judged without a plugin; ``averaging`` is ``--ema``."""
+
 
 def load_built_in(place: str) -> Any:
     """Import what a line of these tables names; raises ImportError where its library is missing."""

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from abatis.api import hooks
 from abatis.api.options import PluginConfig
-from abatis.config.built_in import ATTACKS, LOSSES
+from abatis.config.built_in import ATTACKS, JUDGED, LOSSES
 from abatis.config.hook_checks import make_manager
 from abatis.config.known_plugins import check_is_unknown
 from abatis.config.pydantic_messages import as_usage_error
@@ -29,7 +29,7 @@ from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
 from abatis.system.user_module import place_in, run_file
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-RESERVED_WORDS = frozenset({"at", "averaging", "mixing", *ATTACKS, *LOSSES})
+RESERVED_WORDS = frozenset({"at", "mixing", *JUDGED, *ATTACKS, *LOSSES})
 """What plans and comparisons call parts that are built in: no plugin may have such a name."""
 
 

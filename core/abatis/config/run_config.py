@@ -14,7 +14,7 @@ from abatis.config.pydantic_messages import as_usage_error
 from abatis.config.run_options import AVERAGING_DECAY, RunOptions
 from abatis.errors import UsageError, did_you_mean
 
-ROLES = ("attacker", "loss")
+ROLES = ("attacker", "loss", "weights")
 
 
 class RunConfig(RunOptions):
@@ -74,6 +74,15 @@ class RunConfig(RunOptions):
         if held_out == 0 and self.early_stop:
             raise UsageError(
                 "--early-stop needs held-out images, and --validation 0 holds out none",
+                fix="leave one of them out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_balance(self) -> RunConfig:
+        if self.order == "balanced" and self.class_weights == "balanced":
+            raise UsageError(
+                "--order balanced and --class-weights balanced both make up for unequal classes",
                 fix="leave one of them out",
             )
         return self

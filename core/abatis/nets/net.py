@@ -277,6 +277,11 @@ class Net:
             for table, name, buffer in own:
                 table[name] = buffer
 
+    def list_frozen(self) -> frozenset[str]:
+        """Names of the modules that their owner put in eval mode, which stay there."""
+        still = {id(part) for part in self._still}
+        return frozenset(name for name, part in self.module.named_modules() if id(part) in still)
+
     def running_statistics(self) -> list[Tensor]:
         """Means and variances of all norms, to be averaged over processes."""
         found = (

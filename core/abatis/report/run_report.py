@@ -12,6 +12,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from abatis.api.batch import SHOWN
 from abatis.config.toml import read_toml
 from abatis.errors import DataError
 from abatis.report.corruptions_table import HEADINGS as CORRUPTION_HEADINGS
@@ -269,7 +270,11 @@ def _show_training(rows: Sequence[Part], selected: float | None) -> list[Block]:
             if key in columns
         }
 
-    terms = {key: key for key in columns if key not in NO_TERM and not key.endswith("_acc")}
+    terms = {
+        key: key
+        for key in columns
+        if key not in NO_TERM and not key.endswith("_acc") and not key.startswith(SHOWN)
+    }
     mark = None if selected is None else (selected, "selected")
     losses = lines(
         curves(terms),

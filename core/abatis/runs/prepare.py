@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from abatis.api.context import Run
 from abatis.api.randomness import Randomness, reseed
+from abatis.api.run import Clock, Run
 from abatis.config import discovery
+from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
@@ -25,10 +26,13 @@ from abatis.nets.backbones import (
     switch_checkpointing,
 )
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
+from abatis.nets.backbones.names import is_factory
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
+from abatis.nets.normalising import UNWRAPPED, Normalized, find_statistics
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
@@ -37,7 +41,9 @@ from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
-from abatis.train.plan import Plan, make_plan
+from abatis.train.judged_weights import choose_judged
+from abatis.train.plan import Plan, make_plan, read_use
+from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
@@ -104,12 +110,20 @@ def prepare(
     model, unwrapped = unwrap_parallel(model)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
+    if config.normalize == OLD_NORMALIZE:
+        notes.append(
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
+        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
     run = make_run(config, info, net, device, images)
-    plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
+    loaded = discovery.load_plugins(config.plugin)
+    use = read_use(config.use, loaded)
+    plan = make_plan(loaded, config.options, use, run, say)
+    plan = with_class_weights(plan, config, info, images, device)
+    notes += describe_balance(config, images) if images else []
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)
@@ -120,6 +134,7 @@ def prepare(
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         for text in list_calls(plan):
             say(f"trace: calls {text}")
@@ -127,19 +142,21 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
-    mean, std = [0.0] * info.channels, [1.0] * info.channels
-    return build(
+    mean, std = find_statistics(config.normalize, (info.mean, info.std), info.channels)
+    net = build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=mean if config.normalize == "none" else info.mean,
-        std=info.std if config.normalize == "data" else std,
+        mean=mean,
+        std=std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
         own=config.own_options,
         zoo_dir=config.zoo_dir,
     )
+    wraps = is_factory(config.backbone) and config.normalize not in UNWRAPPED
+    return Normalized(net, mean, std) if wraps else net
 
 
 def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
@@ -157,6 +174,12 @@ def make_run(
     config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
 ) -> Run:
     """What the hooks are given; without images an epoch has one step."""
+    clock = Clock()
+    renewer = (
+        partial(renew_over_epoch, images.train, config, clock, net.list_frozen())
+        if images
+        else None
+    )
     return Run(
         net,
         info.num_classes,
@@ -169,6 +192,8 @@ def make_run(
         {type(options): options for options in config.options.values()},
         images.places if images else 0,
         distributed.gather,
+        clock=clock,
+        renewer=renewer,
     )
 
 

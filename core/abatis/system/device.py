@@ -89,4 +89,5 @@ def peak_memory_mb(device: torch.device) -> float | None:
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * unit / 2**20, 1)

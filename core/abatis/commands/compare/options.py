@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from abatis.api.options import read_path
 from abatis.commands.compare.methods import PLAIN, MethodRuns, plan_methods
 from abatis.config.parser import Parser
 from abatis.config.run_config import RunConfig
@@ -49,7 +50,7 @@ def parse(words: Sequence[str], prog: str) -> Asked:
         raise UsageError("nothing to compare", fix=f"{prog} RUN RUN, or {prog} --methods NAME NAME")
     if asked.seeds is not None:
         raise UsageError("--seeds needs --methods: finished runs have their own seeds")
-    return Asked(asked, runs=tuple(map(Path, others)))
+    return Asked(asked, runs=tuple(map(read_path, others)))
 
 
 def _parser(prog: str) -> Parser:
@@ -85,7 +86,7 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=read_path,
         help="folder for runs and tables (default: comparisons/DATA)",
     )
     parser.add_argument(

@@ -12,6 +12,7 @@ import torch
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat, refuse_twice
+from abatis.commands.eval.data_options import read_source
 from abatis.commands.eval.options import MADE
 from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataInfo, DataRequest, Split, open_data
@@ -26,7 +27,7 @@ from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.nets.label_map import read_label_map
-from abatis.nets.normalising import parse_statistics
+from abatis.nets.normalising import read_normalize
 from abatis.report.eval_record import (
     check_files,
     check_replaceable,
@@ -76,7 +77,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     check_replaceable(folder, asked.ladder, [str(threat) for threat in threats])
     if subject.run is not None:
         check_files(subject.path, read_record(subject.path))
-    points = choose_points(asked, images.test)
+    points = choose_points(asked, images)
     seed = subject.run.seed if subject.run else asked.seed
     few = next(iter(images.test.eval_batches(TRIED))).x
     corruptions = _open_corruptions(asked, points, images.info, seed, device)
@@ -88,7 +89,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
-        known = {"training": describe_data(images, threats[0], device)}
+        known = {"training": describe_data(images, threats[0], device)} if len(images.train) else {}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -106,7 +107,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
             progress=progress,
             also=also,
             square_bf16=asked.square_bf16,
-            origin=describe_origin(subject, images.info),
+            origin=describe_origin(subject, images.info, module),
             **known,
         )
         numbers = evaluate_all(module, ask_each(request, threats, folder))
@@ -174,7 +175,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
     return Wishes(
         asked.weights_key,
         asked.allow_pickle,
-        parse_statistics(asked.normalize) if asked.normalize else None,
+        read_normalize(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
         asked.zoo_dir,
@@ -203,6 +204,9 @@ def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Da
         view=view,
         follow_links=asked.follow_links,
         class_names=subject.class_names,
+        trains=False,
+        source=read_source(asked),
+        download=asked.download,
     )
     return open_data(request)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from abatis.api.options import read_path
+from abatis.commands.eval.data_options import add_source_options
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
 
@@ -31,7 +33,7 @@ def make_parser(prog: str) -> Parser:
     _add_attack_options(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=read_path,
         metavar="DIR",
         help="folder for eval.json and report.html (default: the run folder, or one below evals)",
     )
@@ -70,8 +72,9 @@ def _add_model_options(parser: Parser) -> None:
         "--normalize",
         nargs="+",
         metavar="STATISTICS",
-        help="normalise inside the network: imagenet, cifar10, none, or MEAN STD with commas "
-        "between channels (default: as the weights say, else that of the data)",
+        help="mean and standard deviation of the layer before the network: data, imagenet, "
+        "cifar10, none, or MEAN STD with commas between channels (default: as the weights say, "
+        "else those of the data)",
     )
     parser.add_argument(
         "--output",
@@ -93,10 +96,15 @@ def _add_data_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=read_path,
         default=Path("data"),
         metavar="PATH",
         help="folder of the named data sets (default: data)",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download a torchvision: data set that is not in --data-dir",
     )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
@@ -111,6 +119,7 @@ def _add_data_options(parser: Parser) -> None:
         action="store_true",
         help="read image files that links lead to outside of the data folder",
     )
+    add_source_options(parser)
     parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
@@ -161,9 +170,10 @@ def _add_attack_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--points",
-        type=Path,
+        type=read_path,
         metavar="FILE",
-        help="use only the test images whose indices, counted from 0, this file lists, one a line",
+        help="use only the test images that this file lists, one a line: indices counted from 0, "
+        "or names of image files",
     )
     parser.add_argument(
         "--batch-size",

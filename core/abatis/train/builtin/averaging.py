@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abatis.api.context import StepContext, TrainerHooks
 from abatis.nets.copying import copy_module
@@ -34,7 +34,8 @@ class WeightAveraging(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages, weights = list(self.averaged.parameters()), list(self.source.parameters())
+        averages: list[Tensor] = list(self.averaged.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - decay)
         self.copy_buffers()
@@ -47,6 +48,9 @@ class WeightAveraging(TrainerHooks):
         for dtype in {kept.dtype for kept, _ in pairs}:
             alike = [pair for pair in pairs if pair[0].dtype == dtype]
             torch._foreach_copy_([kept for kept, _ in alike], [buffer for _, buffer in alike])
+
+    def judged(self) -> nn.Module:
+        return self.averaged
 
     def state_dict(self) -> dict[str, Any]:
         return {

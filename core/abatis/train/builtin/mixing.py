@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from abatis.api.batch import Batch
-from abatis.api.context import Run, TrainerHooks
+from abatis.api.context import TrainerHooks
 from abatis.api.randomness import seeded
+from abatis.api.run import Run
 from abatis.config.option_groups import MixConfig
 from abatis.errors import UsageError
 from abatis.system import distributed
