@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from abatis.commands.compare.finished_runs import (
     refuse_failed,
 )
 from abatis.commands.compare.methods import PLAIN, choose_out, plugins_of
+from abatis.commands.compare.networks import find_evaluations, measure_networks
 from abatis.commands.compare.options import Asked
 from abatis.commands.compare.ranking import collect_notes, rank_methods
 from abatis.commands.compare.tables import show
@@ -26,16 +27,18 @@ from abatis.report.console import SafeConsole
 
 
 def compare_finished(asked: Asked) -> int:
-    """``defense compare RUN ...``; returns the exit code."""
+    """``defense compare MODEL ...``; returns the exit code."""
     options = asked.options
-    runs = read_runs(asked.runs)
+    evaluations = find_evaluations(asked)
+    runs = read_runs([evaluation.folder for evaluation in evaluations])
     check_alike(runs)
     if not options.allow_fail:
         refuse_failed(runs)
     order = list(dict.fromkeys(run.method for run in runs))
     out = options.out or choose_out(str(runs[0].record.get("data", "data")))
     baseline = find_baseline(options.baseline, order)
-    report(runs, [], order, baseline, [], out, SafeConsole())
+    transfer = measure_networks(asked, evaluations, runs) if options.transfer else None
+    report(runs, [], order, baseline, [], out, SafeConsole(), transfer)
     return 0
 
 
@@ -63,10 +66,13 @@ def report(
     more_notes: Sequence[str],
     out: Path,
     console: Console,
+    transfer: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Rank the methods, print the table, write the files; returns the contents of compare.json."""
     compared = rank_methods(runs, failed, order, baseline)
     compared["notes"] = [*collect_notes(compared, runs, RunConfig.model_fields), *more_notes]
+    if transfer is not None:
+        compared["transfer"] = transfer
     endings = ",".join(path.suffix[1:] for path in write_files(compared, out))
     show(compared, console)
     console.print(

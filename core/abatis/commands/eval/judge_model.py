@@ -67,11 +67,11 @@ def judge_model(asked: argparse.Namespace, line: str) -> str | None:
 def _judge(asked: argparse.Namespace, line: str) -> str | None:
     reporter = Reporter(asked.quiet or distributed.rank() > 0)
     subject = find_model(
-        asked.model, asked.backbone, weights=asked.weights, wishes=_read_wishes(asked)
+        asked.model, asked.backbone, weights=asked.weights, wishes=read_wishes(asked)
     )
     threats = _choose_threats(asked, subject)
     device = pick_device(asked.device)
-    images = _open_data(asked, subject, device)
+    images = open_images(asked, subject, device)
     folder = asked.out or _choose_folder(asked, subject, images.info.name, threats)
     check_replaceable(folder, asked.ladder, [str(threat) for threat in threats])
     if subject.run is not None:
@@ -169,7 +169,7 @@ def _name_threat(asked: argparse.Namespace, threats: list[Threat]) -> Threat | N
     return None if asked.ladder == "clean" else threats[0]
 
 
-def _read_wishes(asked: argparse.Namespace) -> Wishes:
+def read_wishes(asked: argparse.Namespace) -> Wishes:
     """How the network is to be opened."""
     return Wishes(
         asked.weights_key,
@@ -180,7 +180,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
     )
 
 
-def _open_data(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
+def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     """The data a model is evaluated on: those of ``--data``, else the run's own."""
     run = subject.run
     view = subject.view

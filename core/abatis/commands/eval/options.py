@@ -26,9 +26,11 @@ def make_parser(prog: str) -> Parser:
         "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
         "local-dir:PATH, or a TorchScript, .pt2 or .onnx file",
     )
-    _add_model_options(parser)
-    _add_data_options(parser)
-    _add_attack_options(parser)
+    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
+    )
+    add_judging_options(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -44,11 +46,14 @@ def make_parser(prog: str) -> Parser:
     return parser
 
 
-def _add_model_options(parser: Parser) -> None:
-    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
-    )
+def add_judging_options(parser: argparse._ActionsContainer) -> None:
+    """The options that one network or several can be judged with."""
+    _add_opening_options(parser)
+    _add_data_options(parser)
+    _add_attack_options(parser)
+
+
+def _add_opening_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--weights-key",
         metavar="NAME",
@@ -81,7 +86,7 @@ def _add_model_options(parser: Parser) -> None:
     )
 
 
-def _add_data_options(parser: Parser) -> None:
+def _add_data_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data", metavar="SET", help="data set, as in defense-run (default: the run's own)"
     )
@@ -115,7 +120,7 @@ def _add_data_options(parser: Parser) -> None:
     )
 
 
-def _add_attack_options(parser: Parser) -> None:
+def _add_attack_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--ladder",
         choices=LADDERS,
