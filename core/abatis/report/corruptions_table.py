@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from abatis.report.eval_record import UNION, find_verdict, split_threats
+from abatis.report.eval_record import CORRUPTIONS, UNION, find_verdict, split_threats
 from abatis.report.numbers import CLEAN, ROBUST, find_headline, format_share
 from abatis.report.words import format_percent
 
-KEY = "corruptions"  # in a record
+KEY = CORRUPTIONS
 ALL = 15  # corruptions that count
 HEADINGS = ("corruption", "1", "2", "3", "4", "5", "mean")
 SUMMARY = ("images", "accuracy")

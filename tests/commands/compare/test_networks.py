@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from abatis.cli import main
+from abatis.evaluate.judge import Judge
 from abatis.report.eval_record import read_record
 
 NETS = """
@@ -57,6 +58,9 @@ def test_networks_with_and_without_an_evaluation_share_a_table(tmp_path, monkeyp
     assert "[2] nets.py-zero-w.safetensors" in printed
     page = (tmp_path / "table" / "compare.html").read_text()
     assert "Accuracy on images made for others" in page
+    monkeypatch.setattr(Judge, "run_attack", None)  # what was judged is not judged again
+    assert main([*words, "--out", "table", "--data", "digits"]) == 0
+    assert "nets.py:zero was judged before" in capsys.readouterr().out
     assert "## Transfer" in (tmp_path / "table" / "compare.md").read_text()
 
 

@@ -17,7 +17,6 @@ from abatis.commands.compare.finished_runs import (
     refuse_failed,
 )
 from abatis.commands.compare.methods import PLAIN, choose_out, plugins_of
-from abatis.commands.compare.networks import find_evaluations, measure_networks
 from abatis.commands.compare.options import Asked
 from abatis.commands.compare.ranking import collect_notes, rank_methods
 from abatis.commands.compare.tables import show
@@ -27,19 +26,28 @@ from abatis.report.console import SafeConsole
 
 
 def compare_finished(asked: Asked) -> int:
-    """``defense compare MODEL ...``; returns the exit code."""
-    options = asked.options
-    evaluations = find_evaluations(asked)
-    runs = read_runs([evaluation.folder for evaluation in evaluations])
-    check_alike(runs)
-    if not options.allow_fail:
-        refuse_failed(runs)
-    order = list(dict.fromkeys(run.method for run in runs))
-    out = options.out or choose_out(str(runs[0].record.get("data", "data")))
-    baseline = find_baseline(options.baseline, order)
-    transfer = measure_networks(asked, evaluations, runs) if options.transfer else None
-    report(runs, [], order, baseline, [], out, SafeConsole(), transfer)
+    """``defense compare RUN ...``; returns the exit code."""
+    show_runs(asked, read_comparable(asked, [Path(word) for word in asked.models]))
     return 0
+
+
+def read_comparable(asked: Asked, folders: Sequence[Path]) -> list[JudgedRun]:
+    """Read evaluations; raises UsageError where they cannot be compared."""
+    runs = read_runs(folders)
+    check_alike(runs)
+    if not asked.options.allow_fail:
+        refuse_failed(runs)
+    return runs
+
+
+def show_runs(
+    asked: Asked, runs: Sequence[JudgedRun], transfer: Mapping[str, object] | None = None
+) -> None:
+    """Rank evaluations, print the table and write the files."""
+    order = list(dict.fromkeys(run.method for run in runs))
+    out = asked.options.out or choose_out(str(runs[0].record.get("data", "data")))
+    baseline = find_baseline(asked.options.baseline, order)
+    report(runs, [], order, baseline, [], out, SafeConsole(), transfer)
 
 
 def find_baseline(name: str | None, order: Sequence[str]) -> str:

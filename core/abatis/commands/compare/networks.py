@@ -6,41 +6,44 @@ import argparse
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from abatis.api.threat import Threat
+from abatis.commands.compare.compare_runs import read_comparable, show_runs
+from abatis.commands.compare.evaluations import (
+    Evaluated,
+    complete_options,
+    find_known,
+    list_given,
+)
 from abatis.commands.compare.finished_runs import JudgedRun
 from abatis.commands.compare.methods import choose_out
-from abatis.commands.compare.options import Asked, make_parser
+from abatis.commands.compare.options import Asked
 from abatis.commands.eval.judge_model import TRIED, judge_model, open_images, read_wishes
 from abatis.commands.eval.points import choose_points
 from abatis.data.digest import digest_split
 from abatis.errors import UsageError
 from abatis.evaluate.transfer import measure_transfer
-from abatis.report.eval_record import list_threats, read_record
+from abatis.report.eval_record import read_record
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import find_model
 from abatis.runs.open_model import open_model
 from abatis.system.device import pick_device
 from abatis.system.secrets import mask_words
 
-BESIDE = ("methods", "seeds", "baseline", "out", "allow_fail", "models", "transfer", "help")
-"""Options of compare that say nothing about an evaluation."""
-
 NOT_OURS = {"backbone": None, "strict": False, "quiet": False}
 """Options of ``defense eval`` that compare has not."""
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A network as it was named, and the folder of its evaluation."""
-
-    word: str
-    folder: Path
+def compare_networks(asked: Asked) -> int:
+    """``defense compare MODEL ...``, where some are to be judged; returns the exit code."""
+    evaluations = find_evaluations(asked)
+    runs = read_comparable(asked, [one.folder for one in evaluations])
+    transfer = measure_networks(asked, evaluations, runs) if asked.options.transfer else None
+    show_runs(asked, runs, transfer)
+    return 0
 
 
 def find_evaluations(asked: Asked) -> list[Evaluated]:
@@ -55,12 +58,9 @@ def find_evaluations(asked: Asked) -> list[Evaluated]:
     taken: Counter[str] = Counter()
     found = []
     for word in asked.models:
-        record = _read_own(word)
-        if record is not None and _fits(record, asked.options):
-            found.append(Evaluated(word, Path(word)))
-            continue
-        if Path(word).is_dir() and not _list_given(asked.options):
-            found.append(Evaluated(word, Path(word)))  # read_runs says what it lacks
+        known = find_known(word, asked.options)
+        if known is not None:
+            found.append(Evaluated(word, known))  # read_runs says what it may lack
             continue
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", word).strip("-.") or "network"
         taken[name] += 1
@@ -76,64 +76,10 @@ def _choose_out(asked: Asked, options: argparse.Namespace) -> Path:
     return out
 
 
-def complete_options(asked: Asked) -> argparse.Namespace:
-    """The options, where they are not given as in the first folder with an evaluation."""
-    options = copy(asked.options)
-    given = _list_given(asked.options)
-    records = (_read_own(word) for word in asked.models)
-    first: Mapping[str, Any] = next((one for one in records if one is not None), {})
-    if not first:
-        return options
-    known = {
-        "data": first.get("data"),
-        "threat": list_threats(first),
-        "ladder": first.get("ladder"),
-        "seed": first.get("seed"),
-    }
-    if "points" in first and "points" not in given and "points_file" not in first:
-        known["subset"] = first["n"]
-    for key, value in known.items():
-        if key not in given and value is not None:
-            setattr(options, key, value)
-    return options
-
-
-def _read_own(word: str) -> Mapping[str, Any] | None:
-    """The evaluation in a folder; None where the word is no such folder."""
-    record = read_record(Path(word)) if Path(word).is_dir() else {}
-    return record if "clean_acc" in record else None
-
-
-def _list_given(options: argparse.Namespace) -> dict[str, object]:
-    """The options about an evaluation that differ from their defaults."""
-    defaults = vars(make_parser("defense compare").parse_args([]))
-    return {
-        key: value
-        for key, value in vars(options).items()
-        if key in defaults and key not in BESIDE and value != defaults[key]
-    }
-
-
-def _fits(record: Mapping[str, Any], options: argparse.Namespace) -> bool:
-    """Is an evaluation what the options ask for, as far as they do?"""
-    found = {
-        "data": record.get("data"),
-        "threat": [str(Threat.parse(text)) for text in list_threats(record)],
-        "ladder": record.get("ladder"),
-        "subset": record.get("n"),
-    }
-    given = _list_given(options)
-    if "threat" in given:
-        given["threat"] = [str(Threat.parse(text)) for text in options.threat]
-    if {"points", "also", "corruptions", "square_bf16"} & given.keys():
-        return False
-    return all(found[key] == given[key] for key in found.keys() & given.keys())
-
-
 def _judge(word: str, options: argparse.Namespace, folder: Path) -> None:
     """Judge a network as ``defense eval`` does, and write the evaluation into a folder."""
     asked = _ask_about(word, options)
-    asked.out = folder
+    asked.out, asked.reuse = folder, True
     judge_model(asked, f"defense eval {shlex.join(mask_words(_spell(asked)))}")
 
 
@@ -151,7 +97,7 @@ def _ask_about(word: str, options: argparse.Namespace) -> argparse.Namespace:
 def _spell(asked: argparse.Namespace) -> list[str]:
     """The words of ``defense eval`` that repeat an evaluation."""
     words = [asked.model, *(["--weights", asked.weights] if asked.weights else [])]
-    for key, value in _list_given(asked).items():
+    for key, value in list_given(asked).items():
         flag = f"--{key.replace('_', '-')}"
         if key == "normalize" and isinstance(value, list):
             words += [flag, *value]

@@ -15,7 +15,7 @@ from abatis.config.run_config import RunConfig
 from abatis.config.run_options import LADDERS
 from abatis.errors import AbatisError, Stopped
 from abatis.report.console import SafeConsole
-from abatis.report.eval_record import RECORD
+from abatis.report.eval_record import RECORD, list_threats
 from abatis.runs.runner import run
 from abatis.train.resume import check_files, check_same
 
@@ -120,4 +120,6 @@ def _is_done(config: RunConfig) -> bool:
     measured = record.get("ladder") or (
         "quick" if record.get("autoattack_acc") is None else "standard"
     )
+    if not {*config.also_threat} <= {*list_threats(record)}:
+        return False
     return LADDERS.index(measured) >= LADDERS.index(config.eval)

@@ -43,6 +43,7 @@ def make_parser(prog: str) -> Parser:
         help=f"exit with code {MASKED} if the masking verdict is FAIL",
     )
     parser.add_argument("--quiet", action="store_true", help="print only errors")
+    parser.set_defaults(reuse=False)  # whether an equal evaluation in the folder is taken as it is
     return parser
 
 
@@ -51,6 +52,7 @@ def add_judging_options(parser: argparse._ActionsContainer) -> None:
     _add_opening_options(parser)
     _add_data_options(parser)
     _add_attack_options(parser)
+    _add_further_options(parser)
 
 
 def _add_opening_options(parser: argparse._ActionsContainer) -> None:
@@ -132,22 +134,6 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         "(default: standard)",
     )
     parser.add_argument(
-        "--corruptions",
-        nargs="?",
-        const=MADE,
-        metavar="PATH",
-        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
-        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
-    )
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="ATTACK",
-        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
-        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
-    )
-    parser.add_argument(
         "--square-bf16",
         action="store_true",
         help="run AutoAttack's Square in bfloat16; its result is reported as a separate number",
@@ -180,6 +166,26 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
+    )
+
+
+def _add_further_options(parser: argparse._ActionsContainer) -> None:
+    """What is judged beside the ladder."""
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const=MADE,
+        metavar="PATH",
+        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
+        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="ATTACK",
+        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
+        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
     )
 
 
