@@ -19,14 +19,15 @@ if TYPE_CHECKING:
         Forward,
         Loss,
         Network,
+        Objective,
         Regularizer,
-        Run,
         StepContext,
         TrainerHooks,
     )
     from abatis.api.hooks import DEFENSE_API, hookimpl
     from abatis.api.options import PluginConfig
     from abatis.api.randomness import Randomness
+    from abatis.api.run import Now, Run
     from abatis.api.term import Term, Terms
     from abatis.api.threat import Threat
     from abatis.config.run_config import RunConfig
@@ -53,14 +54,15 @@ _HOME = {
         "Forward",
         "Loss",
         "Network",
+        "Objective",
         "Regularizer",
-        "Run",
         "StepContext",
         "TrainerHooks",
     ),
     "api.hooks": ("DEFENSE_API", "hookimpl"),
     "api.options": ("PluginConfig",),
     "api.randomness": ("Randomness",),
+    "api.run": ("Now", "Run"),
     "api.term": ("Term", "Terms"),
     "api.threat": ("Threat",),
     "config.run_config": ("RunConfig",),
@@ -84,6 +86,8 @@ __all__ = [
     "Net",
     "Network",
     "NotFiniteError",
+    "Now",
+    "Objective",
     "PluginConfig",
     "PluginConflict",
     "PluginError",

@@ -158,6 +158,7 @@ def test_trace_says_who_was_asked_what_was_answered_and_what_is_called(install, 
         f"calls loss of base: {here}.wrapped.<locals>.<lambda>",
         f"calls after_update of count: {here}.Counting",
         "calls after_update of averaging: abatis.train.builtin.averaging.WeightAveraging",
+        "calls judged of averaging: abatis.train.builtin.averaging.WeightAveraging",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What plugins receive from a run and from a training step, and the callables they return.
+"""What plugins receive from a training step, and the callables they return.
 
 Loads without torch, so that a plugin's options and hooks do too. In the shapes, B is the number of
 images of one call, N that of the global batch, and K the number of classes.
@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from abatis.api.batch import Attacked, Batch
 from abatis.api.term import Terms
 from abatis.api.threat import Threat
-from abatis.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
-    from abatis.api.options import PluginConfig
-    from abatis.api.randomness import Randomness
-
-Config = TypeVar("Config", bound="PluginConfig")
-Made = TypeVar("Made")
 
 Forward = Callable[["Tensor"], "Tensor"]
 """A network as a function: images (B, C, H, W) in [0, 1] to logits (B, K)."""
@@ -137,6 +130,24 @@ class StepContext:
         return detached if self.summer is None else self.summer(detached)
 
 
+class Objective(Protocol):
+    """The objective of a step, computed again for ``before_loss``; every call is a new one.
+
+    It is about all rows of this process, on the same adversarial images. The buffers of the network
+    stay as they are.
+    """
+
+    def __call__(self) -> Tensor:
+        """Return this process's share of the run's total, ()."""
+
+    def terms(self) -> Terms:
+        """Return the terms of the total, by name, their values not reduced.
+
+        A value is (B,) in the order of ``ctx.batch``, or () where a term has no value per sample.
+        The share of the total is ``sum(weight * value.mean())`` times ``B / ctx.global_size``.
+        """
+
+
 class Attacker(Protocol):
     """The attack of the training step.
 
@@ -193,13 +204,14 @@ class TrainerHooks:
         """
         return batch
 
-    def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
+    def before_loss(self, ctx: StepContext, objective: Objective) -> None:
         """Act after the attack and before the backward pass.
 
         Args:
             ctx: the step, with all rows of this process.
-            objective: computes the run's total, (), again on the same adversarial images. The
-                buffers of the network stay as they are.
+            objective: computes the run's total, (), again on the same adversarial images;
+                ``objective.terms()`` gives its terms, not reduced. The buffers of the network
+                stay as they are.
         """
 
     def after_update(self, ctx: StepContext) -> None:
@@ -207,6 +219,17 @@ class TrainerHooks:
 
     def epoch_end(self, epoch: int) -> None:
         """Act after the last step of an epoch, before validation. Epochs count from 0."""
+
+    def judged(self) -> nn.Module | None:
+        """Return the network whose weights are validated, kept as the best, saved and evaluated.
+
+        Asked after ``epoch_end``, of one provider in a run. The module has the structure of
+        ``run.net.module`` and the same weights in every process.
+
+        Returns:
+            Such a module, or None for the weights that are trained.
+        """
+        return None
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Receive the numbers of an epoch, in the first process only.
@@ -222,100 +245,3 @@ class TrainerHooks:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a hook knows about the run when it makes its callable.
-
-    Attributes:
-        net: the network.
-        num_classes: K.
-        epochs: how many epochs the run has.
-        steps_per_epoch: how many updates an epoch has.
-        threat: norm and radius of the training attack.
-        device: where the network is.
-        attack: the options ``--attack.*`` (steps, step_size, start), for attackers that share them.
-        random: the random numbers of the current step.
-        options: the options of all plugins by class; call ``config``.
-        train_size: how many training images there are, held-out and additional ones included, so
-            that ``Batch.index`` is below it. It is 0 if no data were opened (--dry-run and
-            evaluation).
-        gatherer: set by the engine; call ``gather``.
-        given_start: set by tests: the noise that ``random_start`` adds to the images, instead of
-            a drawn one.
-    """
-
-    net: Network
-    num_classes: int
-    epochs: int
-    steps_per_epoch: int
-    threat: Threat
-    device: torch.device
-    attack: Any
-    random: Randomness
-    options: Mapping[type[PluginConfig], PluginConfig]
-    train_size: int
-    gatherer: Callable[[Tensor, int], Tensor] | None = None
-    given_start: Callable[[], Tensor] | None = None
-    _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
-
-    def shared(self, make: Callable[[Run], Made]) -> Made:
-        """Return ``make(run)``, made once per run: one object for several hooks of a plugin.
-
-        Args:
-            make: a function or class; the same one returns the same object.
-        """
-        if make not in self._shared:
-            self._shared[make] = make(self)
-        made: Made = self._shared[make]
-        return made
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Collect the values of the whole global batch, for ``transform_batch``.
-
-        Every process must make the same calls in the same order.
-
-        Args:
-            values: the values of this process's samples, (B, ...).
-
-        Returns:
-            The values of all samples, (N, ...), detached.
-        """
-        values = values.detach()
-        if self.gatherer is None:
-            return values
-        return self.gatherer(values, self.random.global_size or len(values))
-
-    @property
-    def ramp(self) -> float:
-        """The share of its full length that an attack step has now, in (0, 1].
-
-        It grows with ``random.step`` over the share ``--attack.ramp`` of the training, else it
-        is 1.
-        """
-        growing = self.attack.ramp * self.epochs * self.steps_per_epoch  # steps
-        return min(1.0, float((self.random.step + 1) / (growing + 1)))
-
-    @property
-    def step_size(self) -> float:
-        """The length of an attack step now, in pixel units."""
-        length: float = self.attack.step(self.threat)
-        return length * self.ramp
-
-    def config(self, config_class: type[Config]) -> Config:
-        """Return the plugin's options in this run.
-
-        Args:
-            config_class: the class that the plugin's ``defense_config`` returns.
-
-        Raises:
-            UsageError: no plugin of the run has options of this class.
-        """
-        found = self.options.get(config_class)
-        if not isinstance(found, config_class):
-            raise UsageError(
-                f"no options of type {config_class.__name__} in this run",
-                fix="pass the class that the plugin's defense_config hook returns",
-            )
-        return found

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from abatis.api.context import AdaptiveAttack, Attacker, Loss, Regularizer, Run, TrainerHooks
+    from abatis.api.context import AdaptiveAttack, Attacker, Loss, Regularizer, TrainerHooks
     from abatis.api.options import PluginConfig
+    from abatis.api.run import Run
 
 PROJECT = "abatis"
 ENTRY_POINT_GROUP = "abatis.plugins"
-DEFENSE_API = "1.0"
+DEFENSE_API = "1.1"
 """Version of this contract. A plugin works with every core of the same major version."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)

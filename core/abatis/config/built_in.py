@@ -36,11 +36,23 @@ DATA_SOURCES: Mapping[str, str] = {
     "mnist": "abatis.data.sources.mnist:MNIST",
     "npz:PATH": "abatis.data.sources.npz:NPZ",
     "folder:PATH": "abatis.data.sources.folder:FOLDER",
+    "csv:FILE": "abatis.data.sources.from_csv:CSV",
+    "imagenet:PATH": "abatis.data.sources.imagenet:IMAGENET",
+    "tiny-imagenet:PATH": "abatis.data.sources.imagenet:TINY",
+    "webdataset:PATH": "abatis.data.sources.from_shards:SHARDS",
+    "torchvision:NAME": "abatis.data.sources.from_torchvision:TORCHVISION",
+    "hf:NAME": "abatis.data.sources.from_hub:HUB",
 }
 """Sources of ``--data NAME`` and ``--data PREFIX:PATH``, each a ``DataSource``."""
 
 PROVIDERS: Mapping[str, Mapping[str, str]] = {"attacker": ATTACKS, "loss": LOSSES}
 """The roles that exactly one provider has, and what may have them without a plugin."""
+
+TRAINED = "trained"
+"""``--use weights=trained``: judge the weights that are trained, whatever trainer hooks provide."""
+
+JUDGED: tuple[str, ...] = (TRAINED, "averaging")
+"""Who may provide the weights that are judged without a plugin; ``averaging`` is ``--ema``."""
 
 
 def load_built_in(place: str) -> Any:

@@ -14,7 +14,7 @@ from abatis.config.pydantic_messages import as_usage_error
 from abatis.config.run_options import AVERAGING_DECAY, RunOptions
 from abatis.errors import UsageError, did_you_mean
 
-ROLES = ("attacker", "loss")
+ROLES = ("attacker", "loss", "weights")
 
 
 class RunConfig(RunOptions):
@@ -102,6 +102,18 @@ class RunConfig(RunOptions):
     def threat_model(self) -> Threat:
         """The threat, parsed."""
         return Threat.parse(self.threat)
+
+    @property
+    def own_options(self) -> dict[str, str]:
+        """The options of our own networks, such as ``{"activation": "silu"}``; usual ones left out.
+
+        Each is an option ``--backbone-NAME``.
+        """
+        usual = {"init": "he"}
+        given = {
+            name: getattr(self, f"backbone_{name}") for name in ("init", "activation", "padding")
+        }
+        return {name: value for name, value in given.items() if value != usual.get(name)}
 
     def to_toml(self) -> dict[str, Any]:
         """The content of ``run.toml``, which repeats the run; each plugin's options are a table."""

@@ -12,13 +12,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
-from abatis.config.built_in import ATTACKS, DATA_SOURCES, LOSSES, TRACKERS
+from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
 from abatis.config.option_facts import BESIDE_STEP, DISPLAY, MACHINE, STEP, THIS_START, facts
 from abatis.config.option_groups import (
     AttackConfig,
     ExtraConfig,
     MixConfig,
     OptimConfig,
+    SourceConfig,
     StatisticsConfig,
 )
 from abatis.config.option_values import (
@@ -47,8 +48,8 @@ class RunOptions(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
-        " FILE.py:FACTORY",
+        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:,"
+        " rb:NAME (RobustBench), or FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
@@ -62,9 +63,26 @@ class RunOptions(Options):
         " (he), or torch's default (torch)",
         json_schema_extra=STEP,
     )
+    backbone_activation: Literal["relu", "silu"] | None = Field(
+        None,
+        description="activation of a wide ResNet or PreActResNet; the network's own if not given",
+        json_schema_extra=STEP,
+    )
+    backbone_padding: Literal["symmetric", "same"] | None = Field(
+        None,
+        description="padding of the strided convolutions of a wide ResNet or PreActResNet: one"
+        " pixel on every side (symmetric), or right and below only (same)",
+        json_schema_extra=STEP,
+    )
+    zoo_dir: Path = Field(
+        Path("models"),
+        description="folder with the weights of rb: networks, as RobustBench keeps them",
+        json_schema_extra=MACHINE,
+    )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder or repository",
+        description="fine-tune from these weights: a weights file, run folder, repository or"
+        " rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
@@ -90,6 +108,11 @@ class RunOptions(Options):
     )
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
+    )
+    source: SourceConfig = Field(
+        SourceConfig(),
+        description="how the data are read where they leave a choice",
+        json_schema_extra=STEP,
     )
     limit: int | None = Field(
         None,
@@ -279,6 +302,18 @@ class RunOptions(Options):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
+        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
+        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
     fold: bool = Field(
         True,
         description="fold batch norms with running statistics into convolutions:"
@@ -315,7 +350,8 @@ class RunOptions(Options):
     use: dict[str, str] = Field(
         {},
         description="choose who provides a role: loss=NAME or attacker=NAME, a plugin or"
-        f" {', '.join([*LOSSES, *ATTACKS])}",
+        f" {', '.join([*LOSSES, *ATTACKS])}; weights=NAME, whose weights are judged, a plugin or"
+        f" {', '.join(JUDGED)}",
         json_schema_extra=STEP,
     )
     out: Path = Field(

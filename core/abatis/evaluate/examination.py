@@ -35,6 +35,7 @@ from abatis.evaluate.request import EvaluationRequest
 from abatis.evaluate.withstood import Part, Withstood
 from abatis.nets.net import Net
 from abatis.system import distributed
+from abatis.system.torch_messages import is_out_of_memory
 
 DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
 DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnostics see
@@ -149,9 +150,11 @@ def examine(
     if subject.access.kind == "all":
         try:
             return _run(subject)
-        except (AbatisError, MemoryError, torch.OutOfMemoryError):
+        except (AbatisError, MemoryError):
             raise
         except Exception as error:  # the network's own backward may raise anything, anywhere
+            if is_out_of_memory(error):
+                raise
             again = _try_without_errors(subject, error)
             if again is None:
                 raise

@@ -16,6 +16,7 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from abatis.evaluate.ladder_checks import check_ladder
 from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
+from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
@@ -65,9 +66,10 @@ def _check_given(config: RunConfig, model: nn.Module | None, data: object) -> No
                 f"the {option} of this run was given from Python: {asked.removeprefix(PYTHON)}",
                 fix="give it again: abatis.run(config, model=..., data=...)",
             )
-    if model is not None and config.backbone_init != "he":
+    if model is not None and config.own_options:
+        name, value = next(iter(config.own_options.items()))
         raise UsageError(
-            f"--backbone-init {config.backbone_init}: a network given from Python has its weights",
+            f"--backbone-{name} {value}: a network given from Python is used as it is",
             fix="leave it out",
         )
 
@@ -90,6 +92,8 @@ def _check_init(config: RunConfig) -> None:
     if config.init is None:
         return
     path = find_start(config)
+    if is_zoo(str(config.init)):
+        return
     if path.is_file():
         refuse_pickle(path, config.allow_pickle)
     elif not path.is_dir():
@@ -151,6 +155,8 @@ def _check_plugins(
 def _check_use(config: RunConfig, loaded: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
     """Raise UsageError where ``--use`` names a provider that cannot provide the role."""
     for role, name in read_use(config.use, loaded).items():
+        if role not in PROVIDERS:  # who provides weights is known once the hooks have answered
+            continue
         able = [*PROVIDERS[role], *list_implementers(manager, role)]
         if name in able:
             continue

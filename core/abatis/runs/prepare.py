@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from abatis.api.context import Run
 from abatis.api.randomness import Randomness, reseed
+from abatis.api.run import Clock, Run
 from abatis.config import discovery
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
@@ -29,6 +29,7 @@ from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
@@ -36,8 +37,9 @@ from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
-from abatis.train.plan import Plan, make_plan
-from abatis.train.sharding_checks import check_sharding
+from abatis.train.judged_weights import choose_judged
+from abatis.train.plan import Plan, make_plan, read_use
+from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
@@ -109,16 +111,20 @@ def prepare(
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
     run = _make_run(config, info, net, device, images)
-    plan = make_plan(discovery.load_plugins(config.plugin), config.options, config.use, run, say)
+    loaded = discovery.load_plugins(config.plugin)
+    use = read_use(config.use, loaded)
+    plan = make_plan(loaded, config.options, use, run, say)
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
     notes += _warn_no_statistics(config, net, name)
-    engine = _set_up_engine(config, net, plan, info)
+    notes += warn_about_device(config, device, timed=images is not None)
+    engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         for text in list_calls(plan):
             say(f"trace: calls {text}")
@@ -136,7 +142,8 @@ def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
         std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
-        init=config.backbone_init,
+        own=config.own_options,
+        zoo_dir=config.zoo_dir,
     )
 
 
@@ -155,6 +162,12 @@ def _make_run(
     config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
 ) -> Run:
     """What the hooks are given; without images an epoch has one step."""
+    clock = Clock()
+    renewer = (
+        partial(renew_over_epoch, images.train, config, clock, net.list_frozen())
+        if images
+        else None
+    )
     return Run(
         net,
         info.num_classes,
@@ -167,6 +180,8 @@ def _make_run(
         {type(options): options for options in config.options.values()},
         images.places if images else 0,
         distributed.gather,
+        clock=clock,
+        renewer=renewer,
     )
 
 
@@ -192,7 +207,7 @@ def _describe_inputs(
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
     if config.normalize != "data":
         options["normalize"] = config.normalize
-    options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
+    options |= config.own_options
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 
@@ -215,47 +230,6 @@ def _warn_no_statistics(config: RunConfig, net: Net, name: str) -> list[str]:
     if not config.statistics.is_set or net.running_statistics():
         return []
     return [f"--statistics has no effect: {name} has no batch norm with running statistics"]
-
-
-def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
-    """Decide how forward passes are made; returns the plan's row of that."""
-    _check_engine(config, net, plan)
-    device = next(net.module.parameters()).device
-    like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
-    # A folded norm reads the weights of its convolution. Those are sharded in the passes of a
-    # loss, where blocks are sharded.
-    with net.whole():
-        tuned = net.tune(
-            Randomness(config.seed).uniform("engine", like),
-            config.fold and config.shard != "blocks",
-        )
-    net.compile(
-        attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both")
-    )
-    choices: dict[str, object] = dict(tuned)
-    if config.grad_checkpointing:
-        choices |= {"activations": "recomputed"}
-    choices |= {
-        "attack": config.attack.precision or config.precision,
-        "step": config.precision,
-        "compile": config.compile,
-    }
-    if config.shard != "none" or config.sync_bn:
-        choices |= {"shard": config.shard, "sync_bn": config.sync_bn}
-    return PlanRow("engine", "torch", torch.__version__, choices)
-
-
-def _check_engine(config: RunConfig, net: Net, plan: Plan) -> None:
-    """Raise UsageError where ``--compile`` or ``--shard`` does not go with the plan."""
-    if config.compile in ("step", "both") and plan.needs_double_backward:
-        asking = ", ".join(name for name, _ in plan.regularizers)
-        raise UsageError(
-            f"--compile {config.compile}: a compiled step cannot be differentiated twice, "
-            f"as {asking} needs it",
-            fix="--compile attack",
-        )
-    if config.shard != "none":
-        check_sharding(config, plan, net.module)
 
 
 def _warn_too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:

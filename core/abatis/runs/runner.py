@@ -42,6 +42,7 @@ from abatis.runs.run_folder import (
     write_run_toml,
 )
 from abatis.system import distributed
+from abatis.system.arithmetic import use_run_arithmetic
 from abatis.system.device import pick_device
 from abatis.system.environment import ENVIRONMENT, collect_environment, read_resumptions
 from abatis.system.files import explain_disk_errors, write_text
@@ -148,12 +149,13 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
-    with distributed.connect(), untouched():
-        return _run(config, model, data)
+    with distributed.connect(config.device), untouched():
+        device = pick_device(config.device)
+        with use_run_arithmetic(device, config.tf32, config.deterministic):
+            return _run(config, model, data, device)
 
 
-def _run(config: RunConfig, model: nn.Module | None, data: object) -> Result:
-    device = pick_device(config.device)
+def _run(config: RunConfig, model: nn.Module | None, data: object, device: torch.device) -> Result:
     check_before_data(config, model, data, device)
     if distributed.was_restarted():
         config = config.model_copy(update={"resume": True})

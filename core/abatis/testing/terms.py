@@ -6,15 +6,17 @@ The total of terms is always ``sum(term.weight * term.value.mean())``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import Run, StepContext
+from abatis.api.context import StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness
+from abatis.api.run import Now, Run
 from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
@@ -24,6 +26,7 @@ from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.train.plan import Plan, make_plan
+from abatis.train.restatistics import renew_statistics
 from abatis.train.step import Step
 from abatis.train.step_setup import StepSetup
 
@@ -67,6 +70,7 @@ def loss_terms(
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
     ctx = _make_context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
     ctx.__dict__.update(logits_clean=logits_clean, logits_adv=logits_adv)
+    plan.run.clock.now = Now(0, epoch, progress)
     return plan.terms(ctx)
 
 
@@ -105,6 +109,7 @@ def penalty_terms(
         classes = model(x[:1]).shape[1]
     plan = plan_of(plugin, net=net, num_classes=classes, options=options)
     ctx = _make_context(net, x, x_adv, y, None, progress, epoch)
+    plan.run.clock.now = Now(0, epoch, progress)
     found = plan.penalties(ctx)
     if not found and not any(row.role == "unused" for row in plan.rows):
         raise UsageError(f"plugin {plugin!r} has no regularizer", fix="use loss_terms for a loss")
@@ -122,6 +127,7 @@ def plan_of(
     random: Randomness | None = None,
     train_size: int = TRAIN_SIZE,
     given_start: Callable[[], Tensor] | None = None,
+    train_batches: Sequence[Tensor] = (),
 ) -> Plan:
     """Make the plan of some plugins on a network, outside any run.
 
@@ -136,6 +142,7 @@ def plan_of(
         random: the random numbers of the steps; of seed 0 if not given.
         train_size: how many training images there are.
         given_start: the noise of the attack's start, instead of the drawn one.
+        train_batches: images (B, C, H, W) that ``run.restatistics`` passes over.
     """
     loaded = [_load(name) for name in names]
     loaded.sort(key=lambda plugin: plugin.name)
@@ -154,6 +161,7 @@ def plan_of(
         train_size=train_size,
         gatherer=distributed.gather,
         given_start=given_start,
+        renewer=partial(renew_statistics, batches=train_batches) if train_batches else None,
     )
     return make_plan(loaded, configs, use or {}, run)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from abatis.errors import CheckpointError
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_AVERAGED, write_weights
@@ -18,7 +18,12 @@ from abatis.train.training import Progress, Training
 Weights = Mapping[str, Tensor]
 
 
-def keep_best(training: Training, progress: Progress, accuracies: Mapping[str, float]) -> None:
+def keep_best(
+    training: Training,
+    progress: Progress,
+    accuracies: Mapping[str, float],
+    judged: nn.Module | None = None,
+) -> None:
     """Write the weights of the epoch that has just ended, if they are the best so far.
 
     Robust accuracy counts, then clean accuracy. Without held-out images the last epoch is the best.
@@ -27,6 +32,7 @@ def keep_best(training: Training, progress: Progress, accuracies: Mapping[str, f
         training: What is trained.
         progress: Remembers the best epoch and its files.
         accuracies: ``val_robust_acc`` and ``val_clean_acc``; empty without held-out images.
+        judged: The network that holds the judged weights, where they have a file of their own.
     """
     best = progress.best
     robust = accuracies.get("val_robust_acc", 0.0)
@@ -39,8 +45,8 @@ def keep_best(training: Training, progress: Progress, accuracies: Mapping[str, f
         "val_clean_acc": clean,
     }
     training.write_weights(WEIGHTS, training.net.module)
-    if training.averaging is not None:
-        training.write_weights(WEIGHTS_AVERAGED, training.averaging.averaged)
+    if judged is not None:
+        training.write_weights(WEIGHTS_AVERAGED, judged)
     progress.best_files = hash_best(training.folder)
 
 
@@ -102,8 +108,10 @@ def _split(training: Training, state: Mapping[str, Any]) -> tuple[Weights, dict[
 
 
 def _read_weights(training: Training, loaded: Loaded) -> tuple[Weights, Mapping[str, Any]]:
-    """The weights of a checkpoint, and the averaged ones."""
+    """The weights of a checkpoint, and those that were judged."""
     if training.net.sharding is not None:
         return training.net.sharding.join(loaded.folder, twin=training.twin is not None)
-    averaging = loaded.state["trainers"].get("averaging", {})
-    return loaded.weights, averaging.get("averaged", {})
+    if training.averaging is not None and training.plan.judged_by == "averaging":
+        return loaded.weights, loaded.state["trainers"].get("averaging", {}).get("averaged", {})
+    trained = {**loaded.weights, **loaded.state.get("extra_state", {})}
+    return loaded.weights, loaded.state.get("judged") or trained

@@ -19,6 +19,11 @@ def list_calls(plan: Plan) -> Iterator[str]:
         yield f"regularizer of {name}: {describe_answer(regularizer)}"
     yield from _list_trainers(plan, "after_update")
     yield from _list_trainers(plan, "epoch_end")
+    yield from (
+        f"judged of {name}: {describe_answer(hooks)}"
+        for name, hooks in plan.trainers
+        if name == plan.judged_by
+    )
     yield from _list_trainers(plan, "metrics")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pluggy
 
-from abatis.api.context import Loss, Run, TrainerHooks
+from abatis.api.context import Loss, TrainerHooks
 from abatis.api.hooks import hookimpl
+from abatis.api.run import Run
 from abatis.errors import PluginError
 from abatis.system.plugin_errors import blame_plugin
 

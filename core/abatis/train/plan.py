@@ -20,13 +20,13 @@ from abatis.api.context import (
     Loss,
     Network,
     Regularizer,
-    Run,
     StepContext,
     TrainerHooks,
 )
 from abatis.api.options import PluginConfig
+from abatis.api.run import Run
 from abatis.api.term import Term, Terms
-from abatis.config.built_in import PROVIDERS, load_built_in
+from abatis.config.built_in import JUDGED, PROVIDERS, TRAINED, load_built_in
 from abatis.config.discovery import Plugin, normalise_name
 from abatis.config.hook_checks import make_manager
 from abatis.config.plan_row import BUILT_IN, PlanRow
@@ -66,6 +66,8 @@ class Plan:
         needs_double_backward: Does a plugin differentiate a gradient?
         hard_labels: Plugins that are defined for one label per sample only.
         adaptive: Attacks that plugins bring against themselves, by plugin; run by the evaluation.
+        run: What the hooks were given; the engine moves its clock.
+        judged_by: The trainer hook whose weights are judged, or ``trained``.
         side_effects: Checks the first call of every plugin.
     """
 
@@ -80,6 +82,8 @@ class Plan:
     needs_double_backward: bool
     hard_labels: tuple[str, ...]
     adaptive: Mapping[str, AdaptiveAttack]
+    run: Run
+    judged_by: str = TRAINED
     side_effects: SideEffectChecks = field(default_factory=SideEffectChecks)
 
     @property
@@ -218,6 +222,7 @@ def make_plan(
         needs_double_backward=any(config.needs_double_backward for config in configs.values()),
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=dict(adaptive),
+        run=run,
     )
 
 
@@ -239,7 +244,7 @@ def read_use(use: Mapping[str, str], loaded: Sequence[Plugin]) -> dict[str, str]
         UsageError: A provider is neither a selected plugin nor built in.
     """
     for role, provider in use.items():
-        known = {*PROVIDERS[role], *(plugin.name for plugin in loaded)}
+        known = {*PROVIDERS.get(role, JUDGED), *(plugin.name for plugin in loaded)}
         if normalise_name(provider) not in known:
             raise UsageError(
                 f"--use {role}={provider}: no such provider, {did_you_mean(provider, known)}",

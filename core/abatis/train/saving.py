@@ -18,6 +18,8 @@ from abatis.train.best_weights import find_best_step, restore_best
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, save_checkpoint
 from abatis.train.continuation import Source, take_over_moments
 from abatis.train.epoch_metrics import EpochMetrics
+from abatis.train.judged_weights import JudgedWeights
+from abatis.train.optimizer import load_moments
 from abatis.train.resume import describe_run, is_finished
 from abatis.train.skip_nonfinite import SkipNonFinite
 from abatis.train.training import Progress, Training
@@ -32,6 +34,7 @@ class Saver:
         skipping: Counts the steps that were skipped in a row.
         progress: How far it has come.
         metrics: The averages of the current epoch.
+        judged: The weights that are judged.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Saver:
         skipping: SkipNonFinite,
         progress: Progress,
         metrics: EpochMetrics,
+        judged: JudgedWeights,
     ) -> None:
         self.training = training
         self.net = training.net
@@ -48,6 +52,7 @@ class Saver:
         self.skipping = skipping
         self.progress = progress
         self.metrics = metrics
+        self.judged = judged
         self.about = describe_run(training.config, training.device, training.code, training.content)
         self.about |= {"continues": dict(training.continues)} if training.continues else {}
         self.seconds = 0.0  # the last save took
@@ -88,7 +93,7 @@ class Saver:
         state = loaded.state
         if self.net.sharding is None:
             load_state(self.net.module, loaded.weights, state.get("extra_state"))
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_moments(self.optimizer, state["optimizer"])
         else:
             self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
         for name, hooks in self.training.plan.trainers:
@@ -126,6 +131,7 @@ class Saver:
 
     def _collect_state(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What a checkpoint holds besides the weights; parts: what differs between processes."""
+        ended = self.progress.epochs_ended * self.training.steps_per_epoch
         # moments in pieces lie beside the pieces of the weights
         optimizer = self.optimizer.state_dict() if self.net.sharding is None else {}
         return {
@@ -139,6 +145,7 @@ class Saver:
             "optimizer": optimizer,
             "extra_state": read_extra_state(self.net.module),
             "trainers": {name: hooks.state_dict() for name, hooks in self.training.plan.trainers},
+            "judged": self.judged.state_dict() if ended == self.progress.step else {},
         }
 
     def _restore_statistics(self, parts: Sequence[Sequence[Tensor]]) -> None:

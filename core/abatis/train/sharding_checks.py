@@ -62,5 +62,5 @@ def check_sharding(config: RunConfig, plan: Plan, module: nn.Module) -> None:
 def _acts_on_weights(hooks: TrainerHooks) -> bool:
     return any(
         getattr(type(hooks), name) is not getattr(TrainerHooks, name)
-        for name in ("before_loss", "after_update")
+        for name in ("before_loss", "after_update", "judged")
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from abatis.api.batch import Batch
 from abatis.api.context import StepContext, TrainerHooks
 from abatis.api.randomness import reseed
+from abatis.api.run import Now
 from abatis.api.term import Term, total
 from abatis.errors import NotFiniteError, OutOfMemoryError, PluginError
 from abatis.nets.net import Net
@@ -27,6 +28,7 @@ from abatis.system.torch_messages import is_out_of_memory
 from abatis.train.deferred_checks import DeferredChecks
 from abatis.train.image_checks import INSIDE, STAY_INSIDE, check_batch
 from abatis.train.micro_batches import MicroBatches, NotYetKnown, RowShare
+from abatis.train.objective import StepObjective
 from abatis.train.plan import Plan
 from abatis.train.step_setup import StepSetup
 
@@ -108,14 +110,16 @@ class Step:
             OutOfMemoryError: The device has no memory left, and in which phase.
         """
         share = share or RowShare(0, len(batch))
+        self.plan.run.clock.now = Now(number, epoch, progress)
         with _name_phase("transform of the batch"):
             batch = self._transform(batch, number, share)
         with _name_phase("attack"):
             micros = MicroBatches(self.setup, batch, number, epoch, progress, share)
         with _name_phase("loss"):
             result = self._compute_gradients(micros)
-        self._check_and_clip(result, micros)
-        self.optimizer.step()
+        with _name_phase("update"):
+            self._check_and_clip(result, micros)
+            self.optimizer.step()
         for name, hooks in self.plan.trainers:
             with self.plan.watch(name, "after_update", self.net):
                 hooks.after_update(micros.whole())
@@ -154,14 +158,7 @@ class Step:
             return self._go_backward(micros)
 
     def _call_before_loss(self, micros: MicroBatches) -> None:
-        def objective() -> Tensor:
-            with self.net.restore_buffers():
-                shares = [
-                    total(self.plan.terms(ctx)) * (len(ctx.batch) / ctx.global_size)
-                    for ctx in micros
-                ]
-            return torch.stack(shares).sum()
-
+        objective = StepObjective(self.net, self.plan, micros)
         for name, hooks in self.plan.trainers:
             ctx = micros.whole()
             with self.plan.watch(name, "before_loss", self.net, ctx.batch):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from abatis.api.randomness import reseed
+from abatis.api.run import Now
 from abatis.data import epoch_batches
 from abatis.errors import NotFiniteError, Stopped
 from abatis.nets.weights_file import WEIGHTS_LAST
@@ -25,6 +26,7 @@ from abatis.train.checkpoint import Loaded
 from abatis.train.continuation import Source
 from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.failed_batch import write_failed_batch
+from abatis.train.judged_weights import JudgedWeights
 from abatis.train.micro_batches import RowShare
 from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
 from abatis.train.resume import stops_early
@@ -72,15 +74,21 @@ class Trainer:
         self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)
         self.progress = Progress()
         self.metrics = EpochMetrics()
-        self.saver = Saver(training, self.optimizer, self.skipping, self.progress, self.metrics)
+        self.judged_weights = JudgedWeights(training.plan, net)
+        self.saver = Saver(
+            training,
+            self.optimizer,
+            self.skipping,
+            self.progress,
+            self.metrics,
+            self.judged_weights,
+        )
         self._clock = 0.0  # when seconds were counted last
 
     @property
     def judged(self) -> nn.Module:
-        """The network whose accuracy counts: the averaged one where averaging is on."""
-        averaging = self.training.averaging
-        module = self.net.module if averaging is None else averaging.averaged
-        return self.training.make_whole(module)
+        """The network whose accuracy counts: the trained one, or that of a trainer hook."""
+        return self.training.make_whole(self.judged_weights.module)
 
     def restore(self, loaded: Loaded) -> None:
         """Continue from a checkpoint, bit for bit."""
@@ -110,6 +118,8 @@ class Trainer:
                 self._train_epoch(stop, listener)
                 listener.epoch(self._end_epoch())
                 self._warn_if_slow(listener)
+                if note := self.training.data.take_note():
+                    listener.note(note)
                 if distributed.any_says(stop.asked):  # in the validation; all of it is saved
                     raise self._make_stopped()
             self.training.write_weights(WEIGHTS_LAST, self.net.module)
@@ -164,10 +174,13 @@ class Trainer:
         progress = self.progress
         self._average_buffers()
         self.training.random.at(progress.step)
+        last = max(progress.step - 1, 0)
+        self.plan.run.clock.now = Now(last, progress.epochs_ended, last / self.training.steps)
         reseed(self.config.seed, "epoch end", progress.step)
         for name, hooks in self.plan.trainers:
             with self.net.whole(), self.plan.watch(name, "epoch_end", self.net):
                 hooks.epoch_end(progress.epochs_ended)
+        self.judged_weights.ask()
         progress.epochs_ended += 1
         row: dict[str, Any] = {
             "epoch": progress.epochs_ended,
@@ -178,7 +191,8 @@ class Trainer:
         self.metrics.clear()
         row |= self._validate()
         row["seconds"] = round(progress.seconds, 3)
-        row["peak_memory_mb"] = peak_memory_mb(self.training.device)
+        if (memory := peak_memory_mb(self.training.device)) is not None:
+            row["peak_memory_mb"] = memory
         progress.finished = progress.epochs_ended >= self.config.epochs or stops_early(
             progress.epochs_ended, progress.best, self.config
         )
@@ -196,7 +210,9 @@ class Trainer:
         if self.training.data.val is not None:
             clean, robust = self.training.validate(self.judged)
             accuracies = {"val_clean_acc": clean, "val_robust_acc": robust}
-        keep_best(self.training, self.progress, accuracies)
+        judged = self.judged_weights
+        own = judged.module if judged.has_own_file else None
+        keep_best(self.training, self.progress, accuracies, own)
         return accuracies
 
     def tell(self, values: Mapping[str, float]) -> None:

@@ -64,7 +64,7 @@ def judge_model(asked: argparse.Namespace, line: str) -> str | None:
     Returns:
         The masking verdict, the worst over all threats; None after the clean ladder.
     """
-    with distributed.connect(), untouched():
+    with distributed.connect(asked.device), untouched():
         return _judge(asked, line)
 
 
@@ -155,6 +155,7 @@ def read_wishes(asked: argparse.Namespace) -> Wishes:
         parse_statistics(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
+        asked.zoo_dir,
     )
 
 

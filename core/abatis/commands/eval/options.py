@@ -24,7 +24,7 @@ def make_parser(prog: str) -> Parser:
         metavar="MODEL",
         help="run folder, exported folder, weights file (with --backbone), FILE.py:FACTORY or "
         "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, or a TorchScript, .pt2 or .onnx file",
+        "local-dir:PATH, rb:NAME of RobustBench, or a TorchScript, .pt2 or .onnx file",
     )
     parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
     parser.add_argument(
@@ -56,6 +56,12 @@ def add_judging_options(parser: argparse._ActionsContainer) -> None:
 
 
 def _add_opening_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--zoo-dir",
+        default="models",
+        metavar="DIR",
+        help="folder with the weights of rb: networks, as RobustBench keeps them (default: models)",
+    )
     parser.add_argument(
         "--weights-key",
         metavar="NAME",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abatis.api.batch import Batch
 from abatis.data import DataInfo, Split
-from abatis.data.sources.folder import open_listing
+from abatis.data.pictures import open_listing
 from abatis.data.stream import StreamSplit
 from abatis.errors import DataError, UsageError
 from abatis.evaluate.corruptions.published import NAMES, SEVERITIES

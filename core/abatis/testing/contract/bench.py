@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import Run, StepContext
+from abatis.api.context import StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness, seeded
+from abatis.api.run import Run
 from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
@@ -24,6 +25,7 @@ from abatis.system import distributed
 from abatis.system.timm_import import timm
 from abatis.train.image_checks import check_attacked, check_batch
 from abatis.train.plan import Plan, make_plan
+from abatis.train.restatistics import renew_statistics
 from abatis.train.step import Step
 from abatis.train.step_setup import StepSetup
 
@@ -144,6 +146,7 @@ class Bench:
             {type(config): config for config in configs.values()},
             100,
             _gather,
+            renewer=_renew,
         )
         return make_plan(loaded, configs, {}, run)
 
@@ -191,6 +194,12 @@ class Bench:
             net, self.plan(net, changes, random), THREAT, random, accumulate=accumulate
         )
         return Step(setup, optimizer)
+
+
+def _renew(module: nn.Module) -> None:
+    """Renew running statistics over one batch, of which every simulated process has all rows."""
+    like = next(module.parameters())
+    renew_statistics(module, [tiny_batch(8, 10).x.to(like)])
 
 
 def _gather(values: Tensor, of: int) -> Tensor:

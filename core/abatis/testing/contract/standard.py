@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
+from abatis.api.context import TrainerHooks
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness, seeded
 from abatis.api.term import total
 from abatis.config import discovery
 from abatis.config.command_line import parse_run
+from abatis.nets.module_state import read_tensors
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.testing.contract.bench import (
@@ -35,6 +37,7 @@ from abatis.testing.contract.lockstep import Lockstep
 from abatis.testing.contract.options import has_unbounded_numbers
 from abatis.testing.exempt import require_reasons
 from abatis.train.micro_batches import RowShare
+from abatis.train.plan import Plan
 
 SAMPLES = 7  # two processes have 3 and 4
 
@@ -200,7 +203,8 @@ class PluginContract:
             assert worst <= 1e-10, (
                 f"{what} a different update from that of one process (weights differ by"
                 f" {worst:.3g}): couple samples through ctx.gather and ctx.global_size, draw from"
-                " run.random, and sum over the batch by ctx.sum_over_processes"
+                " run.random, read the step from run.now, and sum over the batch by"
+                " ctx.sum_over_processes"
             )
 
     def _play_two_processes(self) -> list[Tensor]:
@@ -220,7 +224,7 @@ class PluginContract:
                     number / 2,
                     RowShare(rows.start, SAMPLES),
                 )
-        return flatten_weights(module)
+        return torch.cat([flatten_weights(module), *_flatten_judged(step.plan)])
 
     def test_switched_off_equals_absent(self) -> None:
         config = self._config()
@@ -248,18 +252,27 @@ class PluginContract:
     def test_goes_on_from_its_state(self) -> None:
         straight, resumed = tiny_network(10), tiny_network(10)
         with seeded(0, "contract"):
-            self._steps(straight, range(4), {})
-            self._steps(resumed, range(2, 4), self._steps(resumed, range(2), {}))
+            _, judged = self._steps(straight, range(4), {})
+            state, _ = self._steps(resumed, range(2), {})
+            _, found = self._steps(resumed, range(2, 4), state)
         assert torch.equal(flatten_weights(straight), flatten_weights(resumed)), (
             "a resumed run makes different updates: keep what lasts from step to step in"
             " TrainerHooks.state_dict and load_state_dict, nowhere else"
         )
+        for one, other in zip(judged, found, strict=True):
+            assert torch.equal(one, other), (
+                "a resumed run judges different weights: keep the weights and the running"
+                " statistics that judged() returns in TrainerHooks.state_dict"
+            )
 
-    def _steps(self, module: nn.Module, numbers: range, state: Mapping[str, Any]) -> dict[str, Any]:
+    def _steps(
+        self, module: nn.Module, numbers: range, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[Tensor]]:
         """Make some steps with a new plugin in a given state.
 
         Returns:
-            The state after the steps, as a checkpoint keeps it.
+            The state after the steps, as a checkpoint keeps it, and the weights that are judged
+            at the end of an epoch.
         """
         step, file = self.bench.step(module), io.BytesIO()
         for name, hooks in step.plan.trainers:
@@ -270,7 +283,7 @@ class PluginContract:
         torch.save({name: hooks.state_dict() for name, hooks in step.plan.trainers}, file)
         file.seek(0)
         kept: dict[str, Any] = torch.load(file, weights_only=True)
-        return kept
+        return kept, _flatten_judged(step.plan)
 
     def test_twenty_steps_on_digits_lower_the_total(self) -> None:
         step, batch = self.bench.step(tiny_network(10)), digits_batch(16)
@@ -284,6 +297,19 @@ class PluginContract:
 STANDARD = {
     name: function for name, function in vars(PluginContract).items() if name.startswith("test_")
 }
+
+
+def _flatten_judged(plan: Plan) -> list[Tensor]:
+    """End an epoch; return the state of every network that hooks give to be judged, (n,) each."""
+    found = []
+    for _, hooks in plan.trainers:
+        if type(hooks).judged is TrainerHooks.judged:
+            continue
+        hooks.epoch_end(0)
+        if (module := hooks.judged()) is not None:
+            state = [tensor.flatten().double() for tensor in read_tensors(module).values()]
+            found.append(torch.cat(state).detach())
+    return found
 
 
 def _is_allowed(act: Callable[..., object], *arguments: object) -> bool:

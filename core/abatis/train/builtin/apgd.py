@@ -17,7 +17,8 @@ from torch import Tensor
 
 from abatis.api.ball import Ball, column
 from abatis.api.batch import Attacked, Batch
-from abatis.api.context import Forward, Run
+from abatis.api.context import Forward
+from abatis.api.run import Run
 from abatis.train.builtin.pgd import describe_attack, random_start
 
 FIRST_STEP = 2.0  # times eps

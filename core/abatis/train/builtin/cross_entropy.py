@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from abatis.api.context import Loss, Run, StepContext
+from abatis.api.context import Loss, StepContext
+from abatis.api.run import Run
 from abatis.api.term import Term, Terms
 
 

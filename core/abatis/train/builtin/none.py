@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from abatis.api.batch import Attacked, Batch
-from abatis.api.context import Forward, Run
+from abatis.api.context import Forward
+from abatis.api.run import Run
 
 
 class NoAttacker:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from abatis.api.ball import Ball
 from abatis.api.batch import Attacked, Batch
-from abatis.api.context import Forward, Run
+from abatis.api.context import Forward
+from abatis.api.run import Run
 
 Objective = Callable[[Tensor], Tensor]
 """Logits (B, K) to the quantity the attack raises, (B,)."""
