@@ -144,7 +144,7 @@ def _show_corruptions(record: Mapping[str, Any]) -> list[Section]:
     """Clean, corrupted and attacked images side by side, and each corruption by severity."""
     if not record.get(KEY):
         return []
-    rows = list_corruption_rows(record, NO_BREAK_SPACE)
+    rows = list_corruption_rows(record)
     means = compute_means(record)
     severities: list[Point] = [(number, share) for number, share in enumerate(means, 1)]
     plot = lines(

@@ -160,10 +160,7 @@ def read_table() -> tuple[ZooNetwork, ...]:
     """All networks of the zoo."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return tuple(
-        ZooNetwork(parameters=int(row.pop("parameters") or 0), **row)
-        for row in rows
-    )
+    return tuple(ZooNetwork(parameters=int(row.pop("parameters") or 0), **row) for row in rows)
 
 
 def find_zoo(spec: str, zoo_dir: Path | None = None) -> ZooNetwork:
