@@ -96,7 +96,7 @@ def _list_files(recipe: str | None, config_file: Path | None) -> list[Path]:
 
 
 def _normalise(argv: Sequence[str]) -> Iterable[str]:
-    """Hyphens for underscores in flags, and the decay after a bare ``--ema``."""
+    """Hyphens for underscores in flags, and what a bare ``--ema`` or ``--forecast`` means."""
     for position, word in enumerate(argv):
         if not word.startswith("--"):
             yield word
@@ -106,6 +106,8 @@ def _normalise(argv: Sequence[str]) -> Iterable[str]:
         following = argv[position + 1] if position + 1 < len(argv) else "--"
         if flag == "--ema" and not equals and not re.match(r"[\d.]", following):
             yield str(AVERAGING_DECAY)
+        if flag == "--forecast" and not equals and following.startswith("-"):
+            yield "here"
 
 
 def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | None]:

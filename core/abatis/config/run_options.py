@@ -391,6 +391,12 @@ class RunOptions(Options):
     dry_run: bool = Field(
         False, description="print the plan and stop", json_schema_extra=THIS_START
     )
+    forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
+        "none",
+        description="say before the run what it will need of memory and time: on this device, from"
+        " two seconds of passes (here, or --forecast alone), or on a GPU by name, computed",
+        json_schema_extra=THIS_START,
+    )
     trace: bool = Field(
         False,
         description="print every hook call at start-up with its answer, then the calls of the run"

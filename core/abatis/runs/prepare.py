@@ -118,7 +118,7 @@ def prepare(
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
-    run = _make_run(config, info, net, device, images)
+    run = make_run(config, info, net, device, images)
     loaded = discovery.load_plugins(config.plugin)
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
@@ -133,7 +133,7 @@ def prepare(
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
-    plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         for text in list_calls(plan):
@@ -170,7 +170,7 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     return net
 
 
-def _make_run(
+def make_run(
     config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
 ) -> Run:
     """What the hooks are given; without images an epoch has one step."""
@@ -197,7 +197,7 @@ def _make_run(
     )
 
 
-def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
+def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
     """The plan with the trainer hooks that are built in."""
     if config.mix.is_on:
         plan.check_labels(soft=True)
