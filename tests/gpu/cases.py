@@ -239,6 +239,8 @@ def make_parts(case: Case, device: str) -> dict[str, Any]:
     module = module.to(device).train()
     net, random = Net(module, case.precision), Randomness(0)
     net.tune(torch.rand(2, 3, case.size, case.size, device=device))
+    if device == "cuda":
+        net.keep_layout()
     options = {case.plugins[0]: case.options} if case.options else None
     plan = plan_of(
         *case.plugins,
@@ -317,12 +319,35 @@ def run_all() -> dict[str, Any]:
     return found
 
 
+def watch_steps() -> dict[str, Any]:
+    """From here on, every step notes how torch computes in it, and how the weights lie."""
+    import torch
+
+    from abatis.train.step import Step
+
+    seen: dict[str, Any] = {}
+    own = Step.__call__
+
+    def call(step, *args, **kwargs):
+        kernels = [weight for weight in step.net.module.parameters() if weight.dim() == 4]
+        layout = {"memory_format": torch.channels_last}
+        seen["search"] = torch.backends.cudnn.benchmark
+        seen["products"] = torch.backends.cuda.matmul.fp32_precision
+        seen["convolutions"] = torch.backends.cudnn.conv.fp32_precision
+        seen["channels_last"] = all(kernel.is_contiguous(**layout) for kernel in kernels)
+        seen["fused"] = step.optimizer.param_groups[0]["fused"]
+        return own(step, *args, **kwargs)
+
+    Step.__call__ = call
+    return seen
+
+
 def move_runs(folder: Path) -> dict[str, Any]:
     """Runs that begin on the CPU and go on on the device, with validation and an evaluation."""
     import abatis
     from tests.helpers import tiny
 
-    found = {}
+    found, seen = {}, watch_steps()
     with pretend() as watching:
         for name, ladder in (("sgd", "quick"), ("adamw", "none")):
             options = {"optim": {"name": name}, "name": name, "limit": 60, "batch_size": 16}
@@ -337,10 +362,12 @@ def move_runs(folder: Path) -> dict[str, Any]:
                 "device": environment["device"],
                 "resumed": environment["resumed"],
                 "clean_acc": result.clean_acc,
+                "in a step": dict(seen),
             }
             # and back again
             back = tiny(folder, device="cpu", epochs=3, resume=True, **options)
             abatis.run(back)
+            found[name]["back in a step"] = dict(seen)
             rows = (result.folder / "metrics.jsonl").read_text("utf-8").splitlines()
             found[name]["epochs"] = [json.loads(row)["epoch"] for row in rows]
     return found

@@ -89,6 +89,15 @@ def make_pretending() -> tuple[type, type]:
         def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
             raise RuntimeError(f"{func} on a pretended device, outside of pretending()")
 
+        @property
+        def data(self) -> Tensor:
+            return self.detach()
+
+        @data.setter
+        def data(self, value: Tensor) -> None:
+            Tensor.data.__set__(self, value)
+            self.held = value.held
+
         def __repr__(self, **_: Any) -> str:
             return f"Pretended({tuple(self.shape)}, {self.dtype})"
 
