@@ -82,7 +82,7 @@ def test_best_on_the_path_counts_not_the_last(points):
 
 
 def test_start_is_part_of_the_path(points):
-    data = points(torch.full((24, 1, 1, 1), 0.3), torch.zeros(24, dtype=torch.int64))
+    data = points(torch.full((60, 1, 1, 1), 0.3), torch.zeros(60, dtype=torch.int64))
     start = (
         0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6
     ).clamp(0, 1)

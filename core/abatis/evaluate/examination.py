@@ -169,7 +169,7 @@ def _get_to_know(
         points = request.points
         judge = Judge(net, points, request.threat, request.batch_size, request.progress)
         clean = judge.classify_clean()
-        _check_outputs(clean.classes, request.num_classes)
+        check_outputs(clean.classes, request.num_classes)
         chosen = choose_diagnosed(clean.labels, request.seed)
         threat = get_diagnosed_threat(request.threat)
         few = Judge(net, points.subset(chosen), threat, request.batch_size)
@@ -193,7 +193,8 @@ def choose_diagnosed(labels: Tensor, seed: int) -> Tensor:
     return choose_stratified(labels, DIAGNOSED, seed_for(seed, "diagnosed points"))
 
 
-def _check_outputs(outputs: int, num_classes: int) -> None:
+def check_outputs(outputs: int, num_classes: int) -> None:
+    """Raise UsageError where a network has fewer outputs than the data have classes."""
     if outputs < num_classes:
         raise UsageError(
             f"the model has {outputs} outputs, but the data have {num_classes} classes",

@@ -39,7 +39,7 @@ def launch(count: int, words: Sequence[str]) -> int:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for worker in running:
-            if worker.poll() is None:
+            if worker.poll() is None and os.name != "nt":  # there, the console reaches all
                 worker.send_signal(number)
 
     former = {number: signal.signal(number, pass_on) for number in choose_signals()}

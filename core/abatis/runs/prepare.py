@@ -137,7 +137,8 @@ def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
         std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
-        init=config.backbone_init,
+        own=config.own_options,
+        zoo_dir=config.zoo_dir,
     )
 
 
@@ -193,7 +194,7 @@ def _describe_inputs(
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
     if config.normalize != "data":
         options["normalize"] = config.normalize
-    options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
+    options |= config.own_options
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 

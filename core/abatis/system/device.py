@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
+from contextlib import suppress
+from typing import Any
 
 import torch
 
 from abatis.errors import UsageError
 from abatis.system import distributed
 from abatis.system.unseen_gpu import find_unseen_gpu
+
+resource: Any = None
+with suppress(ImportError):  # Windows has none
+    import resource
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,9 +79,14 @@ def _describe_memory() -> str:
     return f", {room / 2**30:.0f} GiB"
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory so far in MiB: of a CUDA device, else of the whole process."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Return the peak memory so far in MiB: of a CUDA device, else of the whole process.
+
+    None where the system does not say it.
+    """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

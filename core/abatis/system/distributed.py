@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -114,6 +115,31 @@ def gather(values: Tensor, of: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def fetch_partners(values: Tensor, of: int) -> Tensor:
+    """Return the partners of this process's rows: row ``of - 1 - r`` of the batch for row r.
+
+    Every process receives those rows only.
+
+    Args:
+        values: this process's rows, (B, ...).
+        of: the number of rows of all processes.
+
+    Returns:
+        (B, ...).
+    """
+    if not several():
+        return values.flip(0)
+    bounds = [of * number // world_size() for number in range(world_size() + 1)]
+    mine = rows_of(of)
+    # the partners of my rows are the rows of - mine.stop .. of - mine.start - 1
+    low, high = of - mine.stop, of - mine.start
+    sizes = [max(0, min(high, stop) - max(low, start)) for start, stop in pairwise(bounds)]
+    sent = values.flip(0).contiguous()  # by rising partner, so by rising process
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, sizes, sizes)
+    return torch.cat(received.split(sizes)[::-1])  # from the last process on, each by falling row
 
 
 def first_says(value: Value) -> Value:
