@@ -175,7 +175,7 @@ def _leave_moment(parts: dict[str, Any]) -> None:
     import torch
 
     weight = next(parts["module"].parameters())
-    moments = {name: torch.zeros(weight.shape) for name in ("exp_avg", "exp_avg_sq")}
+    moments = {name: torch.zeros_like(weight, device="cpu") for name in ("exp_avg", "exp_avg_sq")}
     parts["optimizer"].state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
 
 
