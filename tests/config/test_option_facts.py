@@ -26,6 +26,7 @@ from abatis.config.option_sets import (
 )
 
 FREE = {
+    "also_threat",
     "out",
     "workers",
     "data_dir",

@@ -203,7 +203,14 @@ def test_network_without_gradient_is_an_error(points):
         judge_with_pgd(Cut(torch.ones(4), 0.0), data, LINF, steps=1, seed=0, batch_size=3)
 
 
-def test_batch_is_halved_until_it_fits(digits, network, points):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+)
+def test_batch_is_halved_until_it_fits(digits, network, points, error):
     class Small(nn.Module):
         def __init__(self, room: int) -> None:
             super().__init__()
@@ -211,7 +218,7 @@ def test_batch_is_halved_until_it_fits(digits, network, points):
 
         def forward(self, x):
             if len(x) > self.room:
-                raise torch.OutOfMemoryError("out of memory")
+                raise error
             return self.net(x)
 
     data = points(digits.x[1400:1430], digits.y[1400:1430])

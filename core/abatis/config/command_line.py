@@ -62,7 +62,8 @@ def parse_run(
         table = _merge(table, content)
     names = named or discovery.parse_names(table.get("plugin", ()))
     loaded = discovery.load_plugins(names, fresh=True, reserved=reserved_names())
-    models = {"": RunOptions, **{plugin.name: plugin.config_class for plugin in loaded}}
+    models: dict[str, type[BaseModel]] = {"": RunOptions}
+    models |= {plugin.name: plugin.config_class for plugin in loaded}
     for path, content in files.items():
         check_quotes(content, models, path)
     asked = _second_phase(words, loaded, prog)
