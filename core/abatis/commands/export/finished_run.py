@@ -19,6 +19,7 @@ from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
 from abatis.report.eval_record import check_files, read_record
 from abatis.report.sealed_json import read_json
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.run_folder import PYTHON, load_weights
 
 CHECKED = 6  # test images on which an exported network is compared with the run's
@@ -55,18 +56,20 @@ class FinishedRun:
     def architecture(self) -> str:
         """timm's name of the network, or the name of the user's function or class."""
         backbone = str(self.table["backbone"])
-        return (
+        name = (
             backbone.rpartition(":")[2]
             if ":" in backbone
             else resolve(backbone, int(self.facts["image_size"]))
         )
+        return "+".join([name, *self.facts.get(CHANGED_BY, [])])
 
     @property
     def in_timm(self) -> bool:
         """Whether timm can build the network by its name."""
-        return not is_factory(str(self.table["backbone"])) and not str(
-            self.table["backbone"]
-        ).startswith(PYTHON)
+        if self.facts.get(CHANGED_BY):
+            return False
+        backbone = str(self.table["backbone"])
+        return not is_factory(backbone) and not backbone.startswith(PYTHON)
 
     def test_images(self) -> tuple[Tensor, Tensor]:
         """The first test images (CHECKED, C, H, W) and labels (CHECKED,).
@@ -129,8 +132,31 @@ def read_finished_run(
     check_files(folder, record)
     rows = _read_plan(folder / "plan.json")
     _, facts = read_weights(find_weights(folder))
+    module = _take_plain(module, facts)
     options = _read_options(folder / "run.toml")
     return FinishedRun(folder, options, rows, record, module, facts, images)
+
+
+def _take_plain(module: nn.Module, facts: Mapping[str, Any]) -> nn.Module:
+    """The network that is written: that of ``plain()``, where a plugin's network has one.
+
+    Raises UsageError where it gives other logits.
+    """
+    make = getattr(module, "plain", None)
+    if not facts.get(CHANGED_BY) or not callable(make):
+        return module
+    plain: nn.Module = make().eval()
+    size = int(facts["image_size"])
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(CHECKED, int(facts["channels"]), size, size, generator=draw)
+    with torch.no_grad():
+        judged, written = module(x), plain(x)
+    if not torch.allclose(written, judged, rtol=0, atol=1e-5 * float(judged.abs().max())):
+        raise UsageError(
+            f"plain() of the network that {', '.join(facts[CHANGED_BY])} made gives other logits",
+            fix="let it return the network that is judged, in other layers",
+        )
+    return plain
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:
