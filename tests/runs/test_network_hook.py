@@ -49,25 +49,31 @@ def scaling(name="scaling", answers=None):
 
 def finish(install, tmp_path, **changes):
     install(scaling())
-    config = {"plugin": ["scaling"], "options": {"scaling": {"factor": 3.0}}, "eval": "quick"}
+    config = {"plugin": ["scaling"], "options": {"scaling": {"factor": 3.0}}, "eval": "none"}
     return run(tiny(tmp_path, name="run", epochs=1, **{**config, **changes}))
 
 
-def test_a_run_trains_judges_loads_and_evaluates_the_changed_network(install, tmp_path, capsys):
+def test_a_run_trains_loads_and_evaluates_the_changed_network(install, tmp_path):
     done = finish(install, tmp_path)
     module = load(done.folder)
     assert isinstance(module, Scaled)
     assert module.factor == 3
-    record = json.loads((done.folder / "eval.json").read_text())
-    assert record["weights_sha256"] == weights_digest(module)
     rows = json.loads((done.folder / "plan.json").read_text())
     assert [row["provider"] for row in rows if row["role"] == "network"] == ["scaling"]
     assert not [row for row in rows if row["role"] == "unused"]
     parameters = next(row for row in rows if row["role"] == "backbone")["options"]["parameters"]
     assert int(parameters.replace(",", "")) == sum(part.numel() for part in module.parameters())
-    assert defense(["eval", str(done.folder), "--ladder", "quick"]) == 0
+
+
+@pytest.mark.slow
+def test_the_changed_network_is_judged_in_the_run_and_again(install, tmp_path):
+    done = finish(install, tmp_path, eval="quick")
+    record = json.loads((done.folder / "eval.json").read_text())
+    assert record["weights_sha256"] == weights_digest(load(done.folder))
+    (done.folder / "eval.json").unlink()
+    assert defense(["eval", str(done.folder), "--ladder", "quick", "--quiet"]) == 0
     again = json.loads((done.folder / "eval.json").read_text())
-    for number in ("clean_acc", "pgd20_acc", "robust_acc"):
+    for number in ("weights_sha256", "clean_acc", "pgd20_acc", "verdict"):
         assert again[number] == record[number]
 
 
@@ -86,17 +92,17 @@ def test_the_same_seed_gives_the_same_network_whatever_was_drawn_before(install,
     found = []
     for draws in (0, 1):
         torch.rand(draws)
-        found.append(load(finish(install, tmp_path / str(draws), eval="none").folder))
+        found.append(load(finish(install, tmp_path / str(draws)).folder)
     assert torch.equal(found[0].shift, found[1].shift)
 
 
 def test_switched_off_the_network_stays(install, tmp_path):
-    done = finish(install, tmp_path, options={"scaling": {"factor": 1}}, eval="none")
+    done = finish(install, tmp_path, options={"scaling": {"factor": 1}})
     assert not isinstance(load(done.folder), Scaled)
 
 
 def test_weights_alone_and_a_missing_plugin_are_refused_with_the_way_out(install, tmp_path):
-    done = finish(install, tmp_path, eval="none")
+    done = finish(install, tmp_path)
     file = done.folder / "weights.safetensors"
     with pytest.raises(UsageError, match="changed by the plugin scaling"):
         load(file)
