@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_network_whatever_was_drawn_before(install,
     found = []
     for draws in (0, 1):
         torch.rand(draws)
-        found.append(load(finish(install, tmp_path / str(draws)).folder)
+        found.append(load(finish(install, tmp_path / str(draws)).folder))
     assert torch.equal(found[0].shift, found[1].shift)
 
 
