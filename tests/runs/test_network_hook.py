@@ -105,7 +105,7 @@ def test_weights_alone_and_a_missing_plugin_are_refused_with_the_way_out(install
     done = finish(install, tmp_path)
     file = done.folder / "weights.safetensors"
     with pytest.raises(UsageError, match="changed by the plugin scaling"):
-        load(file)
+        load(file, backbone="cnn")
     install()
     with pytest.raises(UsageError, match="scaling"):
         load(done.folder)

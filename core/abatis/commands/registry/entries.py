@@ -21,7 +21,7 @@ from abatis.report.verdicts import Verdict
 
 REINSTALL = "reinstall abatis"
 
-Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+Role = Literal["network", "attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 
 
 Form = Literal["test", "clean training", "adversarial training"]
