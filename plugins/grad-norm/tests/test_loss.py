@@ -12,7 +12,11 @@ from abatis.api.run import Now
 from abatis.testing import Bench, penalty_terms, plan_of, replay, smooth_network, tiny_batch, total
 from abatis_grad_norm.loss import GradNormLoss
 
-FULL = {"ramp_start": 1.0, "std": [1.0], "forward": "eval"}  # the stored images are normalised already
+FULL = {
+    "ramp_start": 1.0,
+    "std": [1.0],
+    "forward": "eval",
+}  # the stored images are normalised already
 CASES = {"DBP": {}, "DBPChannel": {"channels": [1.0, 2.0, 1.0]}}
 
 
