@@ -1,14 +1,17 @@
 # make demo: set up, train a small robust model on real digits and judge it. make test: set up, then every check.
 # make test-slow, make test-long: the tests that take minutes, and those that take longer than .ci/run may.
 # make check: the quick part of them, before a first change. make docs: the documentation site, in site/.
+# make wheels: the core and every plugin as wheels, in dist/.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := .venv/.docs
+BUILDER := .venv-wheels/bin/python
+DIST := dist
 QUICK := tests/test_architecture.py tests/api tests/config tests/docs/test_docs.py tests/commands/test_registry.py \
 	tests/train/test_checkpoint.py tests/train/test_plan.py tests/train/test_step.py
 
-.PHONY: demo check test test-slow test-long docs lint clean
+.PHONY: demo check test test-slow test-long docs wheels lint clean
 
 demo: $(STAMP)
 	@# one thread: on images this small, threads that wait for each other cost more than they give
@@ -33,6 +36,13 @@ test-long: $(STAMP)
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# in an environment of their own, which needs no torch
+wheels:
+	test -x $(BUILDER) || $(PYTHON) -m venv .venv-wheels
+	$(BUILDER) -m pip install --disable-pip-version-check --quiet -c constraints.txt hatchling
+	rm -rf $(DIST)
+	$(BUILDER) -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w $(DIST) . $(wildcard plugins/*/)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,4 +60,4 @@ $(DOCS): $(STAMP) requirements-docs.txt
 	touch $(DOCS)
 
 clean:
-	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-wheels dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

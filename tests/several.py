@@ -14,13 +14,16 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from abatis.api.context import Run
 from abatis.api.randomness import Randomness, seeded
-from abatis.config.option_groups import AttackConfig
+from abatis.config.option_groups import AttackConfig, MixConfig
+from abatis.config.plan_row import PlanRow
 from abatis.nets.net import Net
 from abatis.nets.sharding import Sharding
 from abatis.runs.launch import make_environments
 from abatis.system import distributed
 from abatis.testing import THREAT, add_averaging, plan_of, step_of, tiny_batch
+from abatis.train.builtin.mixing import Mixing
 from abatis.train.micro_batches import RowShare
 from tests.helpers import our_plugins
 
@@ -28,7 +31,7 @@ STEPS = 20
 PAIRS = ("mart+emr", "mail+trades", "mail+mart", "sovr+awp", "trades+awp", "amm+emr")
 METHODS = ("at", *our_plugins(), *PAIRS)
 METHODS_OF = {
-    "none": METHODS,
+    "none": (*METHODS, "mixing"),
     "root": ("at", "trades", "emr", "mart+emr", "mail+trades"),
     "blocks": ("at", "trades", "mart", "mail+trades", "sovr"),
 }
@@ -79,8 +82,10 @@ def train(method, accumulate, shard="none"):
     net = Net(module)
     if shard != "none":
         net.sharding = Sharding(module, shard)
-    names = [] if method == "at" else method.split("+")
+    names = [] if method in ("at", "mixing") else method.split("+")
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random)
+    if method == "mixing":
+        plan = add_mixing(plan, random)
     twin = None if net.sharding is None else net.sharding.make_twin()
     plan, averaged = add_averaging(plan, module, 0.9, twin)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
@@ -97,6 +102,13 @@ def train(method, accumulate, shard="none"):
         networks = [net.sharding.gather(network) for network in networks]
     weights = [weight.detach().flatten() for network in networks for weight in network.parameters()]
     return torch.cat([*weights, whole.flatten()])
+
+
+def add_mixing(plan, random):
+    """Mix images with partners that other processes have."""
+    run = Run(None, 10, 1, STEPS, THREAT, torch.device("cpu"), AttackConfig(), random, {}, BATCH)
+    mixing = Mixing(MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1), run)
+    return plan.with_trainer("mixing", mixing, PlanRow("trainer", "mixing", "", {}), first=True)
 
 
 def check_pieces(sharding, optimizer):

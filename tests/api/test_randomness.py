@@ -49,6 +49,15 @@ def test_micro_batches_take_their_rows_of_the_global_draw(cuts):
     assert torch.equal(torch.cat(parts), expected)
 
 
+def test_a_process_draws_its_own_rows_alone():
+    """Numbers of the whole batch would not fit into any memory."""
+    large, small = Randomness(3), Randomness(3)
+    large.at(5, slice(2**40, 2**40 + 2), 2**41)
+    small.at(5, torch.tensor([2**40, 2**40 + 1]), 2)
+    like = torch.empty(2, 3)
+    assert torch.equal(large.uniform("start", like), small.uniform("start", like))
+
+
 def test_a_draw_of_a_sample_does_not_depend_on_its_batch():
     like = torch.empty(3, 2, 2)
     together = per_sample("uniform", 0, "p", torch.tensor([4, 9, 2]), like)

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from abatis.cli import main
 from abatis.commands.new.make_plugin import KINDS, TEMPLATES, TRY, make_plugin
@@ -19,6 +19,7 @@ from abatis.commands.registry.add import add
 from abatis.config import discovery
 from abatis.errors import UsageError
 from tests.helpers import write_metadata
+from tests.outside import make_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,57 +146,35 @@ def test_a_wheel_holds_the_templates(tmp_path):
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """A new environment with this checkout and the libraries of this one; nothing is fetched."""
+    """An environment with the wheel of this checkout's core; nothing is fetched."""
     home = tmp_path_factory.mktemp("clean")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
-    program = home / "venv" / "bin" / "python"
-    where = [program, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
-    site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
-    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-
-    def call(*words):
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            [program, "-m", *words],
-            cwd=home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    call("pip", "install", "--no-index", "--no-build-isolation", "--no-deps", str(ROOT))
-    return home, call
+    programs, call = make_environment(home)
+    pip = [str(programs / "python"), "-m", "pip"]
+    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", "dist", str(ROOT))
+    (wheel,) = (home / "dist").glob("*.whl")
+    call(*pip, "install", str(wheel))
+    return home, wheel, call
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_nothing_to_a_tested_plugin_that_runs(clean, kind):
-    """new, install, list, its own tests unchanged, one step; no one has heard of the plugin."""
-    home, call = clean
+    """new, its own workflow unchanged, list, one step; no one has heard of the plugin."""
+    home, wheel, call = clean
     name = f"an-{kind}-idea"
-    call("abatis", "new", "plugin", name, "--kind", kind)
-    call("pip", "install", "--no-index", "--no-build-isolation", "-e", name)
-    rows = {row["name"]: row for row in json.loads(call("abatis", "registry", "list", "--json"))}
+    call("defense", "new", "plugin", name, "--kind", kind)
+    (home / name / "wheels").mkdir()  # where its workflow says to copy the wheel
+    (home / name / "wheels" / wheel.name).write_bytes(wheel.read_bytes())
+    workflow = yaml.safe_load((home / name / ".github" / "workflows" / "tests.yml").read_text())
+    install, test = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    call("bash", "-c", f"{install} --no-build-isolation", cwd=home / name)
+    assert "passed" in call("bash", "-c", test, cwd=home / name)
+    rows = {row["name"]: row for row in json.loads(call("defense", "registry", "list", "--json"))}
     assert rows[name]["installed"] == "0.1.0"
-    assert "passed" in call("pytest", "-q", name)
-    call(
-        "abatis",
-        "run",
-        "--plugin",
-        name,
-        *TRY.split(),
-        "--limit",
-        "40",
-        "--eval",
-        "none",
-        "--name",
-        name,
-    )
+    tiny = [*TRY.split(), "--limit", "40", "--eval", "none", "--name", name]
+    call("defense-run", "--plugin", name, *tiny)
     plan = json.loads((home / "runs" / name / "plan.json").read_text())
     assert {row["role"] for row in plan if row["provider"] == name} == {
         kind if kind != "wrapper" else "loss wrapper"
     }
-    assert call("abatis", "registry", "add", name) == card(home / name)
+    assert call("defense", "registry", "add", name) == card(home / name)

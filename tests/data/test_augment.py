@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def one_by_one(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_equals_the_images_one_by_one(count: int, channels: int) -> None:
     x = images(count, channels)
-    corners, flips = draw(count, 2, seed=4, step=7)
+    corners, flips = draw(slice(0, count), 2, seed=4, step=7)
     np.testing.assert_array_equal(
         crop_flip(x, corners, flips, 2).numpy(), one_by_one(x, corners, flips, 2)
     )
@@ -47,7 +48,7 @@ def test_a_batch_equals_the_images_one_by_one(count: int, channels: int) -> None
 @pytest.mark.parametrize("pad", [0, 2, 15])
 def test_reflection_equals_the_padded_images_one_by_one(pad: int) -> None:
     x = images(37)
-    corners, flips = draw(37, pad, seed=4, step=7)
+    corners, flips = draw(slice(0, 37), pad, seed=4, step=7)
     expected = one_by_one(x, corners, flips, pad, "reflect")
     np.testing.assert_array_equal(crop_flip(x, corners, flips, pad, "reflect").numpy(), expected)
 
@@ -71,8 +72,18 @@ def test_the_middle_corner_is_the_image_and_the_first_one_shifts_in_zeros() -> N
     assert torch.equal(crop_flip(x[:1], corners[:1], torch.tensor([True]), 2)[0], x[0].flip(2))
 
 
+@pytest.mark.parametrize("cuts", [[0, 20], [0, 10, 20], [0, 6, 13, 20]])
+def test_processes_augment_their_rows_of_the_batch(cuts: list[int]) -> None:
+    split = ArraySplit(images(20), torch.zeros(20, dtype=torch.int64), "crop-flip")
+    parts = []
+    for cut in pairwise(cuts):
+        (part,) = split.train_batches([(9, torch.arange(20))], 0, lambda n, cut=cut: slice(*cut))
+        parts.append(part.x)
+    assert torch.equal(torch.cat(parts), train_batch("crop-flip", 9))
+
+
 def test_every_corner_and_both_orientations_occur() -> None:
-    corners, flips = draw(4000, 4, seed=0, step=0)
+    corners, flips = draw(slice(0, 4000), 4, seed=0, step=0)
     assert torch.unique(corners, dim=0).shape == (81, 2)
     assert 0.45 < flips.double().mean() < 0.55
     assert [padding(size) for size in (8, 28, 32, 96)] == [1, 3, 4, 12]
@@ -103,7 +114,7 @@ def test_the_samples_of_a_batch_are_augmented_apart() -> None:
 
 
 def test_crop_is_crop_flip_without_the_mirror_and_none_leaves_images_alone() -> None:
-    corners, flips = draw(20, 2, seed=0, step=9)
+    corners, flips = draw(slice(0, 20), 2, seed=0, step=9)
     mirrored = torch.where(
         flips[:, None, None, None], train_batch("crop", 9).flip(3), train_batch("crop", 9)
     )

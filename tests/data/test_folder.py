@@ -14,46 +14,11 @@ from torch import Tensor
 
 from abatis.commands.eval.judge_model import _open_data
 from abatis.config.run_config import RunConfig
-from abatis.data import DataInfo, describe
 from abatis.errors import DataError
 from abatis.runs.model_spec import Kind, ModelSpec
 from abatis.runs.open_data import open_run_data
-from tests.data.common import CPU, asked, opened, reference
-
-
-def write(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
-    """A picture (width, height) of noise, a function of its path's last two parts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode()))
-    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
-    Image.fromarray(source.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
-    return path
-
-
-def pets(root: Path, size: tuple[int, int] = (12, 12), test: str = "val") -> Path:
-    """Cats and dogs: 4 + 2 training images, 1 + 1 test images."""
-    for number in range(4):
-        write(root / "train" / "cat" / f"{number}.png", size)
-    for number in range(2):
-        write(root / "train" / "dog" / f"{number}.png", size)
-    write(root / test / "cat" / "9.png", size)
-    write(root / test / "dog" / "9.png", size)
-    return root
-
-
-def facts(root: Path, **options: Any) -> DataInfo:
-    return describe(asked(f"folder:{root}", **options))
-
-
-def error(root: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(opened(f"folder:{root}").train.eval_batches(2))
-    assert str(caught.value).count("\n") <= 3
-    return str(caught.value)
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+from tests.data.common import CPU, opened, reference
+from tests.data.folders import error, facts, pets, pixels, write
 
 
 @pytest.mark.parametrize("test", ["val", "test"])
@@ -93,15 +58,6 @@ def test_large_images_are_cut_from_the_middle_of_a_larger_copy(tmp_path: Path) -
         root / "val" / "cat" / "9.png"
     )  # its shorter side is 84 * 256 / 224 = 96 already: nothing is resized
     np.testing.assert_array_equal(batch.x[0].numpy(), whole[:, 6:90, 28:112])
-
-
-def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    root = pets(tmp_path)
-    grey = pixels(write(root / "val" / "cat" / "9.png", mode="L"))
-    write(root / "val" / "dog" / "9.png", mode="RGBA")
-    batch = next(opened(f"folder:{root}").test.eval_batches(2))
-    assert batch.x.shape == (2, 3, 12, 12)
-    np.testing.assert_array_equal(batch.x[0].numpy(), grey)
 
 
 def train_x(
@@ -285,93 +241,9 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     assert not torch.equal(images[0], plain)
 
 
-def test_16_bits_are_scaled_and_32_refused(tmp_path: Path) -> None:
-    root = pets(tmp_path)
-    grey = np.arange(144, dtype=np.uint16).reshape(12, 12)
-    Image.fromarray(grey * 257).save(root / "val" / "cat" / "9.png")
-    x = next(opened(f"folder:{root}").test.eval_batches(2)).x[0] * 255
-    assert torch.equal(x.round(), torch.from_numpy(grey.astype(np.float32)).expand(3, 12, 12))
-    Image.fromarray(grey.astype(np.float32)).save(root / "train" / "dog" / "odd.tiff")
-    assert "32 bits a channel" in error(root)
-    assert len(opened(f"folder:{root}", skip_broken=True).train) == 6
-
-
 def test_small_images_are_judged_whole_and_the_facts_say_so(tmp_path: Path) -> None:
     assert facts(pets(tmp_path / "small")).view.crop == 1.0
     assert facts(pets(tmp_path / "large", size=(80, 80))).view.crop == 224 / 256
-
-
-def test_the_facts_name_the_classes_in_the_order_of_the_labels(tmp_path: Path) -> None:
-    root = pets(tmp_path)
-    for part in ("train", "val"):
-        (root / part / "dog").rename(root / part / "Dog")
-    assert facts(root).class_names == ("Dog", "cat")
-    assert next(opened(f"folder:{root}").test.eval_batches(2)).y.tolist() == [0, 1]
-
-
-NUMBERS = [str(number) for number in range(12)]
-
-
-def numbered(root: Path, names: list[str], each: int = 1) -> Path:
-    """A folder with some classes: ``each`` training images and one test image of every class."""
-    for name in names:
-        for number in range(each):
-            write(root / "train" / name / f"{number}.png")
-        write(root / "val" / name / "9.png")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("names", "order"),
-    [
-        (NUMBERS, NUMBERS),
-        (["10", "9", "08", "1"], ["1", "08", "9", "10"]),
-        (["class10", "class2", "class1b", "bird"], ["bird", "class1b", "class2", "class10"]),
-        (["n02", "n1", "n01"], ["n01", "n1", "n02"]),
-        (["Dog", "cat", "Ant"], ["Ant", "Dog", "cat"]),
-    ],
-)
-def test_numbers_in_the_names_of_classes_sort_by_value(
-    tmp_path: Path, names: list[str], order: list[str]
-) -> None:
-    data = opened(f"folder:{numbered(tmp_path, names)}")
-    assert list(data.info.class_names) == order
-    for batch in data.test.eval_batches(1):
-        expected = pixels(tmp_path / "val" / order[int(batch.y)] / "9.png")
-        np.testing.assert_array_equal(batch.x[0].numpy(), expected)
-
-
-@pytest.mark.parametrize(
-    ("names", "note"),
-    [
-        (NUMBERS, "0, 1, 2, 3, 4, ...; torchvision sorts them 0, 1, 10, 11, 2, ..."),
-        (["cat", "Dog"], "Dog, cat; timm sorts them cat, Dog"),
-        (["cat", "dog"], ""),
-        (["00", "01", "10"], ""),
-        (["n01440764", "n02102040"], ""),
-    ],
-)
-def test_an_order_that_other_libraries_do_not_share_is_noted(
-    tmp_path: Path, names: list[str], note: str
-) -> None:
-    found = facts(numbered(tmp_path, names)).note
-    assert (note in found) if note else found == ""
-
-
-def test_labels_follow_the_names_of_a_network_s_classes(tmp_path: Path) -> None:
-    root = numbered(tmp_path, ["cat", "dog", "eel"], each=2)
-    names = ("eel", "ant", "dog", "cat")
-    data = opened(f"folder:{root}", class_names=names)
-    assert (data.info.num_classes, data.info.class_names) == (4, names)
-    assert "matched by name" in data.info.note
-    assert "1 of its 4 classes have no folder" in data.info.note
-    seen = {}
-    for batch in data.test.eval_batches(1):
-        seen[names[int(batch.y)]] = batch.x[0].numpy()
-    for name in ("cat", "dog", "eel"):
-        np.testing.assert_array_equal(seen[name], pixels(root / "val" / name / "9.png"))
-    others = facts(root, class_names=("cat", "dog"))  # the network does not know eels
-    assert others.class_names == ("cat", "dog", "eel")
 
 
 def test_a_link_out_of_the_folder_is_refused_unless_allowed(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_links_lead_somewhere(page):
 def shell_lines(page):
     """The commands in the shell blocks of a page."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [part for line in lines for part in line.split(" && ")]
 
 
 def commands(page):
@@ -98,7 +99,9 @@ def test_every_command_is_one_there_is(page):
             case ["python", "-m", module, *_]:
                 assert module in ("pip", "pytest") or importlib.util.find_spec(module), line
             case words:
-                assert words[0] in ("defense-run", "torchrun", "export", "cd", "git", "."), line
+                assert words[0] in ("defense-run", "torchrun", "pip", "export", "cd", "git", "."), (
+                    line
+                )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], **IDS)

@@ -12,9 +12,20 @@ from abatis.api.threat import Threat
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking import extraction
-from abatis.evaluate.masking.differences import climb_differences, estimate_slope
+from abatis.evaluate.masking.differences import (
+    climb_differences,
+    estimate_slope,
+    make_difference_climb,
+)
 from abatis.evaluate.masking.extraction import extract, search_by_extraction
-from abatis.evaluate.masking.random_search import draw_square, make_label_search, normalize
+from abatis.evaluate.masking.probes import make_random_noise
+from abatis.evaluate.masking.random_search import (
+    Draws,
+    draw_square,
+    make_label_search,
+    make_square_search,
+    normalize,
+)
 from abatis.evaluate.masking.surrogate import build_surrogate, shrink
 from abatis.evaluate.pgd import cross_entropy, make_pgd, margin
 from tests.evaluate.planted import Before, dim
@@ -125,11 +136,37 @@ def test_labels_alone_find_what_can_be_reached_and_nothing_else(points):
     """The margins are 0.01 to 0.2, and Linf:0.02 changes them by 5 * 0.02 = 0.1 at most."""
     net, split = dim(points)
     starts = dict(zip(range(30, 50), split.x.clone(), strict=True))
-    attack = make_label_search(Label(net), Threat.parse("Linf:0.02"), 0, 200, starts)
+    attack = make_label_search(Label(net), Threat.parse("Linf:0.02"), 1, 200, starts)
     found, fooled = attack(next(split.eval_batches(20)))
     assert fooled[:9].all()
     assert not fooled[10:].any()
     assert ((found - split.x).abs() <= 0.02 + 1e-6).all()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", ["square", "labels", "differences", "noise"])
+def test_no_draw_depends_on_the_batch(name, norm):
+    """A search finds the same images for seven points as for three and four of them."""
+    threat = Threat(norm, 0.1, f"{norm}:0.1")
+    source = torch.Generator().manual_seed(0)
+    x = torch.rand(7, 1, 8, 8, generator=source, dtype=torch.float64)
+    batch = Batch(x, torch.zeros(7, dtype=torch.int64), torch.tensor([9, 4, 30, 2, 11, 8, 5]))
+    starts = dict(zip(batch.index.tolist(), (x + 0.01).clamp(max=1), strict=True))
+
+    def forward(images):
+        values = images.flatten(1).cos().sum(1) - 54  # 64 cosines, 0.84 each on average
+        return torch.stack([0 * values, values], 1)
+
+    attack = {
+        "square": lambda: make_square_search(forward, threat, 1, 30, starts),
+        "labels": lambda: make_label_search(forward, threat, 1, 30, starts),
+        "differences": lambda: make_difference_climb(forward, threat, 1, 100),
+        "noise": lambda: make_random_noise(forward, threat, 1),
+    }[name]()
+    whole, fooled = attack(batch)
+    parts = [attack(batch.rows(rows)) for rows in (slice(0, 3), slice(3, 7))]
+    assert torch.equal(fooled, torch.cat([part[1] for part in parts]))
+    torch.testing.assert_close(whole, torch.cat([part[0] for part in parts]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("short")
@@ -170,8 +207,7 @@ def test_a_slope_by_hand():
         return torch.cat([0 * t, 3 * t], 1)
 
     half, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
-    source = torch.Generator().manual_seed(0)
-    slope = estimate_slope(forward, half, y, THREAT, source)
+    slope = estimate_slope(forward, Batch(half, y, torch.tensor([3])), THREAT, 0, 0)
     assert float(slope) == pytest.approx(3 * (0.55 - 0.45))
 
 
@@ -183,7 +219,7 @@ def test_directions_by_hand():
 
 @pytest.mark.parametrize(("done", "places"), [(0, 36), (1, 1)])  # areas 32 and 1.28
 def test_squares_shrink(done, places):
-    square = draw_square(torch.zeros(2, 3, 8, 8), done, torch.Generator().manual_seed(0))
+    square = draw_square(torch.zeros(2, 3, 8, 8), done, Draws(0, "p", torch.tensor([5, 2]), 1))
     assert square.abs().flatten(2).sum(2).tolist() == [[places] * 3] * 2
     one = square[0, 0]
     assert one[one != 0].unique().numel() == 1

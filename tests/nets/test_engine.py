@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -21,7 +22,12 @@ def engine(tmp_path, **changes):
 
 
 def test_the_plan_says_what_was_chosen(tmp_path):
-    assert engine(tmp_path) == {
+    found = engine(tmp_path)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    device = found.pop("device")
+    assert re.fullmatch(rf"CPU, {instructions}, \d+ threads, \d+ GiB", device)
+    assert found == {
+        "build": "CPU only" if torch.version.cuda is None else f"CUDA {torch.version.cuda}",
         "layout": "channels_last",
         "norms folded": "4 of 4",
         "attack": "float32",

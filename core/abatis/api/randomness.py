@@ -1,9 +1,9 @@
-"""Random numbers: every draw is a pure function of (run seed, purpose, step).
+"""Random numbers: every draw is a pure function of (run seed, purpose, step, row, place in row).
 
-Draws are made for the *global* batch, of which each process or micro-batch takes its rows. So they
-depend neither on the rank nor on the number of processes, a resumed run repeats them, and no
-generator state is ever saved. Other code that uses the global generators runs inside
-:func:`seeded`, which restores their states.
+The row is the sample's in the *global* batch of a step, or its index in the data set. So draws
+depend neither on the rank nor on the number of processes nor on the kind of device, a process makes
+those of its own rows only, a resumed run repeats them, and no generator state is ever saved. Code
+of others that uses the global generators runs inside :func:`seeded`, which restores their states.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abatis.api.philox import draw_integers, draw_normal, draw_uniform
+
 Kind = Literal["uniform", "normal"]
 
 
@@ -27,11 +29,12 @@ def seed_for(run_seed: int, purpose: str, step: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(
-    run_seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu"
-) -> torch.Generator:
-    """Make a generator at the start of one draw."""
-    return torch.Generator(device=device).manual_seed(seed_for(run_seed, purpose, step))
+def generator(run_seed: int, purpose: str, step: int = 0) -> torch.Generator:
+    """Make a generator of the CPU, for permutations of a whole set: ``torch.randperm`` needs one.
+
+    Everything that belongs to single samples is drawn by their rows or their index.
+    """
+    return torch.Generator().manual_seed(seed_for(run_seed, purpose, step))
 
 
 class Randomness:
@@ -68,7 +71,7 @@ class Randomness:
             purpose: the name of the draw, like "mine/start".
             like: (B, ...), a tensor with the shape, type and device of the result.
         """
-        return self._draw(torch.rand, purpose, like)
+        return draw_uniform(self._find_key(purpose), self._find_rows(like), like)
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
         """Draw standard normal numbers.
@@ -77,15 +80,17 @@ class Randomness:
             purpose: the name of the draw, like "mine/noise".
             like: (B, ...), a tensor with the shape, type and device of the result.
         """
-        return self._draw(torch.randn, purpose, like)
+        return draw_normal(self._find_key(purpose), self._find_rows(like), like)
 
-    def _draw(self, sampler: object, purpose: str, like: Tensor) -> Tensor:
+    def _find_key(self, purpose: str) -> int:
+        return seed_for(self.seed, purpose, self.step)
+
+    def _find_rows(self, like: Tensor) -> Tensor:
+        """The rows of the current call in the global batch, (B,) int64 on the device."""
+        if isinstance(self.rows, Tensor):
+            return self.rows.to(like.device)
         size = len(like) if self.global_size is None else self.global_size
-        source = generator(self.seed, purpose, self.step, like.device)
-        whole: Tensor = sampler(  # type: ignore[operator]  # torch.rand or torch.randn
-            (size, *like.shape[1:]), generator=source, dtype=like.dtype, device=like.device
-        )
-        return whole[self.rows]
+        return torch.arange(*self.rows.indices(size), device=like.device)
 
 
 def per_sample(kind: Kind, run_seed: int, purpose: str, index: Tensor, like: Tensor) -> Tensor:
@@ -98,25 +103,50 @@ def per_sample(kind: Kind, run_seed: int, purpose: str, index: Tensor, like: Ten
         index: positions in the data set, (B,).
         like: (B, ...), a tensor with the shape, type and device of the result.
     """
-    sampler = torch.rand if kind == "uniform" else torch.randn
-    draws = [
-        sampler(like.shape[1:], generator=generator(run_seed, purpose, int(i)), dtype=like.dtype)
-        for i in index.tolist()
-    ]
-    return torch.stack(draws).to(like.device) if draws else torch.empty_like(like)
+    draw = draw_uniform if kind == "uniform" else draw_normal
+    return draw(seed_for(run_seed, purpose), index.to(like.device), like)
+
+
+def draw_integers_of(
+    samples: Tensor, run_seed: int, purpose: str, shape: tuple[int, ...], below: int, step: int = 0
+) -> Tensor:
+    """Draw integers of 0 .. below - 1 for each sample by its row or index.
+
+    Args:
+        samples: rows of a global batch, or positions in the data set, (B,) int64.
+        run_seed: the run's seed.
+        purpose: the name of the draw.
+        shape: of the numbers of a sample.
+        below: at most 2**31.
+        step: the training step, or the number of the draw.
+
+    Returns:
+        (B, *shape) int64 on the device of the samples.
+    """
+    return draw_integers(seed_for(run_seed, purpose, step), samples, shape, below)
 
 
 @contextmanager
 def untouched() -> Iterator[None]:
     """Restore the global generators of torch, numpy and Python at the end of the block."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    started = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count()) if started else []
+    seed = torch.initial_seed()
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+        if not started and _has_gpu_build() and not torch.cuda._is_in_bad_fork():
+            # GPUs that start inside, or later, begin as they would have: torch.manual_seed seeds
+            # them as it does the CPU, and without it both begin with the same number
+            torch.cuda.manual_seed_all(seed)
+
+
+def _has_gpu_build() -> bool:
+    return torch.version.cuda is not None or torch.version.hip is not None
 
 
 def reseed(run_seed: int, purpose: str, step: int = 0) -> None:

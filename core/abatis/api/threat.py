@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,6 +17,23 @@ def parse_ratio(text: str | float) -> float:
         return float(Fraction(str(text).replace(" ", "")))
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{text!r} is not a number; write it like 8/255 or 0.031") from error
+
+
+def refuse_twice(threats: Sequence[Threat], options: str) -> None:
+    """Raise UsageError where two threats have the same norm and radius.
+
+    Args:
+        threats: in their order.
+        options: that name them.
+    """
+    seen: dict[tuple[str, float], Threat] = {}
+    for threat in threats:
+        first = seen.setdefault((threat.norm, threat.eps), threat)
+        if first is not threat:
+            raise UsageError(
+                f"{options} name the same threat twice: {first} and {threat}",
+                fix="leave one of them out",
+            )
 
 
 @dataclass(frozen=True)

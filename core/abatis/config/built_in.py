@@ -36,6 +36,12 @@ DATA_SOURCES: Mapping[str, str] = {
     "mnist": "abatis.data.sources.mnist:MNIST",
     "npz:PATH": "abatis.data.sources.npz:NPZ",
     "folder:PATH": "abatis.data.sources.folder:FOLDER",
+    "csv:FILE": "abatis.data.sources.from_csv:CSV",
+    "imagenet:PATH": "abatis.data.sources.imagenet:IMAGENET",
+    "tiny-imagenet:PATH": "abatis.data.sources.imagenet:TINY",
+    "webdataset:PATH": "abatis.data.sources.from_shards:SHARDS",
+    "torchvision:NAME": "abatis.data.sources.from_torchvision:TORCHVISION",
+    "hf:NAME": "abatis.data.sources.from_hub:HUB",
 }
 """Sources of ``--data NAME`` and ``--data PREFIX:PATH``, each a ``DataSource``."""
 

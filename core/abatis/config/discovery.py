@@ -23,6 +23,7 @@ from abatis.api import hooks
 from abatis.api.options import PluginConfig
 from abatis.config.built_in import ATTACKS, JUDGED, LOSSES
 from abatis.config.hook_checks import make_manager
+from abatis.config.known_plugins import check_is_unknown
 from abatis.config.pydantic_messages import as_usage_error
 from abatis.errors import AbatisError, PluginError, UsageError, did_you_mean
 from abatis.system.user_module import place_in, run_file
@@ -188,6 +189,7 @@ _sources: dict[Path, bytes] = {}
 def _load_installed(name: str) -> Plugin:
     known = list_installed()
     if name not in known:
+        check_is_unknown(name)
         raise UsageError(
             f"unknown plugin '{name}': {did_you_mean(name, known)}",
             fix="defense registry list shows all plugins; a file needs its path, ./NAME.py",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from abatis.api.options import Options, Ratio
 from abatis.api.threat import Threat, parse_ratio
-from abatis.config.option_facts import STEP
+from abatis.config.option_facts import MACHINE, STEP
 from abatis.errors import UsageError
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -257,4 +257,49 @@ class ExtraConfig(Options):
         description="what to do about exact copies of test or held-out images:"
         " refuse the file, or drop the copies",
         json_schema_extra=STEP,
+    )
+
+
+class SourceConfig(Options):
+    """How ``--data`` is read where a source leaves a choice."""
+
+    image: str | None = Field(
+        None,
+        description="column of the images, for hf: and csv:; found by type or name if not given",
+        json_schema_extra=STEP,
+    )
+    label: str | None = Field(
+        None,
+        description="column of the labels, for hf: and csv:; found by type or name if not given",
+        json_schema_extra=STEP,
+    )
+    config: str | None = Field(
+        None,
+        description="configuration of a data set on the Hugging Face hub, like cropped_digits",
+        json_schema_extra=STEP,
+    )
+    revision: str | None = Field(
+        None,
+        description="revision of a data set on the Hugging Face hub: a commit, tag or branch",
+        json_schema_extra=STEP,
+    )
+    stream: int | None = Field(
+        None,
+        ge=1,
+        description="read only N training images and N test images of a large hf: set, from its"
+        " shuffled stream, instead of the whole set",
+        json_schema_extra=STEP,
+    )
+    test_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the images that become the test set, where the data come without"
+        " one; the same images in every run",
+        json_schema_extra=STEP,
+    )
+    download: bool = Field(
+        False,
+        description="download a torchvision: data set that is not in --data-dir",
+        json_schema_extra=MACHINE,
     )

@@ -28,6 +28,11 @@ def check_tracker(name: str) -> str:
     return name
 
 
+def parse_judged_threat(value: object) -> str:
+    """A threat model that can be judged, in one spelling; raises UsageError."""
+    return str(Threat.parse(str(value)))
+
+
 def parse_threat(value: object) -> str:
     """A threat model that can be trained against, in one spelling; raises UsageError."""
     threat = Threat.parse(str(value))

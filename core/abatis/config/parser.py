@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from abatis.config import discovery
+from abatis.config.known_plugins import check_is_unknown
 from abatis.errors import UsageError, did_you_mean
 
 NO_BREAK = "\xa0"  # a space at which help does not break a line
@@ -71,5 +72,7 @@ def _flag_hint(word: str, flags: Sequence[str]) -> str:
         flag.startswith(f"--{plugin}.") for flag in flags
     ):
         return f"it belongs to a plugin that is not selected; add --plugin {plugin}"
+    if "." in word and plugin not in discovery.list_installed():
+        check_is_unknown(plugin, f"option {word} belongs to it")
     hint = did_you_mean(word, flags)
     return hint if hint.startswith("did") else "no option has a similar name"

@@ -7,6 +7,7 @@ from typing import Any
 
 from abatis.api.options import use_underscores
 from abatis.config import discovery
+from abatis.config.known_plugins import check_is_unknown
 from abatis.errors import UsageError, did_you_mean
 
 
@@ -48,6 +49,7 @@ def _find_tables(
     for key in raw.keys() - set(core):
         name = discovery.normalise_name(key)
         if name not in selected and name not in discovery.list_installed():
+            check_is_unknown(name, f"option '{key}' belongs to it")
             known = [*core, *discovery.list_installed()]
             raise UsageError(f"unknown option '{key}': {did_you_mean(key, known)}")
         if name in tables:

@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from abatis.config import discovery
+from abatis.config.known_plugins import check_is_unknown
 from abatis.errors import UsageError, did_you_mean
 
 CORE = "at"
@@ -42,6 +43,7 @@ def find_recipe(name: str) -> Path:
     plugin, _, _ = name.partition("/")
     known = {*discovery.list_installed(), CORE}
     if discovery.normalise_name(plugin) not in known:
+        check_is_unknown(discovery.normalise_name(plugin), f"the recipe '{name}' is part of it")
         raise UsageError(
             f"unknown recipe '{name}': {did_you_mean(plugin, known)}", fix="write PLUGIN/NAME"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 
-from abatis.api.threat import Threat
+from abatis.api.threat import Threat, refuse_twice
 from abatis.config import discovery
 from abatis.config.option_facts import find_options
 from abatis.config.plugin_options import take_plugin_options
@@ -78,6 +78,21 @@ class RunConfig(RunOptions):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_threats(self) -> RunConfig:
+        if self.also_threat and self.eval in ("none", "clean"):
+            raise UsageError(
+                f"--also-threat has no effect with --eval {self.eval}, which runs no attack",
+                fix="leave one of them out",
+            )
+        refuse_twice(self.judged_threats, "--threat and --also-threat")
+        return self
+
+    @property
+    def judged_threats(self) -> tuple[Threat, ...]:
+        """The threats of the evaluation: the trained one, then the others."""
+        return (self.threat_model, *map(Threat.parse, self.also_threat))
+
     @property
     def resumes(self) -> bool:
         """May the run folder exist already?"""
@@ -87,6 +102,18 @@ class RunConfig(RunOptions):
     def threat_model(self) -> Threat:
         """The threat, parsed."""
         return Threat.parse(self.threat)
+
+    @property
+    def own_options(self) -> dict[str, str]:
+        """The options of our own networks, such as ``{"activation": "silu"}``; usual ones left out.
+
+        Each is an option ``--backbone-NAME``.
+        """
+        usual = {"init": "he"}
+        given = {
+            name: getattr(self, f"backbone_{name}") for name in ("init", "activation", "padding")
+        }
+        return {name: value for name, value in given.items() if value != usual.get(name)}
 
     def to_toml(self) -> dict[str, Any]:
         """The content of ``run.toml``, which repeats the run; each plugin's options are a table."""

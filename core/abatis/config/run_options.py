@@ -19,14 +19,20 @@ from abatis.config.option_groups import (
     ExtraConfig,
     MixConfig,
     OptimConfig,
+    SourceConfig,
     StatisticsConfig,
 )
-from abatis.config.option_values import check_run_name, check_tracker, parse_threat
+from abatis.config.option_values import (
+    check_run_name,
+    check_tracker,
+    parse_judged_threat,
+    parse_threat,
+)
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
-Ladder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest."""
+Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
+"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
@@ -40,8 +46,8 @@ class RunOptions(Options):
     )
     backbone: str = Field(
         "resnet18",
-        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:, or"
-        " FILE.py:FACTORY",
+        description="built-in network, timm model, torchvision:NAME, hf-hub:, local-dir:,"
+        " rb:NAME (RobustBench), or FILE.py:FACTORY",
         json_schema_extra=STEP,
     )
     pretrained: bool = Field(
@@ -55,9 +61,26 @@ class RunOptions(Options):
         " (he), or torch's default (torch)",
         json_schema_extra=STEP,
     )
+    backbone_activation: Literal["relu", "silu"] | None = Field(
+        None,
+        description="activation of a wide ResNet or PreActResNet; the network's own if not given",
+        json_schema_extra=STEP,
+    )
+    backbone_padding: Literal["symmetric", "same"] | None = Field(
+        None,
+        description="padding of the strided convolutions of a wide ResNet or PreActResNet: one"
+        " pixel on every side (symmetric), or right and below only (same)",
+        json_schema_extra=STEP,
+    )
+    zoo_dir: Path = Field(
+        Path("models"),
+        description="folder with the weights of rb: networks, as RobustBench keeps them",
+        json_schema_extra=MACHINE,
+    )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder or repository",
+        description="fine-tune from these weights: a weights file, run folder, repository or"
+        " rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
@@ -83,6 +106,11 @@ class RunOptions(Options):
     )
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
+    )
+    source: SourceConfig = Field(
+        SourceConfig(),
+        description="how the data are read where they leave a choice",
+        json_schema_extra=STEP,
     )
     limit: int | None = Field(
         None,
@@ -156,6 +184,12 @@ class RunOptions(Options):
         "Linf:8/255",
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
+    )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+        (),
+        description="another threat that the evaluation judges, beside the trained one; repeat the"
+        " flag for several",
+        json_schema_extra=BESIDE_STEP,
     )
     attack: AttackConfig = Field(
         AttackConfig(), description="training attack", json_schema_extra=STEP
@@ -266,6 +300,18 @@ class RunOptions(Options):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
+        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
+        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
+        json_schema_extra=facts(on_resume="rounded"),
+    )
     fold: bool = Field(
         True,
         description="fold batch norms with running statistics into convolutions:"
@@ -292,11 +338,11 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "quick", "rand", "standard", "thorough"] = Field(
+    eval: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
-        description="evaluation after training. quick: clean, PGD-20; standard: adds margin-PGD-20"
-        " and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack plus; rand: as"
-        " standard with AutoAttack rand, for networks that answer at random",
+        description="evaluation after training. clean: no attack; quick: clean, PGD-20; standard:"
+        " adds margin-PGD-20 and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack"
+        " plus; rand: as standard with AutoAttack rand, for networks that answer at random",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(

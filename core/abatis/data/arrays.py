@@ -59,12 +59,12 @@ class ArraySplit:
         for step, positions in batches:
             mine = rows(len(positions))
             batch = self.stored(positions[mine])
-            x = self.augmented(batch.x, seed, step, mine, len(positions))
+            x = self.augmented(batch.x, seed, step, mine)
             yield Batch(to_unit(x), batch.y, batch.index)
 
-    def augmented(self, x: Tensor, seed: int, step: int, rows: slice, count: int) -> Tensor:
-        """Some rows of a step's global batch of ``count`` images, augmented: (B, C, H, W)."""
-        return augment_batch(x, self.augment, seed, step, rows, count, self.crop_padding)
+    def augmented(self, x: Tensor, seed: int, step: int, rows: slice) -> Tensor:
+        """Some rows of a step's global batch, augmented: (B, C, H, W)."""
+        return augment_batch(x, self.augment, seed, step, rows, self.crop_padding)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented."""

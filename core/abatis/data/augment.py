@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abatis.api.randomness import generator
+from abatis.api.randomness import draw_integers_of
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -26,15 +26,16 @@ def padding(image_size: int) -> int:
     return image_size // 8
 
 
-def draw(count: int, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """The draws of one step, made on the CPU, so that every device augments alike.
+def draw(rows: slice, pad: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The draws of some rows of a step's global batch, made on the CPU.
 
     Returns:
-        Corners (count, 2) int64 in 0..2*pad, rows then columns, and flips (count,) bool.
+        Corners (B, 2) int64 in 0..2*pad, rows then columns, and flips (B,) bool.
     """
-    source = generator(seed, "augment", step)
-    corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=source)
-    return corners, torch.rand(count, generator=source) < 0.5
+    samples = torch.arange(rows.start, rows.stop)
+    corners = draw_integers_of(samples, seed, "augment/corner", (2,), 2 * pad + 1, step)
+    flips = draw_integers_of(samples, seed, "augment/flip", (), 2, step)
+    return corners, flips.bool()
 
 
 def crop_flip(
@@ -76,8 +77,7 @@ def augment_batch(
     augment: str,
     seed: int,
     step: int,
-    rows: slice = slice(None),
-    count: int | None = None,
+    rows: slice | None = None,
     crop_padding: str = "zeros",
 ) -> Tensor:
     """A batch (B, C, H, W) under an augmentation; a pure function of the images, seed and step.
@@ -87,15 +87,14 @@ def augment_batch(
         augment: "none", "crop" or "crop-flip".
         seed: seed of the run.
         step: number of the training step.
-        rows: which images of the step's global batch these are; draws are made for all of them.
-        count: number of images in the global batch; by default these are all.
+        rows: which images of the step's global batch these are; by default they are all of it.
         crop_padding: "zeros" or "reflect".
     """
     if augment == "none":
         return images
     pad = padding(images.shape[-1])
-    drawn = draw(len(images) if count is None else count, pad, seed, step)
-    corners, flips = (to_device(part[rows], images.device) for part in drawn)
+    drawn = draw(rows or slice(0, len(images)), pad, seed, step)
+    corners, flips = (to_device(part, images.device) for part in drawn)
     if augment == "crop":
         flips = torch.zeros_like(flips)
     return crop_flip(images, corners, flips, pad, crop_padding)

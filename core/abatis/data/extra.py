@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from abatis.api.batch import Batch
-from abatis.api.randomness import generator
+from abatis.api.randomness import draw_integers_of
 from abatis.config.option_groups import ExtraConfig
 from abatis.data.arrays import Arrays, ArraySplit, parse_labels
 from abatis.data.augment import to_device, to_unit
-from abatis.data.info import Data, DataInfo, Rows, Split, whole
+from abatis.data.info import Data, DataInfo, Rows, Split, join_notes, whole
 from abatis.errors import DataError, UsageError
 from abatis.system.files import sha256_of
 
@@ -139,7 +139,7 @@ def add_extra(data: Data, arrays: Arrays, config: ExtraConfig) -> Data:
     )
     if copies:
         note += f"; {copies} copies of test or held-out images among them are left out"
-    info = replace(data.info, note="; ".join(text for text in (data.info.note, note) if text))
+    info = replace(data.info, note=join_notes(data.info.note, note))
     size = len(arrays.x_train)
     train = MixedSplit(data.train, extra, config.fraction, size)
     return replace(data, info=info, train=train, places_with_extra=size + len(extra.images))
@@ -197,10 +197,9 @@ class MixedSplit:
         """Augmented batches with ``origin``: 0 the training set's own, 1 additional."""
         for step, positions in batches:
             mine = rows(len(positions))
-            drawn = torch.randint(
-                len(self.extra.chosen), (len(positions),), generator=generator(seed, "extra", step)
-            )
-            numbers = self.extra.chosen[drawn][mine]  # (b,)
+            samples = torch.arange(mine.start, mine.stop)  # (b,)
+            drawn = draw_integers_of(samples, seed, "extra", (), len(self.extra.chosen), step)
+            numbers = self.extra.chosen[drawn]  # (b,)
             added = spread(len(positions), self.fraction)[mine]  # (b,)
             batch = self.own.stored(positions[mine])
             device = batch.x.device
@@ -210,7 +209,7 @@ class MixedSplit:
             x[where] = to_device(self.extra.some(chosen), device)
             y[where] = to_device(self.extra.labels[chosen], device)
             index[where] = to_device(self.size + chosen, device)
-            x = self.own.augmented(x, seed, step, mine, len(positions))
+            x = self.own.augmented(x, seed, step, mine)
             yield Batch(to_unit(x), y, index, origin=to_device(added.long(), device))
 
 

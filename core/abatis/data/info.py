@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,6 +15,7 @@ AUGMENTS = ("none", "crop", "crop-flip")
 AREA = (0.35, 1.0)  # share of an image file that a random crop covers
 ASPECT = (3 / 4, 4 / 3)
 SMALL = 64  # pixels; up to here images are judged whole
+SHOWN = 5  # names in a message
 
 Rows = Callable[[int], slice]
 
@@ -32,6 +33,8 @@ class View:
         image_size: pixels a side, where the files do not say.
         interpolation: timm's name of it.
         crop: share of the resized image that is judged, from its middle.
+        resize: "shorter": the shorter side is resized; "squash": both sides, whatever the shape;
+            "none": the middle is cut out as it is.
         auto_augment: A policy as timm writes it; in training only.
         erasing: share of the images of which a rectangle becomes noise; in training only.
     """
@@ -39,6 +42,7 @@ class View:
     image_size: int = 224
     interpolation: str = "bilinear"
     crop: float = 224 / 256
+    resize: str = "shorter"
     auto_augment: str = ""
     erasing: float = 0.0
 
@@ -119,6 +123,9 @@ class Data:
             is 0.
         test: the test images.
         places_with_extra: above every index, where there are additional images.
+        test_names: the names of the test images by index, such as their paths; None for images
+            without names.
+        take_note: what was noticed while images were read; empty if nothing new was.
     """
 
     info: DataInfo
@@ -126,6 +133,8 @@ class Data:
     val: Split | None
     test: Split
     places_with_extra: int | None = None
+    test_names: Callable[[], Sequence[str]] | None = None
+    take_note: Callable[[], str] = str
 
     @property
     def places(self) -> int:
@@ -158,3 +167,25 @@ def require_size(name: str, native: int, asked: int | None) -> None:
             f"image size {asked}: the images of {name} are {native}x{native} and are not resized",
             fix=f"leave --image-size out, or write {native}; only image files are resized",
         )
+
+
+def join_notes(*notes: str) -> str:
+    """Several notes as one; empty ones are left out."""
+    return "; ".join(note for note in notes if note)
+
+
+def show_some(names: Sequence[str]) -> str:
+    """The first of some names."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def describe_copies(copies: Sequence[str], of: int) -> str:
+    """A note on test images that are exact copies of training images; empty without copies.
+
+    Args:
+        copies: their names.
+        of: the number of test images.
+    """
+    if not copies:
+        return ""
+    return f"{len(copies)} of {of} test images are copies of training images: {show_some(copies)}"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from abatis.config.option_groups import ExtraConfig
+from abatis.config.option_groups import ExtraConfig, SourceConfig
 from abatis.config.run_config import RunConfig
 from abatis.data.info import View
 from abatis.errors import UsageError
 
 CPU = torch.device("cpu")
 DEFAULT_VIEW = View()
+DEFAULT_SOURCE = SourceConfig()
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class DataRequest:
         follow_links: read image files that links out of the data folder lead to.
         class_names: of the network that the data are for, in the order of its outputs. Class
             folders get their labels by these names; empty for their own order.
+        trains: a network is to be trained, so that training images are needed.
+        source: how the data are read, for sources that leave a choice.
     """
 
     spec: str
@@ -54,11 +57,18 @@ class DataRequest:
     extra: ExtraConfig | None = None
     follow_links: bool = False
     class_names: tuple[str, ...] = ()
+    trains: bool = True
+    source: SourceConfig = DEFAULT_SOURCE
+
+    @property
+    def place(self) -> str:
+        """What ``spec`` has behind its prefix, as it is written."""
+        return self.spec.partition(":")[2]
 
     @property
     def path(self) -> Path:
         """What ``spec`` has behind its prefix."""
-        return Path(self.spec.partition(":")[2]).expanduser()
+        return Path(self.place).expanduser()
 
     @classmethod
     def of(cls, config: RunConfig, view: View, device: torch.device = CPU) -> DataRequest:
@@ -77,18 +87,24 @@ class DataRequest:
             replace(view, auto_augment=config.auto_augment, erasing=config.erasing),
             config.extra if config.extra.file is not None else None,
             config.follow_links,
+            source=config.source,
         )
 
     def for_judging(self) -> DataRequest:
         """The same images without what only a training step sees."""
         return replace(self, view=replace(self.view, auto_augment="", erasing=0.0), extra=None)
 
-    def check(self, streamed: bool) -> None:
+    def check(self, streamed: bool, takes: frozenset[str] = frozenset()) -> None:
         """Raise UsageError for options that do not apply to such data.
 
         Args:
             streamed: the data are image files that are read during training, not arrays in memory.
+            takes: the options of the group ``source`` that apply.
         """
+        idle = sorted(set(self.source.model_dump(exclude_defaults=True)) - takes)
+        if idle:
+            option = idle[0].replace("_", "-")
+            raise UsageError(f"--source.{option} does not apply to {self.spec}", fix="leave it out")
         if streamed and self.extra is not None:
             raise UsageError(
                 "--extra.file needs data in memory, and a folder is read during training",

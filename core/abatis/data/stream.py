@@ -13,6 +13,7 @@ from abatis.api.batch import Batch
 from abatis.api.randomness import seeded
 from abatis.data.augment import to_device, to_unit
 from abatis.data.info import Rows, Split, whole
+from abatis.data.pixel_range import Rounding
 from abatis.errors import DataError
 
 Key = tuple[int, int]  # index of an image, step
@@ -26,28 +27,48 @@ class ImageSource(Protocol):
     labels: Tensor  # (N,) int64 on the CPU
 
     def image(self, index: int, train: bool) -> Tensor:
-        """(C, H, W), uint8 or float32 in [0, 1]; may draw from the global generators.
+        """(C, H, W), uint8, or float32 in [0, 1] up to rounding; may draw from global generators.
 
         Raises DataError.
         """
 
 
 class StreamSplit:
-    """A split that is read image by image, with ``workers`` processes (0: in this one)."""
+    """A split that is read image by image.
+
+    Args:
+        source: reads one image.
+        device: where batches are put.
+        workers: loader processes; 0 reads in this one.
+        index: (n,) int64, which images, by default all.
+        rounding: clamps floats to [0, 1], and remembers by how much; not needed for uint8.
+    """
 
     def __init__(
-        self, source: ImageSource, device: torch.device, workers: int, index: Tensor | None = None
+        self,
+        source: ImageSource,
+        device: torch.device,
+        workers: int,
+        index: Tensor | None = None,
+        rounding: Rounding | None = None,
     ) -> None:
         self.index = torch.arange(len(source.labels)) if index is None else index
         self.labels = source.labels[self.index]
         self._source, self._device, self._workers = source, device, workers
+        self._rounding = rounding
 
     def __len__(self) -> int:
         return len(self.index)
 
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64."""
-        return StreamSplit(self._source, self._device, self._workers, self.index[positions])
+        chosen = self.index[positions]
+        return StreamSplit(self._source, self._device, self._workers, chosen, self._rounding)
+
+    def list_files(self) -> list[str] | None:
+        """The file of each image, in order; None where images are not files."""
+        files: list[str] | None = getattr(self._source, "files", None)
+        return None if files is None else [files[place] for place in self.index.tolist()]
 
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
@@ -82,6 +103,8 @@ class StreamSplit:
             if isinstance(stacked, DataError):
                 raise stacked
             images, index = stacked
+            if self._rounding is not None:
+                images = self._rounding.clamp(images)
             y = to_device(self._source.labels[index], self._device)
             yield Batch(
                 to_unit(images.to(self._device, non_blocking=True)),

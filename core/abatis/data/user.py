@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset
 from abatis.api.randomness import seeded
 from abatis.data.arrays import Arrays, check_alike, check_label, parse_labels
 from abatis.data.in_memory import open_arrays
-from abatis.data.info import Data, DataInfo, resolve_augment
+from abatis.data.info import Data, DataInfo, resolve_augment, show_some
 from abatis.data.order import apply_limit, choose_stratified, hold_out
+from abatis.data.pixel_range import Rounding, check_range
 from abatis.data.request import DataRequest
 from abatis.data.statistics import Statistics, measure_statistics
 from abatis.data.stream import StreamSplit
@@ -23,6 +24,7 @@ from abatis.system.user_module import raised_at
 
 NAME = "user"
 FORM = "pass (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
+TRIED = 16  # test samples of a Dataset that are looked at before a run
 STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
 
 
@@ -62,7 +64,9 @@ def from_user(given: object, request: DataRequest) -> Data:
 
 
 def _open_arrays(train: Any, test: Any, request: DataRequest) -> Data:
-    x_train, x_test = _images(train[0], "x of train"), _images(test[0], "x of test")
+    rounding = Rounding()
+    x_train = _images(train[0], "x of train", rounding)
+    x_test = _images(test[0], "x of test", rounding)
     check_alike(x_train, x_test, "data")
     y_train = parse_labels(train[1], len(x_train), "y of train", "data")
     y_test = parse_labels(test[1], len(x_test), "y of test", "data")
@@ -70,11 +74,12 @@ def _open_arrays(train: Any, test: Any, request: DataRequest) -> Data:
     channels, size = x_train.shape[1:3]
     augment = resolve_augment(request.augment, "crop-flip" if channels == 3 else "none")
     mean, std = measure_statistics(x_train)
-    info = DataInfo(NAME, arrays.num_classes, channels, size, mean, std, augment)
+    note = rounding.take_note()
+    info = DataInfo(NAME, arrays.num_classes, channels, size, mean, std, augment, note)
     return open_arrays(arrays, info, request)
 
 
-def _images(values: Any, name: str) -> Tensor:
+def _images(values: Any, name: str, rounding: Rounding) -> Tensor:
     """Images as (N, C, H, W), uint8 or float32 in [0, 1]."""
     found = values.detach() if isinstance(values, Tensor) else np.asarray(values)
     x = _channels_first(_native(found))
@@ -82,12 +87,19 @@ def _images(values: Any, name: str) -> Tensor:
         raise DataError(
             f"{name} is {str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}",
             where="data",
-            fix="give square images: uint8 (N, H, W, C) or (N, C, H, W), "
-            "or float (N, C, H, W) in [0, 1]",
+            fix="give square images (resize, crop or pad them; nothing is done unasked): uint8 "
+            "(N, H, W, C) or (N, C, H, W), or float (N, C, H, W) in [0, 1]",
         )
-    if x.is_floating_point() and len(x):
-        _check_range(x, name)
+    if x.is_floating_point():
+        check_range(x, name, _find_precision(found))
+        x = rounding.clamp(x)
     return x.contiguous()
+
+
+def _find_precision(found: Any) -> float:
+    """The machine epsilon of floats, an array or a tensor."""
+    known = torch.finfo if isinstance(found, Tensor) else np.finfo
+    return float(known(found.dtype).eps)
 
 
 def _native(found: Any) -> Tensor:
@@ -113,18 +125,6 @@ def _channels_first(x: Tensor) -> Tensor:
     return x
 
 
-def _check_range(x: Tensor, name: str) -> None:
-    low, high = float(x.min()), float(x.max())
-    if low >= 0 and high <= 1:  # false for NaN
-        return
-    normalised = "it looks already normalised; leave normalisation to the model"
-    raise DataError(
-        f"images outside [0, 1]: {low:.4g} to {high:.4g}",
-        where=name,
-        fix=normalised if low < 0 else "give pixels in [0, 1], or arrays of uint8",
-    )
-
-
 def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     for part, name in ((train, "train"), (test, "test")):
         if isinstance(part, IterableDataset) or not (
@@ -139,17 +139,45 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
         shape = _measure_shape(train)
         y_train, y_test = _labels(train, "train"), _labels(test, "test")
         mean, std = _measure(train, choose_stratified(y_train, STATISTICS_OF))
+        for place in choose_stratified(y_test, TRIED).tolist():  # before hours of training
+            _sample(test, place, "test")
     some, tested = apply_limit(request.limit, y_train, y_test)
     num_classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
-    info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none")
+    names = _find_class_names(train, test, num_classes)
+    info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none", class_names=names)
     training = _DatasetImages(train, "train", y_train, shape, some)
     testing = _DatasetImages(test, "test", y_test, shape, torch.arange(len(y_test)))
-    device, workers = request.device, request.workers
+    device, workers, rounding = request.device, request.workers, Rounding()
     return Data(
         info,
-        *hold_out(StreamSplit(training, device, workers), request.validation),
-        StreamSplit(testing, device, workers, tested),
+        *hold_out(StreamSplit(training, device, workers, rounding=rounding), request.validation),
+        StreamSplit(testing, device, workers, tested, rounding),
+        take_note=rounding.take_note,
     )
+
+
+def _find_class_names(train: Any, test: Any, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes where both Datasets have ``.classes``; else none.
+
+    Raises:
+        DataError: both have names and number them differently, as ImageFolders of other folders do.
+    """
+    named = [getattr(part, "classes", None) for part in (train, test)]
+    known = [
+        [str(name) for name in names]
+        for names in named
+        if isinstance(names, list | tuple) and names
+    ]
+    if len(known) < 2:
+        return ()
+    if known[0] != known[1]:
+        raise DataError(
+            "the two Datasets number classes differently: "
+            f".classes is {show_some(known[0])} in train, {show_some(known[1])} in test",
+            where="data",
+            fix="number both by the same list of classes",
+        )
+    return tuple(known[0]) if len(known[0]) == num_classes else ()
 
 
 class _DatasetImages:
@@ -170,7 +198,7 @@ class _DatasetImages:
         self.places, self.labels = chosen.tolist(), labels[chosen]
 
     def image(self, index: int, train: bool) -> Tensor:
-        """(C, H, W) float32 in [0, 1]."""
+        """(C, H, W) float32 in [0, 1], up to rounding."""
         place = self.places[index]
         image, label = _sample(self.dataset, place, self.name)
         if tuple(image.shape) != self.shape:
@@ -211,7 +239,7 @@ def _sample(dataset: Any, index: int, name: str) -> tuple[Tensor, int]:
         raise DataError(
             f"the image is {kind}", where=where, fix="yield a float tensor (C, H, W) in [0, 1]"
         )
-    _check_range(image, where)
+    check_range(image, where, _find_precision(image))
     try:
         number = operator.index(label)
     except TypeError:

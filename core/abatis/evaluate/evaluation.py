@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from abatis.api.threat import Threat
+from abatis.errors import UsageError
 from abatis.evaluate import pyautoattack_messages
 from abatis.evaluate.abstention import Abstentions
 from abatis.evaluate.curves import Curve
@@ -16,6 +17,7 @@ from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.follow_up import ask_stranger
 from abatis.evaluate.judge import compute_share
 from abatis.evaluate.ladder import LadderResult
+from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.margins import Margins, count_per_class
 from abatis.evaluate.masking.diagnosis import Diagnosis
 from abatis.evaluate.question import describe_question
@@ -23,10 +25,9 @@ from abatis.evaluate.randomised import Draws
 from abatis.evaluate.request import EvaluationRequest
 from abatis.evaluate.stranger.process import meet_stranger
 from abatis.report import numbers
+from abatis.report.eval_record import FORMAT
 from abatis.report.intervals import wilson_interval
 from abatis.system import distributed
-
-FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
         PluginError: an adaptive attack failed.
         OutOfMemoryError: the device has no memory for a single image.
     """
+    if request.ladder == "clean":
+        raise UsageError("the clean ladder has no attacks", fix="use evaluate_clean, or another")
+    check_ladder(request.ladder, [request.threat])
     with meet_stranger(module, request) as stranger:
         finished = FinishedAttacks()
         if request.state is not None:

@@ -35,6 +35,7 @@ from abatis.evaluate.request import EvaluationRequest
 from abatis.evaluate.withstood import Part, Withstood
 from abatis.nets.net import Net
 from abatis.system import distributed
+from abatis.system.torch_messages import is_out_of_memory
 
 DIAGNOSED = 256  # so many points, spread over all classes, get diagnostics, margins and curve
 DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnostics see
@@ -149,9 +150,11 @@ def examine(
     if subject.access.kind == "all":
         try:
             return _run(subject)
-        except (AbatisError, MemoryError, torch.OutOfMemoryError):
+        except (AbatisError, MemoryError):
             raise
         except Exception as error:  # the network's own backward may raise anything, anywhere
+            if is_out_of_memory(error):
+                raise
             again = _try_without_errors(subject, error)
             if again is None:
                 raise
@@ -166,7 +169,7 @@ def _get_to_know(
         points = request.points
         judge = Judge(net, points, request.threat, request.batch_size, request.progress)
         clean = judge.classify_clean()
-        _check_outputs(clean.classes, request.num_classes)
+        check_outputs(clean.classes, request.num_classes)
         chosen = choose_diagnosed(clean.labels, request.seed)
         threat = get_diagnosed_threat(request.threat)
         few = Judge(net, points.subset(chosen), threat, request.batch_size)
@@ -190,7 +193,8 @@ def choose_diagnosed(labels: Tensor, seed: int) -> Tensor:
     return choose_stratified(labels, DIAGNOSED, seed_for(seed, "diagnosed points"))
 
 
-def _check_outputs(outputs: int, num_classes: int) -> None:
+def check_outputs(outputs: int, num_classes: int) -> None:
+    """Raise UsageError where a network has fewer outputs than the data have classes."""
     if outputs < num_classes:
         raise UsageError(
             f"the model has {outputs} outputs, but the data have {num_classes} classes",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from abatis.api.batch import Batch
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.pgd import differentiate, draw_start, margin
+from abatis.system.torch_messages import is_out_of_memory
 
 ALONE = 8  # points that are also tried one by one
 
@@ -60,9 +61,9 @@ def find_gradient_access(judge: Judge, seed: int) -> GradientAccess:
 def _find_error(judge: Judge, batch: Batch, place: Tensor) -> str:
     try:
         differentiate(judge.net, place, batch.y, margin)
-    except torch.OutOfMemoryError:  # the attacks halve their batches
-        return ""
     except Exception as error:  # a backward of the network's own may raise anything
+        if is_out_of_memory(error):  # the attacks halve their batches
+            return ""
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
@@ -108,9 +109,9 @@ class _Forgiving(torch.autograd.Function):
                 (found,) = torch.autograd.grad(
                     logits, image, gradient, retain_graph=True, allow_unused=True
                 )
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # whatever the network's own backward raises
+            except Exception as error:  # whatever the network's own backward raises
+                if is_out_of_memory(error):
+                    raise
                 found = None
         if found is None:
             owner.lost += 1

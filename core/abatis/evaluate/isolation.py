@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.errors import OutOfMemoryError
 from abatis.nets.net import Net
+from abatis.system.arithmetic import use_full_float32
+from abatis.system.torch_messages import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -27,27 +28,10 @@ def isolate(module: nn.Module) -> Iterator[Net]:
     net = Net(module)
     trace = sys.gettrace()
     try:
-        with untouched(), _full_float32(), net.attack_mode(), net.restore_buffers():
+        with untouched(), use_full_float32(), net.attack_mode(), net.restore_buffers():
             yield net
     finally:
         sys.settrace(trace)
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Turn off TF32, and cuDNN's search for the fastest convolution.
-
-    Batches shrink during an attack, and every new size would start a search.
-    """
-    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with cudnn.flags(
-            enabled=cudnn.enabled, deterministic=cudnn.deterministic, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def halve_until_fits(run: Callable[[int], T], batch_size: int) -> T:
@@ -59,7 +43,9 @@ def halve_until_fits(run: Callable[[int], T], batch_size: int) -> T:
     while True:
         try:
             return run(batch_size)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if batch_size == 1:
                 raise OutOfMemoryError(
                     "the device has no memory left for a single image",

@@ -11,8 +11,8 @@ from torch import Tensor
 from abatis.api.batch import Batch
 from abatis.api.context import AdaptiveAttack
 from abatis.api.randomness import seeded
-from abatis.errors import UsageError
 from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.also.running import run_also
 from abatis.evaluate.autoattack import Version, get_version_name, run_autoattack
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.gradient_access import GradientAccess
@@ -22,6 +22,10 @@ from abatis.evaluate.randomised import DrawJudge, make_deep_pgd
 from abatis.evaluate.request import EvaluationRequest
 from abatis.system.plugin_errors import blame_plugin
 
+RAND_IN_L1 = (
+    "AutoAttack rand is not defined for L1: it ran with one start, and without larger balls, so "
+    "the robust accuracy can be too high"
+)
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": margin}
 
 
@@ -123,11 +127,6 @@ def run_ladder(
     blind = access.reason if access is not None and access.kind == "none" else ""
     if judge.threat.norm != "L1":
         _run_pgd(result, judge, clean, request, finished, blind)
-    elif request.ladder == "quick":
-        raise UsageError(
-            "the quick ladder has no attack in L1",
-            fix="use --ladder standard, whose AutoAttack supports L1",
-        )
     else:
         result.findings.append("PGD was left out: it does not support L1")
     for plugin, foreign in request.adaptive.items():
@@ -146,7 +145,13 @@ def run_ladder(
         chosen: Version = "fast" if swift and version == "standard" else version
         if isinstance(judge, DrawJudge):
             chosen = "rand"
+            if judge.threat.norm == "L1":
+                result.findings.append(RAND_IN_L1)
         _run_autoattack(result, judge, clean, request, finished, chosen, blind)
+    verdicts, settings, findings = run_also(request.also, judge, clean, request.seed, finished)
+    result.verdicts |= verdicts
+    result.settings |= settings
+    result.findings += findings
     return result
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abatis.api.randomness import generator, seeded
+from abatis.api.randomness import per_sample, seeded
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Points
 from abatis.evaluate.request import EvaluationRequest
@@ -92,9 +92,8 @@ def _digest_outputs(module: nn.Module, request: EvaluationRequest) -> str | None
         digest = hashlib.sha256()
         with isolate(twin) as net, seeded(0, "fingerprint"):
             for batch in request.points.subset(places).eval_batches(size):
-                source = generator(0, "fingerprint noise", int(batch.index[0]))
-                noise = torch.rand(batch.x.shape, generator=source).to(batch.x) * 2 - 1
-                for x in (batch.x, (batch.x + NOISE * noise).clamp(0, 1)):
+                noise = per_sample("uniform", 0, "fingerprint noise", batch.index, batch.x)
+                for x in (batch.x, (batch.x + NOISE * (2 * noise - 1)).clamp(0, 1)):
                     with torch.no_grad():
                         digest.update(net(x).float().cpu().contiguous().numpy().tobytes())
                     digest.update(_find_gradient(net, x))

@@ -13,7 +13,7 @@ from abatis.nets.digest import weights_digest
 
 
 def describe_evaluation(
-    model: str, module: nn.Module, info: DataInfo, points: Split, threat: Threat, seed: int
+    model: str, module: nn.Module, info: DataInfo, points: Split, threat: Threat | None, seed: int
 ) -> dict[str, Any]:
     """Return what was judged, on what, and how, in plain types.
 
@@ -22,12 +22,12 @@ def describe_evaluation(
         module: the network.
         info: on the data.
         points: the images that were judged.
-        threat: norm and radius.
+        threat: norm and radius of the record's own numbers; None where no attack ran.
         seed: of the attacks.
     """
     return {
         "model": model,
-        "threat": str(threat),
+        **({} if threat is None else {"threat": str(threat)}),
         "data": info.name,
         "num_classes": info.num_classes,
         **({"class_names": list(info.class_names)} if info.class_names else {}),

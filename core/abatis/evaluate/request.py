@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from abatis.api.context import AdaptiveAttack
 from abatis.api.threat import Threat
 from abatis.config.run_options import Ladder
+from abatis.evaluate.also.attack import AlsoAttack
 from abatis.evaluate.judge import Points, Progress
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.evaluate.stranger.origin import Origin
@@ -35,6 +36,7 @@ class EvaluationRequest:
         plugins: version and options of the plugins of the run, in plain types.
         square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
             not pyautoattack's.
+        also: attacks of others, which run beside the ladder.
         origin: how another process builds the network; it gets a copy where not given.
     """
 
@@ -52,3 +54,8 @@ class EvaluationRequest:
     plugins: Mapping[str, object] = field(default_factory=dict)
     square_bf16: bool = False
     origin: Origin | None = None
+    also: Sequence[AlsoAttack] = ()
+
+    def under(self, threat: Threat, state: Path | None) -> EvaluationRequest:
+        """The same question about another threat, whose attacks are kept in another file."""
+        return replace(self, threat=threat, state=state)

@@ -83,20 +83,33 @@ class Folding:
         # weight and bias of every pair, in the same memory at every use
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._active = False
+        self._holding = self._held = False  # see hold
 
     @contextmanager
-    def active(self, differentiable: bool = False) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
+        """Inside, the network does not change, so its constants are folded once."""
+        self._holding, self._held = True, False
+        try:
+            yield
+        finally:
+            self._holding = False
+
+    @contextmanager
+    def active(
+        self, differentiable: bool = False, dtype: torch.dtype | None = None
+    ) -> Iterator[None]:
         """Inside, the convolutions apply the norms too, as these are now.
 
         Args:
             differentiable: the folded weights are functions of the parameters, not constants.
+            dtype: the type of constant folded weights; that of the parameters if not given.
         """
         if self._active:  # already folded
             yield
             return
         hooked = [_has_hooks(pair) for pair in self.pairs]
         places = [(place, value) for number, place, value in self._places if not hooked[number]]
-        folded = self._fold_all() if differentiable else self._fold_constant()
+        folded = self._fold_all() if differentiable else self._fold_constant(dtype)
         for pair, (weight, bias), kept in zip(self.pairs, folded, hooked, strict=True):
             if kept:
                 continue
@@ -119,8 +132,13 @@ class Folding:
         return [_fold_pair(pair.conv, pair.norm) for pair in self.pairs]
 
     @torch.no_grad()
-    def _fold_constant(self) -> list[tuple[Tensor, Tensor]]:
-        made = self._fold_all()
+    def _fold_constant(self, dtype: torch.dtype | None) -> list[tuple[Tensor, Tensor]]:
+        if self._holding and self._held:
+            return self._kept
+        made = [
+            (weight.to(dtype or weight.dtype), bias.to(dtype or bias.dtype))
+            for weight, bias in self._fold_all()
+        ]
         if self._kept and all(
             _is_alike(new, old) for new, old in zip(made, self._kept, strict=True)
         ):
@@ -130,6 +148,7 @@ class Folding:
             )
         else:  # the first time, or the network has moved to another device or type
             self._kept = made
+        self._held = True
         return self._kept
 
 

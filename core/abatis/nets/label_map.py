@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from abatis.data.wnids import read_wnids
 from abatis.errors import UsageError
-from abatis.system.timm_import import timm
 
 IMAGENET = "imagenet"
 SUBSETS = ("imagenet-a", "imagenet-r")
@@ -85,12 +85,12 @@ def read_label_map(asked: str) -> LabelMap:
         UsageError: it is neither, or the file is wrong.
     """
     if asked == IMAGENET:
-        names = _read_list("imagenet_synsets.txt")
+        names = read_wnids()
         return LabelMap(names, None, len(names))
     if asked in SUBSETS:
         stem = asked.replace("-", "_")
-        places = tuple(int(line) for line in _read_list(f"{stem}_indices.txt"))
-        return LabelMap(_read_list(f"{stem}_synsets.txt"), places, 1000)
+        places = tuple(int(line) for line in read_wnids(f"{stem}_indices.txt"))
+        return LabelMap(read_wnids(f"{stem}_synsets.txt"), places, 1000)
     table = _read_table(Path(asked).expanduser())
     outputs = tuple(table.values())
     if not table or min(outputs) < 0 or len(set(outputs)) < len(outputs):
@@ -99,12 +99,6 @@ def read_label_map(asked: str) -> LabelMap:
             fix=FORM,
         )
     return LabelMap(tuple(table), outputs)
-
-
-def _read_list(name: str) -> tuple[str, ...]:
-    """The lines of a file that timm brings."""
-    folder = Path(timm.data.__file__).parent / "_info"
-    return tuple((folder / name).read_text(encoding="utf-8").split())
 
 
 def _read_table(path: Path) -> Mapping[str, int]:

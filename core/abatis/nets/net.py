@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from abatis.nets.folding import Folding, find_folding
+from abatis.system.arithmetic import use_full_float32
 
 if TYPE_CHECKING:
     from abatis.nets.sharding import Sharding
@@ -55,6 +56,7 @@ class Net:
         self.sharding: Sharding | None = None
         self._format = self._attack_format = torch.contiguous_format
         self._folding: Folding | None = None
+        self._folded_type: torch.dtype | None = None  # of folded weights in attacks
         self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -76,7 +78,8 @@ class Net:
             What was chosen, in words: the layout of tensors inside the network, and how many
             norms are folded.
         """
-        with self.frozen_mode(), torch.no_grad():
+        # in full float32: the rounding of TF32 is larger than the tolerance
+        with use_full_float32(), self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
             if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
                 self._attack_format = torch.channels_last
@@ -85,10 +88,40 @@ class Net:
             if found is not None and found.pairs:
                 with found.active():
                     self._folding = found if _agrees(plain, lambda: self.module(x)) else None
+            self._folded_type = self._find_folded_type(x)
         norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
         folded = len(self._folding.pairs) if self._folding is not None else 0
         layout = "channels_last" if self._attack_format == torch.channels_last else "contiguous"
         return {"layout": layout, "norms folded": f"{folded} of {norms}"}
+
+    def _find_folded_type(self, x: Tensor) -> torch.dtype | None:
+        """bfloat16 for attacks in it, if the network then computes the same; None else.
+
+        Autocast would cast the folded weights in every pass.
+        """
+        if self._folding is None or self.attack_precision != "bf16":
+            return None
+        logits = []
+        for dtype in (None, torch.bfloat16):
+            try:
+                with (
+                    self._folding.active(dtype=dtype),
+                    torch.autocast(x.device.type, dtype=torch.bfloat16),
+                ):
+                    logits.append(self.module(x.contiguous(memory_format=self._attack_format)))
+            except RuntimeError:  # the network switches autocast off somewhere
+                return None
+        return torch.bfloat16 if torch.equal(*logits) else None
+
+    def keep_layout(self) -> None:
+        """Keep the parameters in the layout that the training forwards have chosen.
+
+        Each parameter stays the same object. Else every pass would convert them.
+        """
+        if self._format == torch.channels_last and self.sharding is None:
+            for parameter in self.module.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=self._format)
 
     def compile(self, attack: bool, step: bool) -> None:
         """Compile the forward of attacks, or that of losses.
@@ -190,15 +223,38 @@ class Net:
     def _set_norms(self, batch_statistics: bool, keep_statistics: bool) -> Iterator[None]:
         """The norms of an attack: folded away, or with statistics of the batch."""
         if batch_statistics:
-            kept = nullcontext() if keep_statistics else self.restore_buffers()
+            # a compiled forward has recorded where the buffers lie
+            compiled = self._run_attack is not self.module
+            restored = self._write_back_buffers() if compiled else self.restore_buffers()
+            kept = nullcontext() if keep_statistics else restored
             with kept, self._train_batch_norms():
                 yield
         else:
-            with self._fold():
+            with self._fold(dtype=self._folded_type):
                 yield
 
-    def _fold(self, differentiable: bool = False) -> AbstractContextManager[None]:
-        return nullcontext() if self._folding is None else self._folding.active(differentiable)
+    def _fold(
+        self, differentiable: bool = False, dtype: torch.dtype | None = None
+    ) -> AbstractContextManager[None]:
+        if self._folding is None:
+            return nullcontext()
+        return self._folding.active(differentiable, dtype)
+
+    def hold_folded(self) -> AbstractContextManager[None]:
+        """Inside, neither weights nor statistics change, so norms are folded once."""
+        return nullcontext() if self._folding is None else self._folding.hold()
+
+    @contextmanager
+    def _write_back_buffers(self) -> Iterator[None]:
+        """Restore the values of the buffers, which stay in the same memory."""
+        buffers = list(self.module.buffers())
+        values = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, values, strict=True):
+                    buffer.copy_(value)
 
     @contextmanager
     def restore_buffers(self) -> Iterator[None]:

@@ -54,6 +54,22 @@ class Normalized(nn.Module):
         return logits
 
 
+class StandardizedImages(nn.Module):
+    """A backbone on images (B, C, H, W) that are standardised one by one.
+
+    (x - mean) / max(std, 1 / sqrt(n)), over the n values of each image (Ding et al., 2020).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True)
+        logits: Tensor = self.backbone((x - mean) / std.clamp(min=x[0].numel() ** -0.5))
+        return logits
+
+
 def parse_statistics(words: Sequence[str]) -> Statistics:
     """Read ``--normalize``: a known name, or MEAN and STD as numbers with commas.
 

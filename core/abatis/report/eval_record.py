@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abatis.api.threat import Threat
 from abatis.config.run_options import LADDERS
 from abatis.errors import DataError, UsageError
 from abatis.report.record_check import find_fault
 from abatis.report.sealed_json import CHECKSUM, is_intact, read_json, write_sealed
+from abatis.report.verdicts import find_worst
 from abatis.system.files import explain_disk_errors, sha256_of
 
 RECORD = "eval.json"
 BEHIND = ("run.toml", "plan.json", "metrics.jsonl")  # files of a run that belong to its evaluation
 FILES = "files_sha256"  # in a record: the sha256 of these files and of the judged weights
+FORMAT = 3
 STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it can resume
+STATES = "eval-state*.json"  # of all its threats
+UNDER = "under"  # in a record: the evaluations under further threats, by threat
+UNION = "union"  # in a record: the points that withstood all threats
+SHARED = ("model", "data", "num_classes", "class_names", "note", "seed", "points_sha256")
+"""What a record says once for all its threats."""
 
 
 def read_record(folder: Path) -> Mapping[str, Any]:
@@ -89,17 +97,51 @@ def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
         files = {path.name: sha256_of(path) for path in behind if path.is_file()}
         table = {**record, "test_set_evaluations": 1 + before, FILES: files}
         full = write_sealed(folder / RECORD, table, indent=1)
-        (folder / STATE).unlink(missing_ok=True)
+        for state in folder.glob(STATES):
+            state.unlink(missing_ok=True)
     return full
 
 
-def check_replaceable(folder: Path, ladder: str) -> None:
-    """Check that an evaluation by this ladder may be written into a folder.
+def name_state(threat: Threat | None = None) -> str:
+    """Return the name of the file for the finished attacks of a threat; of the first if None."""
+    if threat is None:
+        return STATE
+    return STATE.replace(".json", f"-{threat.norm}-{threat.text.replace('/', '_')}.json")
+
+
+def list_threats(record: Mapping[str, Any]) -> list[str]:
+    """Return the threats of a record, the first one first; none after the clean ladder."""
+    own = record.get("threat")
+    return [*([] if own is None else [own]), *(record.get(UNDER) or {})]
+
+
+def split_threats(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a record for each threat, as if it had been judged alone."""
+    own = {key: value for key, value in record.items() if key not in (UNDER, UNION)}
+    shared = {key: value for key, value in own.items() if key in SHARED}
+    return [own, *({**shared, **other} for other in (record.get(UNDER) or {}).values())]
+
+
+def find_verdict(record: Mapping[str, Any]) -> str | None:
+    """Return the masking verdict of a record, the worst over its threats; None for none."""
+    verdicts = [one.get("verdict") for one in split_threats(record)]
+    return verdicts[0] if len(verdicts) == 1 else find_worst(verdicts)
+
+
+def check_replaceable(folder: Path, ladder: str, threats: Sequence[str] = ()) -> None:
+    """Check that an evaluation by this ladder, under these threats, may be written into a folder.
 
     Raises:
-        UsageError: the folder holds one by a longer ladder.
+        UsageError: the folder holds one by a longer ladder, or one of further threats.
     """
-    before = read_record(folder).get("ladder")
+    record = read_record(folder)
+    lost = [threat for threat in (record.get(UNDER) or {}) if threat not in threats]
+    if lost:
+        raise UsageError(
+            f"{folder / RECORD} holds an evaluation under {' and '.join(list_threats(record))}",
+            fix=f"judge all of them again, with --threat {lost[0]} too, or use another --out",
+        )
+    before = record.get("ladder")
     if before in LADDERS and LADDERS.index(before) > LADDERS.index(ladder):
         raise UsageError(
             f"{folder / RECORD} holds a {before} evaluation, which a {ladder} one would replace",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)
+"""The quantile of the normal distribution that gives intervals of 95 %: 1.95996..."""
 
 
-def wilson_interval(count: float, of: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(count: float, of: int, z: float = Z) -> tuple[float, float]:
     """Return the score interval of a share (Wilson, 1927).
+
+    For whole numbers it equals that of ``scipy.stats.binomtest``, which takes no others.
 
     Args:
         count: points that have a property; a broken number where it is a mean over draws.
         of: all points.
-        z: quantile of the normal distribution; 1.96 gives 95 %.
+        z: quantile of the normal distribution.
 
     Returns:
         Both ends, in [0, 1]; (0, 1) where there are no points.

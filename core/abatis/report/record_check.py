@@ -12,6 +12,7 @@ from typing import Any
 from abatis.config.run_options import LADDERS
 from abatis.report import numbers
 from abatis.report.intervals import wilson_interval
+from abatis.report.union_check import check_union
 
 EXACT = 1e-9  # a share may differ from the one computed from the points by rounding only
 BOUNDED = 3  # from this format on, a FAIL has an upper bound and no robust accuracy
@@ -108,6 +109,9 @@ KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "margins": ("a table of measures", _has_measures),
     "curve": ("a table", _is_table),
     "draws": ("a table of draws", _are_draws),
+    "corruptions": ("a table", _is_table),
+    "under": ("a table of evaluations by threat", _is_table_of_tables),
+    "union": ("a table", _is_table),
     "abstained": ("a table of two counts", _are_abstentions),
 }
 """What the parts of a record must be where they are there, in words and as a check."""
@@ -121,6 +125,36 @@ def find_fault(record: object) -> str:
 
 
 def _list_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    yield from _list_own_faults(record)
+    if isinstance(record.get("corruptions"), dict):
+        yield from _check_corruptions(record["corruptions"])
+    under = record.get("under")
+    if under is not None:
+        yield from check_union(record, under)
+        for threat, other in under.items():
+            shared = {key: record.get(key) for key in ("data", "n")}
+            for fault in _list_own_faults({**shared, **other}):
+                yield f"under {threat}, {fault}"
+
+
+def _check_corruptions(found: Mapping[str, Any]) -> Iterator[str]:
+    """The mean is that of the counts, and no count exceeds the points."""
+    right, n = found.get("right"), found.get("n")
+    if (
+        not isinstance(right, dict)
+        or not right
+        or not _is_count(n)
+        or not n
+        or not all(isinstance(counts, list) and len(counts) == 5 for counts in right.values())
+        or not all(_is_count(one) and one <= n for counts in right.values() for one in counts)
+    ):
+        yield "the counts under corruptions are not five for each, between 0 and n"
+        return
+    mean = sum(sum(counts) for counts in right.values()) / (5 * n * len(right))
+    yield from _compare_values("corrupted_acc", found.get("corrupted_acc"), mean)
+
+
+def _list_own_faults(record: Mapping[str, Any]) -> Iterator[str]:
     for key, (kind, fits) in KINDS.items():
         if record.get(key) is not None and not fits(record[key]):
             yield f"{key} is not {kind}: {record[key]!r:.40}"
@@ -130,9 +164,17 @@ def _list_faults(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{number.key} is not a share between 0 and 1: {value!r:.40}"
     if record.get("clean_acc") is not None:
         yield from (f"{key} is missing" for key in ("n", "data") if record.get(key) is None)
+    if record.get("ladder") == "clean":
+        yield from (f"{key} is there, after the clean ladder" for key in _list_attacked(record))
     yield from _check_bound(record)
     yield from _check_intervals(record)
     yield from _check_points(record)
+
+
+def _list_attacked(record: Mapping[str, Any]) -> Iterator[str]:
+    """The parts of a record that only attacks can give."""
+    keys = [number.key for number in numbers.NUMBERS if number != numbers.CLEAN]
+    yield from (key for key in (*keys, "verdict", "under") if record.get(key) is not None)
 
 
 def _check_bound(record: Mapping[str, Any]) -> Iterator[str]:

@@ -10,10 +10,20 @@ import shlex
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 from abatis.config.toml import read_toml
 from abatis.errors import DataError
-from abatis.report.eval_record import describe_check, read_record
+from abatis.report.corruptions_table import HEADINGS as CORRUPTION_HEADINGS
+from abatis.report.corruptions_table import (
+    KEY,
+    SUMMARY,
+    compute_means,
+    describe_corruptions,
+    list_corruption_rows,
+    list_summary,
+)
+from abatis.report.eval_record import describe_check, read_record, split_threats
 from abatis.report.eval_sections import (
     format_interval,
     show_attacks,
@@ -27,6 +37,13 @@ from abatis.report.html import Block, Code, Figure, Lead, Section, Table, page, 
 from abatis.report.json_part import Part
 from abatis.report.numbers import ROBUST, UPPER, Number, format_share, list_measured
 from abatis.report.svg import Point, lines
+from abatis.report.threats_table import (
+    EXPLANATION,
+    HEADINGS,
+    describe_union,
+    format_union,
+    list_threat_rows,
+)
 from abatis.report.verdicts import format_verdict
 from abatis.report.words import NO_BREAK_SPACE
 from abatis.system.files import explain_disk_errors, write_text
@@ -87,8 +104,10 @@ def write_report(folder: Path) -> Path:
             fix="name a folder that holds an eval.json or a run.toml",
         )
     facts = _collect_facts(options, environment, record)
-    sections = _show_evaluation(record, facts)
-    missing = [section.title.lower() for section in sections if not section.blocks]
+    shown = _show_evaluation(record, facts)
+    beside = [*_show_threats(evaluation), *_show_corruptions(evaluation)]
+    sections = [*beside, *shown, *_show_further(evaluation)]
+    missing = [section.title.lower() for section in shown if not section.blocks]
     command = record["command"] if record["command"].value else environment["command"]
     sections += [
         Section("Not measured", [f"{', '.join(missing)}."] if missing else []),
@@ -108,6 +127,47 @@ def _collect_facts(*sources: Part) -> dict[str, Part]:
     """What is known about the run, by the keys of :data:`FACTS`; later sources count more."""
     known = [(key, part) for source in sources for key, part in source.items()]
     return {key: part for key, part in known if key in FACTS and part.value not in (None, "", [])}
+
+
+def _show_threats(record: Mapping[str, Any]) -> list[Section]:
+    """The evaluations under several threats, side by side, and each further one for itself."""
+    rows = list_threat_rows(record, NO_BREAK_SPACE)
+    if not rows:
+        return []
+    caption = f"{describe_union(record)}. {EXPLANATION}"
+    table = Table(HEADINGS, rows, caption, frozenset(range(1, len(HEADINGS) - 1)))
+    return [Section("Threats", [table])]
+
+
+def _show_corruptions(record: Mapping[str, Any]) -> list[Section]:
+    """Clean, corrupted and attacked images side by side, and each corruption by severity."""
+    if not record.get(KEY):
+        return []
+    rows = list_corruption_rows(record, NO_BREAK_SPACE)
+    means = compute_means(record)
+    severities: list[Point] = [(number, share) for number, share in enumerate(means, 1)]
+    plot = lines(
+        {"mean over the corruptions": severities},
+        x_label="severity",
+        y_label="accuracy",
+        title="Accuracy by severity",
+        percent=True,
+    )
+    summary = Table(SUMMARY, list_summary(record, NO_BREAK_SPACE), "", frozenset({1}))
+    table = Table(CORRUPTION_HEADINGS, rows, "Accuracy by severity.", frozenset(range(1, 7)))
+    said = " ".join(describe_corruptions(record))
+    figure = Figure(plot, "Mean accuracy over the corruptions at each severity.")
+    return [Section("Corruptions", [summary, said, figure, table])]
+
+
+def _show_further(record: Mapping[str, Any]) -> list[Section]:
+    """What the report shows of the first threat, for each further one."""
+    sections = []
+    for one in split_threats(record)[1:]:
+        threat = Part(one["threat"])
+        for part in _show_evaluation(Part(one), {"threat": threat}):
+            sections.append(Section(f"{part.title}, {threat}", part.blocks))
+    return sections
 
 
 def _show_evaluation(record: Part, facts: Mapping[str, Part]) -> list[Section]:
@@ -135,7 +195,10 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
         below.append(withstood if robust.number is not None else f"{n} test images")
     if first not in (ROBUST, UPPER):
         below.append("robust accuracy against all attacks together: not measured")
-    below.append("; ".join(f"{key} {facts[key]}" for key in ("threat", "data") if key in facts))
+    keys = ("data",) if record["ladder"].value == "clean" else ("threat", "data")
+    below.append("; ".join(f"{key} {facts[key]}" for key in keys if key in facts))
+    if record["union"].items():
+        return _make_union_lead(record)
     adaptive = record["adaptive_attack"]
     adapted = (
         "no adaptive attack supplied" if adaptive.value is None else f"adaptive attack: {adaptive}"
@@ -147,6 +210,23 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
         format_verdict(str(verdict or "not measured"), record["ladder"].value),
         [_sum_up_masking(record["masking"]), adapted],
         [(other.label, _show_share(record, other)) for other in measured[:-1]],
+    )
+
+
+def _make_union_lead(record: Part) -> Lead:
+    """The share of points that withstood all threats, and the worst verdict."""
+    whole: Mapping[str, Any] = record.value
+    verdict = str(record["union"]["verdict"])
+    rows = list_threat_rows(whole, NO_BREAK_SPACE)
+    says = [f"{row[0]}: {row[-1]}" for row in rows[:-1]]
+    clean = ("clean accuracy", percent(record["clean_acc"].number))
+    return Lead(
+        "robust accuracy under all threats",
+        format_union(record["union"].value, NO_BREAK_SPACE),
+        [f"{describe_union(whole)}", f"data {record['data']}"],
+        format_verdict(verdict, record["ladder"].value),
+        says,
+        [clean, *((f"robust accuracy, {row[0]}", row[-2]) for row in rows[:-1])],
     )
 
 

@@ -27,10 +27,21 @@ from rich.table import Table
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.console import SafeConsole
-from abatis.report.numbers import ROBUST, UPPER, find_headline, format_share, list_measured
+from abatis.report.corruptions_table import HEADINGS as CORRUPTION_HEADINGS
+from abatis.report.corruptions_table import (
+    KEY,
+    SUMMARY,
+    describe_corruptions,
+    list_corruption_rows,
+    list_summary,
+)
+from abatis.report.eval_record import split_threats
+from abatis.report.numbers import CLEAN, ROBUST, UPPER, find_headline, format_share, list_measured
+from abatis.report.threats_table import HEADINGS, describe_union, list_threat_rows
 from abatis.report.verdicts import STYLES, format_verdict
 from abatis.report.words import format_count, format_duration, format_percent
 
+TEXTS = (HEADINGS[0], HEADINGS[-1])  # columns that are no numbers
 FORECAST_AFTER = 3  # steps; the first one includes the warm-up
 
 
@@ -162,7 +173,27 @@ class Reporter:
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of an evaluation, and how far they can be trusted."""
-        self.note(f"{record['data']}, test set: {record['n']} images, threat {record['threat']}")
+        for one in split_threats(record):
+            self._add_evaluation(one)
+        if KEY in record:
+            self._add_corruptions(record)
+        rows = list_threat_rows(record)
+        if rows:
+            table = Table(title=describe_union(record), title_justify="left")
+            for heading in HEADINGS:
+                table.add_column(heading, justify="left" if heading in TEXTS else "right")
+            for row in rows[:-1]:
+                table.add_row(*row)
+            table.add_section()
+            table.add_row(*rows[-1])
+            self.console.print(table)
+
+    def _add_evaluation(self, record: Mapping[str, Any]) -> None:
+        threat = f", threat {record['threat']}" if "threat" in record else ""
+        self.note(f"{record['data']}, test set: {record['n']} images{threat}")
+        if record.get("ladder") == "clean":
+            self._add_clean(record)
+            return
         table = Table()
         table.add_column("measure")
         table.add_column("result", justify="right")
@@ -183,6 +214,30 @@ class Reporter:
             self.note(f"{tests} tests on {masking['points']} test images found no sign of masking")
         adaptive = record["adaptive_attack"]
         self.note(f"adaptive attack: {adaptive}" if adaptive else "no adaptive attack supplied")
+
+    def _add_corruptions(self, record: Mapping[str, Any]) -> None:
+        for headings, rows in (
+            (CORRUPTION_HEADINGS, list_corruption_rows(record)),
+            (SUMMARY, list_summary(record)),
+        ):
+            table = Table()
+            table.add_column(headings[0])
+            for heading in headings[1:]:
+                table.add_column(heading, justify="right")
+            for row in rows:
+                table.add_row(*row)
+            self.console.print(table)
+        for text in describe_corruptions(record):
+            self.note(text)
+
+    def _add_clean(self, record: Mapping[str, Any]) -> None:
+        low, high = record["interval"][CLEAN.key]
+        self.note(
+            f"clean accuracy {format_percent(record[CLEAN.key])} (95 % interval {100 * low:.1f} "
+            f"to {100 * high:.1f} %)"
+        )
+        for finding in record["findings"]:
+            self.note(f"finding: {finding}")
 
     def _add_headline(self, table: Table, record: Mapping[str, Any]) -> None:
         headline = format_share(find_headline(record), record["verdict"], ROBUST)

@@ -14,7 +14,9 @@ from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
+from abatis.evaluate.ladder_checks import check_ladder
 from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
+from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights_file import find_weights
 from abatis.runs.open_data import describe_run_data
@@ -43,6 +45,7 @@ def check_before_data(
         PluginConflict: plugins that do not go together.
     """
     _check_given(config, model, data)
+    check_ladder(config.eval, config.judged_threats)
     _check_processes(config)
     load_trackers(config.track)
     _check_continuation(config)
@@ -63,9 +66,10 @@ def _check_given(config: RunConfig, model: nn.Module | None, data: object) -> No
                 f"the {option} of this run was given from Python: {asked.removeprefix(PYTHON)}",
                 fix="give it again: abatis.run(config, model=..., data=...)",
             )
-    if model is not None and config.backbone_init != "he":
+    if model is not None and config.own_options:
+        name, value = next(iter(config.own_options.items()))
         raise UsageError(
-            f"--backbone-init {config.backbone_init}: a network given from Python has its weights",
+            f"--backbone-{name} {value}: a network given from Python is used as it is",
             fix="leave it out",
         )
 
@@ -88,6 +92,8 @@ def _check_init(config: RunConfig) -> None:
     if config.init is None:
         return
     path = find_start(config)
+    if is_zoo(str(config.init)):
+        return
     if path.is_file():
         refuse_pickle(path, config.allow_pickle)
     elif not path.is_dir():

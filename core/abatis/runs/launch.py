@@ -39,7 +39,7 @@ def launch(count: int, words: Sequence[str]) -> int:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for worker in running:
-            if worker.poll() is None:
+            if worker.poll() is None and os.name != "nt":  # there, the console reaches all
                 worker.send_signal(number)
 
     former = {number: signal.signal(number, pass_on) for number in choose_signals()}
@@ -104,7 +104,8 @@ def make_environments(count: int) -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     return [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
 
 

@@ -11,9 +11,10 @@ from torch import nn
 from abatis.data.statistics import Statistics
 from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.backbones.names import is_factory
+from abatis.nets.backbones.zoo.table import ZOO_DIR
 from abatis.nets.normalising import parse_statistics
 from abatis.nets.weights import load_into, read_contents
-from abatis.runs.model_spec import Kind, Wishes, find_model
+from abatis.runs.model_spec import Kind, ModelSpec, Wishes, find_model
 from abatis.runs.open_model import Sizes, finish, open_network
 from abatis.runs.published import is_published, load_published
 from abatis.runs.run_folder import load_weights
@@ -32,6 +33,7 @@ def load(
     num_classes: int | None = None,
     channels: int = 3,
     image_size: int | None = None,
+    zoo_dir: str | Path = ZOO_DIR,
 ) -> nn.Module:
     """Load a trained network.
 
@@ -39,8 +41,8 @@ def load(
 
     Args:
         path: whatever ``defense eval`` takes as MODEL: a run folder, an exported folder, a weights
-            file, ``hf-hub:ORG/NAME``, ``local-dir:PATH``, ``torchvision:NAME``, a timm name, or
-            ``FILE.py:FACTORY``.
+            file, ``hf-hub:ORG/NAME``, ``local-dir:PATH``, ``torchvision:NAME``, ``rb:NAME``, a timm
+            name, or ``FILE.py:FACTORY``.
         model: a module of the same kind, needed where the run trained your own module; for a
             weights file it can stand in place of ``backbone``.
         backbone: of a weights file, the network: a name, or ``FILE.py:FACTORY``.
@@ -51,6 +53,7 @@ def load(
         num_classes: the number of outputs; as many as the weights have if None.
         channels: of the images.
         image_size: pixels a side of the images; that of the weights file or the network, else 32.
+        zoo_dir: the folder with the weights of ``rb:`` networks, as RobustBench keeps them.
 
     Returns:
         The network in eval mode, on images in [0, 1].
@@ -59,18 +62,25 @@ def load(
         UsageError: there is no such network, or the weights do not fit it.
     """
     statistics = _read_statistics(normalize)
-    wishes = Wishes(weights_key, allow_pickle, statistics)
+    wishes = Wishes(weights_key, allow_pickle, statistics, zoo_dir=str(zoo_dir))
     if model is not None:
         return _load_into_own(str(path), model, wishes).eval()
     spec = find_model(str(path), backbone, wishes=wishes)
     if spec.kind in (Kind.RUN, Kind.PUBLISHED):
         return open_network(spec, Sizes(), torch.device("cpu")).module.eval()
-    named = spec.kind in (Kind.REPOSITORY, Kind.NAMED) and not is_factory(spec.spec)
-    size = image_size or (spec.view.image_size if named else SIZE)
+    size = image_size or _find_size(spec)
     device = torch.device("cpu")
     loaded = open_network(spec, Sizes(num_classes, channels, size), device)
     images = torch.zeros(2, channels, size, size)
     return finish(loaded, spec, device, images, num_classes)[0]
+
+
+def _find_size(spec: ModelSpec) -> int:
+    """Pixels a side of the images that a network is for."""
+    if spec.kind is Kind.ZOO:
+        return spec.zoo.image_size
+    named = spec.kind in (Kind.REPOSITORY, Kind.NAMED) and not is_factory(spec.spec)
+    return spec.view.image_size if named else SIZE
 
 
 def _load_into_own(path: str, model: nn.Module, wishes: Wishes) -> nn.Module:

@@ -21,6 +21,7 @@ from abatis.nets.backbones.from_repository import (
     read_repository,
 )
 from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
+from abatis.nets.backbones.zoo.table import ZOO_DIR, ZooNetwork, find_zoo, is_zoo
 from abatis.nets.label_map import LabelMap
 from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights.file_kinds import PROGRAM, SAFETENSORS, SCRIPT, find_kind
@@ -43,6 +44,7 @@ class Kind(Enum):
     SCRIPT = "a TorchScript program"
     ONNX = "an ONNX file"
     NAMED = "a network with its own weights"
+    ZOO = "a network of RobustBench"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Wishes:
         statistics: mean and std of the channels to normalise by; the network's own if None.
         output: which of its outputs are the logits: a key, a place or "sigmoid".
         label_map: which output is which class; label i is output i if None.
+        zoo_dir: the folder with the weights of RobustBench's networks.
     """
 
     weights_key: str | None = None
@@ -62,6 +65,7 @@ class Wishes:
     statistics: Statistics | None = None
     output: str | None = None
     label_map: LabelMap | None = None
+    zoo_dir: str = str(ZOO_DIR)
 
 
 @dataclass(frozen=True)
@@ -93,17 +97,30 @@ class ModelSpec:
     def view(self) -> View:
         """How image files become images for the network."""
         if self.run is not None:
-            return view_of(self.run.backbone)
+            return view_of(self.run.backbone, self.run.zoo_dir)
+        if self.kind is Kind.ZOO:
+            return self.zoo.seen_as
         if self.kind is Kind.REPOSITORY:
             return read_repository(self.path).view
         named = self.backbone if self.kind is Kind.WEIGHTS else self.spec
-        return view_of(named or "") if self.kind in (Kind.WEIGHTS, Kind.NAMED) else View()
+        return (
+            view_of(named or "", Path(self.wishes.zoo_dir))
+            if self.kind in (Kind.WEIGHTS, Kind.NAMED)
+            else View()
+        )
+
+    @property
+    def zoo(self) -> ZooNetwork:
+        """The row of RobustBench's table that the name means; raises UsageError."""
+        return find_zoo(self.spec, Path(self.wishes.zoo_dir))
 
     @property
     def threat(self) -> str | None:
         """The threat that the network was trained against, where it is known."""
         if self.run is not None:
             return self.run.threat
+        if self.kind is Kind.ZOO:
+            return self.zoo.threat_model
         return str(read_description(self._folder)["threat"]) if self._is_exported else None
 
     @property
@@ -158,6 +175,8 @@ def find_model(
                 fix=f"write: defense eval {backbone} --weights {weights}",
             )
         spec, backbone = weights, spec
+    if is_zoo(spec):
+        return _find_zoo(spec, backbone, wishes)
     if is_repository(spec):
         return _find_folder(spec, find_folder(spec), backbone, wishes)
     path = Path(spec).expanduser()
@@ -174,12 +193,24 @@ def find_model(
     raise UsageError(
         f"no model '{spec}': {_nearest(spec, known)}",
         fix="name a run folder, a weights file (with --backbone), a timm model, torchvision:NAME, "
-        "hf-hub:ORG/NAME, local-dir:PATH, or FILE.py:FACTORY",
+        "rb:NAME, hf-hub:ORG/NAME, local-dir:PATH, or FILE.py:FACTORY",
     )
 
 
 def _is_known(name: str) -> bool:
     return is_factory(name) or name.startswith("torchvision:") or timm.is_model(name)
+
+
+def _find_zoo(spec: str, backbone: str | None, wishes: Wishes) -> ModelSpec:
+    """A network of RobustBench whose weights are there; raises UsageError where they are not."""
+    if backbone is not None:
+        raise UsageError(
+            f"{spec} names a network with its weights, and --backbone another network",
+            fix="leave --backbone out; or name the file of the weights",
+        )
+    folder = Path(wishes.zoo_dir)
+    path = find_zoo(spec, folder).require_file(folder)
+    return ModelSpec(spec, Kind.ZOO, path, wishes=wishes)
 
 
 def _find_folder(spec: str, path: Path, backbone: str | None, wishes: Wishes) -> ModelSpec:

@@ -12,7 +12,7 @@ from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, DataRequest, describe, from_user, open_data
 from abatis.data.extra import describe_extra
-from abatis.data.sources.class_folders import show_some
+from abatis.data.info import show_some
 from abatis.errors import UsageError
 from abatis.nets.backbones import view_of
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
@@ -20,13 +20,13 @@ from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
 
 def describe_run_data(config: RunConfig) -> DataInfo:
     """The facts of a run's data; raises DataError, UsageError."""
-    request = DataRequest.of(config, view_of(config.backbone))
+    request = DataRequest.of(config, view_of(config.backbone, config.zoo_dir))
     return describe(replace(request, class_names=_read_class_names(config)))
 
 
 def open_run_data(config: RunConfig, given: object, device: torch.device) -> Data:
     """A run's data, or those given from Python in their place; raises DataError, UsageError."""
-    request = DataRequest.of(config, view_of(config.backbone), device)
+    request = DataRequest.of(config, view_of(config.backbone, config.zoo_dir), device)
     if given is not None:
         return from_user(given, request)
     return open_data(replace(request, class_names=_read_class_names(config)))
@@ -72,7 +72,8 @@ def data_rows(config: RunConfig, info: DataInfo) -> tuple[PlanRow, ...]:
     if config.order != "shuffled":
         facts["order"] = config.order
     if info.view is not None:
-        view = {name: value for name, value in asdict(info.view).items() if name != "image_size"}
+        usual = {"image_size"} | ({"resize"} if info.view.resize == "shorter" else set())
+        view = {name: value for name, value in asdict(info.view).items() if name not in usual}
         facts |= view | {"auto_augment": info.view.auto_augment or "none"}
     row = PlanRow("data", shown, "", facts)
     if config.extra.file is None:

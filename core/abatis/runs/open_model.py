@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from abatis.data import DataInfo
-from abatis.data.sources.class_folders import describe_order
+from abatis.data.classes import describe_order
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import Normalized, build, unwrap
 from abatis.nets.backbones.from_repository import read_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import count_outputs
 from abatis.nets.backbones.names import is_factory, resolve
+from abatis.nets.backbones.timm_names import translate_to_timm
+from abatis.nets.backbones.zoo.loading import load_zoo
 from abatis.nets.first_pass import try_network
 from abatis.nets.outputs import adapt_images, adapt_outputs, unwrap_parallel
 from abatis.nets.programs import load_program, load_script
@@ -133,6 +135,8 @@ def open_network(spec: ModelSpec, sizes: Sizes, device: torch.device) -> Loaded:
         return _open_repository(spec, sizes)
     if spec.kind is Kind.NAMED:
         return _open_named(spec, sizes)
+    if spec.kind is Kind.ZOO:
+        return _open_zoo(spec, sizes)
     if spec.wishes.statistics is not None and spec.kind in (Kind.RUN, Kind.PUBLISHED, Kind.ONNX):
         raise UsageError(
             f"--normalize: {spec.spec} brings its own normalisation", fix="leave --normalize out"
@@ -163,6 +167,13 @@ def _open_weights(spec: ModelSpec, sizes: Sizes) -> Loaded:
     contents = read_contents(spec.path, spec.wishes.allow_pickle)
     loaded, module = _load_contents(spec, sizes, contents)
     if not loaded.normalised and isinstance(module, Normalized):
+        if loaded.family is not None and not loaded.family.normalises:
+            raise UsageError(
+                f"{spec.path} has the names of {loaded.family.title}, whose networks are normalised"
+                " in different ways, and does not say how",
+                fix="say it: --normalize none (images in [0, 1], as most take them), cifar10 or "
+                "MEAN STD",
+            )
         if sizes.statistics is None:
             raise UsageError(
                 f"{spec.path} does not say how images are normalised",
@@ -213,10 +224,21 @@ def _open_repository(spec: ModelSpec, sizes: Sizes) -> Loaded:
         return Loaded(Normalized(net, mean, std), [note], normalised=True)
     module = Normalized(repository.build(repository.classes, sizes.channels), mean, std)
     contents = read_contents(spec.path, spec.wishes.allow_pickle)
-    contents = repository.convert(contents, module.backbone)
+    contents = translate_to_timm(contents, module.backbone)
     loaded = load_into(module, contents, f"the network of {spec.spec}", spec.wishes.weights_key)
     loaded.notes.append(note)
     return loaded
+
+
+def _open_zoo(spec: ModelSpec, sizes: Sizes) -> Loaded:
+    """A network of RobustBench, normalised as there."""
+    _check_outputs(spec, spec.zoo.classes, sizes)
+    if spec.wishes.statistics is not None:
+        raise UsageError(
+            f"--normalize: {spec.spec} is normalised as RobustBench does it",
+            fix="leave --normalize out",
+        )
+    return load_zoo(spec.zoo, Path(spec.wishes.zoo_dir), spec.wishes.weights_key)
 
 
 def _open_named(spec: ModelSpec, sizes: Sizes) -> Loaded:

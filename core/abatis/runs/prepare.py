@@ -29,6 +29,7 @@ from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.network import make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
@@ -41,7 +42,6 @@ from abatis.train.judged_weights import choose_judged
 from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
-from abatis.train.sharding_checks import check_sharding
 from abatis.train.statistics_forwards import check_loss_forwards
 from abatis.train.trace import Say
 from abatis.train.trackers import Tracker
@@ -126,7 +126,8 @@ def prepare(
     notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
     notes += _warn_no_statistics(config, net, name)
-    engine = _set_up_engine(config, net, plan, info)
+    notes += warn_about_device(config, device, timed=images is not None)
+    engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
     plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
@@ -148,7 +149,8 @@ def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
         std=info.std if config.normalize == "data" else std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
-        init=config.backbone_init,
+        own=config.own_options,
+        zoo_dir=config.zoo_dir,
     )
 
 
@@ -204,7 +206,7 @@ def _describe_inputs(
     options = {"parameters": f"{size:,}", "pretrained": config.pretrained}
     if config.normalize != "data":
         options["normalize"] = config.normalize
-    options |= {"init": config.backbone_init} if config.backbone_init != "he" else {}
+    options |= config.own_options
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 
@@ -227,47 +229,6 @@ def _warn_no_statistics(config: RunConfig, net: Net, name: str) -> list[str]:
     if not config.statistics.is_set or net.running_statistics():
         return []
     return [f"--statistics has no effect: {name} has no batch norm with running statistics"]
-
-
-def _set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
-    """Decide how forward passes are made; returns the plan's row of that."""
-    _check_engine(config, net, plan)
-    device = next(net.module.parameters()).device
-    like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
-    # A folded norm reads the weights of its convolution. Those are sharded in the passes of a
-    # loss, where blocks are sharded.
-    with net.whole():
-        tuned = net.tune(
-            Randomness(config.seed).uniform("engine", like),
-            config.fold and config.shard != "blocks",
-        )
-    net.compile(
-        attack=config.compile in ("attack", "both"), step=config.compile in ("step", "both")
-    )
-    choices: dict[str, object] = dict(tuned)
-    if config.grad_checkpointing:
-        choices |= {"activations": "recomputed"}
-    choices |= {
-        "attack": config.attack.precision or config.precision,
-        "step": config.precision,
-        "compile": config.compile,
-    }
-    if config.shard != "none" or config.sync_bn:
-        choices |= {"shard": config.shard, "sync_bn": config.sync_bn}
-    return PlanRow("engine", "torch", torch.__version__, choices)
-
-
-def _check_engine(config: RunConfig, net: Net, plan: Plan) -> None:
-    """Raise UsageError where ``--compile`` or ``--shard`` does not go with the plan."""
-    if config.compile in ("step", "both") and plan.needs_double_backward:
-        asking = ", ".join(name for name, _ in plan.regularizers)
-        raise UsageError(
-            f"--compile {config.compile}: a compiled step cannot be differentiated twice, "
-            f"as {asking} needs it",
-            fix="--compile attack",
-        )
-    if config.shard != "none":
-        check_sharding(config, plan, net.module)
 
 
 def _warn_too_small(model: nn.Module, backbone: str, info: DataInfo) -> list[str]:

@@ -17,6 +17,9 @@ from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.backbones.from_repository import find_folder, is_repository
+from abatis.nets.backbones.own_options import DESIGN
+from abatis.nets.backbones.zoo.loading import start_from_zoo
+from abatis.nets.backbones.zoo.table import ZOO_DIR, find_zoo, is_zoo
 from abatis.nets.digest import tensors_digest
 from abatis.nets.weights import Contents, load_into, read_contents, start_from
 from abatis.nets.weights.contents import WHOLE
@@ -199,7 +202,15 @@ def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.M
         std=[1.0] * channels,
         pretrained=table.get("pretrained", False),
         download=False,
+        own=_read_own_options(table),
+        zoo_dir=Path(str(table.get("zoo_dir", ZOO_DIR))),
     )
+
+
+def _read_own_options(table: Mapping[str, Any]) -> dict[str, str]:
+    """The options of our own networks that a run.toml has and that change what a network is."""
+    given = {name: table.get(f"backbone_{name}") for name in DESIGN}
+    return {name: value for name, value in given.items() if isinstance(value, str)}
 
 
 def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
@@ -226,6 +237,8 @@ def check_weights(folder: Path, expected: Mapping[str, str]) -> None:
 def find_start(config: RunConfig) -> Path:
     """The file or folder that ``--init`` names; a repository is downloaded where it must be."""
     name = str(config.init)
+    if is_zoo(name):
+        return find_zoo(name, config.zoo_dir).require_file(config.zoo_dir)
     return find_folder(name) if is_repository(name) else Path(name).expanduser()
 
 
@@ -243,6 +256,8 @@ def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
     Raises:
         UsageError: the weights do not fit the network.
     """
+    if is_zoo(str(config.init)):
+        return start_from_zoo(model, str(config.init), config.zoo_dir, name, config.weights_key)
     path = find_start(config)
     if not (path / "run.toml").is_file():
         return start_from(model, read_contents(path, config.allow_pickle), name, config.weights_key)

@@ -20,9 +20,10 @@ from abatis.config.run_options import LADDERS, Ladder
 from abatis.config.toml import flatten
 from abatis.data import Data, DataInfo
 from abatis.errors import UsageError
-from abatis.evaluate import EvaluationRequest, evaluate, judge_with_pgd
+from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
-from abatis.report.eval_record import STATE, check_files, read_record, write_record
+from abatis.evaluate.several_threats import ask_each, evaluate_all
+from abatis.report.eval_record import check_files, list_threats, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
@@ -42,6 +43,7 @@ from abatis.runs.run_folder import (
     write_run_toml,
 )
 from abatis.system import distributed
+from abatis.system.arithmetic import use_run_arithmetic
 from abatis.system.device import pick_device
 from abatis.system.environment import ENVIRONMENT, collect_environment, read_resumptions
 from abatis.system.files import explain_disk_errors, write_text
@@ -148,12 +150,13 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     marks = {"backbone": f"{PYTHON}{type(model).__name__}"} if model is not None else {}
     marks |= {"data": f"{PYTHON}{type(data).__name__}"} if data is not None else {}
     config = config.model_copy(update=marks)
-    with distributed.connect(), untouched():
-        return _run(config, model, data)
+    with distributed.connect(config.device), untouched():
+        device = pick_device(config.device)
+        with use_run_arithmetic(device, config.tf32, config.deterministic):
+            return _run(config, model, data, device)
 
 
-def _run(config: RunConfig, model: nn.Module | None, data: object) -> Result:
-    device = pick_device(config.device)
+def _run(config: RunConfig, model: nn.Module | None, data: object, device: torch.device) -> Result:
     check_before_data(config, model, data, device)
     if distributed.was_restarted():
         config = config.model_copy(update={"resume": True})
@@ -252,8 +255,11 @@ def _is_judged(job: Job) -> bool:
     done = record.get("ladder")
     if done not in LADDERS or LADDERS.index(done) < LADDERS.index(wanted):
         return False
-    asked = (str(job.config.threat_model), job.config.seed)
-    return (record.get("threat"), record.get("seed")) == asked
+    if record.get("seed") != job.config.seed:
+        return False
+    if wanted == "clean":
+        return True
+    return list_threats(record) == [str(threat) for threat in job.config.judged_threats]
 
 
 def _describe_run(job: Job, prepared: Prepared, start: Start, code: Mapping[str, str]) -> None:
@@ -357,18 +363,16 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             device=job.device,
             num_classes=images.info.num_classes,
             progress=progress,
-            state=folder / STATE,
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
             origin=None if job.model is not None else describe_run_origin(folder, images.info),
         )
-        evaluation = evaluate(model, request)
+        numbers = evaluate_all(model, ask_each(request, config.judged_threats, folder))
+    threat = None if config.eval == "clean" else config.threat_model
     record = {
-        **evaluation.to_json(),
-        **describe_evaluation(
-            str(folder), model, images.info, images.test, config.threat_model, config.seed
-        ),
+        **numbers,
+        **describe_evaluation(str(folder), model, images.info, images.test, threat, config.seed),
         **describe_selection(images, folder, int(trainer.progress.best["epoch"])),
     }
     return write_record(folder, record) if distributed.rank() == 0 else record

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from abatis.errors import ProcessLost, UsageError
 from abatis.system import torch_messages
+from abatis.system.own_gpu import check_own_gpus, choose_gpu, name_gpu
 
 Value = TypeVar("Value")
 
@@ -115,6 +117,31 @@ def gather(values: Tensor, of: int) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+def fetch_partners(values: Tensor, of: int) -> Tensor:
+    """Return the partners of this process's rows: row ``of - 1 - r`` of the batch for row r.
+
+    Every process receives those rows only.
+
+    Args:
+        values: this process's rows, (B, ...).
+        of: the number of rows of all processes.
+
+    Returns:
+        (B, ...).
+    """
+    if not several():
+        return values.flip(0)
+    bounds = [of * number // world_size() for number in range(world_size() + 1)]
+    mine = rows_of(of)
+    # the partners of my rows are the rows of - mine.stop .. of - mine.start - 1
+    low, high = of - mine.stop, of - mine.start
+    sizes = [max(0, min(high, stop) - max(low, start)) for start, stop in pairwise(bounds)]
+    sent = values.flip(0).contiguous()  # by rising partner, so by rising process
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, sizes, sizes)
+    return torch.cat(received.split(sizes)[::-1])  # from the last process on, each by falling row
+
+
 def first_says(value: Value) -> Value:
     """Return the value of the first process, in every process."""
     if not several():
@@ -158,13 +185,17 @@ def average_gradients(module: nn.Module) -> tuple[Callable[[Any], Any], Exchangi
 
 
 @contextmanager
-def connect() -> Iterator[None]:
+def connect(device: str = "auto") -> Iterator[None]:
     """Connect with the other processes if several were started.
 
     Tensors are exchanged where they are: on the CPU by gloo, on GPUs by NCCL.
 
+    Args:
+        device: the value of ``--device``.
+
     Raises:
-        UsageError: processes that may be restarted share the agent's store.
+        UsageError: processes that may be restarted share the agent's store, or there is no GPU for
+            each process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or several():
         yield
@@ -177,13 +208,13 @@ def connect() -> Iterator[None]:
             where="torchrun",
             fix="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...",
         )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=SILENCE
-    )
+    gpu = choose_gpu(device)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    dist.init_process_group("gloo" if gpu is None else "cpu:gloo,cuda:nccl", timeout=SILENCE)
     try:
         with watch_others(lambda: "outside of training"):
+            check_own_gpus(collect(name_gpu(gpu)))
             yield
             any_says(False)  # no process closes its connections while another one still uses them
     finally:

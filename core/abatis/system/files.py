@@ -67,7 +67,9 @@ def flush(descriptor: int) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the disk has the names of the files in a folder."""
+    """Wait until the disk has the names of the files in a folder; Windows opens no folder."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         flush(descriptor)

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from abatis.errors import UsageError
 from abatis.system.files import explain_disk_errors
 
 LOCK = ".lock"
+AT_ONCE = 0.1  # seconds, enough for a second attempt where the owner ends in between
 PATIENCE = 30.0  # seconds to wait for a file that another process changes
 WAIT = 0.02  # seconds between two attempts
-HELD = (errno.EACCES, errno.EAGAIN)  # what POSIX allows for a lock that another process has
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems without locks
+START = 1  # where the owner's name begins: Windows lets nobody else read the byte that is locked
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the folder's lock.
 
-    It is a record lock: it ends with its process, however that ends, and workers do not inherit
-    it.
+    It ends with its process, however that ends, and workers do not inherit it.
 
     Raises:
         UsageError: another process, which is named, holds the lock; or the folder is read-only.
     """
-    with _hold(folder / LOCK, folder, 0.0):
+    with _hold(folder / LOCK, folder, AT_ONCE):
         yield
 
 
 def find_writer(folder: Path) -> str:
-    """Who writes into a folder now, in words; empty where nobody does.
-
-    Not for a folder that this process has locked: asking would give up its lock.
-    """
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    """Who writes into a folder now, in words; empty where nobody does."""
+    path = folder / LOCK
+    if not path.is_file() or path.is_symlink():
         return ""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _make_lock(path, 0):
+            return ""
+    except Timeout:
+        return _name_owner(_read_owner(path))
+    except OSError:  # it cannot be asked: the folder is read-only, or has no locks
         return ""
-    except OSError as error:
-        return _name_owner(_read_owner(descriptor)) if error.errno in HELD else ""
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -73,43 +69,53 @@ def lock_file(path: Path, patience: float = PATIENCE) -> Iterator[None]:
 @contextmanager
 def _hold(path: Path, what: Path, patience: float) -> Iterator[None]:
     """Hold a lock file for what it stands for."""
+    lock = _make_lock(path, patience, _write_owner)
     with explain_disk_errors(what):
-        descriptor = _open(path, what, time.monotonic() + patience)
-    try:
-        os.truncate(descriptor, 0)
-        os.write(
-            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
-        )
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held, so that a waiting process sees it is gone
-        os.close(descriptor)
-
-
-def _open(path: Path, what: Path, deadline: float) -> int:
-    """Open and lock the lock file; returns its descriptor."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.acquire()
+        except Timeout:
+            raise _make_held_error(what, _read_owner(path)) from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
-                owner = _read_owner(descriptor)
-                os.close(descriptor)
-                if error.errno in HELD and time.monotonic() < deadline:
-                    time.sleep(WAIT)
-                    continue
-                raise (_make_held_error(what, owner) if error.errno in HELD else error) from error
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        # The owner removed the file between our opening and locking it: try again.
-        os.close(descriptor)
+                raise
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows removes no file that is open
+            path.unlink(missing_ok=True)  # while it is held: a waiting process sees it is gone
+        lock.release()
 
 
-def _read_owner(descriptor: int) -> str:
-    """What the owner of a lock wrote into its file."""
-    return os.read(descriptor, 1000).decode(errors="replace")
+def _make_lock(
+    path: Path, patience: float, on_acquired: Callable[[int], None] | None = None
+) -> FileLock:
+    """A lock by the system, which knows when its owner has died; it does not remove the file."""
+    return FileLock(
+        path,
+        timeout=patience,
+        mode=0o644,
+        poll_interval=WAIT,
+        fallback_to_soft=False,
+        preserve_lock_file=True,
+        on_acquired=on_acquired,
+    )
+
+
+def _write_owner(descriptor: int) -> None:
+    """Write into a lock file, which this process holds, that it does."""
+    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{' ' * START}{owner}".encode())
+
+
+def _read_owner(path: Path) -> str:
+    """What the owner of a lock wrote into its file; empty where that cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(START)
+            return file.read(1000).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _name_owner(owner: str) -> str:

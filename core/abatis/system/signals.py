@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from abatis.errors import Stopped
+
+termios: Any = None
+with suppress(ImportError):  # Windows has none
+    import termios
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """What a process hears when its terminal is closed; Windows has no such signal."""
@@ -93,7 +96,7 @@ def stop_at_once(folder: Path, again: str = AGAIN) -> Iterator[None]:
 
 def leave_terminal() -> None:
     """Write nowhere from now on, where the terminal is gone: writing there would be an error."""
-    for descriptor in (1, 2):
+    for descriptor in (1, 2) if termios else ():
         try:
             termios.tcgetattr(descriptor)
         except (OSError, termios.error) as error:

@@ -19,6 +19,19 @@ LOST = {
 WRITER = ("inline_container", "PytorchStreamWriter")
 """Parts of the messages of torch.save if the disk refuses."""
 
+NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",  # the newer names of cuDNN
+    "HOST_ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN tried all, none had room
+    "MPS backend out of memory",
+)
+"""Parts of the messages of libraries that allocate memory themselves. A GPU is needed to provoke
+them, so only the CPU's is tested."""
+
 BROADCAST_BUFFERS = "`broadcast_buffers` is deprecated"
 """How the warning begins that newer versions give for an argument that older ones need."""
 
@@ -42,7 +55,7 @@ def cannot_write(error: BaseException) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Is there no memory left on the device, or on the CPU, where it is a plain RuntimeError?"""
     return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
     )
 
 

@@ -18,6 +18,7 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import CheckpointError, UsageError
 from abatis.system.folder_lock import find_writer
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
+from abatis.train.optimizer import load_moments
 from abatis.train.resume import check_fit
 
 OPTION = "--continue-from"
@@ -111,7 +112,7 @@ def take_over_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
             f"{OPTION}: that run's optimizer has groups of {sizes} tensors, this one's {wanted}",
             fix="give --optim.decay-all and --optim.layer-decay as in that run",
         )
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+    load_moments(optimizer, {"state": saved["state"], "param_groups": own["param_groups"]})
 
 
 def _load_newest(run: Path) -> Loaded:

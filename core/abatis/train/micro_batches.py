@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -77,7 +78,10 @@ class MicroBatches:
         self.cuts = _cut(len(batch), setup.accumulate)
         self.gathered: list[Tensor] | None = None if len(self.cuts) == 1 else []
         self.inside: list[Tensor] = []
-        self.attacked = [self._attack(rows) for rows in self.cuts]
+        # forwards that move the statistics between two attacks change what is folded
+        still = not setup.statistics.attack
+        with setup.net.hold_folded() if still else nullcontext():
+            self.attacked = [self._attack(rows) for rows in self.cuts]
 
     def __iter__(self) -> Iterator[StepContext]:
         for rows, (batch, attacked) in zip(self.cuts, self.attacked, strict=True):

@@ -6,6 +6,7 @@ There is no scheduler, and so no state of one to save.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from abatis.system.timm_import import timm
 
 PEAK = 0.3  # where one-cycle reaches its peak
 WARM_START = 0.01  # its first factor
+THIS_MACHINE = ("fused", "foreach", "capturable", "differentiable")
+"""Settings of torch's optimizers that say how an update is computed, not which one."""
 
 
 def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -76,6 +79,29 @@ def make_optimizer(
     return torch.optim.AdamW(
         groups, config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
     )
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take over a saved state, which may be of another kind of device.
+
+    How updates are computed here stays as it is. A fused update needs moments in the memory layout
+    of their parameters.
+
+    Args:
+        optimizer: That of this run.
+        saved: What ``state_dict`` gave.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**group, **{name: mine[name] for name in THIS_MACHINE if name in mine}}
+        for group, mine in zip(saved["param_groups"], own, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if alike and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _group_parameters(config: OptimConfig, module: nn.Module) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from abatis.train.checkpoint import CHECKPOINTS, Loaded, describe_slow_save, sav
 from abatis.train.continuation import Source, take_over_moments
 from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.judged_weights import JudgedWeights
+from abatis.train.optimizer import load_moments
 from abatis.train.resume import describe_run, is_finished
 from abatis.train.skip_nonfinite import SkipNonFinite
 from abatis.train.training import Progress, Training
@@ -92,7 +93,7 @@ class Saver:
         state = loaded.state
         if self.net.sharding is None:
             load_state(self.net.module, loaded.weights, state.get("extra_state"))
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_moments(self.optimizer, state["optimizer"])
         else:
             self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
         for name, hooks in self.training.plan.trainers:

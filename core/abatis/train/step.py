@@ -117,8 +117,9 @@ class Step:
             micros = MicroBatches(self.setup, batch, number, epoch, progress, share)
         with _name_phase("loss"):
             result = self._compute_gradients(micros)
-        self._check_and_clip(result, micros)
-        self.optimizer.step()
+        with _name_phase("update"):
+            self._check_and_clip(result, micros)
+            self.optimizer.step()
         for name, hooks in self.plan.trainers:
             with self.plan.watch(name, "after_update", self.net):
                 hooks.after_update(micros.whole())

@@ -118,6 +118,8 @@ class Trainer:
                 self._train_epoch(stop, listener)
                 listener.epoch(self._end_epoch())
                 self._warn_if_slow(listener)
+                if note := self.training.data.take_note():
+                    listener.note(note)
                 if distributed.any_says(stop.asked):  # in the validation; all of it is saved
                     raise self._make_stopped()
             self.training.write_weights(WEIGHTS_LAST, self.net.module)
@@ -189,7 +191,8 @@ class Trainer:
         self.metrics.clear()
         row |= self._validate()
         row["seconds"] = round(progress.seconds, 3)
-        row["peak_memory_mb"] = peak_memory_mb(self.training.device)
+        if (memory := peak_memory_mb(self.training.device)) is not None:
+            row["peak_memory_mb"] = memory
         progress.finished = progress.epochs_ended >= self.config.epochs or stops_early(
             progress.epochs_ended, progress.best, self.config
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -133,6 +134,35 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["abatis"]["verdict"] == "WARN"
     options = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
     assert abatis.RunConfig(**options).epochs == 1
+
+
+def test_programs_read_the_numbers_of_a_card_and_no_bound_as_an_accuracy(judged, tmp_path):
+    folder = judged(verdict="WARN", ladder="standard", interval={"robust_acc": [0.35, 0.65]})
+    export(folder, tmp_path, "safetensors")
+    about = ModelCard.load(tmp_path / "README.md").data
+    assert (about.library_name, about.model_name) == ("timm", "little")
+    assert about.tags == ["image-classification", "adversarial-robustness", "abatis"]
+    told = {one.metric_name.partition(",")[0]: one for one in about.eval_results}
+    assert {name: one.metric_value for name, one in told.items()} == {
+        "clean accuracy": 32 / 38,
+        "AutoAttack accuracy": 0.5,
+        "robust accuracy": 0.5,
+    }
+    assert {(one.task_type, one.metric_type, one.dataset_name) for one in told.values()} == {
+        ("image-classification", "accuracy", "digits")
+    }
+    assert told["clean accuracy"].metric_args == {"images": 38}
+    assert told["robust accuracy"].metric_args == {
+        "images": 38,
+        "interval_95": [0.35, 0.65],
+        "threat": "Linf:8/255",
+        "ladder": "standard",
+        "masking_verdict": "WARN",
+    }
+    masked = read_finished_run(judged(verdict="FAIL"), allow_fail=True)
+    (clean,) = ModelCard(make_card(masked, {})).data.eval_results
+    assert clean.metric_name == "clean accuracy"
+    assert ModelCard(make_card(replace(masked, record={}), {})).data.eval_results is None
 
 
 def test_the_card_says_where_there_is_too_little_to_judge(judged, tmp_path):

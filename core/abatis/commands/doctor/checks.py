@@ -70,6 +70,12 @@ if torch.backends.mps.is_available():
     found["mps"] = "Apple GPU"
 print("; ".join(f"{device}: {about}" for device, about in found.items()))
 """
+CARD = """
+import sys
+from abatis.system.unseen_gpu import find_unseen_gpu
+unseen = find_unseen_gpu()
+sys.exit(str(unseen)) if unseen else print("none that torch cannot use")
+"""
 PLUGIN = """
 import sys
 from abatis.config import discovery
@@ -154,6 +160,9 @@ def _run_checks() -> list[Check]:
             pool.submit(
                 _try_program, "device", "all", DEVICES, "fix the driver, or use --device cpu"
             )
+        )
+        parts.append(
+            pool.submit(_try_program, "device", "NVIDIA cards", CARD, "or use --device cpu")
         )
         parts.append(
             pool.submit(

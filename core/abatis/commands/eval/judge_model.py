@@ -6,21 +6,31 @@ import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from abatis.api.randomness import untouched
-from abatis.api.threat import Threat
+from abatis.api.threat import Threat, refuse_twice
+from abatis.commands.eval.options import MADE
 from abatis.commands.eval.points import choose_points, describe_points
-from abatis.data import Data, DataRequest, open_data
+from abatis.data import Data, DataInfo, DataRequest, Split, open_data
 from abatis.errors import UsageError
-from abatis.evaluate import EvaluationRequest, evaluate
+from abatis.evaluate import EvaluationRequest
+from abatis.evaluate.also.finding import find_attack
+from abatis.evaluate.also.running import try_attacks
+from abatis.evaluate.corruptions.files import open_files
+from abatis.evaluate.corruptions.judging import judge_corruptions
+from abatis.evaluate.corruptions.sources import CorruptedHere, CorruptionSource
+from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.record import describe_evaluation
+from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.nets.label_map import read_label_map
 from abatis.nets.normalising import parse_statistics
 from abatis.report.eval_record import (
-    STATE,
     check_files,
     check_replaceable,
+    find_verdict,
     read_record,
     write_record,
 )
@@ -36,10 +46,11 @@ from abatis.system.device import pick_device
 from abatis.system.files import explain_disk_errors
 from abatis.system.signals import stop_at_once
 
+TRIED_BY_OTHERS = 2  # images on which the attacks of --also are tried
 TRIED = 8  # images on which the network is tried before the evaluation
 
 
-def judge_model(asked: argparse.Namespace, line: str) -> str:
+def judge_model(asked: argparse.Namespace, line: str) -> str | None:
     """Evaluate a model, write eval.json and report.html, and print the numbers.
 
     Args:
@@ -47,34 +58,37 @@ def judge_model(asked: argparse.Namespace, line: str) -> str:
         line: The command as it was typed, for the record.
 
     Returns:
-        The masking verdict.
+        The masking verdict, the worst over all threats; None after the clean ladder.
     """
-    with distributed.connect(), untouched():
+    with distributed.connect(asked.device), untouched():
         return _judge(asked, line)
 
 
-def _judge(asked: argparse.Namespace, line: str) -> str:
+def _judge(asked: argparse.Namespace, line: str) -> str | None:
     reporter = Reporter(asked.quiet or distributed.rank() > 0)
     subject = find_model(
         asked.model, asked.backbone, weights=asked.weights, wishes=_read_wishes(asked)
     )
+    threats = _choose_threats(asked, subject)
     device = pick_device(asked.device)
     images = _open_data(asked, subject, device)
-    threat = Threat.parse(asked.threat or subject.threat or "Linf:8/255")
-    folder = asked.out or _choose_folder(asked, subject, images.info.name, str(threat))
-    check_replaceable(folder, asked.ladder)
+    folder = asked.out or _choose_folder(asked, subject, images.info.name, threats)
+    check_replaceable(folder, asked.ladder, [str(threat) for threat in threats])
     if subject.run is not None:
         check_files(subject.path, read_record(subject.path))
     points = choose_points(asked, images.test)
+    seed = subject.run.seed if subject.run else asked.seed
     few = next(iter(images.test.eval_batches(TRIED))).x
+    corruptions = _open_corruptions(asked, points, images.info, seed, device)
+    also = [find_attack(spec) for spec in asked.also]
     module, notes, doubts = open_model(subject, images.info, device, few)
     for note in [*notes, *doubts]:
         reporter.note(f"note: {note}")
-    seed = subject.run.seed if subject.run else asked.seed
+    try_attacks(also, module, threats[0], few[:TRIED_BY_OTHERS])
     if _same_data(asked, subject):
         known = _prepare_run(subject, module, images, device)
     else:
-        known = {"training": describe_data(images, threat, device)}
+        known = {"training": describe_data(images, threats[0], device)}
     with explain_disk_errors(folder):  # before hours of attacks
         folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -83,32 +97,76 @@ def _judge(asked: argparse.Namespace, line: str) -> str:
     ):
         request = EvaluationRequest(
             points,
-            threat,
+            threats[0],
             ladder=asked.ladder,
             seed=seed,
             batch_size=asked.batch_size,
             device=device,
             num_classes=images.info.num_classes,
             progress=progress,
-            state=folder / STATE,
+            also=also,
             square_bf16=asked.square_bf16,
             origin=describe_origin(subject, images.info),
             **known,
         )
-        found = evaluate(module, request)
+        numbers = evaluate_all(module, ask_each(request, threats, folder))
+        if corruptions is not None:
+            numbers["corruptions"] = judge_corruptions(module, request, corruptions, folder)
     if distributed.rank() == 0:
         about = {
-            **describe_evaluation(asked.model, module, images.info, points, threat, seed),
+            **describe_evaluation(
+                asked.model, module, images.info, points, _name_threat(asked, threats), seed
+            ),
             **describe_points(asked, points, images.test),
             "command": line,
         }
-        numbers = found.to_json()
-        numbers["findings"] = [*found.findings, *doubts]
+        numbers["findings"] = [*cast(list[str], numbers["findings"]), *doubts]
         record = write_record(folder, {**numbers, **about, **_read_selection(subject)})
         reporter.evaluation(record)
         write_report(folder)
         reporter.closing(folder, images.info.note)
-    return found.verdict
+    return find_verdict(numbers)
+
+
+def _choose_threats(asked: argparse.Namespace, subject: ModelSpec) -> list[Threat]:
+    """The threats to judge: those asked for, else the model's own.
+
+    Raises:
+        UsageError: the ladder cannot judge one of them, or an option has no effect with it.
+    """
+    if asked.ladder == "clean":
+        for option, given in (
+            ("--threat", asked.threat),
+            ("--also", asked.also),
+            ("--strict", asked.strict),
+        ):
+            if given:
+                raise UsageError(
+                    f"{option} has no effect with --ladder clean, which runs no attack",
+                    fix=f"leave out {option}, or use another ladder",
+                )
+    own = subject.run.judged_threats if subject.run is not None else ()
+    threats = [*map(Threat.parse, asked.threat), *([] if asked.threat else own)]
+    threats = threats or [Threat.parse(subject.threat or "Linf:8/255")]
+    refuse_twice(threats, "--threat")
+    check_ladder(asked.ladder, threats)
+    return threats
+
+
+def _open_corruptions(
+    asked: argparse.Namespace, points: Split, info: DataInfo, seed: int, device: torch.device
+) -> CorruptionSource | None:
+    """Where corrupted images come from; None where none are asked for."""
+    if asked.corruptions is None:
+        return None
+    if asked.corruptions == MADE:
+        return CorruptedHere(points, seed)
+    return open_files(Path(asked.corruptions).expanduser(), points, info, device)
+
+
+def _name_threat(asked: argparse.Namespace, threats: list[Threat]) -> Threat | None:
+    """The threat of the record's own numbers; none where no attack runs."""
+    return None if asked.ladder == "clean" else threats[0]
 
 
 def _read_wishes(asked: argparse.Namespace) -> Wishes:
@@ -119,6 +177,7 @@ def _read_wishes(asked: argparse.Namespace) -> Wishes:
         parse_statistics(asked.normalize) if asked.normalize else None,
         asked.output,
         read_label_map(asked.label_map) if asked.label_map else None,
+        asked.zoo_dir,
     )
 
 
@@ -153,13 +212,15 @@ def _same_data(asked: argparse.Namespace, subject: ModelSpec) -> bool:
     return subject.run is not None and asked.data in (None, subject.run.data)
 
 
-def _choose_folder(asked: argparse.Namespace, subject: ModelSpec, data: str, threat: str) -> Path:
+def _choose_folder(
+    asked: argparse.Namespace, subject: ModelSpec, data: str, threats: list[Threat]
+) -> Path:
     """The run folder if this repeats the run's own evaluation, else a folder below ``evals``."""
     run = subject.run
     if (
         run is not None
         and _same_data(asked, subject)
-        and threat == run.threat
+        and (asked.ladder == "clean" or [*run.judged_threats] == threats)
         and asked.subset is None
         and asked.points is None
     ):
@@ -167,7 +228,7 @@ def _choose_folder(asked: argparse.Namespace, subject: ModelSpec, data: str, thr
     parts = [
         subject.path.name or subject.spec,
         Path(data).stem,
-        threat,
+        "clean" if asked.ladder == "clean" else "-".join(map(str, threats)),
         *([f"subset{asked.subset}"] if asked.subset else []),
         *([asked.points.stem] if asked.points else []),
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
 
+MADE = "made"  # corruptions that are computed
 MASKED = 6  # exit code with --strict if the verdict is FAIL
 
 
@@ -23,7 +24,7 @@ def make_parser(prog: str) -> Parser:
         metavar="MODEL",
         help="run folder, exported folder, weights file (with --backbone), FILE.py:FACTORY or "
         "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, or a TorchScript, .pt2 or .onnx file",
+        "local-dir:PATH, rb:NAME of RobustBench, or a TorchScript, .pt2 or .onnx file",
     )
     _add_model_options(parser)
     _add_data_options(parser)
@@ -47,6 +48,12 @@ def _add_model_options(parser: Parser) -> None:
     parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
     parser.add_argument(
         "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
+    )
+    parser.add_argument(
+        "--zoo-dir",
+        default="models",
+        metavar="DIR",
+        help="folder with the weights of rb: networks, as RobustBench keeps them (default: models)",
     )
     parser.add_argument(
         "--weights-key",
@@ -107,7 +114,10 @@ def _add_data_options(parser: Parser) -> None:
     parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
-        help="such as Linf:8/255, L2:0.5 or L1:12 (default: the model's own, or Linf:8/255)",
+        action="append",
+        default=[],
+        help="such as Linf:8/255, L2:0.5 or L1:12; repeat it to judge several threats and their "
+        "union (default: the model's own, or Linf:8/255)",
     )
 
 
@@ -116,10 +126,27 @@ def _add_attack_options(parser: Parser) -> None:
         "--ladder",
         choices=LADDERS,
         default="standard",
-        help="quick: clean and PGD-20; standard: also margin-PGD-20 and AutoAttack; thorough: also "
-        "PGD-100 with 5 restarts and AutoAttack plus; rand: as standard with AutoAttack rand, for "
-        "networks that answer at random, which the others choose by themselves "
+        help="clean: no attack, only clean accuracy; quick: clean and PGD-20; standard: also "
+        "margin-PGD-20 and AutoAttack; thorough: also PGD-100 with 5 restarts and AutoAttack plus; "
+        "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
+        "others choose by themselves "
         "(default: standard)",
+    )
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const=MADE,
+        metavar="PATH",
+        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
+        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="ATTACK",
+        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
+        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
     )
     parser.add_argument(
         "--square-bf16",

@@ -7,26 +7,21 @@ from typing import Any
 
 import tomli_w
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 
 from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
-from abatis.report.eval_record import describe_check
-from abatis.report.numbers import format_share, list_measured
+from abatis.report.corruptions_table import KEY, SUMMARY, describe_corruptions, list_summary
+from abatis.report.eval_record import describe_check, find_verdict, split_threats
+from abatis.report.numbers import CLEAN, format_share, is_bound, list_measured
+from abatis.report.threats_table import EXPLANATION, HEADINGS, describe_union, list_threat_rows
 from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
 from abatis.system.printable import replace_controls
 
-HEAD = """---
-library_name: {library}
-pipeline_tag: image-classification
-tags:
-- image-classification
-- adversarial-robustness
-- abatis
----
-"""
+TASK = "image-classification"
 INTERFACE = (
     "Images are floats (B, C, H, W) in [0, 1]; the outputs are logits (B, K). "
     "The normalisation is part of the model."
@@ -74,8 +69,48 @@ def make_card(run: FinishedRun, also: Mapping[str, str]) -> str:
         f"Written by abatis {__version__} with torch {torch.__version__}.",
     }
     body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items())
-    head = HEAD.format(library="timm" if run.in_timm else "abatis")
+    head = f"---\n{_describe_to_programs(run)}\n---\n"
     return replace_controls(f"{head}\n# {run.name}\n\n{body}\n")
+
+
+def _describe_to_programs(run: FinishedRun) -> str:
+    """The YAML that begins a card, from which the Hub's search and leaderboards read."""
+    results = list(_list_results(run.record, str(run.table["threat"])))
+    about = ModelCardData(
+        library_name="timm" if run.in_timm else "abatis",
+        pipeline_tag=TASK,
+        tags=[TASK, "adversarial-robustness", "abatis"],
+        model_name=run.name if results else None,
+        eval_results=results or None,
+    )
+    return about.to_yaml()
+
+
+def _list_results(record: Mapping[str, Any], threat: str) -> Iterator[EvalResult]:
+    """The accuracies of a record, without those that are no more than upper bounds."""
+    for number in list_measured(record):
+        if is_bound(record.get("verdict"), number):
+            continue
+        conditions = {
+            "images": record["n"],
+            "interval_95": record.get("interval", {}).get(number.key),
+        }
+        if number != CLEAN:
+            conditions |= {
+                "threat": record.get("threat", threat),
+                "ladder": record.get("ladder"),
+                "masking_verdict": record.get("verdict"),
+            }
+        yield EvalResult(
+            task_type=TASK,
+            dataset_type=record["data"],
+            dataset_name=record["data"],
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=number.described,
+            metric_value=record[number.key],
+            metric_args={key: value for key, value in conditions.items() if value is not None},
+        )
 
 
 def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
@@ -83,21 +118,28 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
         yield "It was not evaluated: its robustness is unknown."
         return
     n, intervals = record["n"], record.get("interval", {})
-    yield (
-        f"Fraction of {n} test images ({record['data']}) that is classified correctly, "
-        f"under the threat {record.get('threat', threat)}:\n"
-    )
+    clean = record.get("ladder") == "clean"
+    under = ", without an attack" if clean else f", under the threat {record.get('threat', threat)}"
+    yield f"Fraction of {n} test images ({record['data']}) that is classified correctly{under}:\n"
     yield "| measure | result | 95 % interval |\n|---|---|---|"
     for number in list_measured(record):
         low, high = intervals.get(number.key, (None, None))
         between = "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
         share = format_share(record[number.key], record.get("verdict"), number)
         yield f"| {number.described} | {share} | {between} |"
+    if record.get(KEY):
+        yield f"\n| {' | '.join(SUMMARY)} |\n|---|---|"
+        yield from (f"| {' | '.join(row)} |" for row in list_summary(record))
+        yield f"\n{' '.join(describe_corruptions(record))}"
+    if clean:
+        yield "\nNo attack was run: its robustness is unknown."
+        return
+    yield from _under_all(record)
     tests = record.get("masking", {}).get("tests", [])
     verdict = format_verdict(record.get("verdict") or "not measured", record.get("ladder"))
     yield f"\nVerdict on gradient masking: **{verdict}** ({len(tests)} tests)."
     yield from (f"- {finding}" for finding in record.get("findings", []))
-    if record.get("verdict") == "FAIL":
+    if find_verdict(record) == "FAIL":
         yield "\n**The robust accuracies cannot be trusted.**"
     adaptive = record.get("adaptive_attack")
     if unchecked := describe_check(record):
@@ -105,6 +147,18 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     yield (
         "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
     )
+
+
+def _under_all(record: Mapping[str, Any]) -> Iterator[str]:
+    """The table of several threats; nothing where there is one."""
+    rows = list_threat_rows(record)
+    if not rows:
+        return
+    yield f"\nUnder several threats; {describe_union(record)}. {EXPLANATION}\n"
+    yield f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    for other in split_threats(record)[1:]:
+        yield from (f"- {other['threat']}: {finding}" for finding in other["findings"])
 
 
 def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from abatis.nets.backbones import resolve, view_of
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
-from abatis.report.eval_record import check_files, read_record
+from abatis.report.eval_record import check_files, find_verdict, read_record
 from abatis.report.sealed_json import read_json
 from abatis.runs.network import CHANGED_BY
 from abatis.runs.run_folder import PYTHON, load_weights
@@ -197,7 +197,7 @@ def _read_evaluation(folder: Path, allow_fail: bool) -> Mapping[str, Any]:
             fix="give a folder that defense-run wrote",
         )
     record = read_record(folder)
-    if record.get("verdict") == "FAIL" and not allow_fail:
+    if find_verdict(record) == "FAIL" and not allow_fail:
         raise UsageError(
             f"the masking verdict of {folder} is FAIL: its robust accuracy cannot be trusted",
             fix="read the findings in its report.html; --allow-fail exports it as unreliable",

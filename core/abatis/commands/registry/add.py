@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from abatis.api import hooks
 from abatis.commands.registry.check import list_defaults, list_hooks
-from abatis.commands.registry.entries import Method, parse_registry, registry_file
+from abatis.commands.registry.entries import Method, parse_registry
 from abatis.config import discovery
+from abatis.config.known_plugins import registry_file
 from abatis.config.pydantic_messages import explain
 from abatis.errors import AbatisError, PluginError, UsageError
 from abatis.system.change_file import change_text

@@ -16,9 +16,9 @@ from abatis.commands.registry.entries import (
     Method,
     Role,
     read_registry,
-    registry_file,
 )
 from abatis.config import discovery
+from abatis.config.known_plugins import registry_file
 from abatis.errors import AbatisError
 from abatis.report.verdicts import UNKNOWN, find_worst
 

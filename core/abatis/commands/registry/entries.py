@@ -1,25 +1,19 @@
-"""Reads the registry of methods, ``registry.toml``. No plugin is imported.
-
-The file is in the package of an installed wheel, and at the root of the checkout in an editable
-install.
-"""
+"""Reads the registry of methods, ``registry.toml``. No plugin is imported."""
 
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from abatis.api.options import Options
 from abatis.config import discovery
+from abatis.config.known_plugins import REINSTALL, registry_file, say_how_to_install
 from abatis.config.recipes import list_recipes
 from abatis.config.run_options import Ladder
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
-
-REINSTALL = "reinstall abatis"
 
 Role = Literal["network", "attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 
@@ -103,15 +97,6 @@ class Registry(Options):
         return methods
 
 
-def registry_file() -> Path:
-    """The path of the registry; raises UsageError where it is missing."""
-    package = Path(__file__).resolve().parents[2]
-    for path in (package / "registry.toml", package.parents[1] / "registry.toml"):
-        if path.is_file():
-            return path
-    raise UsageError("the registry is missing from this installation", fix=REINSTALL)
-
-
 def parse_registry(text: str, where: str) -> dict[str, Method]:
     """The methods of a registry's text by name; raises UsageError."""
     try:
@@ -160,6 +145,7 @@ def list_methods() -> list[dict[str, Any]]:
                 "recipes": recipes,
                 "registered": True,
                 "installed": version,
+                "to_install": None if version else say_how_to_install(name),
             }
         )
     for name, plugin in found.items():

@@ -20,6 +20,8 @@ class DataSource(Protocol):
 
     streamed: bool = False
     """The data are image files that are read during training; else arrays in memory."""
+    takes: frozenset[str] = frozenset()
+    """The options of the group ``source`` that apply to the data."""
 
     def describe(self, request: DataRequest) -> DataInfo:
         """The facts of the data, without opening the images; raises DataError, UsageError."""
@@ -40,7 +42,7 @@ def describe(request: DataRequest) -> DataInfo:
         UsageError: an option does not apply to these data.
     """
     source = find_source(request.spec)
-    request.check(source.streamed)
+    request.check(source.streamed, source.takes)
     return source.describe(request)
 
 
@@ -54,7 +56,7 @@ def open_data(request: DataRequest) -> Data:
         UsageError: an option does not apply to these data.
     """
     source = find_source(request.spec)
-    request.check(source.streamed)
+    request.check(source.streamed, source.takes)
     return source.open(request)
 
 

@@ -1,55 +1,19 @@
-"""The files of a data set of class folders: the classes in order, their images, links among them.
-
-Integers in the names of classes sort by value (2 before 10), everything else as text.
-"""
+"""The files of a data set of class folders: the classes in order, images, links among them."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from abatis.data.classes import order_classes
+from abatis.data.info import show_some
 from abatis.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "one folder a class: train/cat/1.jpg, train/dog/2.jpg, val/cat/3.jpg, val/dog/4.jpg"
-SHOWN = 5  # names in a message
-
-
-def order_classes(names: Sequence[str]) -> list[str]:
-    """Names of classes in the order of their labels."""
-    return sorted(names, key=lambda name: (_split_numbers(name), name))
-
-
-def describe_order(names: Sequence[str]) -> str:
-    """A note where other libraries give these classes other labels; empty where they do not.
-
-    torchvision sorts folders as text; timm sorts numbers by value and ignores case.
-    """
-    as_text = sorted(names)
-    as_timm = sorted(names, key=lambda name: _split_numbers(name.lower()))
-    if as_text == as_timm:
-        return ""
-    used = order_classes(names)
-    others = [
-        f"{library} sorts them {show_some(order)}"
-        for library, order in (("torchvision", as_text), ("timm", as_timm))
-        if order != used
-    ]
-    return f"labels follow the class folders in the order {show_some(used)}; {'; '.join(others)}"
-
-
-def _split_numbers(name: str) -> list[str | int]:
-    parts = re.split(r"([0-9]+)", name)  # text and digits take turns
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
-
-
-def show_some(names: Sequence[str]) -> str:
-    """The first of some names."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from abatis.api.ball import Ball, column, lengths
 from abatis.api.batch import Batch
 from abatis.api.context import Forward
-from abatis.api.randomness import generator
+from abatis.api.randomness import draw_integers_of
 from abatis.api.threat import Threat
 from abatis.evaluate.judge import Attack, Clean, Judge, find_correct
 from abatis.evaluate.masking.probes import compute_logits
@@ -56,7 +56,6 @@ def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: 
     total = max(1, queries // (2 * PAIRS + 1))
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        source = generator(seed, "masking/differences", int(batch.index[0]))
         point = draw_start(batch, threat, seed)
         found, fooled = point.clone(), torch.zeros_like(batch.y, dtype=torch.bool)
         highest = torch.full_like(batch.x[:, 0, 0, 0], -torch.inf)
@@ -72,7 +71,8 @@ def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: 
             rows, point, mean = rows[~wrong], point[~wrong], mean[~wrong]
             if not len(rows):
                 break
-            slope = estimate_slope(forward, point, batch.y[rows], threat, source)
+            left = Batch(point, batch.y[rows], batch.index[rows])
+            slope = estimate_slope(forward, left, threat, seed, step)
             mean = MOMENTUM * mean + slope / column(lengths(slope).clamp(min=1e-12), slope)
             share = STEPS[len(STEPS) * step // total]
             point = Ball(batch.x[rows], threat).climb(point, mean.clone(), share * threat.eps)
@@ -81,21 +81,24 @@ def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: 
     return attack
 
 
-def estimate_slope(
-    forward: Forward, point: Tensor, y: Tensor, threat: Threat, source: torch.Generator
-) -> Tensor:
-    """Return the mean of the margin's differences along random signs, (B, C, H, W)."""
+def estimate_slope(forward: Forward, batch: Batch, threat: Threat, seed: int, step: int) -> Tensor:
+    """Return the mean of the margin's differences along random signs, (B, C, H, W).
+
+    The signs depend on the seed, the step of the path and the index of each point.
+    """
+    point = batch.x
     height, width = point.shape[2:]
     grid = (min(height, GRID), min(width, GRID))
     size = REACH * threat.eps
     if threat.norm == "L2":
         size /= point[0].numel() ** 0.5
     slope = torch.zeros_like(point)
-    for _ in range(PAIRS):
-        signs = 2 * torch.randint(2, (*point.shape[:2], *grid), generator=source) - 1
-        way = F.interpolate(signs.to(point), (height, width))
+    shape = (PAIRS, point.shape[1], *grid)
+    bits = draw_integers_of(batch.index, seed, "masking/differences", shape, 2, step)
+    for signs in (2 * bits - 1).to(point).unbind(1):
+        way = F.interpolate(signs, (height, width))
         up, down = (
-            margin(compute_logits(forward, (point + side * size * way).clamp(0, 1)), y)
+            margin(compute_logits(forward, (point + side * size * way).clamp(0, 1)), batch.y)
             for side in (1, -1)
         )
         slope += column((up - down).nan_to_num(0, 0, 0), way) * way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from abatis.api.ball import Ball, column
 from abatis.api.batch import Batch
 from abatis.api.context import Forward
-from abatis.api.randomness import generator
+from abatis.api.randomness import draw_integers_of, per_sample
 from abatis.api.threat import Threat
 from abatis.evaluate.judge import Attack, find_correct
 from abatis.evaluate.masking.probes import compute_logits
@@ -32,13 +33,12 @@ def make_square_search(
     Args:
         forward: the network.
         threat: norm and radius, Linf or L2.
-        seed: with the first index of a batch it decides all draws.
+        seed: with the index of a point it decides all draws.
         queries: of each point.
         starts: (C, H, W) by the point's index.
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        source = generator(seed, "extraction/square", int(batch.index[0]))
         found, fooled = gather(starts, batch), torch.zeros_like(batch.y, dtype=torch.bool)
         highest = batch.y.new_full((len(batch),), 0).to(batch.x) - torch.inf
         for query in range(queries):
@@ -47,7 +47,8 @@ def make_square_search(
                 break
             point = found[rows]
             if query:
-                signs = draw_square(point, query / queries, source)
+                draws = Draws(seed, "extraction/square", batch.index[rows], query)
+                signs = draw_square(point, query / queries, draws)
                 point = Ball(batch.x[rows], threat).climb(point, signs, 2 * threat.eps)
             logits = compute_logits(forward, point)
             wrong = ~find_correct(logits, batch.y[rows])
@@ -72,16 +73,17 @@ def make_label_search(
     Args:
         forward: the network.
         threat: norm and radius, Linf or L2.
-        seed: with the first index of a batch it decides all draws.
+        seed: with the index of a point it decides all draws.
         queries: of each point.
         starts: (C, H, W) by the point's index; they give the first directions.
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
-        source = generator(seed, "extraction/labels", int(batch.index[0]))
         ask = _make_question(forward, batch)
         way = gather(starts, batch) - batch.x
-        way = normalize(torch.where(way == 0, _draw_signs(way, source) * 1e-6, way), threat.norm)
+        start = Draws(seed, "extraction/labels/start", batch.index, 0)
+        signs = start.signs("sign", way.shape[1:]).to(way)
+        way = normalize(torch.where(way == 0, signs * 1e-6, way), threat.norm)
         radius = _find_radii(batch, way, threat, ask)
         share = torch.full_like(radius, 0.1)
         for query in range(queries - len(FACTORS)):
@@ -91,7 +93,8 @@ def make_label_search(
             old = way[rows]
             new = old
             if query % 4:  # every fourth question is about a smaller radius alone
-                new = normalize(_turn(old, query / queries, threat.norm, source), threat.norm)
+                draws = Draws(seed, "extraction/labels", batch.index[rows], query)
+                new = normalize(_turn(old, query / queries, threat.norm, draws), threat.norm)
             smaller = (radius[rows] * (1 - share[rows])).clamp(max=radius[rows])
             smaller = torch.where(smaller < threat.eps, threat.eps, smaller)
             wrong = ask(rows, _go(batch.x[rows], new, smaller))
@@ -115,36 +118,61 @@ def normalize(way: Tensor, norm: str) -> Tensor:
     return way / column(torch.linalg.vector_norm(way.flatten(1), dim=1).clamp(min=1e-12), way)
 
 
-def draw_square(like: Tensor, done: float, source: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one query, by the index of each point.
+
+    Attributes:
+        seed: of the evaluation.
+        purpose: what the query is about.
+        index: positions of the points, (B,) int64.
+        query: number of the query.
+    """
+
+    seed: int
+    purpose: str
+    index: Tensor
+    query: int
+
+    def integers(self, name: str, shape: tuple[int, ...], below: int) -> Tensor:
+        """Draw 0 .. below - 1: (B, *shape) int64."""
+        purpose = f"{self.purpose}/{name}"
+        return draw_integers_of(self.index, self.seed, purpose, shape, below, self.query)
+
+    def signs(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Draw 1 or -1: (B, *shape) int64."""
+        return 2 * self.integers(name, shape, 2) - 1
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Draw standard normal numbers: (B, ...)."""
+        purpose = f"{self.purpose}/normal/{self.query}"
+        return per_sample("normal", self.seed, purpose, self.index, like)
+
+
+def draw_square(like: Tensor, done: float, draws: Draws) -> Tensor:
     """Draw a square of random signs, one per channel, in zeros: (B, C, H, W).
 
     Its area falls from LARGEST to SMALLEST of the image while ``done`` rises from 0 to 1.
     """
-    count, channels, height, width = like.shape
+    channels, height, width = like.shape[1:]
     area = LARGEST * (SMALLEST / LARGEST) ** done * height * width
     side = max(1, min(round(area**0.5), height, width))
-    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=source)
-    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=source)
-    down, right = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
+    top = draws.integers("top", (1, 1, 1), height - side + 1)
+    left = draws.integers("left", (1, 1, 1), width - side + 1)
+    down = torch.arange(height, device=top.device).view(1, 1, -1, 1)
+    right = torch.arange(width, device=top.device).view(1, 1, 1, -1)
     inside = (down >= top) & (down < top + side) & (right >= left) & (right < left + side)
-    signs = 2 * torch.randint(2, (count, channels, 1, 1), generator=source) - 1
-    square: Tensor = inside * signs
+    square: Tensor = inside * draws.signs("sign", (channels, 1, 1))
     return square.to(like)
 
 
-def _draw_signs(like: Tensor, source: torch.Generator) -> Tensor:
-    bits = torch.randint(2, like.shape, generator=source)
-    return (2 * bits - 1).to(like)
-
-
-def _turn(way: Tensor, done: float, norm: str, source: torch.Generator) -> Tensor:
+def _turn(way: Tensor, done: float, norm: str, draws: Draws) -> Tensor:
     """Change directions in a square: turn their signs, in L2 add noise of twice their size."""
-    square = draw_square(way, done, source)
+    square = draw_square(way, done, draws)
     if norm == "Linf":
         return torch.where(square == 0, way, way * square)
-    noise = torch.randn(way.shape, generator=source).to(way)
     size: float = 2 / way[0].numel() ** 0.5
-    return way + size * square.abs() * noise
+    return way + size * square.abs() * draws.normal(way)
 
 
 def _make_question(forward: Forward, batch: Batch) -> Callable[[Tensor, Tensor], Tensor]:

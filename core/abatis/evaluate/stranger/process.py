@@ -167,6 +167,9 @@ def meet_stranger(module: nn.Module, request: EvaluationRequest) -> Iterator[Str
     if distributed.rank() > 0:
         yield "the first process asks it"
         return
+    if os.name == "nt":  # select() takes no pipes
+        yield "this system cannot wait for another process's answer"
+        return
     folder = Path(tempfile.mkdtemp(prefix="abatis-stranger-"))
     found: Stranger | str
     try:

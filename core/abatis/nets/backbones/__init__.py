@@ -6,7 +6,8 @@ inside: outside of a backbone every image is a float in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,13 @@ from abatis.nets.backbones.from_torchvision import (
     statistics_of,
     torchvision_view,
 )
-from abatis.nets.backbones.names import SHORT_NAMES, is_factory, resolve
+from abatis.nets.backbones.names import is_factory, resolve
+from abatis.nets.backbones.own_options import check_own_options
+from abatis.nets.backbones.timm_names import translate_to_timm
+from abatis.nets.backbones.zoo.architectures import build_zoo
+from abatis.nets.backbones.zoo.loading import choose_set, read_zoo
+from abatis.nets.backbones.zoo.table import PREFIX as ZOO
+from abatis.nets.backbones.zoo.table import ZOO_DIR, find_zoo
 from abatis.nets.net import BATCH_STATISTICS, Net
 from abatis.nets.normalising import Normalized
 from abatis.nets.weights import read_contents, start_from
@@ -54,13 +61,14 @@ def build(
     std: Sequence[float],
     pretrained: bool = False,
     download: bool = True,
-    init: str = "he",
+    own: Mapping[str, Any] | None = None,
+    zoo_dir: Path = ZOO_DIR,
 ) -> nn.Module:
     """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes).
 
     Args:
-        name: one of our short names, a timm name, ``torchvision:NAME``, ``hf-hub:ORG/NAME``,
-            ``local-dir:PATH``, or ``FILE.py:FUNCTION``.
+        name: one of our short names, a timm name, ``torchvision:NAME``, ``rb:NAME``,
+            ``hf-hub:ORG/NAME``, ``local-dir:PATH``, or ``FILE.py:FUNCTION``.
         num_classes: number of logits; None for the default of a function in a file.
         channels: number of channels of the images.
         image_size: pixels a side.
@@ -69,25 +77,25 @@ def build(
         pretrained: take timm's weights, with the mean and std that belong to them.
         download: if False, a pretrained net has its shape but random weights, for callers that
             load weights themselves.
-        init: initial weights of the convolutions of our own nets, "he" or "torch".
+        own: options of our own nets, such as {"init": "torch"} or {"activation": "silu"}.
+        zoo_dir: where the weights of ``rb:NAME`` lie.
 
     Raises:
         UsageError: the net is unknown or cannot be made for such images.
     """
     resolved = resolve(name, image_size)
-    _check_init(name, resolved, init)
+    own = own or {}
+    check_own_options(name, resolved, own)
     if is_factory(resolved):
-        if pretrained:
-            raise UsageError(
-                f"--pretrained has no effect on {name}",
-                fix="leave it out; the function itself may load weights",
-            )
+        _refuse_pretrained(name, pretrained)
         return load_factory(resolved, num_classes)
     assert num_classes is not None
     if is_repository(resolved):
         return _build_from_repository(
             read_repository(find_folder(resolved)), num_classes, channels, pretrained and download
         )
+    if resolved.startswith(ZOO):
+        return _build_from_zoo(resolved, num_classes, channels, zoo_dir, pretrained and download)
     if not len(mean) == len(std) == channels or min(std) <= 0:
         raise UsageError(
             f"mean {list(mean)} and std {list(std)} do not fit {channels} channel(s)",
@@ -97,18 +105,17 @@ def build(
         net = build_torchvision(resolved, num_classes, channels, pretrained and download)
         return Normalized(net, *(statistics_of(resolved) if pretrained else (mean, std)))
     sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
-    backbone, cfg = create(resolved, **sizes, pretrained=pretrained, download=download, init=init)
+    backbone, cfg = create(resolved, **sizes, pretrained=pretrained, download=download, own=own)
     if pretrained:
         mean, std = (pretrained_statistics(values, channels) for values in (cfg.mean, cfg.std))
     return Normalized(backbone, mean, std)
 
 
-def _check_init(name: str, resolved: str, init: str) -> None:
-    """Raise UsageError where initial weights are asked for of a net that is not ours."""
-    if init != "he" and resolved not in SHORT_NAMES.values():
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
         raise UsageError(
-            f"--backbone-init {init} is for our own networks, and {name} is none of them",
-            fix=f"leave it out, or choose one of {', '.join(SHORT_NAMES)}",
+            f"--pretrained has no effect on {name}",
+            fix="leave it out; the function itself may load weights",
         )
 
 
@@ -123,12 +130,24 @@ def _build_from_repository(
         return Normalized(repository.load(num_classes), *repository.statistics)
     net = Normalized(repository.build(num_classes, channels), *repository.statistics)
     if pretrained:
-        contents = repository.convert(read_contents(repository.folder), net.backbone)
+        contents = translate_to_timm(read_contents(repository.folder), net.backbone)
         start_from(net, contents, f"the network of {repository.folder}")
     return net
 
 
-def view_of(name: str) -> View:
+def _build_from_zoo(
+    name: str, num_classes: int, channels: int, zoo_dir: Path, pretrained: bool
+) -> nn.Module:
+    """A network of RobustBench, normalised as there; with its weights where they are asked for."""
+    network = find_zoo(name, zoo_dir)
+    net = build_zoo(network, num_classes, channels)
+    if pretrained:
+        contents = read_zoo(network, zoo_dir, net)
+        start_from(net, contents, name, choose_set(network, contents))
+    return net
+
+
+def view_of(name: str, zoo_dir: Path = ZOO_DIR) -> View:
     """How image files become images for a network, where its name tells; else the default."""
     if is_factory(name):
         return View()
@@ -136,6 +155,8 @@ def view_of(name: str) -> View:
         return read_repository(find_folder(name)).view
     if name.startswith(TORCHVISION):
         return torchvision_view(name)
+    if name.startswith(ZOO):
+        return find_zoo(name, zoo_dir).seen_as
     return timm_view(name)
 
 

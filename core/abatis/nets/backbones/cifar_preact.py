@@ -1,82 +1,197 @@
 """Pre-activation nets for small images: wide ResNets and PreActResNet-18.
 
-Zagoruyko and Komodakis, 2016; He et al., 2016. They are one design: basic blocks, a 1x1
-convolution as shortcut where the shape changes, a last batch norm and ReLU.
+Zagoruyko and Komodakis, 2016; He et al., 2016. They are one design: basic blocks, a convolution as
+shortcut where the shape changes, a last batch norm and activation. Published networks differ in a
+few options of it, see :class:`Design`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
+from abatis.nets.backbones.pooled import SHORT_NAMES, PooledNet, build_net, conv3x3, register
+
+ACTIVATIONS = ("relu", "silu")
+PADDINGS = ("symmetric", "same")
+SHORTCUTS = ("activated", "raw", "raw-3x3")
+SIZES = (
+    (16, 8),
+    (28, 4),
+    (28, 10),
+    (34, 10),
+    (34, 15),
+    (34, 20),
+    (40, 2),
+    (70, 16),
+    (82, 8),
+    (94, 16),
+    (106, 16),
+)
+"""Depth and factor of the wide ResNets that have names."""
+USUAL = {28: 10, 34: 10, 70: 16}  # factors that a name may leave out
+
+
+@dataclass(frozen=True)
+class Design:
+    """What networks of one shape differ in. All but the activation change no number of parameters.
+
+    Args:
+        activation: "relu", or "silu", which is swish: x sigmoid(x).
+        padding: of 3x3 convolutions with stride 2. "symmetric": one pixel on every side. "same":
+            one pixel right and below, as TensorFlow pads. With stride 1 both are alike.
+        shortcut: where the shape changes. "activated": a 1x1 convolution of the activated input;
+            "raw": of the input itself; "raw-3x3": a 3x3 convolution of the input itself.
+        momentum: of the batch norms: the share of a batch in the running statistics.
+        last_norm: a batch norm and activation before the pooling?
+    """
+
+    activation: str = "relu"
+    padding: str = "symmetric"
+    shortcut: str = "activated"
+    momentum: float = 0.1
+    last_norm: bool = True
+
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.activation, ACTIVATIONS),
+            (self.padding, PADDINGS),
+            (self.shortcut, SHORTCUTS),
+        ):
+            if value not in known:
+                raise ValueError(f"{value!r}: these nets have {', '.join(known)}")
+
+    def activate(self, channels: int) -> nn.Sequential:
+        """A batch norm and the activation."""
+        norm = nn.BatchNorm2d(channels, momentum=self.momentum)
+        return nn.Sequential(
+            norm, nn.ReLU(inplace=True) if self.activation == "relu" else nn.SiLU()
+        )
+
+    def convolve(self, channels: int, width: int, stride: int) -> nn.Module:
+        """A 3x3 convolution. With other padding its tensors have another name.
+
+        So weights for one padding never load into a network with the other.
+        """
+        if self.padding == "symmetric" or stride == 1:
+            return conv3x3(channels, width, stride)
+        left_right_top_bottom = (0, 1, 0, 1)
+        return nn.Sequential(
+            nn.ZeroPad2d(left_right_top_bottom),
+            nn.Conv2d(channels, width, 3, stride, bias=False),
+        )
+
+    def make_shortcut(self, channels: int, width: int, stride: int) -> nn.Module | None:
+        """What brings the input of a block to the shape of its output; None where it has it."""
+        if stride == 1 and channels == width:
+            return None
+        if self.shortcut == "raw-3x3":
+            return self.convolve(channels, width, stride)
+        return nn.Conv2d(channels, width, 1, stride, bias=False)
+
+
+EDM = {"activation": "silu", "padding": "same", "momentum": 0.01}
+"""The design of Gowal et al., 2020, used by Rebuffi, Wang, Bartoldson and others after them."""
 
 
 class PreActBlock(nn.Module):
     """BN, ReLU, conv, BN, ReLU, conv: (B, channels, H, W) -> (B, width, H / stride, W / stride)."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(
+        self, channels: int, width: int, stride: int, design: Design | None = None
+    ) -> None:
         super().__init__()
-        self.activate1 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-        self.conv1 = conv3x3(channels, width, stride)
-        self.activate2 = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        design = design or Design()
+        self.activate1 = design.activate(channels)
+        self.conv1 = design.convolve(channels, width, stride)
+        self.activate2 = design.activate(width)
         self.conv2 = conv3x3(width, width)
-        reshapes = stride != 1 or channels != width
-        self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False) if reshapes else None
+        self.shortcut = design.make_shortcut(channels, width, stride)
+        self.raw = design.shortcut != "activated"
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activate1(x)
-        kept = x if self.shortcut is None else self.shortcut(activated)
+        kept = x if self.shortcut is None else self.shortcut(x if self.raw else activated)
         added: Tensor = kept + self.conv2(self.activate2(self.conv1(activated)))
         return added
 
 
-def preact_trunk(stem: int, widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequential:
+def preact_trunk(
+    stem: int, widths: Sequence[int], blocks: int, in_chans: int, design: Design | None = None
+) -> nn.Sequential:
     """A stem of ``stem`` channels, then ``blocks`` blocks for each width.
 
     All stages but the first halve the map.
     """
+    design = design or Design()
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=conv3x3(in_chans, stem))
     channels = stem
     for stage, width in enumerate(widths, start=1):
         for block in range(blocks):
             stride = 2 if stage > 1 and block == 0 else 1
-            layers[f"stage{stage}_{block}"] = PreActBlock(channels, width, stride)
+            layers[f"stage{stage}_{block}"] = PreActBlock(channels, width, stride, design)
             channels = width
-    layers["norm"], layers["relu"] = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+    if design.last_norm:
+        layers["norm"], layers["relu"] = design.activate(channels)
     return nn.Sequential(layers)
 
 
-def wide_resnet(name: str, depth: int, factor: int, pretrained: bool, **options: Any) -> PooledNet:
-    """WRN-depth-factor; its authors count ``depth = 6 * blocks + 4``."""
-    trunk = partial(preact_trunk, 16, [16 * factor, 32 * factor, 64 * factor], (depth - 4) // 6)
-    return build_net(name, pretrained, trunk, width=64 * factor, **options)
+def build_preact(
+    name: str,
+    pretrained: bool,
+    stem: int,
+    widths: Sequence[int],
+    blocks: int,
+    **options: Any,
+) -> PooledNet:
+    """What an entrypoint returns; the fields of :class:`Design` are options of each net."""
+    given = {key: options.pop(key) for key in Design.__dataclass_fields__ if key in options}
+    trunk = partial(preact_trunk, stem, widths, blocks, design=Design(**given))
+    return build_net(name, pretrained, trunk, width=widths[-1], **options)
 
 
-@register("wrn28")
-def cifar_wrn28_10(pretrained: bool = False, **options: Any) -> PooledNet:
-    """WRN-28-10."""
-    return wide_resnet("cifar_wrn28_10", 28, 10, pretrained, **options)
+def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:
+    """Make WRN-depth-factor known; its authors count ``depth = 6 * blocks + 4``."""
+    name = f"cifar_wrn{depth}_{factor}" + "_silu" * silu
+    widths = [16 * factor, 32 * factor, 64 * factor]
+    design = EDM if silu else {}
+
+    def entrypoint(pretrained: bool = False, **options: Any) -> PooledNet:
+        return build_preact(name, pretrained, 16, widths, (depth - 4) // 6, **{**design, **options})
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"WRN-{depth}-{factor}{' with SiLU' * silu}."
+    register(f"wrn{depth}-{factor}" + "-silu" * silu)(entrypoint)
+    if USUAL.get(depth) == factor:
+        SHORT_NAMES[f"wrn{depth}" + "-silu" * silu] = name
 
 
-@register("wrn34")
-def cifar_wrn34_10(pretrained: bool = False, **options: Any) -> PooledNet:
-    """WRN-34-10."""
-    return wide_resnet("cifar_wrn34_10", 34, 10, pretrained, **options)
+for _depth, _factor in SIZES:
+    _add_wide_resnet(_depth, _factor, silu=False)
+    _add_wide_resnet(_depth, _factor, silu=True)
 
 
-@register("wrn70")
-def cifar_wrn70_16(pretrained: bool = False, **options: Any) -> PooledNet:
-    """WRN-70-16."""
-    return wide_resnet("cifar_wrn70_16", 70, 16, pretrained, **options)
+@register("wrn34-r")
+def cifar_wrn34_r(pretrained: bool = False, **options: Any) -> PooledNet:
+    """WRN-34-R (Huang et al., 2021): a narrower last stage."""
+    return build_preact("cifar_wrn34_r", pretrained, 16, [320, 640, 512], 5, **options)
 
 
 @register("preactresnet18")
 def cifar_preactresnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     """PreActResNet-18, with the batch norm and ReLU before pooling."""
-    trunk = partial(preact_trunk, 64, [64, 128, 256, 512], 2)
-    return build_net("cifar_preactresnet18", pretrained, trunk, width=512, **options)
+    widths = [64, 128, 256, 512]
+    return build_preact("cifar_preactresnet18", pretrained, 64, widths, 2, **options)
+
+
+@register("preactresnet18-silu")
+def cifar_preactresnet18_silu(pretrained: bool = False, **options: Any) -> PooledNet:
+    """PreActResNet-18 with SiLU and 3x3 shortcuts (Gowal et al., 2020)."""
+    widths = [64, 128, 256, 512]
+    options = {**EDM, "shortcut": "raw-3x3", **options}
+    return build_preact("cifar_preactresnet18_silu", pretrained, 64, widths, 2, **options)

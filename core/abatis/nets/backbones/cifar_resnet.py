@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
 
+EXPANSION = 4  # the output of a bottleneck is so many times as wide as its 3x3 convolution
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut.
@@ -40,8 +42,41 @@ class BasicBlock(nn.Module):
         return F.relu(out, inplace=True)
 
 
-def resnet_trunk(widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequential:
-    """A stem as wide as the first stage, then ``blocks`` blocks for each width.
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution and a shortcut; the 3x3 convolution has the stride.
+
+    (B, channels, H, W) -> (B, 4 width, H / stride, W / stride)
+    """
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        wide = EXPANSION * width
+        self.path = nn.Sequential(
+            nn.Conv2d(channels, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            conv3x3(width, width, stride),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != wide:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.path(x)
+        out += self.shortcut(x)
+        return F.relu(out, inplace=True)
+
+
+def resnet_trunk(
+    widths: Sequence[int], blocks: Sequence[int], in_chans: int, bottleneck: bool = False
+) -> nn.Sequential:
+    """A stem as wide as the first stage, then so many blocks for each width.
 
     All stages but the first halve the map.
     """
@@ -49,11 +84,12 @@ def resnet_trunk(widths: Sequence[int], blocks: int, in_chans: int) -> nn.Sequen
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=conv3x3(in_chans, channels), norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
     )
-    for stage, width in enumerate(widths, start=1):
-        for block in range(blocks):
+    for stage, (width, number) in enumerate(zip(widths, blocks, strict=True), start=1):
+        for block in range(number):
             stride = 2 if stage > 1 and block == 0 else 1
-            layers[f"stage{stage}_{block}"] = BasicBlock(channels, width, stride)
-            channels = width
+            kind = Bottleneck if bottleneck else BasicBlock
+            layers[f"stage{stage}_{block}"] = kind(channels, width, stride)
+            channels = width * (EXPANSION if bottleneck else 1)
     return nn.Sequential(layers)
 
 
@@ -63,7 +99,7 @@ def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
     return build_net(
         "cifar_resnet18",
         pretrained,
-        partial(resnet_trunk, [64, 128, 256, 512], 2),
+        partial(resnet_trunk, [64, 128, 256, 512], [2, 2, 2, 2]),
         width=512,
         **options,
     )
@@ -73,5 +109,16 @@ def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
 def cifar_resnet8(pretrained: bool = False, **options: Any) -> PooledNet:
     """ResNet-8, for tests and small machines."""
     return build_net(
-        "cifar_resnet8", pretrained, partial(resnet_trunk, [16, 32, 64], 1), width=64, **options
+        "cifar_resnet8",
+        pretrained,
+        partial(resnet_trunk, [16, 32, 64], [1, 1, 1]),
+        width=64,
+        **options,
     )
+
+
+@register("cifar-resnet50")
+def cifar_resnet50(pretrained: bool = False, **options: Any) -> PooledNet:
+    """ResNet-50; the short name ``resnet50`` is timm's, for large images."""
+    trunk = partial(resnet_trunk, [64, 128, 256, 512], [3, 4, 6, 3], bottleneck=True)
+    return build_net("cifar_resnet50", pretrained, trunk, width=EXPANSION * 512, **options)

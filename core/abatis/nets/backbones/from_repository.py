@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +19,6 @@ from torch import nn
 from abatis.data.info import View
 from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD, Statistics
 from abatis.errors import UsageError, summarise_error
-from abatis.nets.weights import Contents
 from abatis.system.timm_import import timm
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -236,14 +234,6 @@ class Repository:
             ) from error
         return net
 
-    def convert(self, contents: Contents, module: nn.Module) -> Contents:
-        """The weights by the names that timm's version of the network uses now."""
-        change = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-        if not self.is_timm or change is None:
-            return contents
-        sets = {name: change(dict(tensors), module) for name, tensors in contents.sets.items()}
-        return replace(contents, sets=sets)
-
 
 def read_repository(folder: Path) -> Repository:
     """Read the config.json of a repository.
@@ -282,5 +272,5 @@ def _import_transformers() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             "this repository needs transformers, which is not installed",
-            fix="pip install 'abatis[transformers]'",
+            fix="pip install 'abatis[hub]'",
         ) from error

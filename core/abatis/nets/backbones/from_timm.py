@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,9 +34,9 @@ def create(
     image_size: int,
     pretrained: bool,
     download: bool,
-    init: str,
+    own: Mapping[str, Any],
 ) -> tuple[nn.Module, Any]:
-    """The net and its ``pretrained_cfg``; ``init`` is of our own nets.
+    """The net and its ``pretrained_cfg``; ``own`` are options of our own nets.
 
     Raises UsageError where timm cannot make it or has no weights for it.
     """
@@ -55,7 +55,7 @@ def create(
             num_classes=num_classes,
             in_chans=channels,
             **sizes,
-            **({} if init == "he" else {"init": init}),
+            **own,
         )
     except Exception as error:
         cause = summarise_error(error)

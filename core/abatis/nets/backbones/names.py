@@ -15,6 +15,7 @@ from abatis.nets.backbones.from_repository import is_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import find_weights
 from abatis.nets.backbones.pooled import SHORT_NAMES
+from abatis.nets.backbones.zoo.table import PREFIX as ZOO
 from abatis.system.timm_import import timm
 
 __all__ = ["SHORT_NAMES", "SMALL_IMAGE", "has_prefix", "is_factory", "resolve"]
@@ -29,7 +30,7 @@ def is_factory(name: str) -> bool:
 
 def has_prefix(name: str) -> bool:
     """Is it a name with a prefix or a file, which timm does not know?"""
-    return is_factory(name) or is_repository(name) or name.startswith(TORCHVISION)
+    return is_factory(name) or is_repository(name) or name.startswith((TORCHVISION, ZOO))
 
 
 def resolve(name: str, image_size: int) -> str:
@@ -56,7 +57,7 @@ def resolve(name: str, image_size: int) -> str:
     raise UsageError(
         f"unknown backbone '{name}': {hint}",
         fix="use one of our short names, any timm model name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH or FILE.py:FACTORY",
+        "local-dir:PATH, rb:NAME or FILE.py:FACTORY",
     )
 
 

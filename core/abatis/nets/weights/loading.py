@@ -16,6 +16,7 @@ from abatis.nets.weights.contents import WHOLE, Contents
 from abatis.nets.weights.leftovers import describe_dropped, show_names, sort_leftovers
 from abatis.nets.weights.matching import Fit, Target
 from abatis.nets.weights.pairs import LARGEST, Pair, find_pairs
+from abatis.nets.weights.released_names import Family, translate_released
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Loaded:
         notes: what was done, for the user.
         doubts: why the network may not be the one that its authors judged.
         normalised: does the file say how images are normalised?
+        family: of a released network whose tensors were renamed; else None.
     """
 
     module: nn.Module
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     normalised: bool = False
+    family: Family | None = None
 
 
 def load_into(
@@ -55,6 +58,7 @@ def load_into(
         UsageError: the weights do not fit, or hold tensors that the network does not know.
     """
     target = Target(module)
+    contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
     pairs = _find_pairs(choice)
     dropped, unknown = sort_leftovers(_leave_out(choice.left, pairs))
@@ -65,7 +69,7 @@ def load_into(
             fix="give the --backbone of all of them; or save the state_dict of the network alone",
         )
     _load(module, choice.fit, contents)
-    notes = _describe(contents, choice)
+    notes = _describe(contents, choice, family)
     notes += [f"not part of the network: {describe_dropped(dropped)}"] if dropped else []
     doubts = []
     in_file = bool(pairs) or bool({*target.normalisation} - {*choice.fit.spared})
@@ -76,10 +80,16 @@ def load_into(
         notes.append(note)
     elif not in_file and (doubt := _doubt_prefix(choice)):
         doubts.append(doubt)
-    return Loaded(module, notes, doubts, in_file or statistics is not None)
+    return Loaded(module, notes, doubts, in_file or statistics is not None, family)
 
 
-def start_from(module: nn.Module, contents: Contents, name: str, key: str | None = None) -> str:
+def start_from(
+    module: nn.Module,
+    contents: Contents,
+    name: str,
+    key: str | None = None,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> str:
     """Load weights to train on. Only the head may be missing; it keeps its new random values.
 
     Args:
@@ -87,6 +97,8 @@ def start_from(module: nn.Module, contents: Contents, name: str, key: str | None
         contents: of the weights file.
         name: of the network, for messages.
         key: the set of weights; the usual one if None.
+        statistics: mean and std of the channels that the weights were trained with, where the file
+            does not say.
 
     Returns:
         What was done, in words.
@@ -95,20 +107,25 @@ def start_from(module: nn.Module, contents: Contents, name: str, key: str | None
         UsageError: the weights do not fit.
     """
     target = Target(module)
+    contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.lacks_only(target.head))
     pairs = _find_pairs(choice)
-    if pairs and not target.normalisation:
+    wanted = pairs[0] if pairs else statistics and Pair(("", ""), *map(tuple, statistics))
+    if wanted and not wanted.changes_nothing and not target.normalisation:
         raise UsageError(
-            f"{contents.path} normalises images by {pairs[0]}, and {name} does not",
+            f"{contents.path} normalises images by {wanted}, and {name} does not",
             fix="put the normalisation into the network, as a layer with buffers mean and std",
         )
     _load(module, choice.fit, contents)
     new = [*choice.fit.missing, *choice.fit.reshaped]
     parts = [f"weights from {contents.path}"]
     parts += [f"new head ({', '.join(new)})"] if new else []
-    parts += _describe(contents, choice)
+    parts += _describe(contents, choice, family)
     if pairs:
         parts.append(_take_statistics(module, target, pairs, contents)[1])
+    elif statistics is not None:
+        _set_statistics(module, target, *statistics, name)
+        parts.append(f"normalised by mean {tuple(statistics[0])}, std {tuple(statistics[1])}")
     rest = _leave_out(choice.left, pairs)
     parts += [f"{len(rest)} other tensors not used ({show_names(rest)})"] if rest else []
     return "; ".join(parts)
@@ -132,9 +149,11 @@ def _load(module: nn.Module, fit: Fit, contents: Contents) -> None:
     load_state(module, {**own, **fit.taken}, contents.facts.get(EXTRA))
 
 
-def _describe(contents: Contents, choice: Choice) -> list[str]:
-    """What was done, for the user: the set, its prefix, its precision, and what was not read."""
+def _describe(contents: Contents, choice: Choice, family: Family | None) -> list[str]:
+    """What was done, for the user: the set, its names, its precision, and what was not read."""
     fit, notes = choice.fit, []
+    if family is not None:
+        notes.append(f"the tensors have the names of {family.title}")
     if choice.others:
         notes.append(
             f"weights '{choice.label}', an average, which its authors evaluate; "

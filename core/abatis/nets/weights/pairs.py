@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 NAMES = {"mean": "std", "mu": "sigma", "new_mean": "new_std"}
@@ -65,7 +64,7 @@ def find_pairs(tensors: Mapping[str, Tensor], names: Iterable[str] | None = None
 
 def _round(tensor: Tensor) -> tuple[float, ...]:
     """The numbers as they were written: float32 has seven digits."""
-    return tuple(float(f"{value:.7g}") for value in tensor.detach().flatten().to(torch.float64))
+    return tuple(float(f"{value:.7g}") for value in tensor.detach().flatten().tolist())
 
 
 def _show(values: tuple[float, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abatis.api.context import StepContext, TrainerHooks
 from abatis.nets.copying import copy_module
@@ -34,17 +34,20 @@ class WeightAveraging(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, weight in zip(
-            self.averaged.parameters(), self.source.parameters(), strict=True
-        ):
-            average.lerp_(weight, 1 - decay)
+        averages: list[Tensor] = list(self.averaged.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
+        if averages:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         self.copy_buffers()
 
     @torch.no_grad()
     def copy_buffers(self) -> None:
         """Take the running statistics as they are now."""
-        for kept, buffer in zip(self.averaged.buffers(), self.source.buffers(), strict=True):
-            kept.copy_(buffer)
+        pairs = list(zip(self.averaged.buffers(), self.source.buffers(), strict=True))
+        # tensors of one type are copied by one kernel
+        for dtype in {kept.dtype for kept, _ in pairs}:
+            alike = [pair for pair in pairs if pair[0].dtype == dtype]
+            torch._foreach_copy_([kept for kept, _ in alike], [buffer for _, buffer in alike])
 
     def judged(self) -> nn.Module:
         return self.averaged

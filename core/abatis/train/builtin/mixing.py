@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from abatis.api.batch import Batch
 from abatis.api.context import TrainerHooks
 from abatis.api.randomness import seeded
 from abatis.api.run import Run
 from abatis.config.option_groups import MixConfig
 from abatis.errors import UsageError
+from abatis.system import distributed
 from abatis.system.timm_import import timm
 
 
@@ -33,16 +36,20 @@ class Mixing(TrainerHooks):
 
     def transform_batch(self, batch: Batch) -> Batch:
         """The rows of the mixed global batch; raises UsageError if its images cannot be paired."""
-        # a partner may be an image of another process
-        x = self.run.gather(batch.x)
-        y = self.run.gather(batch.y)
-        if len(y) % 2:
+        random, count = self.run.random, len(batch)
+        size = random.global_size or count
+        if size % 2:
             raise UsageError(
-                f"mixup and cutmix mix pairs of images, and the batch has {len(y)}",
+                f"mixup and cutmix mix pairs of images, and the batch has {size}",
                 fix="choose an even --batch-size",
             )
-        random = self.run.random
-        with seeded(random.seed, "mix", random.step):
+        x, y = batch.x, batch.y
+        if count < size:  # a partner may be an image of another process
+            # timm mixes images with their reverse: a process gives it its rows and their partners
+            x, y = (
+                torch.cat([part, distributed.fetch_partners(part, size).flip(0)]) for part in (x, y)
+            )
+        with seeded(random.seed, "mix", random.step):  # timm draws from the global generators
             x, soft = self.mix(x.clone(), y)  # (N, C, H, W), (N, K); writes on its input
-        rows = random.rows
-        return replace(batch, x=x[rows], y=soft.argmax(1)[rows], y_soft=soft[rows].to(x.dtype))
+        x, soft = x[:count], soft[:count]
+        return replace(batch, x=x, y=soft.argmax(1), y_soft=soft.to(x.dtype))

@@ -66,7 +66,8 @@ class DeepFool:
             r = r.index_add(0, rows, step)
             with torch.no_grad():  # the next step builds the graph, for the remaining samples only
                 now = self.net.frozen(x[rows] + r[rows]).argmax(1)
-            rows = rows[now == ranked[rows, 0] if toward is None else now != toward[rows]]
+            left = now == ranked[rows, 0] if toward is None else now != toward[rows]
+            rows = rows[left]
         return r, torch.ones_like(ranked[:, 0], dtype=torch.bool).index_fill(0, rows, False)
 
     def _step(self, point: Tensor, ranked: Tensor, toward: Tensor | None, graph: bool) -> Tensor:

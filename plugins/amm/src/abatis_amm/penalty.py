@@ -15,7 +15,6 @@ lambda = weight and V = clip:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -24,9 +23,13 @@ from torch import Tensor
 
 from abatis import StepContext, Term, Terms
 from abatis_amm.deepfool import DeepFool, size
+from abatis_amm.shrinkage import pull, push
 
 if TYPE_CHECKING:
     from abatis_amm import AmmConfig
+
+
+NOBODY = -1  # the index of no sample
 
 
 class AdversarialMarginPenalty:
@@ -39,6 +42,7 @@ class AdversarialMarginPenalty:
         self.config, self.num_classes = config, num_classes
 
     def __call__(self, ctx: StepContext) -> Terms:
+        everyone = self._gather_everyone(ctx)
         with torch.no_grad():
             logits = ctx.net.frozen(ctx.batch.x)  # (B, K)
         correct = logits.argmax(1) == ctx.batch.y  # (B,)
@@ -47,8 +51,8 @@ class AdversarialMarginPenalty:
             if self.config.positive_only
             else {"positive": correct, "negative": ~correct}
         )
-        if self.config.aggregation == "min":
-            groups = self._worst(ctx, logits, groups)
+        if everyone is not None:
+            groups = self._worst(ctx, logits, groups, everyone)
         terms = {}
         for name, members in groups.items():
             rows, margins = self._margins(ctx, logits, name, members, graph=True)
@@ -59,6 +63,16 @@ class AdversarialMarginPenalty:
             terms[name] = Term(value, weight=self.config.weight)
         return terms
 
+    def _gather_everyone(self, ctx: StepContext) -> Tensor | None:
+        """Return labels and indices of the global batch, (N, 2), where they are needed.
+
+        Integers, because float32 has 24 bits. This comes before any forward pass, because
+        micro-batches repeat what comes before a gather.
+        """
+        if self.config.aggregation != "min":
+            return None
+        return ctx.gather(torch.stack([ctx.batch.y, ctx.batch.index], 1))
+
     def _margins(
         self, ctx: StepContext, logits: Tensor, name: str, members: Tensor, graph: bool
     ) -> tuple[Tensor, Tensor]:
@@ -67,18 +81,25 @@ class AdversarialMarginPenalty:
         x, toward = ctx.batch.x[rows], None if name == "positive" else ctx.batch.y[rows]
         r, arrived = DeepFool(ctx.net, self.config)(x, logits[rows], toward, graph)
         if not self.config.use_failed:
-            rows, x, r = rows[arrived], x[arrived], r[arrived]
+            kept = arrived.nonzero().squeeze(1)  # (R,)
+            rows, x, r = rows[kept], x[kept], r[kept]
         margins = size(r, self.config.norm)  # (R,)
         if self.config.relative:
             margins = margins / size(x, self.config.norm).clamp(min=1e-12)
         return rows, margins
 
     def _worst(
-        self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor]
+        self, ctx: StepContext, logits: Tensor, groups: Mapping[str, Tensor], everyone: Tensor
     ) -> dict[str, Tensor]:
         """Return the members (B,) that are the worst of their class in the global batch.
 
         They are found without a graph.
+
+        Args:
+            ctx: the step.
+            logits: of the images, (B, K).
+            groups: the members of each term, (B,) bool.
+            everyone: labels and indices of the global batch, (N, 2).
         """
         keys = []
         for name, members in groups.items():
@@ -86,15 +107,13 @@ class AdversarialMarginPenalty:
             key = torch.full_like(logits[:, 0], float("inf"))
             # (B,), the smallest is the worst
             keys.append(key.index_copy(0, rows, margins if name == "positive" else -margins))
-        # one gather, and samples are matched by index: a second pass may differ in the last bit
-        index = ctx.batch.index.to(logits.dtype)
-        *everyone, labels, indices = ctx.gather(
-            torch.stack([*keys, ctx.batch.y.to(logits.dtype), index], 1)
-        ).unbind(1)
         top = max(1, int(self.config.top_fraction * ctx.global_size))
-        chosen = (worst(key, labels.long(), self.num_classes, top) for key in everyone)
+        labels, indices = everyone.unbind(1)  # (N,) each
+        gathered = ctx.gather(torch.stack(keys, 1)).unbind(1)  # (N,) each
+        chosen = (worst(key, labels, self.num_classes, top) for key in gathered)
+        # samples are matched by index, as a second pass may differ in the last bit
         return {
-            name: torch.isin(index, indices[mask]) & groups[name]
+            name: torch.isin(ctx.batch.index, torch.where(mask, indices, NOBODY)) & groups[name]
             for name, mask in zip(groups, chosen, strict=True)
         }
 
@@ -117,32 +136,3 @@ def worst(key: Tensor, labels: Tensor, num_classes: int, top: int) -> Tensor:
     least = least.scatter_reduce(0, labels, key, "amin")  # (K,)
     last = key.sort().values[min(top, len(key)) - 1]
     return key.isfinite() & (key <= least[labels]) & (key <= last)
-
-
-def push(m: Tensor, config: AmmConfig) -> Tensor:
-    """Return R+ / lambda, which falls with the margin: (R,) -> (R,)."""
-    largest = config.clip / config.weight
-    match config.shrinkage:
-        case "exp":
-            return (-config.c * m).exp().clamp(max=largest)
-        case "invprop":
-            return (1 / (1 + config.c * m)).clamp(max=largest)
-        case "lin":
-            return -config.c * m
-        case "margin":
-            return (config.c - m).clamp(min=0)
-
-
-def pull(m: Tensor, config: AmmConfig) -> Tensor:
-    """Return R- / lambda, which grows with the distance to the true class: (R,) -> (R,)."""
-    largest = config.clip / config.weight
-    match config.shrinkage:
-        case "exp":  # clamped before exp as well: an infinite exp has a NaN gradient
-            m = m.clamp(max=math.log(largest + 1) / config.d)
-            return (config.d * m).exp().clamp(max=largest)
-        case "invprop":
-            return 1 / (1 - config.d * m.clamp(max=(1 - 1 / largest) / config.d))
-        case "lin":
-            return config.d * m
-        case "margin":
-            return config.c + m

@@ -39,12 +39,11 @@ class WeightPerturbation(TrainerHooks):
             return
         gradients = self._gradients(ctx, objective)
         with torch.no_grad():
-            self.added = [
-                gradient * (self.config.gamma * weight.norm() / (gradient.norm() + FLOOR))
-                for weight, gradient in zip(self.weights, gradients, strict=True)
-            ]
-            for weight, perturbation in zip(self.weights, self.added, strict=True):
-                weight.add_(perturbation)
+            lengths = torch.stack(torch._foreach_norm(self.weights))  # (W,), of W tensors
+            steepness = torch.stack(torch._foreach_norm(gradients))  # (W,)
+            factors = self.config.gamma * lengths / (steepness + FLOOR)  # (W,)
+            self.added = torch._foreach_mul(gradients, factors.unbind())
+            torch._foreach_add_(self.weights, self.added)
 
     def after_update(self, ctx: StepContext) -> None:
         self._restore()
@@ -58,6 +57,6 @@ class WeightPerturbation(TrainerHooks):
 
     @torch.no_grad()
     def _restore(self) -> None:
-        for weight, perturbation in zip(self.weights, self.added, strict=False):
-            weight.sub_(perturbation)
+        if self.added:
+            torch._foreach_sub_(self.weights, self.added)
         self.added = []

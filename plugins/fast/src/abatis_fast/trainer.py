@@ -60,11 +60,11 @@ class OverfittingGuard(TrainerHooks):
                 pgd = maximise(
                     ctx.net, ball, start, y, cross_entropy, PGD_STEPS, STEP_SHARE * threat.eps
                 )
-            right = [(ctx.net(x).argmax(1) == y).double() for x in (ctx.x_adv, pgd.x)]  # (B,) each
+            right = [(ctx.net(x).argmax(1) == y).long() for x in (ctx.x_adv, pgd.x)]  # (B,) each
         counts = torch.stack([*right, torch.ones_like(right[0])]).sum(1)  # (3,)
         (sums,) = ctx.sum_over_processes([counts])
-        single, several = (sums[:2] / sums[2]).tolist()
-        return single, several
+        single, several, images = sums.tolist()
+        return single / images, several / images
 
     def state_dict(self) -> dict[str, Any]:
         return {"failed": self.failed}

@@ -1,0 +1,1 @@
+"""RobustBench's networks by name, ``rb:NAME``: our own builders and readers, from a table."""
