@@ -42,7 +42,9 @@ class GradNormLoss:
         norm = gradient.abs().flatten(2).sum(2) @ self._weigh_channels(gradient)  # (B,)
         return {
             "ce": Term(ce, weight=self.config.ce_weight),
-            "grad_l1": Term(norm, weight=self.config.grad_weight * self.find_share()),
+            "grad_l1": Term(
+                norm, weight=self.config.grad_weight * self.find_share(), reweight=True
+            ),
         }
 
     def find_share(self) -> float:

@@ -22,7 +22,7 @@ class GrowingAttacker:
     def __call__(self, forward: Forward, batch: Batch) -> Attacked:
         radius = self.run.threat.eps
         if self.config.grow:
-            radius *= (self.run.now.epoch + 1) / self.run.epochs
+            radius *= min(1.0, (self.run.now.epoch + 1) / self.run.epochs)
         ball = Ball(batch.x, self.run.threat, batch.x.new_full((len(batch),), radius))
         with torch.no_grad():
             clean = forward(batch.x)  # (B, K), the same at every step
