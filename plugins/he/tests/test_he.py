@@ -45,7 +45,7 @@ class Group(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-10-1 as in TRADES' file."""
+    """WRN-10-1 as in TRADES' file, which normalises inside, by constants in float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +53,13 @@ class WideResNet(nn.Module):
         self.block1, self.block2, self.block3 = Group(16, 16, 1), Group(16, 32, 2), Group(32, 64, 2)
         self.bn1, self.fc = nn.BatchNorm2d(64), nn.Linear(64, 10, bias=False)
         self.double()
+        self.mean, self.std = (
+            torch.tensor(values).view(1, 3, 1, 1).double()
+            for values in ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) / self.std
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.bn1(x).relu().mean((2, 3)))
 
