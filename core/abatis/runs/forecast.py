@@ -132,6 +132,7 @@ def _shorten(config: RunConfig) -> RunConfig:
 
 def _find_memory(config: RunConfig, device: torch.device) -> float | None:
     """Bytes that the forecast's device has; None where that is not known."""
+    where: str
     if config.forecast in PEAKS:
         return PEAKS[config.forecast].memory
     if device.type == "cuda":
@@ -169,6 +170,7 @@ def _forecast_time(
     config: RunConfig, info: DataInfo, net: Net, images: int | None, cost: StepCost
 ) -> PlanRow:
     """The plan's row of the time of a step and, where the images are known, of an epoch."""
+    where: str
     if config.forecast in PEAKS:
         where, basis = config.forecast, "computed from its peaks, not measured"
         step = compute_seconds(PEAKS[config.forecast], cost, config.tf32)

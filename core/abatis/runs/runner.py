@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -31,6 +31,7 @@ from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
 from abatis.runs.forecast import EVAL_BATCH, forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -39,7 +40,7 @@ from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
     claim_folder,
-    load_weights,
+    load_into_network,
     portable_options,
     write_run_toml,
 )
@@ -303,7 +304,7 @@ def _describe_training(
         prepared.plan,
         images,
         job.folder,
-        _describe_weights(job.config, images.info, prepared.net.module),
+        _describe_weights(job.config, images.info, prepared.net.module, prepared.plan.run.networks),
         prepared.random,
         partial(_validate, job.config, images),
         code,
@@ -312,7 +313,9 @@ def _describe_training(
     )
 
 
-def _describe_weights(config: RunConfig, info: DataInfo, module: nn.Module) -> dict[str, Any]:
+def _describe_weights(
+    config: RunConfig, info: DataInfo, module: nn.Module, networks: Sequence[str]
+) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again."""
     design = read_design(module)
     return {
@@ -322,6 +325,7 @@ def _describe_weights(config: RunConfig, info: DataInfo, module: nn.Module) -> d
         "channels": info.channels,
         "image_size": info.image_size,
         **({"class_names": info.class_names} if info.class_names else {}),
+        **({CHANGED_BY: list(networks)} if networks else {}),
     }
 
 
@@ -362,7 +366,7 @@ def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> N
 def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, Any]:
     """Evaluate the best weights on the test set; returns what eval.json holds."""
     config, folder = job.config, job.folder
-    model = load_weights(folder, trainer.judged).to(job.device)
+    model = load_into_network(folder, trainer.judged).to(job.device)
     with stop_at_once(folder), job.reporter.judging() as progress:
         request = EvaluationRequest(
             images.test,

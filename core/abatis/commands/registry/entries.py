@@ -15,7 +15,7 @@ from abatis.config.run_options import AttackLadder
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
 
-Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+Role = Literal["network", "attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 
 
 Form = Literal["test", "clean training", "adversarial training"]
