@@ -132,7 +132,6 @@ def _shorten(config: RunConfig) -> RunConfig:
 
 def _find_memory(config: RunConfig, device: torch.device) -> float | None:
     """Bytes that the forecast's device has; None where that is not known."""
-    where: str
     if config.forecast in PEAKS:
         return PEAKS[config.forecast].memory
     if device.type == "cuda":
