@@ -7,7 +7,7 @@ and Python. Each option declares what it means for a run: see :mod:`abatis.confi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
@@ -32,12 +32,6 @@ from abatis.config.option_values import (
 )
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
-
-Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
-AttackLadder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders that can give a masking verdict."""
-LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
 class RunOptions(Options):
@@ -83,14 +77,12 @@ class RunOptions(Options):
     )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder, repository or"
-        " rb:NAME",
+        description="fine-tune from a weights file, run folder, repository or rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
         None,
-        description="go on from the last checkpoint of this run folder: weights, buffers, moments"
-        " of the optimizer and epoch",
+        description="go on from this run's last checkpoint: weights, buffers, moments, epoch",
         json_schema_extra=STEP,
     )
     normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
@@ -120,8 +112,7 @@ class RunOptions(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="use only N training images and the same fraction of the test images,"
-        " chosen from all classes",
+        description="use N training images of all classes, and that fraction of the test images",
         json_schema_extra=STEP,
     )
     image_size: int | None = Field(
