@@ -15,8 +15,8 @@ from torch import nn
 
 import abatis
 from abatis.cli import main
-from abatis.commands.eval.judge_model import _open_data as open_data
-from abatis.commands.eval.judge_model import _read_wishes as read_wishes
+from abatis.commands.eval.judge_model import open_images as open_data
+from abatis.commands.eval.judge_model import read_wishes
 from abatis.commands.eval.options import make_parser
 from abatis.errors import UsageError
 from abatis.nets.backbones import build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from abatis.api.threat import Threat
@@ -52,6 +53,19 @@ def check_normalize(value: object) -> str:
     if not mean or len(mean) != len(std) or not min(std) > 0 or max(*mean, *std) > 1:
         raise ValueError(f"{text!r} is not {NORMALIZE_FORM}, for images in [0, 1]")
     return text
+
+
+def check_class_weights(value: str) -> str:
+    """Raise ValueError where it is neither a word nor positive numbers with commas in between."""
+    if value in ("none", "balanced"):
+        return value
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = [0.0]
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"{value!r} is not none, balanced, or positive numbers like 1,2.5,1")
+    return value
 
 
 def parse_judged_threat(value: object) -> str:
