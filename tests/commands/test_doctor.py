@@ -6,6 +6,7 @@ The exit code says whether a run can start.
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from abatis.commands.doctor import checks
 from abatis.commands.registry import entries
 from abatis.config import discovery
 from abatis.errors import UsageError
+from tests.helpers import ROOT
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -26,6 +28,7 @@ def parts(monkeypatch):
     for name, value in {
         "PARTS": parts,
         "DEVICES": "print('cpu: 1 thread')",
+        "CARD": "print('none that torch cannot use')",
         "SELF_TEST": "print('trained')",
     }.items():
         monkeypatch.setattr(checks, name, value)
@@ -39,6 +42,18 @@ def test_where_all_is_well_a_run_can_start(parts, capsys):
     assert "ok      part       torch              9.9\n" in text
     assert "ok      self-test  a small run        trained\n" in text
     assert "BROKEN" not in text
+    assert text.endswith("a run can start here\n")
+
+
+def test_a_card_that_torch_cannot_use_is_told_and_stops_nothing(parts, capsys, monkeypatch):
+    own = "from abatis.system import unseen_gpu; unseen_gpu._has_card = lambda: True\n"
+    own += "import torch; torch.cuda.is_available = lambda: False; torch.version.cuda = None\n"
+    code = (ROOT / "core/abatis/commands/doctor/checks.py").read_text()
+    monkeypatch.setattr(checks, "CARD", own + code.split('CARD = """')[1].split('"""')[0])
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "BROKEN  device     NVIDIA cards" in text
+    assert "is built without CUDA; install a CUDA build of torch" in text
     assert text.endswith("a run can start here\n")
 
 
@@ -87,7 +102,8 @@ def test_a_plugin_whose_import_fails_is_named_with_its_reason(parts, tmp_path, m
     (about / "entry_points.txt").write_text("[abatis.plugins]\nbroken = broken_plugin\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    check = checks._try_program("plugin", "broken", checks.PLUGIN, "fix it", ["broken"])
+    program = checks.Program("plugin", "broken", checks.PLUGIN, "fix it", ("broken",))
+    (check,) = checks._try_all([program], lambda check: None)
     assert not check.ok
     assert (
         "plugin 'broken' cannot be imported: ModuleNotFoundError: No module named 'missing_module'"
@@ -105,6 +121,51 @@ def test_plugins_and_a_registry_that_cannot_even_be_listed(parts, capsys, monkey
     text = capsys.readouterr().out
     assert "two distributions" in text
     assert "the registry is broken" in text
+
+
+def test_a_part_that_works_only_here_is_told_with_its_fix(parts, capsys):
+    parts["vision"] = ("print('noise')\nprint('warning: 1.0, but not elsewhere')", "install vision")
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "WARN    part       vision             1.0, but not elsewhere\n" in text
+    assert "fix: install vision\n" in text
+
+
+def test_an_import_that_fails_outside_abatis_is_seen(tmp_path, monkeypatch):
+    """A torchvision for another torch: it is imported only once an operator is declared."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "import torch\n__version__ = '9.9'\n"
+        "torch.library.register_fake('torchvision::nms')(lambda *_: None)\n"
+    )
+    (tmp_path / "timm").mkdir()
+    for name in ("__init__", "optim"):
+        (tmp_path / "timm" / f"{name}.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    code, fix = checks.PARTS["torchvision"]
+    (check,) = checks._try_all([checks.Program("part", "torchvision", code, fix)], lambda _: None)
+    assert check.ok
+    assert "9.9, but 'import torchvision' fails beside torch" in check.detail
+    assert "operator torchvision::nms does not exist; abatis works around it" in check.detail
+    assert check.fix == fix
+
+
+def test_each_line_is_told_as_it_comes(parts, monkeypatch):
+    """The small run waits until the line about torch was told."""
+    told = []
+    waits = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)"
+
+    def tell(check):
+        told.append(check.name)
+        if check.name == "torch":
+            Path(flag).write_text("told")
+
+    with tempfile.TemporaryDirectory() as folder:
+        flag = f"{folder}/flag"
+        monkeypatch.setattr(checks, "SELF_TEST", waits.format(flag))
+        listed = checks._run_checks(tell)
+    assert all(check.ok for check in listed)
+    assert sorted(told) == sorted(check.name for check in listed)
 
 
 @pytest.mark.slow

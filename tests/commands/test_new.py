@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -24,10 +25,23 @@ from tests.outside import make_environment
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def card(folder):
-    """The method card of a README."""
-    _, _, rest = (folder / "README.md").read_text().partition("```toml\n")
-    return rest.partition("```")[0]
+MINE = {
+    "title": "Mine",
+    "paper": "unpublished",
+    "equation": "x + y",
+    "claim": "It is mine.",
+    "evidence": "None yet.",
+}
+
+
+def describe(folder):
+    """Fill in the table that a template leaves to its author."""
+    file = folder / "pyproject.toml"
+    text = file.read_text(encoding="utf-8")
+    for key, value in MINE.items():
+        text, found = re.subn(rf'^{key} = "TODO: .*"$', f'{key} = "{value}"', text, flags=re.M)
+        assert found == 1, key
+    file.write_text(text, encoding="utf-8")
 
 
 def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
@@ -81,8 +95,15 @@ def test_a_copy_has_no_trace_of_the_template_s_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_of_a_template_is_its_entry_for_the_registry(kind):
-    assert card(TEMPLATES / kind) == add(TEMPLATES / kind)
+def test_a_new_plugin_claims_nothing_until_its_author_does(tmp_path, kind):
+    folder = make_plugin(f"an-{kind}", kind, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        add(folder)
+    assert caught.value.what.endswith("template's text for title, paper, equation, claim, evidence")
+    describe(folder)
+    entry = tomllib.loads(add(folder))["method"][0]
+    assert {key: entry[key] for key in MINE} == MINE
+    assert (entry["name"], entry["distribution"]) == (f"an-{kind}", f"abatis-an-{kind}")
 
 
 def test_the_command_says_what_to_do_next(tmp_path, capsys):
@@ -177,4 +198,5 @@ def test_from_nothing_to_a_tested_plugin_that_runs(clean, kind):
     assert {row["role"] for row in plan if row["provider"] == name} == {
         kind if kind != "wrapper" else "loss wrapper"
     }
-    assert call("defense", "registry", "add", name) == card(home / name)
+    describe(home / name)
+    assert 'claim = "It is mine."' in call("defense", "registry", "add", name)

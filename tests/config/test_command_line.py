@@ -12,7 +12,11 @@ from benchmarks.side_by_side import ratio
 
 from abatis import RunConfig
 from abatis.cli import main, run
+from abatis.commands.compare.options import parse as parse_compare
+from abatis.commands.eval import command as evaluate
+from abatis.commands.export.options import parse as parse_export
 from abatis.config.command_line import parse_run
+from abatis.config.other_names import OTHERS, OURS
 from abatis.errors import UsageError
 
 
@@ -288,3 +292,155 @@ def test_the_command_line_wins_over_another_spelling_in_a_file(tmp_path):
     file.write_text("[attack]\nstep-size = 0.1\nsteps = 3", encoding="utf-8")
     attack = parse(f"--config {file} --data digits --attack.step-size 0.2").attack
     assert (attack.step_size, attack.steps) == ("0.2", 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "ours", "fix"),
+    [
+        ("--lr 0.1", "--optim.lr", "--optim.lr 0.1"),
+        ("--learning_rate=0.1", "--optim.lr", "--optim.lr 0.1"),
+        ("--eps 8", "--threat", "--threat Linf:8/255"),
+        ("--eps 8/255", "--threat", "--threat Linf:8/255"),
+        ("--epsilon 0.031", "--threat", "--threat Linf:0.031"),
+        ("--norm L2 --eps 0.5", "--threat", "--threat L2:0.5"),
+        ("--eps=0.5 --norm l2", "--threat", "--threat L2:0.5"),
+        ("--norm Linf", "--threat", "--threat Linf:EPS"),
+        ("--output-dir there", "--out", "--out there"),
+        ("--output_dir=there", "--out", "--out there"),
+        ("--num_train_epochs 3", "--epochs", "--epochs 3"),
+        ("--opt adamw", "--optim.name", "--optim.name adamw"),
+        ("--eps_step 2/255", "--attack.step-size", "--attack.step-size 2/255"),
+        ("--fp16", "--precision", "--precision bf16"),
+        ("--report_to wandb", "--track", "--track wandb"),
+        ("--wandb --quiet", "--track", "--track wandb"),
+        ("--model resnet18", "--backbone", "--backbone resnet18"),
+        ("-b 64", "--batch-size", "--batch-size 64"),
+        ("lr=0.1", "--optim.lr", "--optim.lr 0.1"),
+    ],
+)
+def test_an_option_of_another_tool_is_answered_with_ours(line, ours, fix):
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert caught.value.what.endswith(f": it is called {ours} here")
+    assert caught.value.fix == f"write {fix}"
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("--fold False", "write --no-fold"),
+        ("--epochs 3 --fold 0 --quiet", "write --no-fold"),
+        ("--quiet true", "write --quiet"),
+        ("optim.lr=0.1", "write --optim.lr 0.1"),
+        ("+epochs=3", "write --epochs 3"),
+        ("--epochs 3 4", "options are written --OPTION VALUE, lists with commas: 5,6"),
+    ],
+)
+def test_a_word_that_belongs_to_no_option(line, fix):
+    with pytest.raises(UsageError, match="belongs to no option") as caught:
+        parse(line)
+    assert caught.value.fix == fix
+
+
+def test_every_option_that_another_name_leads_to_exists(capsys):
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    told = capsys.readouterr().out
+    for option in OTHERS:
+        assert re.search(rf"--{re.escape(option)}[ ,\n]", told), option
+    assert not [name for name in OURS if re.search(rf"--{re.escape(name)}[ ,\n]", told)]
+    assert len(OURS) == sum(len(names.split()) for names in OTHERS.values())
+
+
+def test_an_evaluation_knows_the_other_names_too():
+    with pytest.raises(UsageError) as caught:
+        evaluate(["runs/x", "--eps", "8"])
+    assert caught.value.fix == "write --threat Linf:8/255"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("--epochs 3 --epochs 4", "--epochs is given twice: 3 and 4"),
+        ("--epochs=3 --quiet --epochs 4", "--epochs is given twice: 3 and 4"),
+        ("--batch_size 3 --batch-size 4", "--batch-size is given twice: 3 and 4"),
+        ("--fold --no-fold", "--fold is given twice: as --fold and --no-fold"),
+        ("--config a.toml --config b.toml", "--config is given twice: a.toml and b.toml"),
+        ("--plugin emr --emr.weight 1 --emr.weight 2", "--emr.weight is given twice: 1 and 2"),
+        ("--ema 0.9 --ema", "--ema is given twice: 0.9 and 0.999"),
+    ],
+)
+def test_an_option_with_two_values_is_refused(line, what):
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert caught.value.what == what
+
+
+def test_what_may_be_given_again():
+    line = "--plugin emr --plugin mart --epochs 3 --epochs 3 --resume --resume --track mlflow"
+    config = parse(f"{line} --emr.decay-epochs 3 --emr.decay-epochs 4 --track wandb")
+    assert (config.epochs, config.plugin, config.track) == (3, ("emr", "mart"), ("mlflow", "wandb"))
+    assert config.options["emr"].decay_epochs == (3, 4)
+
+
+def test_a_table_and_one_of_its_options_are_refused():
+    with pytest.raises(UsageError, match="--attack is given as a table, and "):
+        parse_run(["--attack", '{"steps": 3}', "--attack.steps", "4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "fix"),
+    [
+        ('epochs = "3"', 'epochs: "3" is a text, where a number is wanted', "write epochs = 3"),
+        ('batch-size = "8"', "batch_size: ", "write batch_size = 8"),
+        ('fold = "false"', 'fold: "false" is a text, where true or false', "write fold = false"),
+        ('[optim]\nweight-decay = "0"', "optim.weight_decay: ", "write weight_decay = 0.0"),
+        (
+            '[optim]\nmilestones = [0.5, "0.9"]',
+            "optim.milestones: ",
+            "write milestones = [0.5, 0.9]",
+        ),
+        ('plugin = ["emr"]\n[emr]\nweight = "2"', 'emr.weight: "2" is', "write weight = 2.0"),
+    ],
+)
+def test_a_number_in_quotes_is_refused_in_a_file(tmp_path, text, what, fix):
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        parse(f"--config {file} --data digits")
+    assert caught.value.what.startswith(what)
+    assert (caught.value.where, caught.value.fix) == (str(file), fix)
+
+
+def test_a_text_that_is_a_number_where_a_text_is_wanted(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'name = "3"\nthreat = "Linf:0.1"\n[attack]\nstep-size = "0.1"', encoding="utf-8"
+    )
+    config = parse(f"--config {file} --data digits")
+    assert (config.name, config.attack.step_size) == ("3", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"), [("lr = 1", "optim.lr"), ("[optim]\nwd = 1", "optim.wd")]
+)
+def test_another_tool_s_name_in_a_file(tmp_path, text, ours):
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"it is called optim\.(lr|weight_decay) here"):
+        parse(f"--config {file} --data digits")
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.toml").write_text('data-dir = "~/sets"\n[extra]\nfile = "~/more.npz"\n')
+    config = parse("--config=~/run.toml --out=~/runs --init=~/w.safetensors --continue-from=~/r/a")
+    assert config.out == tmp_path / "runs"
+    assert config.data_dir == tmp_path / "sets"
+    assert (config.init, config.continue_from) == (tmp_path / "w.safetensors", tmp_path / "r" / "a")
+    assert config.extra.file == tmp_path / "more.npz"
+    assert RunConfig(out="~/x").out == tmp_path / "x"
+    assert parse_compare(["~/a", "--out=~/b"], "").runs == (tmp_path / "a",)
+    assert parse_compare(["~/a", "--out=~/b"], "").options.out == tmp_path / "b"
+    assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").out == tmp_path / "b"
+    assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").run == tmp_path / "a"

@@ -26,9 +26,11 @@ from abatis.config.option_sets import (
 )
 
 FREE = {
+    "also_threat",
     "out",
     "workers",
     "data_dir",
+    "zoo_dir",
     "download",
     "follow_links",
     "allow_pickle",
@@ -78,6 +80,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
                 "allow_pickle",
                 "out",
                 "data_dir",
+                "zoo_dir",
                 "device",
                 "download",
                 "follow_links",
@@ -97,6 +100,8 @@ def test_the_derived_sets(derived, literal):
 def test_run_toml_has_all_but_what_is_not_recorded():
     full = RunConfig(
         name="x",
+        backbone_activation="silu",
+        backbone_padding="same",
         init=Path("w"),
         continue_from=Path("r"),
         weights_key="ema",

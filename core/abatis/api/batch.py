@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,15 +43,22 @@ class Batch:
         return Batch(self.x[rows], self.y[rows], self.index[rows], soft, origin)
 
 
+SHOWN = "attack/"
+"""How the names begin of what an attacker shows in the metrics."""
+
+
 @dataclass(frozen=True)
 class Attacked:
     """What an attacker returns.
 
     Attributes:
         x: adversarial images, (B, C, H, W), detached, in [0, 1] and in the ball.
-        info: what the attacker reports, by name: per-sample tensors (B,), which losses find in
+        info: what the attacker reports, by name: per-sample tensors (B, ...), which losses find in
             ``ctx.info``.
+        shown: names in ``info`` whose mean over an epoch is in its metrics, as ``attack/NAME``.
+            They are the same in every step.
     """
 
     x: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)
+    shown: Sequence[str] = ()

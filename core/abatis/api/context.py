@@ -57,7 +57,7 @@ class StepContext:
     Attributes:
         batch: the images after ``transform_batch``, with labels.
         x_adv: the adversarial images, (B, C, H, W) in [0, 1], detached.
-        info: what the attacker reported, by name: (B,) each.
+        info: what the attacker reported, by name: (B, ...) each.
         net: the network.
         step: the training step, from 0.
         epoch: the epoch, from 0.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
@@ -36,6 +36,28 @@ def _check_ratio(value: object) -> str:
     if parse_ratio(text) <= 0:
         raise ValueError(f"{text} is not above 0")
     return text
+
+
+def read_path(value: str | Path) -> Path:
+    """A path, with the home folder for a ``~`` at its start; raises UsageError where none is."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"no home folder is known for {value}", fix="write the path without ~"
+        ) from error
+
+
+def _takes_path(annotation: Any) -> bool:
+    """Is an option a path, or one that may be missing, or several?"""
+    return annotation is Path or any(map(_takes_path, get_args(annotation)))
+
+
+def _expand_paths(raw: Any) -> Any:
+    """A value of an option that is a path, or several, with the home folder for ``~``."""
+    if isinstance(raw, list | tuple):
+        return type(raw)(map(_expand_paths, raw))
+    return read_path(raw) if isinstance(raw, str | Path) else raw
 
 
 Ratio = Annotated[str, BeforeValidator(_check_ratio)]
@@ -153,7 +175,12 @@ class Options(BaseModel):
     @classmethod
     def _underscores(cls, raw: Any) -> Any:
         _check_text(raw)
-        return use_underscores(raw)
+        named = use_underscores(raw)
+        if isinstance(named, dict):
+            for name in named.keys() & cls.model_fields.keys():
+                if _takes_path(cls.model_fields[name].annotation):
+                    named[name] = _expand_paths(named[name])
+        return named
 
 
 class PluginConfig(Options):

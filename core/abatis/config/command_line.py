@@ -19,18 +19,21 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from abatis.api.options import read_path
 from abatis.config import discovery
 from abatis.config.parser import NO_BREAK, Parser
 from abatis.config.pydantic_messages import find_unread, group_error
+from abatis.config.quoted_values import check_quotes
 from abatis.config.recipes import find_recipe
 from abatis.config.run_config import RunConfig, reserved_names
-from abatis.config.run_options import AVERAGING_DECAY
+from abatis.config.run_options import AVERAGING_DECAY, RunOptions
 from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 
 METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
 DESCRIPTION = "Train an adversarially robust image classifier, then evaluate it."
 NO_DEFAULT = {"None", "()", "{}", "", "False"}  # what help need not say
+NUMBERS = re.compile(r"[-+.,\de]+")  # with commas between them
 UNBROKEN = re.compile(r"\[[<>][^]]*\]|\(default: [^)]*\)$")  # bounds and defaults stay on one line
 
 
@@ -49,14 +52,20 @@ def parse_run(
         PluginError: where a plugin cannot be used.
         SystemExit: after ``--help``.
     """
-    words = list(_normalise(argv))
+    words = list(_normalise(_join_statistics(argv)))
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
-    table = read_toml(find_recipe(recipe)) if recipe else {}
-    table = _merge(table, read_toml(config_file)) if config_file else table
+    files = {path: read_toml(path) for path in _list_files(recipe, config_file)}
+    table: dict[str, Any] = {}
+    for content in files.values():
+        table = _merge(table, content)
     names = named or discovery.parse_names(table.get("plugin", ()))
     loaded = discovery.load_plugins(names, fresh=True, reserved=reserved_names())
+    models: dict[str, type[BaseModel]] = {"": RunOptions}
+    models |= {plugin.name: plugin.config_class for plugin in loaded}
+    for path, content in files.items():
+        check_quotes(content, models, path)
     asked = _second_phase(words, loaded, prog)
     known_names = {plugin.name for plugin in loaded}
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
@@ -70,8 +79,24 @@ def parse_run(
     )
 
 
+def _join_statistics(argv: Sequence[str]) -> list[str]:
+    """MEAN and STD after ``--normalize`` as one word: they are one value."""
+    words = list(argv)
+    for place in [place for place, word in enumerate(words) if word == "--normalize"]:
+        pair = words[place + 1 : place + 3]
+        if len(pair) == 2 and all(map(NUMBERS.fullmatch, pair)):
+            words[place + 1 : place + 3] = [" ".join(pair)]
+    return words
+
+
+def _list_files(recipe: str | None, config_file: Path | None) -> list[Path]:
+    """The files with options, the later above the earlier."""
+    recipes = [find_recipe(recipe)] if recipe else []
+    return [*recipes, *([config_file] if config_file else [])]
+
+
 def _normalise(argv: Sequence[str]) -> Iterable[str]:
-    """Hyphens for underscores in flags, and the decay after a bare ``--ema``."""
+    """Hyphens for underscores in flags, and what a bare ``--ema`` or ``--forecast`` means."""
     for position, word in enumerate(argv):
         if not word.startswith("--"):
             yield word
@@ -81,6 +106,8 @@ def _normalise(argv: Sequence[str]) -> Iterable[str]:
         following = argv[position + 1] if position + 1 < len(argv) else "--"
         if flag == "--ema" and not equals and not re.match(r"[\d.]", following):
             yield str(AVERAGING_DECAY)
+        if flag == "--forecast" and not equals and following.startswith("-"):
+            yield "here"
 
 
 def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | None]:
@@ -88,7 +115,7 @@ def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | No
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", action="append", default=[])
     parser.add_argument("--recipe")
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=read_path)
     found, _ = parser.parse_known_args(words)
     names = [name for text in found.plugin for name in discovery.parse_names(text)]
     return names, found.recipe, found.config
@@ -181,6 +208,11 @@ def _check_groups(words: Sequence[str], models: Mapping[str, Any]) -> None:
             value = "" if not following or following[0].startswith("--") else following[0]
         if not value.lstrip().startswith("{"):
             raise group_error(flag.removeprefix("--"), group, value or None)
+        if single := next((one for one in words if one.startswith(f"{flag}.")), None):
+            raise UsageError(
+                f"{flag} is given as a table, and {single.partition('=')[0]} beside it",
+                fix="give all of them in the table, or each as an option",
+            )
 
 
 def _is_group(annotation: object) -> TypeGuard[type[BaseModel]]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from abatis.config import discovery
 from abatis.config.known_plugins import check_is_unknown
+from abatis.config.other_names import switch_instead, translate
 from abatis.errors import UsageError, did_you_mean
 
 NO_BREAK = "\xa0"  # a space at which help does not break a line
@@ -31,31 +33,79 @@ class Parser(argparse.ArgumentParser):
     """argparse that says "did you mean" and leaves the exit code to the caller."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        parsed, unknown = self.parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
-            flags = [
-                option
-                for action in self._actions
-                for option in action.option_strings
-                if option.startswith("--")
-            ]
-            word = unknown[0].partition("=")[0]
-            if not word.startswith("-"):
-                raise UsageError(
-                    f"'{unknown[0]}' belongs to no option",
-                    fix="options are written --OPTION VALUE, lists with commas: 5,6",
-                )
-            raise UsageError(
-                f"unknown option {word}: {_flag_hint(word, flags)}",
-                fix=f"{self.prog} --help lists all options",
-            )
+            raise self.explain_unknown(unknown[0], words)
         return parsed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        self._check_repeats(words)
+        return super().parse_known_args(words, namespace)
+
+    def explain_unknown(self, word: str, words: Sequence[str]) -> UsageError:
+        """The error for a word that no option takes.
+
+        Args:
+            word: It.
+            words: The whole command line.
+        """
+        flags = [
+            option
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        ]
+        flag = word.partition("=")[0]
+        option, written = translate(words, words.index(word), flags) if word in words else ("", "")
+        if option and (word.startswith("-") or "=" in word):
+            what = f"unknown option {flag}: it is called {option} here"
+            return UsageError(what, fix=f"write {written}")
+        if not word.startswith("-"):
+            instead = switch_instead(words, word, flags)
+            own = f"--{flag.lstrip('+')}"
+            if "=" in word and own in flags:  # as Hydra writes it
+                instead = f"{own} {word.partition('=')[2]}"
+            return UsageError(
+                f"'{word}' belongs to no option",
+                fix=f"write {instead}"
+                if instead
+                else "options are written --OPTION VALUE, lists with commas: 5,6",
+            )
+        return UsageError(
+            f"unknown option {flag}: {_flag_hint(flag, flags)}",
+            fix=f"{self.prog} --help lists all options",
+        )
+
+    def _check_repeats(self, words: Sequence[str]) -> None:
+        """Raise UsageError where an option with one value is given two different ones."""
+        given: dict[str, tuple[str, str]] = {}
+        for position, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            action = self._option_string_actions.get(flag)
+            if action is None or not _has_one_value(action):
+                continue
+            following = value if equals else (*words, "")[position + 1]
+            told = flag if action.nargs == 0 else following
+            first, before = given.setdefault(action.dest, (flag, told))
+            if before != told:
+                both = f"{before} and {told}" if action.nargs != 0 else f"as {first} and {flag}"
+                raise UsageError(
+                    f"{first} is given twice: {both}", fix="give it once: one of them would win"
+                )
 
     def format_help(self) -> str:
         return super().format_help().replace(NO_BREAK, " ")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(reword(message), fix=f"{self.prog} --help lists all options")
+
+
+def _has_one_value(action: argparse.Action) -> bool:
+    """Does an option that is given once more replace what was given before?"""
+    replaces = isinstance(action, argparse._StoreAction | argparse.BooleanOptionalAction)
+    return replaces and action.nargs in (None, 0)
 
 
 def reword(message: str) -> str:

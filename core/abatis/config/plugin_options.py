@@ -8,6 +8,7 @@ from typing import Any
 from abatis.api.options import use_underscores
 from abatis.config import discovery
 from abatis.config.known_plugins import check_is_unknown
+from abatis.config.other_names import find_ours
 from abatis.errors import UsageError, did_you_mean
 
 
@@ -50,6 +51,8 @@ def _find_tables(
         name = discovery.normalise_name(key)
         if name not in selected and name not in discovery.list_installed():
             check_is_unknown(name, f"option '{key}' belongs to it")
+            if ours := find_ours(key):
+                raise UsageError(f"unknown option '{key}': it is called {ours} here")
             known = [*core, *discovery.list_installed()]
             raise UsageError(f"unknown option '{key}': {did_you_mean(key, known)}")
         if name in tables:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from abatis.config.other_names import find_ours
 from abatis.errors import UsageError, did_you_mean
 
 WORDS = {
@@ -65,7 +66,10 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     context = {key: _shorten(value) for key, value in first.get("ctx", {}).items()}
     if code == "extra_forbidden":
         fields = getattr(_model_at(model, first["loc"][:-1]), "model_fields", {})
-        text = f"unknown option '{path}': {did_you_mean(str(first['loc'][-1]), fields)}"
+        last = str(first["loc"][-1])
+        ours = "" if prefix else find_ours(last)
+        hint = f"it is called {ours} here" if ours else did_you_mean(last, fields)
+        text = f"unknown option '{path}': {hint}"
     elif code == "missing":
         text = f"{path} is missing"
     elif code == "value_error":

@@ -24,6 +24,7 @@ from abatis.config.option_groups import (
 )
 from abatis.config.option_values import (
     check_class_weights,
+    check_normalize,
     check_run_name,
     check_tracker,
     parse_judged_threat,
@@ -34,6 +35,8 @@ AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
 Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
 """The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
+AttackLadder = Literal["quick", "rand", "standard", "thorough"]
+"""The ladders that can give a masking verdict."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
@@ -90,10 +93,10 @@ class RunOptions(Options):
         " of the optimizer and epoch",
         json_schema_extra=STEP,
     )
-    normalize: Literal["data", "mean", "none"] = Field(
+    normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
         "data",
-        description="what the network does to its images first: subtract the data's mean and divide"
-        " by its standard deviation (data), subtract the mean (mean), or nothing (none)",
+        description="mean and standard deviation of the layer before the network: those of the data"
+        " (data), imagenet, cifar10, MEAN STD with commas between channels, or no layer (none)",
         json_schema_extra=STEP,
     )
     weights_key: str | None = Field(
@@ -117,8 +120,7 @@ class RunOptions(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="use only N training images and the same fraction of the test images,"
-        " chosen from all classes",
+        description="use only N training images, of all classes, and this share of the test images",
         json_schema_extra=STEP,
     )
     image_size: int | None = Field(
@@ -174,9 +176,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
-        False,
-        description="skip files of a data folder that are not images or cannot be read",
-        json_schema_extra=STEP,
+        False, description="skip image files that cannot be read", json_schema_extra=STEP
     )
     follow_links: bool = Field(
         False,
@@ -190,8 +190,7 @@ class RunOptions(Options):
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
         (),
-        description="another threat that the evaluation judges, beside the trained one; repeat the"
-        " flag for several",
+        description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
     attack: AttackConfig = Field(
@@ -229,8 +228,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="consecutive steps that may be skipped because the loss or the gradient is"
-        " not finite",
+        description="consecutive steps that may be skipped where loss or gradient is not finite",
         json_schema_extra=STEP,
     )
     clip_grad: float = Field(
@@ -242,7 +240,7 @@ class RunOptions(Options):
     )
     statistics: StatisticsConfig = Field(
         StatisticsConfig(),
-        description="which forwards move the running statistics of batch norms",
+        description="forwards that move running statistics",
         json_schema_extra=STEP,
     )
     optim: OptimConfig = Field(
@@ -252,8 +250,7 @@ class RunOptions(Options):
         0.0,
         ge=0,
         lt=1,
-        description="decay of the weight average (EMA); 0 is off,"
-        f" --ema alone is {AVERAGING_DECAY}",
+        description=f"decay of the weight average (EMA); 0 is off, --ema alone {AVERAGING_DECAY}",
         json_schema_extra=STEP,
     )
     early_stop: int = Field(
@@ -280,8 +277,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="how often the processes of --nproc may be restarted after a failure,"
-        " from the newest checkpoint",
+        description="restarts of the processes of --nproc after a failure, from the last checkpoint",
         json_schema_extra=BESIDE_STEP,
     )
     shard: Literal["none", "root", "blocks"] = Field(
@@ -317,8 +313,7 @@ class RunOptions(Options):
     )
     fold: bool = Field(
         True,
-        description="fold batch norms with running statistics into convolutions:"
-        " faster, equal up to rounding",
+        description="fold batch norms into convolutions: faster, equal up to rounding",
         json_schema_extra=STEP,
     )
     freeze_norms: bool = Field(
@@ -387,6 +382,12 @@ class RunOptions(Options):
     )
     dry_run: bool = Field(
         False, description="print the plan and stop", json_schema_extra=THIS_START
+    )
+    forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
+        "none",
+        description="say before the run what it will need of memory and time: on this device, from"
+        " two seconds of passes (here, or --forecast alone), or on a GPU by name, computed",
+        json_schema_extra=THIS_START,
     )
     trace: bool = Field(
         False,

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from abatis.api.batch import SHOWN
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.console import SafeConsole
@@ -264,11 +265,16 @@ def _format(value: object) -> str:
 
 
 def _is_term(name: str) -> bool:
-    return name not in (
-        "epoch",
-        "step",
-        "lr",
-        "loss",
-        "seconds",
-        "peak_memory_mb",
-    ) and not name.endswith("_acc")
+    return (
+        name
+        not in (
+            "epoch",
+            "step",
+            "lr",
+            "loss",
+            "seconds",
+            "peak_memory_mb",
+        )
+        and not name.endswith("_acc")
+        and not name.startswith(SHOWN)
+    )

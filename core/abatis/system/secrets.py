@@ -26,6 +26,14 @@ TOKEN = re.compile(
 """Tokens that are known by their first letters."""
 LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 """User and password of an address."""
+KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL
+)
+"""A private key as files hold it."""
+OPTION = re.compile(r"--[A-Za-z]")
+"""How a word begins that is an option, and no value."""
+PASSWORD = re.compile(r"-[pP](?!$)(?!-)")
+"""A password behind a single letter, as in ``mysql -pSECRET``."""
 AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE)
 
 
@@ -37,14 +45,17 @@ def mask_words(words: Sequence[str]) -> list[str]:
 def _mask_words(words: Sequence[str]) -> Iterator[str]:
     is_secret = False
     for word in words:
-        if is_secret and not word.startswith("--"):
+        if is_secret and not OPTION.match(word):
             yield MASK
             is_secret = False
             continue
         flag, equals, _ = word.partition("=")
-        is_secret = word.startswith("-") and not equals and bool(NAME.search(word))
+        named = word in ("-p", "-P") or bool(NAME.search(word))
+        is_secret = word.startswith("-") and not equals and named
         if word.startswith("-") and equals and NAME.search(flag):
             yield f"{flag}={MASK}"
+        elif PASSWORD.match(word):
+            yield f"{word[:2]}{MASK}"
         else:
             yield mask_text(word)
 
@@ -58,6 +69,7 @@ def mask_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 def mask_text(text: str) -> str:
     """Return a text in which everything that looks like a secret is ``***``."""
+    text = KEY_BLOCK.sub(MASK, text)
     text = LOGIN.sub(MASK, text)
     text = AUTHORIZATION.sub(rf"\1 {MASK}", text)
     text = ASSIGNED.sub(rf"\1{MASK}", text)

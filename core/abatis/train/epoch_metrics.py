@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abatis.api.batch import SHOWN
 from abatis.system import distributed
-from abatis.train.step import StepResult, add_to
+from abatis.train.micro_batches import add_to
+from abatis.train.step import StepResult
 
 
 @dataclass
@@ -33,6 +35,7 @@ class EpochMetrics:
             sums["train_robust_acc"] = result.right_adv
         if result.right_clean is not None:
             sums["train_clean_acc"] = result.right_clean
+        sums |= {f"{SHOWN}{name}": value for name, value in result.attack.items()}
         add_to(self.sums, sums)
         self.samples += result.samples
 

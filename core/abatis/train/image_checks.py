@@ -48,11 +48,17 @@ def find_inside(
             fix="return Attacked(x) with detached images of the same shape and type",
         )
     for key, values in attacked.info.items():
-        if values.shape[:1] != (len(batch),):
-            shape = tuple(values.shape)
+        if not isinstance(values, Tensor) or values.shape[:1] != (len(batch),):
+            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)
             raise PluginError(
-                f"attacker '{name}', info '{key}': shape {shape} is not one value per sample"
+                f"attacker '{name}', info '{key}': {got}, not a tensor with a row for each sample",
+                fix=f"report ({len(batch)}, ...) for a batch of {len(batch)}",
             )
+    if missing := [key for key in attacked.shown if key not in attacked.info]:
+        raise PluginError(
+            f"attacker '{name}' asks to show {', '.join(missing)}, which is not in its info",
+            fix="Attacked(x, {'name': values}, shown=('name',))",
+        )
     if x is batch.x:
         return torch.ones_like(batch.y, dtype=torch.bool)
     return Ball(batch.x, replace(threat, eps=threat.eps * reach)).contains(x)

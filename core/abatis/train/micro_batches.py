@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,6 +145,17 @@ class MicroBatches:
         repeat_forwards(net, [word for word in moved_by if word != "steps"], batch.x, attacked.x)
         return batch, attacked
 
+    def sum_shown(self) -> dict[str, Tensor]:
+        """What the attacker asks to be shown, () each: sums over the samples of this process."""
+        sums: dict[str, Tensor] = {}
+        for batch, attacked in self.attacked:
+            values = {name: attacked.info[name].detach().float() for name in attacked.shown}
+            rows = len(batch)
+            add_to(
+                sums, {name: one.reshape(rows, -1).mean(1).sum() for name, one in values.items()}
+            )
+        return sums
+
     def move_statistics_after(self) -> None:
         """Make the forwards that move the running statistics behind the update."""
         for batch, attacked in self.attacked:
@@ -198,3 +209,9 @@ def _cut(size: int, parts: int) -> list[slice]:
     """Slices of nearly equal length that cover a batch."""
     edges = [size * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+
+def add_to(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Add values to running sums, name by name."""
+    for name, value in values.items():
+        sums[name] = sums[name] + value if name in sums else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
@@ -27,7 +27,7 @@ from abatis.system.plugin_errors import blame_plugin
 from abatis.system.torch_messages import is_out_of_memory
 from abatis.train.deferred_checks import DeferredChecks
 from abatis.train.image_checks import INSIDE, STAY_INSIDE, check_batch
-from abatis.train.micro_batches import MicroBatches, NotYetKnown, RowShare
+from abatis.train.micro_batches import MicroBatches, NotYetKnown, RowShare, add_to
 from abatis.train.objective import StepObjective
 from abatis.train.plan import Plan
 from abatis.train.step_setup import StepSetup
@@ -43,6 +43,7 @@ class StepResult:
         right_adv: Correct predictions at adversarial images, () int64; None without such a forward.
         right_clean: Correct predictions at clean images, likewise.
         samples: The size of the global batch.
+        attack: What the attacker asks to be shown, () each: the sum over this process's samples.
     """
 
     total: Tensor
@@ -50,6 +51,7 @@ class StepResult:
     right_adv: Tensor | None
     right_clean: Tensor | None
     samples: int
+    attack: dict[str, Tensor] = field(default_factory=dict)
 
 
 class StepModule(nn.Module):
@@ -191,7 +193,12 @@ class Step:
             add_to(right, _count_right(ctx))
         whole = sums.pop("total")
         return StepResult(
-            whole, sums, right.get("logits_adv"), right.get("logits_clean"), micros.share.of
+            whole,
+            sums,
+            right.get("logits_adv"),
+            right.get("logits_clean"),
+            micros.share.of,
+            micros.sum_shown(),
         )
 
     def check(self) -> None:
@@ -275,12 +282,6 @@ def _name_phase(name: str) -> Iterator[None]:
             f"the device ran out of memory in the {name}",
             fix="cut the batch into micro-batches: --accumulate 2 (or more)",
         ) from error
-
-
-def add_to(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """Add values to running sums, name by name."""
-    for name, value in values.items():
-        sums[name] = sums[name] + value if name in sums else value
 
 
 def _count_right(ctx: StepContext) -> dict[str, Tensor]:

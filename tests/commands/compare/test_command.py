@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ import tomli_w
 from abatis.cli import main
 from abatis.commands.compare import command, train_methods
 from abatis.commands.compare.methods import plan_methods
-from abatis.errors import NotFiniteError, PluginConflict, Stopped, UsageError
+from abatis.errors import DataError, NotFiniteError, PluginConflict, Stopped, UsageError
+from abatis.system.folder_lock import lock_folder
 from tests.commands.compare.run_folders import record, run_folder
 
 CLEAN, RIGHT, LESS = [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
@@ -92,15 +94,17 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     def fail(config):
         if config.dry_run:
             return
-        raise NotFiniteError(f"the loss of {config.name} is NaN")
+        raise NotFiniteError(
+            f"the loss of {config.name} is NaN", where="step 3", fix="lower --optim.lr"
+        )
 
     monkeypatch.setattr(train_methods, "run", fail)
     assert compare(f"--methods mart at emr --seeds 2 {TINY} --out {tmp_path}") == 1
     rows = read(tmp_path)
     assert list(rows) == ["at", "emr", "mart"]
     assert [run["why"] for run in rows["mart"]["failed"]] == [
-        "NotFiniteError: the loss of mart-s0 is NaN",
-        "NotFiniteError: the loss of mart-s1 is NaN",
+        "NotFiniteError: the loss of mart-s0 is NaN; where: step 3; fix: lower --optim.lr",
+        "NotFiniteError: the loss of mart-s1 is NaN; where: step 3; fix: lower --optim.lr",
     ]
     assert (rows["emr"]["seeds"], rows["emr"]["failed"][0]["seed"]) == ([0], 1)
     assert (
@@ -114,14 +118,36 @@ def test_a_run_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
     [
         ("mart+trades", "method mart+trades", PluginConflict),
         ("emr --use loss=nope", "method emr", UsageError),
+        ("at mart+trades", "method mart+trades", PluginConflict),
+        ("at emr --emr.decay-epochs 1 --track wandb", "method ", UsageError),
     ],
 )
-def test_what_cannot_start_is_refused_before_anything_is_trained(tmp_path, words, where, error):
+def test_what_cannot_start_is_refused_before_anything_is_trained(
+    tmp_path, words, where, error, monkeypatch
+):
+    """Also where the first row could."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(error) as caught:
         compare(f"--methods {words} {TINY} --out {tmp_path}")
     assert where in caught.value.where
     assert caught.value.fix
     assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_not_there_are_refused_before_anything_is_trained(tmp_path):
+    line = TINY.replace("--data digits", "--data npz:nowhere.npz")
+    with pytest.raises(DataError, match=r"nowhere\.npz"):
+        compare(f"--methods at mart {line} --out {tmp_path}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_whose_folder_is_being_written_is_refused_before_the_first_is_trained(tmp_path):
+    (tmp_path / "mart-s0").mkdir()
+    with lock_folder(tmp_path / "mart-s0"), pytest.raises(UsageError) as caught:
+        compare(f"--methods at mart {TINY} --out {tmp_path}")
+    assert f"process {os.getpid()} on " in caught.value.what
+    assert caught.value.fix == "wait for it or stop it"
+    assert not (tmp_path / "at-s0").exists()
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pydantic import Field
 from abatis import PluginConfig, hookimpl
 
 FAILS = "test_options_are_described_and_bounded"
-WORDS = "option epochs holds a number without a bound"
+WORDS = "option epochs holds a number without a bound: a bound in Field() does not reach into a"
 
 
 class Broken(PluginConfig):

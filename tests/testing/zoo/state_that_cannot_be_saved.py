@@ -5,7 +5,7 @@ from __future__ import annotations
 from abatis import Run, TrainerHooks, hookimpl
 
 FAILS = "test_goes_on_from_its_state"
-WORDS = "Weights only load failed"
+WORDS = "state_dict returns what a checkpoint cannot hold"
 
 
 class Stateful(TrainerHooks):

@@ -13,10 +13,13 @@ from abatis.commands.compare.options import Asked
 from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.run_config import RunConfig
 from abatis.config.run_options import LADDERS
-from abatis.errors import AbatisError, Stopped
+from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.report.console import SafeConsole
-from abatis.report.eval_record import RECORD
+from abatis.report.eval_record import RECORD, list_threats
+from abatis.runs.open_data import open_run_data
 from abatis.runs.runner import run
+from abatis.system.device import pick_device
+from abatis.system.folder_lock import find_writer
 from abatis.train.resume import check_files, check_same
 
 FAILED_RUN, FAILED_VERDICT = 1, 6  # exit codes
@@ -62,9 +65,9 @@ def train_missing(
     """
     todo = [(method.name, config) for method in methods for config in method.configs]
     for _, config in todo:
-        check_same(config, _folder(config), FREE_IN_COMPARISON, fix="choose another --out")
-        check_files(config, _folder(config), fix="choose another --out")
+        _check_folder(config)
     _check_methods(todo)
+    _check_data(todo)
     judged: list[JudgedRun] = []
     failed: list[FailedRun] = []
     for place, (name, config) in enumerate(todo, start=1):
@@ -79,6 +82,25 @@ def train_missing(
         elif not config.dry_run:
             judged.append(read_run(folder, name))
     return judged, failed
+
+
+def _check_folder(config: RunConfig) -> None:
+    """Raise an error where a run's folder holds another run, or is being written."""
+    folder = _folder(config)
+    check_same(config, folder, FREE_IN_COMPARISON, fix="choose another --out")
+    check_files(config, folder, fix="choose another --out")
+    if writer := find_writer(folder):
+        raise UsageError(
+            f"{writer} is writing this run", where=str(folder), fix="wait for it or stop it"
+        )
+
+
+def _check_data(todo: Sequence[tuple[str, RunConfig]]) -> None:
+    """Open the data, which all runs share, if any is to be trained; raises DataError."""
+    for _, config in todo:
+        if not config.dry_run and not _is_done(config):
+            open_run_data(config, None, pick_device(config.device))
+            return
 
 
 def _check_methods(todo: Sequence[tuple[str, RunConfig]]) -> None:
@@ -103,8 +125,18 @@ def _train_one(config: RunConfig) -> str:
     except Exception as error:  # the comparison continues without this run
         if os.environ.get("ABATIS_TRACEBACK"):
             raise
-        return f"{type(error).__name__}: {error.what if isinstance(error, AbatisError) else error}"
+        return _explain(error)
     return ""
+
+
+def _explain(error: Exception) -> str:
+    """What failed, where, and how to fix it, in one line."""
+    if not isinstance(error, AbatisError):
+        return f"{type(error).__name__}: {error}"
+    parts = [f"{type(error).__name__}: {error.what}"]
+    parts += [f"where: {error.where}"] if error.where else []
+    parts += [f"fix: {error.fix}"] if error.fix else []
+    return "; ".join(parts)
 
 
 def _folder(config: RunConfig) -> Path:
@@ -120,4 +152,6 @@ def _is_done(config: RunConfig) -> bool:
     measured = record.get("ladder") or (
         "quick" if record.get("autoattack_acc") is None else "standard"
     )
+    if not {*config.also_threat} <= {*list_threats(record)}:
+        return False
     return LADDERS.index(measured) >= LADDERS.index(config.eval)

@@ -1,6 +1,6 @@
 """``defense doctor``: whether a run can start here, and how to fix it if not.
 
-Every check that may crash runs in a process of its own.
+Every check that may crash runs in another process.
 """
 
 from __future__ import annotations
@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from abatis import __version__
+from abatis.commands.doctor.worker import WARN, Worker
 from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.parser import Parser
@@ -26,13 +24,24 @@ from abatis.system.printable import make_printable
 
 CANNOT_START = 1  # exit code
 TIMEOUT = 120  # seconds for one check
-AT_ONCE = 2  # checks that run at the same time
+AT_ONCE = 2  # processes: one for the small run, one for all else
 INSTALL = "python -m pip install -c constraints.txt"
 
 PARTS = {
     "torch": ("import torch; print(torch.__version__)", f"{INSTALL} torch"),
     "torchvision": (
-        "from abatis.system.timm_import import torchvision; print(torchvision.__version__)",
+        """
+failed = ""
+try:
+    import torchvision
+except Exception as error:
+    failed = f"{type(error).__name__}: {error}".splitlines()[0]
+from abatis.system.timm_import import torchvision
+import torch
+print(torchvision.__version__ if not failed else
+      f"warning: {torchvision.__version__}, but 'import torchvision' fails beside torch"
+      f" {torch.__version__}: {failed}; abatis works around it, your own code does not")
+""",
         f"{INSTALL} torch torchvision: their releases must match",
     ),
     "timm": (
@@ -84,6 +93,7 @@ print(discovery.load_plugin(sys.argv[1], reserved=reserved_names()).version)
 """
 SELF_TEST = """
 import sys, time, torch, abatis
+torch.set_num_threads(1)  # on images this small, threads that wait for each other cost more
 began = time.perf_counter()
 options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "eval": "none",
            "limit": 120, "batch_size": 32, "attack": {"steps": 3}, "quiet": True,
@@ -104,8 +114,8 @@ class Check:
         name: What was checked.
         ok: Whether it works.
         needed: Whether every run needs it.
-        detail: Its version, or what went wrong.
-        fix: How to fix it; empty if it works.
+        detail: Its version, or what is wrong.
+        fix: How to fix it; empty if there is nothing to fix.
     """
 
     kind: str
@@ -114,6 +124,27 @@ class Check:
     needed: bool
     detail: str
     fix: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A check that another process makes: a program that works, or raises, or crashes.
+
+    Args:
+        kind: As of the :class:`Check`.
+        name: What is checked.
+        code: The program.
+        fix: How to fix it.
+        words: Its arguments.
+        needed: Whether every run needs it.
+    """
+
+    kind: str
+    name: str
+    code: str
+    fix: str
+    words: tuple[str, ...] = ()
+    needed: bool = False
 
 
 def check_all(words: Sequence[str], prog: str) -> int:
@@ -125,86 +156,68 @@ def check_all(words: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(list(words))
-    checks = _run_checks()
-    can_start = all(check.ok for check in checks if check.needed)
     about = {
         "abatis": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
     }
-    if asked.json:
+    if not asked.json:
         print(
-            json.dumps(
-                {"can_start": can_start, **about, "checks": [asdict(check) for check in checks]},
-                indent=2,
-            )
+            f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
+            f"{about['free_gib']} GiB free disk space here",
+            flush=True,
         )
+    checks = _run_checks((lambda check: None) if asked.json else _show)
+    can_start = all(check.ok for check in checks if check.needed)
+    if asked.json:
+        listed = [asdict(check) for check in checks]
+        print(json.dumps({"can_start": can_start, **about, "checks": listed}, indent=2))
     else:
-        _show(about, checks, can_start)
+        print("a run can start here" if can_start else "no run can start here")
     return 0 if can_start else CANNOT_START
 
 
-def _run_checks() -> list[Check]:
-    """All checks, a few at the same time; the results are in a fixed order."""
+def _run_checks(tell: Callable[[Check], None]) -> list[Check]:
+    """All checks, in a fixed order; each is told as soon as it is made."""
+    programs = [
+        Program("part", name, code, fix, needed=name == "torch")
+        for name, (code, fix) in PARTS.items()
+    ]
+    found = _find_plugins()
+    for name, plugin in ({} if isinstance(found, Check) else found).items():
+        fix = f"fix or reinstall {plugin.distribution}; it affects only runs with this plugin"
+        programs.append(Program("plugin", name, PLUGIN, fix, (name,)))
+    programs.append(Program("device", "all", DEVICES, "fix the driver, or use --device cpu"))
+    programs.append(Program("device", "NVIDIA cards", CARD, "or use --device cpu"))
+    others = [_check_registry(), *([found] if isinstance(found, Check) else [])]
     with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as folder:
-        parts = [
-            pool.submit(_try_program, "part", name, code, fix, needed=name == "torch")
-            for name, (code, fix) in PARTS.items()
-        ]
-        found = _find_plugins()
-        for name, plugin in ({} if isinstance(found, Check) else found).items():
-            fix = f"fix or reinstall {plugin.distribution}; it affects only runs with this plugin"
-            parts.append(pool.submit(_try_program, "plugin", name, PLUGIN, fix, words=[name]))
-        parts.append(
-            pool.submit(
-                _try_program, "device", "all", DEVICES, "fix the driver, or use --device cpu"
-            )
-        )
-        parts.append(
-            pool.submit(_try_program, "device", "NVIDIA cards", CARD, "or use --device cpu")
-        )
-        parts.append(
-            pool.submit(
-                _try_program,
-                "self-test",
-                "a small run",
-                SELF_TEST,
-                "fix what is broken above",
-                [folder],
-                True,
-            )
-        )
-        checks = [part.result() for part in parts]
-    return [*checks, _check_registry(), *([found] if isinstance(found, Check) else [])]
+        fix = "fix what else is broken"
+        small_run = Program("self-test", "a small run", SELF_TEST, fix, (folder,), needed=True)
+        parts = [pool.submit(_try_all, some, tell) for some in (programs, [small_run])]
+        for check in others:
+            tell(check)
+        return [*(check for part in parts for check in part.result()), *others]
 
 
-def _try_program(
-    kind: str, name: str, code: str, fix: str, words: Sequence[str] = (), needed: bool = False
-) -> Check:
-    """Run a program in a process of its own.
-
-    The detail is the last line of its output, or of its error.
-    """
+def _try_all(programs: Sequence[Program], tell: Callable[[Check], None]) -> list[Check]:
+    """Run programs one after the other in another process."""
+    worker, checks = Worker(), []
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-            timeout=TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
-        return Check(kind, name, False, needed, f"no answer within {TIMEOUT} s", fix)
-    ok = done.returncode == 0
-    lines = (done.stdout if ok else done.stderr).strip().splitlines()
-    line = next(
-        (text for text in lines if not ok and text.startswith("abatis.errors.")),
-        lines[-1] if lines else "",
-    )
-    detail = line or ("" if ok else f"ended with exit code {done.returncode}")
-    return Check(kind, name, ok, needed, detail, "" if ok else fix)
+        for program in programs:
+            checks.append(_try_program(program, worker))
+            tell(checks[-1])
+    finally:
+        worker.close()
+    return checks
+
+
+def _try_program(program: Program, worker: Worker) -> Check:
+    ok, detail = worker.run(program.code, program.words, TIMEOUT)
+    warned = detail.startswith(WARN)
+    fix = program.fix if warned or not ok else ""
+    shown = detail.removeprefix(WARN)
+    return Check(program.kind, program.name, ok, program.needed, shown, fix)
 
 
 def _find_plugins() -> dict[str, discovery.Installed] | Check:
@@ -223,14 +236,9 @@ def _check_registry() -> Check:
         return Check("registry", "registry.toml", False, False, error.what, error.fix or "")
 
 
-def _show(about: dict[str, Any], checks: Sequence[Check], can_start: bool) -> None:
-    print(
-        f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
-        f"{about['free_gib']} GiB free disk space here"
-    )
-    for check in checks:
-        state = "ok" if check.ok else "BROKEN"
-        print(make_printable(f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}"))
-        if check.fix:
-            print(make_printable(f"{'':<7} fix: {check.fix}"))
-    print("a run can start here" if can_start else "no run can start here")
+def _show(check: Check) -> None:
+    state = "BROKEN" if not check.ok else "WARN" if check.fix else "ok"
+    lines = [f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}"]
+    if check.fix:
+        lines.append(f"{'':<7} fix: {check.fix}")
+    print("\n".join(map(make_printable, lines)), flush=True)

@@ -7,13 +7,12 @@ import argparse
 from pydantic import ValidationError
 
 from abatis.config.option_groups import SourceConfig
-from abatis.config.parser import Parser
 from abatis.errors import UsageError
 
 PREFIX = "source."
 
 
-def add_source_options(parser: Parser) -> None:
+def add_source_options(parser: argparse._ActionsContainer) -> None:
     """One option for each of the group, with the help of a run's."""
     for name, field in SourceConfig.model_fields.items():
         flag = f"--{PREFIX}{name.replace('_', '-')}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from abatis.api.options import read_path
 from abatis.config.parser import Parser
 from abatis.errors import UsageError, did_you_mean
 
@@ -13,6 +13,7 @@ FORMATS = {
     "safetensors": "abatis.commands.export.folder",
     "onnx": "abatis.commands.export.onnx",
     "torch-export": "abatis.commands.export.program",
+    "torchscript": "abatis.commands.export.torchscript",
     "robustbench": "abatis.commands.export.robustbench",
     "hub": "abatis.commands.export.hub",
 }
@@ -31,10 +32,10 @@ def parse(words: Sequence[str], prog: str) -> argparse.Namespace:
         description="Write a finished run in a format that other programs read.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument("run", metavar="RUN", type=read_path, help="run folder")
     parser.add_argument("--to", metavar="FORMAT", required=True, help=", ".join(FORMATS))
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder to write into"
+        "--out", metavar="DIR", type=read_path, required=True, help="folder to write into"
     )
     parser.add_argument(
         "--allow-fail", action="store_true", help="export even if the masking verdict is FAIL"

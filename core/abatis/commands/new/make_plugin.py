@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import abatis
+from abatis.api.options import read_path
 from abatis.commands.registry.entries import read_registry
 from abatis.config import discovery
 from abatis.config.parser import Parser
@@ -58,7 +59,7 @@ def run_new(words: Sequence[str], prog: str) -> int:
     plugin.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=read_path,
         default=Path(),
         help="where to create the folder NAME (default: here)",
     )

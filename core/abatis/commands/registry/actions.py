@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
+from abatis.api.options import read_path
 from abatis.commands.registry.add import add
 from abatis.commands.registry.check import find_problems
 from abatis.commands.registry.entries import Registry, Role, format_option, list_methods, origin_of
@@ -30,7 +30,7 @@ def act(words: Sequence[str], prog: str) -> int:
     elif asked.action == "check":
         return _check()
     elif asked.action == "add":
-        print(add(Path(asked.folder), asked.write), end="")
+        print(add(read_path(asked.folder), asked.write), end="")
     elif asked.action == "show":
         _show(asked.name, asked.json)
     else:

@@ -93,9 +93,19 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
             where=str(file),
             fix="add one sentence for each, for people who choose a method",
         )
+    if placeholders := [key for key in DESCRIBED if _is_placeholder(described.get(key))]:
+        raise UsageError(
+            f"the table [tool.abatis] still has the template's text for {', '.join(placeholders)}",
+            where=str(file),
+            fix="write what is true of your method, for people who choose one",
+        )
     for name, target in points.items():
         plugin = _load(folder, discovery.normalise_name(name), target)
         yield _entry(plugin, project, described, str(file))
+
+
+def _is_placeholder(value: object) -> bool:
+    return isinstance(value, str) and (not value.strip() or "TODO" in value)
 
 
 def _entry(

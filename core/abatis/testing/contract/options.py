@@ -17,6 +17,17 @@ def has_unbounded_numbers(field: FieldInfo) -> bool:
     return any(_find_unbounded(field.annotation, bounded))
 
 
+def say_how_to_bound(field: FieldInfo) -> str:
+    """How a bound is written for a type: in the field, or inside of a tuple or a union."""
+    if field.annotation in (int, float):
+        return "Field(..., ge=0)"
+    kind = "float" if "float" in str(field.annotation) else "int"
+    number = f"Annotated[{kind}, Field(ge=0)]"
+    if "tuple" in str(field.annotation):
+        return f"a bound in Field() does not reach into a tuple: tuple[{number}, ...]"
+    return f"{number} in place of {kind}"
+
+
 def _find_unbounded(annotation: Any, bounded: bool) -> Iterator[bool]:
     """Yield for every number in a type whether it lacks a bound."""
     if annotation in (int, float):
