@@ -239,9 +239,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     statistics: StatisticsConfig = Field(
-        StatisticsConfig(),
-        description="forwards that move running statistics",
-        json_schema_extra=STEP,
+        StatisticsConfig(), description="what moves running statistics", json_schema_extra=STEP
     )
     optim: OptimConfig = Field(
         OptimConfig(), description="optimizer and learning-rate schedule", json_schema_extra=STEP
@@ -277,7 +275,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="restarts of the processes of --nproc after a failure, from the last checkpoint",
+        description="restarts of --nproc's processes after a failure, from the last checkpoint",
         json_schema_extra=BESIDE_STEP,
     )
     shard: Literal["none", "root", "blocks"] = Field(
