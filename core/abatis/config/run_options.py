@@ -112,7 +112,7 @@ class RunOptions(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="use N training images of all classes, and that fraction of the test images",
+        description="use only N training images, of all classes, and this share of the test images",
         json_schema_extra=STEP,
     )
     image_size: int | None = Field(
@@ -168,9 +168,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
-        False,
-        description="skip files of a data folder that are not images or cannot be read",
-        json_schema_extra=STEP,
+        False, description="skip image files that cannot be read", json_schema_extra=STEP
     )
     follow_links: bool = Field(
         False,
@@ -184,8 +182,7 @@ class RunOptions(Options):
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
         (),
-        description="another threat that the evaluation judges, beside the trained one; repeat the"
-        " flag for several",
+        description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
     attack: AttackConfig = Field(
@@ -223,8 +220,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="consecutive steps that may be skipped because the loss or the gradient is"
-        " not finite",
+        description="consecutive steps that may be skipped where loss or gradient is not finite",
         json_schema_extra=STEP,
     )
     clip_grad: float = Field(
@@ -235,9 +231,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     statistics: StatisticsConfig = Field(
-        StatisticsConfig(),
-        description="which forwards move the running statistics of batch norms",
-        json_schema_extra=STEP,
+        StatisticsConfig(), description="what moves running statistics", json_schema_extra=STEP
     )
     optim: OptimConfig = Field(
         OptimConfig(), description="optimizer and learning-rate schedule", json_schema_extra=STEP
@@ -246,8 +240,7 @@ class RunOptions(Options):
         0.0,
         ge=0,
         lt=1,
-        description="decay of the weight average (EMA); 0 is off,"
-        f" --ema alone is {AVERAGING_DECAY}",
+        description=f"decay of the weight average (EMA); 0 is off, --ema alone {AVERAGING_DECAY}",
         json_schema_extra=STEP,
     )
     early_stop: int = Field(
@@ -274,8 +267,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="how often the processes of --nproc may be restarted after a failure,"
-        " from the newest checkpoint",
+        description="restarts of --nproc's processes after a failure, from the last checkpoint",
         json_schema_extra=BESIDE_STEP,
     )
     shard: Literal["none", "root", "blocks"] = Field(
@@ -311,8 +303,7 @@ class RunOptions(Options):
     )
     fold: bool = Field(
         True,
-        description="fold batch norms with running statistics into convolutions:"
-        " faster, equal up to rounding",
+        description="fold batch norms into convolutions: faster, equal up to rounding",
         json_schema_extra=STEP,
     )
     freeze_norms: bool = Field(
