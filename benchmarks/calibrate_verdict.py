@@ -166,8 +166,21 @@ def summarise(rows: dict[str, Any]) -> str:
         verdicts = [row["verdict"] for key, row in rows.items() if key.split()[0] in names]
         counts = {one: verdicts.count(one) for one in ("PASS", "UNDECIDED", "WARN", "FAIL", None)}
         parts = [f"{number} {one or 'no report'}" for one, number in counts.items() if number]
-        told.append(f"{len(verdicts)} {kind} networks: {', '.join(parts)}.")
+        told.append(f"{len(verdicts)} {kind}: {', '.join(parts)}.")
+    judged = {tuple(key.split()) for key in rows}
+    waiting = [key for key in list_all() if key not in judged]
+    if waiting:
+        told.append(
+            f"Not judged yet: {len(waiting)} of {len(list_all())} (names and seeds of weights): "
+            f"{', '.join(' '.join(key) for key in waiting)}."
+        )
     return " ".join(told)
+
+
+def list_all() -> list[tuple[str, str]]:
+    """Names and seeds of all networks, of the proof and of this script."""
+    names = [(name, "0") for name in (*BROKEN, *HONEST_ONES, *PUBLISHED)]
+    return names + [(name, str(seed)) for seed in SEEDS for name in HONEST_ONES]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ GUIDE = [
     "index",
     "quickstart",
     "bring-your-own",
+    "robustbench",
     "concepts",
     "evaluation",
     "reliability",
@@ -38,7 +39,13 @@ GUIDE = [
     "publishing",
     "faq",
 ]
-PLUGINS = ["writing-a-plugin", "testing-a-plugin", "hooks", "adding-a-command"]
+PLUGINS = [
+    "writing-a-plugin",
+    "from-paper-to-plugin",
+    "testing-a-plugin",
+    "hooks",
+    "adding-a-command",
+]
 REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)

@@ -16,6 +16,7 @@ from abatis.commands.doctor import checks
 from abatis.commands.registry import entries
 from abatis.config import discovery
 from abatis.errors import UsageError
+from tests.helpers import ROOT
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -27,6 +28,7 @@ def parts(monkeypatch):
     for name, value in {
         "PARTS": parts,
         "DEVICES": "print('cpu: 1 thread')",
+        "CARD": "print('none that torch cannot use')",
         "SELF_TEST": "print('trained')",
     }.items():
         monkeypatch.setattr(checks, name, value)
@@ -40,6 +42,18 @@ def test_where_all_is_well_a_run_can_start(parts, capsys):
     assert "ok      part       torch              9.9\n" in text
     assert "ok      self-test  a small run        trained\n" in text
     assert "BROKEN" not in text
+    assert text.endswith("a run can start here\n")
+
+
+def test_a_card_that_torch_cannot_use_is_told_and_stops_nothing(parts, capsys, monkeypatch):
+    own = "from abatis.system import unseen_gpu; unseen_gpu._has_card = lambda: True\n"
+    own += "import torch; torch.cuda.is_available = lambda: False; torch.version.cuda = None\n"
+    code = (ROOT / "core/abatis/commands/doctor/checks.py").read_text()
+    monkeypatch.setattr(checks, "CARD", own + code.split('CARD = """')[1].split('"""')[0])
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "BROKEN  device     NVIDIA cards" in text
+    assert "is built without CUDA; install a CUDA build of torch" in text
     assert text.endswith("a run can start here\n")
 
 

@@ -26,9 +26,12 @@ from abatis.config.option_sets import (
 )
 
 FREE = {
+    "also_threat",
     "out",
     "workers",
     "data_dir",
+    "zoo_dir",
+    "download",
     "follow_links",
     "allow_pickle",
     "eval",
@@ -73,7 +76,16 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
         (VARIED_IN_COMPARISON, {"plugin", "seed"}),
         (
             OF_THIS_MACHINE,
-            {"allow_pickle", "out", "data_dir", "device", "follow_links", "workers"},
+            {
+                "allow_pickle",
+                "out",
+                "data_dir",
+                "zoo_dir",
+                "device",
+                "download",
+                "follow_links",
+                "workers",
+            },
         ),
         (ROUNDED_ON_RESUME, {"device"}),
         (LONGER_ON_RESUME, {"epochs"}),
@@ -88,6 +100,8 @@ def test_the_derived_sets(derived, literal):
 def test_run_toml_has_all_but_what_is_not_recorded():
     full = RunConfig(
         name="x",
+        backbone_activation="silu",
+        backbone_padding="same",
         init=Path("w"),
         continue_from=Path("r"),
         weights_key="ema",

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abatis.commands.eval.judge_model import _open_data
+from abatis.commands.eval.judge_model import open_images
 from abatis.config.run_config import RunConfig
 from abatis.errors import DataError
 from abatis.runs.model_spec import Kind, ModelSpec
@@ -232,7 +232,7 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     config = RunConfig(backbone="test_convnext", data=f"folder:{pets(tmp_path, size=(240, 200))}")
     trained = open_run_data(config, None, CPU)
     assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
-    judged = _open_data(
+    judged = open_images(
         Namespace(data=None), ModelSpec("runs/x", Kind.RUN, Path("runs/x"), run=config), CPU
     )
     images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]

@@ -25,14 +25,14 @@ def square(value: int) -> dict[str, Any]:
 
 
 def make(
-    values: range, names: list[str] | None = None, label: str = "label", **columns: Any
+    values: range, names: list[str] | None = None, target: str = "label", **columns: Any
 ) -> Any:
     """A table of grey squares; the label is the brightness modulo the number of names."""
     datasets = pytest.importorskip("datasets")
     count = len(names or ["a", "b"])
     kind = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
-    features = {"image": datasets.Image(), label: kind}
-    table = {"image": [square(v) for v in values], label: [v % count for v in values]}
+    features = {"image": datasets.Image(), target: kind}
+    table = {"image": [square(v) for v in values], target: [v % count for v in values]}
     for name, (column, feature) in columns.items():
         table[name], features[name] = column, feature
     return datasets.Dataset.from_dict(table, features=datasets.Features(features))

@@ -81,7 +81,7 @@ def test_a_new_source_is_proposed_in_errors(spec: str, tmp_path: Path) -> None:
         describe(asked("mine"))
     with pytest.raises(DataError, match="write mine:"):
         describe(asked(str(tmp_path / "forty.squares")))
-    with pytest.raises(DataError, match="npz:PATH, folder:PATH or mine:PATH"):
+    with pytest.raises(DataError, match="torchvision:NAME, hf:NAME or mine:PATH"):
         describe(asked("something-else"))
 
 
@@ -91,8 +91,15 @@ def test_options_of_image_files_do_not_apply_to_it(spec: str) -> None:
 
 
 def test_every_source_can_be_loaded_and_says_whether_it_is_streamed() -> None:
-    streamed = {key: is_streamed(key.replace("PATH", "somewhere")) for key in DATA_SOURCES}
-    assert {key for key, value in streamed.items() if value} == {"folder:PATH"}
+    streamed = {key: is_streamed(key) for key in DATA_SOURCES}
+    assert [key for key, value in streamed.items() if not value] == [
+        "digits",
+        "cifar10",
+        "cifar100",
+        "svhn",
+        "mnist",
+        "npz:PATH",
+    ]
     assert not is_streamed("python:tuple")
 
 

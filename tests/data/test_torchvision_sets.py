@@ -243,7 +243,7 @@ def test_what_is_not_there_is_said_and_nothing_is_downloaded(
         with pytest.raises(DataError) as caught:
             opened(f"torchvision:{name}", data_dir=tmp_path, source=SourceConfig(test_share=None))
         text = str(caught.value)
-        assert "--source.download" in text or "--source.test-share" in text
+        assert "--download" in text or "--source.test-share" in text
         assert text.count("\n") <= 3
     with pytest.raises(UsageError, match="did you mean 'Food101'"):
         opened("torchvision:Food11", data_dir=tmp_path)

@@ -8,16 +8,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from benchmarks.known_networks import cifar10, known
 from PIL import Image
 
 from abatis.cli import main
 from abatis.errors import DataError, UsageError
+from abatis.evaluate import judge_clean
 from abatis.evaluate.corruptions.geometry import blur_motion, make_disc, make_plasma, warp
 from abatis.evaluate.corruptions.operations import corrupt, draw_for
 from abatis.evaluate.corruptions.published import ALEXNET, NAMES, PARAMETERS, compute_mce
 from abatis.evaluate.corruptions.sources import CorruptedHere
 from abatis.report.eval_record import read_record
 from abatis.report.record_check import find_fault
+from tests.reference import reference_dir
 
 GREY = np.full((32, 32, 3), 128, np.uint8)
 LARGE_GREY = np.full((224, 224, 3), 128, np.uint8)
@@ -257,3 +260,23 @@ def test_folders_of_images_are_matched_by_class_and_name(tmp_path):
     assert found["right"] == {"fog": [6, 6, 6, 6, 3]}
     (tmp_path / "C" / "weather" / "fog" / "1" / "a" / "0.JPEG").unlink()
     assert main([*words, "--corruptions", str(tmp_path / "C")]) == DataError.exit_code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(reference_dir() is None, reason="networks and images are not here")
+def test_a_released_network_is_wrong_more_often_the_stronger_the_corruption():
+    """On 200 images; published robust networks lose most on fog and contrast."""
+    images = cifar10(200)
+    source = CorruptedHere(images, 0)
+    module = known("resnet4b")
+    clean = int(judge_clean(module, images.eval_batches(200)).sum())
+    right = {
+        (name, severity): int(
+            judge_clean(module, source.corrupt(name, severity).eval_batches(200)).sum()
+        )
+        for name in ("fog", "contrast", "gaussian_noise", "jpeg_compression")
+        for severity in (1, 5)
+    }
+    for name in ("fog", "contrast"):
+        assert right[name, 5] < right[name, 1] - 20
+    assert sum(right.values()) / len(right) < clean

@@ -37,7 +37,7 @@ FEW = 29  # questions a point
 @pytest.fixture
 def short(monkeypatch):
     """Fewer rounds and questions, which take most of the time; the slow tests run all."""
-    settings = {"ROUNDS": 2, "EPOCHS": 15, "LABEL_QUERIES": 100, "SQUARE_QUERIES": 100}
+    settings = {"ROUNDS": 2, "EPOCHS": 15, "LABEL_QUERIES": (100,), "SQUARE_QUERIES": 100}
     for name, value in settings.items():
         monkeypatch.setattr(extraction, name, value)
 

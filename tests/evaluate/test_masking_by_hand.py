@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
-from abatis.evaluate.masking.diagnosis import REASONS
+from abatis.evaluate.masking import diagnosis
+from abatis.evaluate.masking.diagnosis import NO_CLAIM, REASONS
 from abatis.evaluate.masking.outputs import run_output_tests
 from abatis.evaluate.masking.record import GATES, grade_share, make_outcome
 from abatis.evaluate.masking.training import TrainingFacts
@@ -24,6 +26,7 @@ from tests.evaluate.planted import (
     Before,
     Dynamic,
     Shifted,
+    Times,
     Window,
     by_id,
     diagnosed,
@@ -65,6 +68,26 @@ def test_a_linear_network_is_counted_by_hand(points):
         "D22": "the network has no batch norm",
         **REASONS,
     }
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(("threat", "stand"), [("Linf:0.0366", 2), ("Linf:0.0344", 3)])
+def test_searches_run_where_doubt_meets_a_claim(points, monkeypatch, threat, stand):
+    """The radii take 0.183 and 0.172 of the logits 0.01, ... 0.2; a claim is more than 2 of 20."""
+    net, data = dim(points)
+    asked = []
+
+    def note(tally, *_):
+        asked.append(int(tally.robust.sum()))
+        return [], ()
+
+    monkeypatch.setattr(diagnosis, "run_searches", note)
+    found = diagnosed(nn.Sequential(net, Times(1e-8)), data, threat)
+    tests = by_id(found)
+    assert tests["D3"].status == "fail"
+    assert int(found.robust.sum()) == stand
+    assert asked == ([3] if stand == 3 else [])
+    assert (tests["D27"].says == tests["D28"].says == NO_CLAIM) == (stand == 2)
 
 
 def test_a_network_that_is_never_right_has_no_robustness_to_doubt(points):
@@ -279,10 +302,12 @@ def test_everything_is_left_as_found(digits, network, points):
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("threat", ["Linf:0.08", "L2:0.4"])
 def test_nothing_depends_on_the_batch(digits, network, points, threat):
-    """But Square, whose draws are its authors', and batch statistics."""
+    """But Square, whose draws are its authors', and batch statistics, nor then whether they raise
+    the doubt that D27 and D28 wait for.
+    """
     data = points(digits.x[1400:1420], digits.y[1400:1420])
     whole, parts = (by_id(diagnosed(network, data, threat, batch_size=size)) for size in (20, 7))
-    for name in whole.keys() - {"D10", "D22"}:
+    for name in whole.keys() - {"D10", "D22", "D27", "D28"}:
         assert (whole[name].status, whole[name].count) == (parts[name].status, parts[name].count)
 
 

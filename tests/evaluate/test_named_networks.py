@@ -15,8 +15,8 @@ from torch import nn
 
 import abatis
 from abatis.cli import main
-from abatis.commands.eval.judge_model import _open_data as open_data
-from abatis.commands.eval.judge_model import _read_wishes as read_wishes
+from abatis.commands.eval.judge_model import open_images as open_data
+from abatis.commands.eval.judge_model import read_wishes
 from abatis.commands.eval.options import make_parser
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
@@ -24,6 +24,7 @@ from abatis.nets.digest import weights_digest
 from abatis.nets.label_map import read_label_map
 from abatis.runs.model_spec import find_model
 from abatis.runs.open_model import open_model
+from abatis.runs.rebuild import describe_origin
 from abatis.system.timm_import import timm, torchvision
 
 NETS = """
@@ -327,3 +328,44 @@ def test_names_that_name_nothing(words, complaint, capsys):
     Path("empty").mkdir()
     torch.save(state(), "w.pth")
     assert complaint in refuse(capsys, *words, "--data", "digits")
+
+
+COUNTING = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    calls = 0
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+    def forward(self, x):
+        Net.calls += 1
+        return {"logits": self.fc(x.mean((2, 3)))}
+def make():
+    torch.manual_seed(0)
+    return Net().double()
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--label-map", "map.txt")])
+def test_a_network_is_built_again_without_being_run(words):
+    """The stranger's copy must not have seen any image, and answers like the network."""
+    Path("counting.py").write_text(COUNTING)
+    Path("map.txt").write_text("b 1\na 0\n")
+    asked = make_parser("eval").parse_args(["counting.py:make", "--data", "npz:d.npz", *words])
+    if words:
+        rows = np.load("d.npz")
+        kept = rows["y_test"] < 2
+        x, y = rows["x_test"][kept], rows["y_test"][kept]
+        np.savez("d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    spec = find_model(asked.model, asked.backbone, wishes=read_wishes(asked))
+    data = open_data(asked, spec, CPU)
+    (batch,) = data.test.eval_batches(24)
+    module, _, _ = open_model(spec, data.info, CPU, batch.x)
+    origin = describe_origin(spec, data.info, module)
+    assert json.loads(json.dumps(dict(origin.arguments))) == origin.arguments
+    again = origin.build()
+    inner = again.network if words else again
+    assert type(inner).calls == 0
+    torch.testing.assert_close(again(batch.x), module(batch.x), rtol=0, atol=0)
+    assert again(batch.x).dtype == torch.float32

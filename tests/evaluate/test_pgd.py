@@ -82,7 +82,7 @@ def test_best_on_the_path_counts_not_the_last(points):
 
 
 def test_start_is_part_of_the_path(points):
-    data = points(torch.full((24, 1, 1, 1), 0.3), torch.zeros(24, dtype=torch.int64))
+    data = points(torch.full((60, 1, 1, 1), 0.3), torch.zeros(60, dtype=torch.int64))
     start = (
         0.3 + (2 * per_sample("uniform", 3, "evaluate/uniform", data.index, data.x) - 1) * 0.6
     ).clamp(0, 1)
@@ -203,7 +203,14 @@ def test_network_without_gradient_is_an_error(points):
         judge_with_pgd(Cut(torch.ones(4), 0.0), data, LINF, steps=1, seed=0, batch_size=3)
 
 
-def test_batch_is_halved_until_it_fits(digits, network, points):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+)
+def test_batch_is_halved_until_it_fits(digits, network, points, error):
     class Small(nn.Module):
         def __init__(self, room: int) -> None:
             super().__init__()
@@ -211,7 +218,7 @@ def test_batch_is_halved_until_it_fits(digits, network, points):
 
         def forward(self, x):
             if len(x) > self.room:
-                raise torch.OutOfMemoryError("out of memory")
+                raise error
             return self.net(x)
 
     data = points(digits.x[1400:1430], digits.y[1400:1430])

@@ -241,7 +241,7 @@ class Forgetful(nn.Module):
         return remember_outside(self, x, Bright()(x))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_memory_does_not_help_in_a_whole_evaluation():
     """Every image of the ball of +-0.1 round the middle can be moved across."""
     x, y = images()

@@ -6,6 +6,7 @@ training keeps, and the types that convolutions and products computed in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ class Case:
         ema: Decay of the average; 0 averages nothing.
         mix: Are images mixed?
         setup: Further settings of the step.
+        keeps_layout: Are kernels kept in channels_last, as in runs on a GPU?
         sabotage: Changes the parts of the training before it starts, for planted faults.
     """
 
@@ -55,6 +57,7 @@ class Case:
     ema: float = 0.0
     mix: bool = False
     setup: Mapping[str, Any] = field(default_factory=dict)
+    keeps_layout: bool = True
     sabotage: Callable[[dict[str, Any]], None] | None = None
 
 
@@ -175,7 +178,7 @@ def _leave_moment(parts: dict[str, Any]) -> None:
     import torch
 
     weight = next(parts["module"].parameters())
-    moments = {name: torch.zeros(weight.shape) for name in ("exp_avg", "exp_avg_sq")}
+    moments = {name: torch.zeros_like(weight, device="cpu") for name in ("exp_avg", "exp_avg_sq")}
     parts["optimizer"].state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
 
 
@@ -208,10 +211,7 @@ def run_case(case: Case, watching: Any, device: str = "cuda") -> dict[str, Any]:
         **found,
         "devices": sorted({str(tensor.device) for tensor in tensors}),
         "finite": all(bool(torch.isfinite(tensor).all()) for tensor in tensors),
-        "weights": [
-            float(weight.detach().double().sum()) for weight in parts["module"].parameters()
-        ],
-        "averages": metrics.averages(),
+        "digest": _digest(tensors),
     }
 
 
@@ -239,6 +239,8 @@ def make_parts(case: Case, device: str) -> dict[str, Any]:
     module = module.to(device).train()
     net, random = Net(module, case.precision), Randomness(0)
     net.tune(torch.rand(2, 3, case.size, case.size, device=device))
+    if case.keeps_layout:
+        net.keep_layout()
     options = {case.plugins[0]: case.options} if case.options else None
     plan = plan_of(
         *case.plugins,
@@ -303,12 +305,20 @@ def _list_kept(parts: Mapping[str, Any], metrics: Any) -> list[Any]:
     ]
 
 
+def _digest(tensors: list[Any]) -> str:
+    """Equal for tensors that are equal bit for bit."""
+    content = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in tensors)
+    return hashlib.sha256(content).hexdigest()
+
+
 def run_all() -> dict[str, Any]:
     """All cases and faults; an error stands in the place of what was found."""
     found: dict[str, Any] = {}
     with pretend() as watching:
         for name in ON_CPU:
-            found[f"{name} on the CPU"] = run_case(list_cases()[name], watching, "cpu")
+            plain = replace(list_cases()[name], keeps_layout=False)
+            for device in ("cpu", "cuda"):
+                found[f"{name} on {device}"] = run_case(plain, watching, device)
         for name, case in {**list_cases(), **list_faults()}.items():
             try:
                 found[name] = run_case(case, watching)
@@ -317,15 +327,38 @@ def run_all() -> dict[str, Any]:
     return found
 
 
+def watch_steps() -> dict[str, Any]:
+    """From here on, every step notes how torch computes in it, and how the weights lie."""
+    import torch
+
+    from abatis.train.step import Step
+
+    seen: dict[str, Any] = {}
+    own = Step.__call__
+
+    def call(step, *args, **kwargs):
+        kernels = [weight for weight in step.net.module.parameters() if weight.dim() == 4]
+        layout = {"memory_format": torch.channels_last}
+        seen["search"] = torch.backends.cudnn.benchmark
+        seen["products"] = torch.backends.cuda.matmul.fp32_precision
+        seen["convolutions"] = torch.backends.cudnn.conv.fp32_precision
+        seen["channels_last"] = all(kernel.is_contiguous(**layout) for kernel in kernels)
+        seen["fused"] = step.optimizer.param_groups[0]["fused"]
+        return own(step, *args, **kwargs)
+
+    Step.__call__ = call
+    return seen
+
+
 def move_runs(folder: Path) -> dict[str, Any]:
     """Runs that begin on the CPU and go on on the device, with validation and an evaluation."""
     import abatis
     from tests.helpers import tiny
 
-    found = {}
+    found, seen = {}, watch_steps()
     with pretend() as watching:
         for name, ladder in (("sgd", "quick"), ("adamw", "none")):
-            options = {"optim": {"name": name}, "name": name, "limit": 60, "batch_size": 16}
+            options = {"optim": {"name": name}, "name": name, "limit": 30, "batch_size": 12}
             abatis.run(tiny(folder, device="cpu", epochs=1, **options))
             watching.clear()
             moved = tiny(folder, device="cuda", epochs=2, resume=True, eval=ladder, **options)
@@ -337,10 +370,12 @@ def move_runs(folder: Path) -> dict[str, Any]:
                 "device": environment["device"],
                 "resumed": environment["resumed"],
                 "clean_acc": result.clean_acc,
+                "in a step": dict(seen),
             }
             # and back again
             back = tiny(folder, device="cpu", epochs=3, resume=True, **options)
             abatis.run(back)
+            found[name]["back in a step"] = dict(seen)
             rows = (result.folder / "metrics.jsonl").read_text("utf-8").splitlines()
             found[name]["epochs"] = [json.loads(row)["epoch"] for row in rows]
     return found

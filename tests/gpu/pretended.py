@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 READS = {
@@ -57,6 +58,16 @@ def load_guard(library: Path) -> None:
     ctypes.CDLL(str(library))
 
 
+def check_layouts(func: Any, lists: list[Any]) -> None:
+    """Refuse what a fused update refuses: gradients or moments that lie otherwise than weights."""
+    weights, *others = (tensors for tensors in lists if tensors and tensors[0].dim())
+    for tensors in others:
+        for weight, tensor in zip(weights, tensors, strict=True):
+            strides = zip(weight.shape, weight.stride(), tensor.stride(), strict=True)
+            if any(own != other for size, own, other in strides if size > 1):
+                raise RuntimeError(f"{func}: weights and their moments differ in their layout")
+
+
 def make_pretending() -> tuple[type, type]:
     """Import torch; returns the class of pretended tensors and the mode that makes them."""
     import torch
@@ -88,6 +99,15 @@ def make_pretending() -> tuple[type, type]:
         @classmethod
         def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
             raise RuntimeError(f"{func} on a pretended device, outside of pretending()")
+
+        @property
+        def data(self) -> Tensor:
+            return self.detach()
+
+        @data.setter
+        def data(self, value: Tensor) -> None:
+            Tensor.data.__set__(self, value)
+            self.held = value.held
 
         def __repr__(self, **_: Any) -> str:
             return f"Pretended({tuple(self.shape)}, {self.dtype})"
@@ -177,11 +197,7 @@ def make_pretending() -> tuple[type, type]:
         def look_at(self, func, name: str, args, given) -> None:
             """An operation with at least one tensor of the device."""
             if name.startswith("_fused_"):
-                lists = [part for part in args if isinstance(part, (list, tuple)) and part]
-                for other in lists[1:]:
-                    for weight, one in zip(lists[0], other, strict=True):
-                        if one.dim() and one.stride() != weight.stride():
-                            raise RuntimeError(f"{func}: tensors differ in their memory layout")
+                check_layouts(func, [part for part in args if isinstance(part, (list, tuple))])
             strangers = [
                 leaf for leaf in given if not isinstance(leaf, Pretended) and leaf.dim() > 0
             ]
@@ -265,6 +281,9 @@ def pretend() -> Iterator[Any]:
         (torch.cuda.random, "current_device"): lambda: 0,
         (torch.cuda.random, "device_count"): lambda: 1,
         (torch.cuda, "get_device_name"): lambda device=None: "pretended",
+        (torch.cuda, "get_device_properties"): lambda device=None: SimpleNamespace(
+            name="pretended", total_memory=8 * 2**30, uuid=""
+        ),
         (torch.cuda, "max_memory_allocated"): lambda device=None: 0,
     }
     own = {place: getattr(*place) for place in patches}

@@ -119,12 +119,12 @@ def test_convolutions_begin_as_torch_makes_them_where_asked(tmp_path, plan):
     assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=1e-2)
     conv = build("resnet18", **shape).backbone.features.stage4_1.path[0]
     assert conv.weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=1e-2)
-    abatis.run(tiny(tmp_path, dry_run=True, backbone_own={"init": "torch"}))
+    abatis.run(tiny(tmp_path, dry_run=True, backbone_init="torch"))
     assert plan["rows"][1].options["init"] == "torch"
 
 
 @pytest.mark.parametrize("model", [None, torch.nn.Linear(1, 1)], ids=["name", "module"])
 def test_only_our_own_networks_have_a_choice_of_initial_weights(tmp_path, model):
-    config = tiny(tmp_path, backbone="vgg11", dry_run=True, backbone_own={"init": "torch"})
+    config = tiny(tmp_path, backbone="vgg11", dry_run=True, backbone_init="torch")
     with pytest.raises(UsageError, match="--backbone-init torch"):
         abatis.run(config, model=model)

@@ -505,6 +505,7 @@ def test_what_cannot_learn_or_be_learnt_is_refused_and_missing_classes_are_told(
         ("data", [0.3058, 0.3761]),
         ("mean", [0.3058, 1.0]),
         ("none", [0.0, 1.0]),
+        ("0.25 0.5", [0.25, 0.5]),
     ],
 )
 def test_what_the_network_does_to_its_images_first(tmp_path, normalize, expected):
@@ -517,6 +518,8 @@ def test_what_the_network_does_to_its_images_first(tmp_path, normalize, expected
 def test_a_normalisation_that_would_have_no_effect_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--normalize none has no effect on a network from Python"):
         abatis.run(tiny(tmp_path, normalize="none"), model=nn.Flatten())
-    for changes in ({"pretrained": True, "backbone": "resnet10t"}, {"backbone": "net.py:make"}):
+    for changes in ({"pretrained": True, "backbone": "resnet10t"}, {"backbone": "rb:Standard"}):
         with pytest.raises(UsageError, match="--normalize none has no effect on"):
             abatis.run(tiny(tmp_path, normalize="none", **changes))
+    with pytest.raises(UsageError, match="3 channels, and the images have 1"):
+        abatis.run(tiny(tmp_path, normalize="imagenet"))

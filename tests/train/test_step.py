@@ -263,7 +263,12 @@ def test_a_failing_backward_pass_names_the_plugin():
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate")],
+    [
+        torch.OutOfMemoryError("no memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
 )
 @pytest.mark.parametrize(("where", "hook"), [("attack", "attacker"), ("loss", "loss")])
 def test_out_of_memory_names_its_phase(where, hook, error):

@@ -33,6 +33,7 @@ from abatis.errors import UsageError
 METAVARS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "dict[str,str]": "ROLE=NAME"}
 DESCRIPTION = "Train an adversarially robust image classifier, then evaluate it."
 NO_DEFAULT = {"None", "()", "{}", "", "False"}  # what help need not say
+NUMBERS = re.compile(r"[-+.,\de]+")  # with commas between them
 UNBROKEN = re.compile(r"\[[<>][^]]*\]|\(default: [^)]*\)$")  # bounds and defaults stay on one line
 
 
@@ -51,7 +52,7 @@ def parse_run(
         PluginError: where a plugin cannot be used.
         SystemExit: after ``--help``.
     """
-    words = list(_normalise(argv))
+    words = list(_normalise(_join_statistics(argv)))
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
@@ -61,7 +62,8 @@ def parse_run(
         table = _merge(table, content)
     names = named or discovery.parse_names(table.get("plugin", ()))
     loaded = discovery.load_plugins(names, fresh=True, reserved=reserved_names())
-    models = {"": RunOptions, **{plugin.name: plugin.config_class for plugin in loaded}}
+    models: dict[str, type[BaseModel]] = {"": RunOptions}
+    models |= {plugin.name: plugin.config_class for plugin in loaded}
     for path, content in files.items():
         check_quotes(content, models, path)
     asked = _second_phase(words, loaded, prog)
@@ -77,6 +79,16 @@ def parse_run(
     )
 
 
+def _join_statistics(argv: Sequence[str]) -> list[str]:
+    """MEAN and STD after ``--normalize`` as one word: they are one value."""
+    words = list(argv)
+    for place in [place for place, word in enumerate(words) if word == "--normalize"]:
+        pair = words[place + 1 : place + 3]
+        if len(pair) == 2 and all(map(NUMBERS.fullmatch, pair)):
+            words[place + 1 : place + 3] = [" ".join(pair)]
+    return words
+
+
 def _list_files(recipe: str | None, config_file: Path | None) -> list[Path]:
     """The files with options, the later above the earlier."""
     recipes = [find_recipe(recipe)] if recipe else []
@@ -84,7 +96,7 @@ def _list_files(recipe: str | None, config_file: Path | None) -> list[Path]:
 
 
 def _normalise(argv: Sequence[str]) -> Iterable[str]:
-    """Hyphens for underscores in flags, and the decay after a bare ``--ema``."""
+    """Hyphens for underscores in flags, and what a bare ``--ema`` or ``--forecast`` means."""
     for position, word in enumerate(argv):
         if not word.startswith("--"):
             yield word
@@ -94,6 +106,8 @@ def _normalise(argv: Sequence[str]) -> Iterable[str]:
         following = argv[position + 1] if position + 1 < len(argv) else "--"
         if flag == "--ema" and not equals and not re.match(r"[\d.]", following):
             yield str(AVERAGING_DECAY)
+        if flag == "--forecast" and not equals and following.startswith("-"):
+            yield "here"
 
 
 def _first_phase(words: Sequence[str]) -> tuple[list[str], str | None, Path | None]:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from abatis.api.options import Options, Ratio
 from abatis.api.threat import Threat, parse_ratio
-from abatis.config.option_facts import MACHINE, STEP
+from abatis.config.option_facts import STEP
 from abatis.errors import UsageError
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -297,9 +297,4 @@ class SourceConfig(Options):
         description="share of the images that become the test set, where the data come without"
         " one; the same images in every run",
         json_schema_extra=STEP,
-    )
-    download: bool = Field(
-        False,
-        description="download a torchvision: data set that is not in --data-dir",
-        json_schema_extra=MACHINE,
     )

@@ -79,6 +79,15 @@ class RunConfig(RunOptions):
         return self
 
     @model_validator(mode="after")
+    def _check_balance(self) -> RunConfig:
+        if self.order == "balanced" and self.class_weights == "balanced":
+            raise UsageError(
+                "--order balanced and --class-weights balanced both make up for unequal classes",
+                fix="leave one of them out",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_threats(self) -> RunConfig:
         if self.also_threat and self.eval in ("none", "clean"):
             raise UsageError(

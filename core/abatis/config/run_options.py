@@ -23,6 +23,8 @@ from abatis.config.option_groups import (
     StatisticsConfig,
 )
 from abatis.config.option_values import (
+    check_class_weights,
+    check_normalize,
     check_run_name,
     check_tracker,
     parse_judged_threat,
@@ -33,6 +35,8 @@ AVERAGING_DECAY = 0.999  # what `--ema` alone means
 
 Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
 """The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
+AttackLadder = Literal["quick", "rand", "standard", "thorough"]
+"""The ladders that can give a masking verdict."""
 LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
@@ -89,10 +93,10 @@ class RunOptions(Options):
         " of the optimizer and epoch",
         json_schema_extra=STEP,
     )
-    normalize: Literal["data", "mean", "none"] = Field(
+    normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
         "data",
-        description="what the network does to its images first: subtract the data's mean and divide"
-        " by its standard deviation (data), subtract the mean (mean), or nothing (none)",
+        description="mean and standard deviation of the layer before the network: those of the data"
+        " (data), imagenet, cifar10, MEAN STD with commas between channels, or no layer (none)",
         json_schema_extra=STEP,
     )
     weights_key: str | None = Field(
@@ -107,10 +111,11 @@ class RunOptions(Options):
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
     )
+    download: bool = Field(
+        False, description="download a torchvision: data set", json_schema_extra=MACHINE
+    )
     source: SourceConfig = Field(
-        SourceConfig(),
-        description="how the data are read where they leave a choice",
-        json_schema_extra=STEP,
+        SourceConfig(), description="how the data are read", json_schema_extra=STEP
     )
     limit: int | None = Field(
         None,
@@ -123,8 +128,7 @@ class RunOptions(Options):
         None,
         ge=8,
         le=4096,
-        description="image side in pixels for folder data; that of the data or the network if"
-        " not given",
+        description="image side in pixels for image files; that of data or network if not given",
         json_schema_extra=STEP,
     )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
@@ -137,25 +141,21 @@ class RunOptions(Options):
     )
     auto_augment: str = Field(
         "",
-        description="augmentation policy for folder data in timm's notation, like"
-        " rand-m9-mstd0.5-inc1",
+        description="timm's augmentation policy for image files, like rand-m9-mstd0.5-inc1",
         json_schema_extra=STEP,
     )
     erasing: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="random erasing for folder data: probability that a rectangle of an image"
-        " is replaced with noise",
+        description="probability that a rectangle of an image file becomes noise (random erasing)",
         json_schema_extra=STEP,
     )
     mix: MixConfig = Field(
         MixConfig(), description="mixup, CutMix and label smoothing", json_schema_extra=STEP
     )
     extra: ExtraConfig = Field(
-        ExtraConfig(),
-        description="additional training images, such as generated ones",
-        json_schema_extra=STEP,
+        ExtraConfig(), description="additional (generated) training images", json_schema_extra=STEP
     )
     validation: float | None = Field(
         None,
@@ -165,9 +165,15 @@ class RunOptions(Options):
         " given",
         json_schema_extra=STEP,
     )
-    order: Literal["shuffled", "fixed"] = Field(
+    order: Literal["shuffled", "fixed", "balanced"] = Field(
         "shuffled",
-        description="order of the training images: new in every epoch, or as they are stored",
+        description="order of the training images: new in every epoch (shuffled; balanced: every"
+        " class equally often), or as they are stored (fixed)",
+        json_schema_extra=STEP,
+    )
+    class_weights: Annotated[str, AfterValidator(check_class_weights)] = Field(
+        "none",
+        description="class weights of the loss: none, balanced, or numbers like 1,2.5,1",
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
@@ -177,7 +183,7 @@ class RunOptions(Options):
     )
     follow_links: bool = Field(
         False,
-        description="read image files that links lead to outside of the data folder",
+        description="read files that links out of the folder lead to",
         json_schema_extra=MACHINE,
     )
     threat: Annotated[str, BeforeValidator(parse_threat)] = Field(
@@ -384,6 +390,12 @@ class RunOptions(Options):
     )
     dry_run: bool = Field(
         False, description="print the plan and stop", json_schema_extra=THIS_START
+    )
+    forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
+        "none",
+        description="say before the run what it will need of memory and time: on this device, from"
+        " two seconds of passes (here, or --forecast alone), or on a GPU by name, computed",
+        json_schema_extra=THIS_START,
     )
     trace: bool = Field(
         False,

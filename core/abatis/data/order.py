@@ -13,9 +13,14 @@ HELD_OUT_AT_MOST = 1000
 
 
 def epoch_batches(
-    n: int, batch_size: int, seed: int, epoch: int, order: str = "shuffled"
+    n: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    order: str = "shuffled",
+    labels: Tensor | None = None,
 ) -> list[Tensor]:
-    """The batches of one epoch: a permutation of 0..n-1 given by (seed, epoch) alone.
+    """The batches of one epoch: n positions below n, given by (seed, epoch) and labels alone.
 
     The last, smaller batch is dropped where a full one exists.
 
@@ -24,15 +29,42 @@ def epoch_batches(
         batch_size: images a batch.
         seed: seed of the run.
         epoch: from 0.
-        order: "shuffled", or "fixed": 0..n-1 in every epoch.
+        order: "shuffled": every position once. "fixed": 0..n-1 in every epoch. "balanced": every
+            class equally often, up to one; those of a class take turns.
+        labels: (n,) int64; needed by "balanced".
 
     Returns:
         Positions, (B,) int64 each.
     """
     draw = generator(seed, "order", epoch)
-    positions = torch.arange(n) if order == "fixed" else torch.randperm(n, generator=draw)
+    if order == "fixed":
+        positions = torch.arange(n)
+    elif order == "balanced":
+        assert labels is not None
+        positions = _draw_balanced(labels, draw)
+    else:
+        positions = torch.randperm(n, generator=draw)
     batches = list(torch.split(positions, batch_size))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
+
+
+def _draw_balanced(labels: Tensor, draw: torch.Generator) -> Tensor:
+    """As many positions as labels, (n,) int64, shuffled: every class equally often, up to one.
+
+    An image comes twice only after all others of its class have come.
+    """
+    _, places, sizes = labels.unique(return_inverse=True, return_counts=True)
+    n, classes = len(labels), len(sizes)
+    shares = torch.full((classes,), n // classes)
+    shares[torch.randperm(classes, generator=draw)[: n % classes]] += 1
+    drawn = []
+    for place, (share, size) in enumerate(zip(shares.tolist(), sizes.tolist(), strict=True)):
+        own = (places == place).nonzero().squeeze(1)
+        rounds = -(-share // size)
+        turns = [own[torch.randperm(size, generator=draw)] for _ in range(rounds)]
+        drawn.append(torch.cat([*turns, own[:0]])[:share])
+    positions = torch.cat(drawn)
+    return positions[torch.randperm(n, generator=draw)]
 
 
 def batches_per_epoch(n: int, batch_size: int) -> int:

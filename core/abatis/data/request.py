@@ -41,6 +41,7 @@ class DataRequest:
             folders get their labels by these names; empty for their own order.
         trains: a network is to be trained, so that training images are needed.
         source: how the data are read, for sources that leave a choice.
+        download: fetch a data set of torchvision's that is not in ``data_dir``.
     """
 
     spec: str
@@ -59,6 +60,7 @@ class DataRequest:
     class_names: tuple[str, ...] = ()
     trains: bool = True
     source: SourceConfig = DEFAULT_SOURCE
+    download: bool = False
 
     @property
     def place(self) -> str:
@@ -88,6 +90,7 @@ class DataRequest:
             config.extra if config.extra.file is not None else None,
             config.follow_links,
             source=config.source,
+            download=config.download,
         )
 
     def for_judging(self) -> DataRequest:

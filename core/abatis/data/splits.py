@@ -176,6 +176,9 @@ def read_splits(
     if not classes:
         labels = torch.cat([train.labels, test.labels])
         info = replace(info, num_classes=int(labels.max()) + 1)
+        if int(labels.min()) == 1:
+            doubt = "no image has label 0: do labels count from 1? Output 0 is label 0 here"
+            info = replace(info, note=join_notes(info.note, doubt))
     return info, train, test
 
 

@@ -160,7 +160,9 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
         findings.append(found.abstentions.describe())
     if request.threat.norm == "L1":
         findings.append(
-            f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support L1"
+            f"the masking diagnostics used {WITHOUT_PGD}: they need PGD, which does not support "
+            "L1. So do the searches without gradients: in L1 itself nothing but AutoAttack and "
+            "the copy in a new process looked for adversarial images"
         )
     per_point = {
         "clean": clean.correct,

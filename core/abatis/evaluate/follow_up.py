@@ -11,8 +11,10 @@ from abatis.evaluate.curves import STEPS
 from abatis.evaluate.examination import Examination, get_diagnosed_threat, search_points
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Attack, Judge, Verdicts
-from abatis.evaluate.masking.attacks import MORE_STEPS
+from abatis.evaluate.masking.attacks import MORE_STEPS, AttackTally
 from abatis.evaluate.masking.doubts import SEARCHES
+from abatis.evaluate.masking.gradients import run_gradient_tests
+from abatis.evaluate.masking.probes import DRAWS, make_random_noise
 from abatis.evaluate.pgd import cross_entropy, draw_start, make_pgd, margin
 from abatis.evaluate.request import EvaluationRequest
 from abatis.evaluate.stranger.examination import (
@@ -98,7 +100,11 @@ def _list_honest_ways(
 def _attack_again(
     module: nn.Module, request: EvaluationRequest, found: Examination, name: str
 ) -> None:
-    """Attack the points that stand; what falls counts."""
+    """Attack the points that stand; what falls counts.
+
+    Searches cost as many questions as all else together, and run only where half of the points
+    still stand and cheap tests say that the gradients mislead.
+    """
     stood = int(found.robust.sum())
     with isolate(module) as net:
         judge = Judge(net, request.points, request.threat, request.batch_size, request.progress)
@@ -106,8 +112,23 @@ def _attack_again(
             verdict = judge.run_attack(f"{title}, {name}", attack, found.robust)
             found.robust &= verdict.robust
             _record(found, verdict.name, verdict.robust, {"loss": title}, verdict)
-        if 2 * int(found.robust.sum()) > stood:  # else its gradients are no worse than others'
+        if 2 * int(found.robust.sum()) > stood and _misleads(judge, found, request.seed, name):
             search_points(judge, found, request, found.robust, SEARCHES, name)
+
+
+def _misleads(judge: Judge, found: Examination, seed: int, name: str) -> bool:
+    """Are gradients of no use, or does noise break points that they left? These points count."""
+    tally = AttackTally(judge, found.robust, seed)
+    noise = [make_random_noise(judge.net, judge.threat, seed)]
+    title = f"{2 * DRAWS} random draws"
+    tests = [
+        *run_gradient_tests(judge, seed),
+        tally.grade_exclusive("D12", title, noise, found.robust),
+    ]
+    if (found.robust & ~tally.robust).any():
+        found.robust &= tally.robust
+        _record(found, f"{title}, {name}", found.robust.clone(), {"loss": "none"})
+    return any(test.status in ("warn", "fail") for test in tests)
 
 
 def _list_attacks(judge: Judge, seed: int) -> Iterator[tuple[str, Attack]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from abatis.config.option_values import NORMALIZE_FORM, OLD_NORMALIZE, check_normalize
 from abatis.data.statistics import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -19,8 +20,10 @@ from abatis.errors import UsageError
 KNOWN: dict[str, Statistics] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
-    "none": ((0.0,) * 3, (1.0,) * 3),
 }
+OF_DATA = ("data", OLD_NORMALIZE)
+UNWRAPPED = ("data", "none")
+"""Words with which a network that a function makes is trained as it is."""
 
 
 class Normalize(nn.Module):
@@ -70,21 +73,51 @@ class StandardizedImages(nn.Module):
         return logits
 
 
-def parse_statistics(words: Sequence[str]) -> Statistics:
-    """Read ``--normalize``: a known name, or MEAN and STD as numbers with commas.
+def read_normalize(value: object) -> str:
+    """A value of ``--normalize`` in one spelling: a word, or MEAN STD.
 
     Raises:
         UsageError: it is neither.
     """
-    if len(words) == 1 and words[0] in KNOWN:
-        return KNOWN[words[0]]
     try:
-        mean, std = (tuple(float(part) for part in word.split(",")) for word in words)
+        return check_normalize(value)
     except ValueError:
-        mean, std = (), ()
-    if not mean or len(mean) != len(std) or min(std) <= 0 or max(*mean, *std) > 1:
+        shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
         raise UsageError(
-            f"--normalize {' '.join(words)}: not the mean and std of images in [0, 1]",
-            fix=f"write {', '.join(KNOWN)}, or MEAN STD, such as 0.49,0.48,0.45 0.25,0.24,0.26",
+            f"--normalize {shown}: not the mean and std of images in [0, 1]",
+            fix=f"write {NORMALIZE_FORM}",
+        ) from None
+
+
+def find_statistics(asked: str, of_data: Statistics | None, channels: int = 3) -> Statistics:
+    """Mean and standard deviation of the channels that ``--normalize`` asks for.
+
+    Args:
+        asked: what :func:`read_normalize` returns.
+        of_data: those of the data; None where they are not known.
+        channels: of the images.
+
+    Raises:
+        UsageError: they are not known, or of another number of channels.
+    """
+    if asked == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    if asked in OF_DATA:
+        if of_data is None:
+            raise UsageError(
+                f"--normalize {asked}: there are no data here to take it from",
+                fix="give mean and std as numbers, or imagenet, cifar10 or none",
+            )
+        return of_data if asked == "data" else (of_data[0], (1.0,) * channels)
+    if asked in KNOWN:
+        mean, std = KNOWN[asked]
+    else:
+        mean, std = (tuple(map(float, word.split(","))) for word in asked.split())
+    if len(mean) == 1:
+        mean, std = mean * channels, std * channels
+    if len(mean) != channels:
+        raise UsageError(
+            f"--normalize {asked}: {len(mean)} channels, and the images have {channels}",
+            fix="give one mean and one std for each channel",
         )
     return mean, std

@@ -5,7 +5,7 @@ The hooks are part of the module, so that attacks, gradients, exports and verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,37 @@ class CopyImages:
 
     def __call__(self, module: nn.Module, images: tuple[Any, ...]) -> tuple[Any, ...]:
         return (images[0].clone(), *images[1:])
+
+
+HOOKS: Mapping[str, type] = {one.__name__: one for one in (TakeLogits, CastImages, CopyImages)}
+
+
+def describe_hooks(module: nn.Module) -> list[dict[str, Any]]:
+    """The hooks of this file on a module, in plain types, for :func:`attach_hooks`."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return [
+        {"name": type(hook).__name__, **{key: _as_text(value) for key, value in vars(hook).items()}}
+        for hook in hooks
+        if type(hook) in HOOKS.values()
+    ]
+
+
+def attach_hooks(module: nn.Module, described: Iterable[Mapping[str, Any]]) -> None:
+    """Give a module the hooks that another one of its kind has; nothing is run."""
+    for facts in described:
+        fields = dict(facts)
+        kind = HOOKS[fields.pop("name")]
+        if "kind" in fields:
+            fields["kind"] = getattr(torch, fields["kind"])
+        hook = kind(**fields)
+        if kind is TakeLogits:
+            module.register_forward_hook(hook)
+        else:
+            module.register_forward_pre_hook(hook)
+
+
+def _as_text(value: object) -> object:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 
 def pick(output: Any, key: str, place: int | None) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from abatis.report.eval_record import UNION, find_verdict, split_threats
+from abatis.report.eval_record import CORRUPTIONS, UNION, find_verdict, split_threats
 from abatis.report.numbers import CLEAN, ROBUST, find_headline, format_share
 from abatis.report.words import format_percent
 
-KEY = "corruptions"  # in a record
+KEY = CORRUPTIONS
 ALL = 15  # corruptions that count
-HEADINGS = ("corruption", "1", "2", "3", "4", "5", "mean")
+HEADINGS = ("accuracy in %", "1", "2", "3", "4", "5", "mean")
 SUMMARY = ("images", "accuracy")
 
 
@@ -42,15 +42,15 @@ def list_summary(record: Mapping[str, Any], space: str = " ") -> list[list[str]]
     return rows
 
 
-def list_corruption_rows(record: Mapping[str, Any], space: str = " ") -> list[list[str]]:
+def list_corruption_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Return a row of texts for each corruption: accuracy by severity, and the mean."""
     found: Mapping[str, Any] = record[KEY]
     n = found["n"]
     return [
         [
             name.replace("_", " "),
-            *(format_percent(count / n, space) for count in counts),
-            format_percent(sum(counts) / (len(counts) * n), space),
+            *(f"{100 * count / n:.2f}" for count in counts),
+            f"{100 * sum(counts) / (len(counts) * n):.2f}",
         ]
         for name, counts in found["right"].items()
     ]

@@ -22,6 +22,7 @@ STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it c
 STATES = "eval-state*.json"  # of all its threats
 UNDER = "under"  # in a record: the evaluations under further threats, by threat
 UNION = "union"  # in a record: the points that withstood all threats
+CORRUPTIONS = "corruptions"  # in a record: what was measured on corrupted images
 SHARED = ("model", "data", "num_classes", "class_names", "note", "seed", "points_sha256")
 """What a record says once for all its threats."""
 
@@ -128,11 +129,20 @@ def find_verdict(record: Mapping[str, Any]) -> str | None:
     return verdicts[0] if len(verdicts) == 1 else find_worst(verdicts)
 
 
-def check_replaceable(folder: Path, ladder: str, threats: Sequence[str] = ()) -> None:
-    """Check that an evaluation by this ladder, under these threats, may be written into a folder.
+def check_replaceable(
+    folder: Path, ladder: str, threats: Sequence[str] = (), corruptions: bool = False
+) -> None:
+    """Check that an evaluation may be written into a folder.
+
+    Args:
+        folder: that may hold another one.
+        ladder: of the evaluation.
+        threats: of the evaluation.
+        corruptions: does it judge on corrupted images?
 
     Raises:
-        UsageError: the folder holds one by a longer ladder, or one of further threats.
+        UsageError: the folder holds one by a longer ladder, of further threats, or on corrupted
+            images as the only one.
     """
     record = read_record(folder)
     lost = [threat for threat in (record.get(UNDER) or {}) if threat not in threats]
@@ -140,6 +150,11 @@ def check_replaceable(folder: Path, ladder: str, threats: Sequence[str] = ()) ->
         raise UsageError(
             f"{folder / RECORD} holds an evaluation under {' and '.join(list_threats(record))}",
             fix=f"judge all of them again, with --threat {lost[0]} too, or use another --out",
+        )
+    if CORRUPTIONS in record and not corruptions:
+        raise UsageError(
+            f"{folder / RECORD} holds results on corrupted images, which would be lost",
+            fix="add --corruptions, or use another --out",
         )
     before = record.get("ladder")
     if before in LADDERS and LADDERS.index(before) > LADDERS.index(ladder):

@@ -107,7 +107,8 @@ def write_report(folder: Path) -> Path:
     facts = _collect_facts(options, environment, record)
     shown = _show_evaluation(record, facts)
     beside = [*_show_threats(evaluation), *_show_corruptions(evaluation)]
-    sections = [*beside, *shown, *_show_further(evaluation)]
+    named = _name_sections(shown, str(record["threat"])) if record["union"].items() else shown
+    sections = [*beside, *named, *_show_further(evaluation)]
     missing = [section.title.lower() for section in shown if not section.blocks]
     command = record["command"] if record["command"].value else environment["command"]
     sections += [
@@ -144,7 +145,7 @@ def _show_corruptions(record: Mapping[str, Any]) -> list[Section]:
     """Clean, corrupted and attacked images side by side, and each corruption by severity."""
     if not record.get(KEY):
         return []
-    rows = list_corruption_rows(record, NO_BREAK_SPACE)
+    rows = list_corruption_rows(record)
     means = compute_means(record)
     severities: list[Point] = [(number, share) for number, share in enumerate(means, 1)]
     plot = lines(
@@ -165,10 +166,14 @@ def _show_further(record: Mapping[str, Any]) -> list[Section]:
     """What the report shows of the first threat, for each further one."""
     sections = []
     for one in split_threats(record)[1:]:
-        threat = Part(one["threat"])
-        for part in _show_evaluation(Part(one), {"threat": threat}):
-            sections.append(Section(f"{part.title}, {threat}", part.blocks))
+        shown = _show_evaluation(Part(one), {"threat": Part(one["threat"])})
+        sections += _name_sections(shown, one["threat"])
     return sections
+
+
+def _name_sections(sections: Sequence[Section], threat: str) -> list[Section]:
+    """Sections with the threat in their titles."""
+    return [Section(f"{section.title}, {threat}", section.blocks) for section in sections]
 
 
 def _show_evaluation(record: Part, facts: Mapping[str, Part]) -> list[Section]:
@@ -210,8 +215,17 @@ def _make_lead(record: Part, facts: Mapping[str, Part]) -> Lead:
         below,
         format_verdict(str(verdict or "not measured"), record["ladder"].value),
         [_sum_up_masking(record["masking"]), adapted],
-        [(other.label, _show_share(record, other)) for other in measured[:-1]],
+        [
+            *((other.label, _show_share(record, other)) for other in measured[:-1]),
+            *_name_corrupted(record),
+        ],
     )
+
+
+def _name_corrupted(record: Part) -> list[tuple[str, str]]:
+    """The accuracy on corrupted images, where it was measured."""
+    share = record[KEY]["corrupted_acc"].number
+    return [] if share is None else [("corrupted accuracy", percent(share))]
 
 
 def _make_union_lead(record: Part) -> Lead:
@@ -227,7 +241,11 @@ def _make_union_lead(record: Part) -> Lead:
         [f"{describe_union(whole)}", f"data {record['data']}"],
         format_verdict(verdict, record["ladder"].value),
         says,
-        [clean, *((f"robust accuracy, {row[0]}", row[-2]) for row in rows[:-1])],
+        [
+            clean,
+            *((f"robust accuracy, {row[0]}", row[-2]) for row in rows[:-1]),
+            *_name_corrupted(record),
+        ],
     )
 
 

@@ -82,7 +82,7 @@ def lines(
         for name, points in drawn.items()
     }
     summary = "; ".join(f"{name}: {first} to {last}" for name, (first, last) in ends.items())
-    return _make_svg(
+    return make_svg(
         top + DEPTH + 40,
         title,
         f"{y_label} by {x_label}. {summary}",
@@ -92,7 +92,7 @@ def lines(
 
 def _cut_at_gaps(points: Sequence[Point]) -> list[list[Point]]:
     """The stretches of a curve between points that are not finite."""
-    runs = groupby(points, lambda point: all(map(_is_finite, point)))
+    runs = groupby(points, lambda point: all(map(is_finite, point)))
     return [list(run) for finite, run in runs if finite]
 
 
@@ -111,7 +111,7 @@ def histogram(
         name: [
             (*pair, count)
             for pair, count in zip(pairs, row, strict=False)
-            if all(map(_is_finite, (*pair, count)))
+            if all(map(is_finite, (*pair, count)))
         ]
         for name, row in counts.items()
     }
@@ -133,7 +133,7 @@ def histogram(
         f"{name}: most {y_label} ({peak[2]:g}) from {peak[0]:.3g} to {peak[1]:.3g}"
         for name, peak in peaks.items()
     )
-    return _make_svg(
+    return make_svg(
         top + DEPTH + 40,
         title,
         f"{y_label} by {x_label}. {summary}",
@@ -157,7 +157,7 @@ def bars(
         (number, place, value)
         for place, row in enumerate(series.values())
         for number, value in enumerate(row[: len(labels)])
-        if _is_finite(value)
+        if is_finite(value)
     ]
     if not found:
         return _draw_nothing(title)
@@ -176,14 +176,14 @@ def bars(
         y = top - 20 + number * pitch + 4 + 13 * place
         body += [
             _draw_bar(place, min(x(0), x(value)), y, abs(x(value) - x(0))),
-            _draw_text(WIDTH, y + 9, _format_value(value, percent), "end"),
+            draw_text(WIDTH, y + 9, _format_value(value, percent), "end"),
         ]
     names = list(series)
     summary = "; ".join(
         f"{labels[number]}, {names[place]}: {_format_value(value, percent)}"
         for number, place, value in sorted(found)
     )
-    return _make_svg(top + len(labels) * pitch + 18, title, f"{x_label}. {summary}", body)
+    return make_svg(top + len(labels) * pitch + 18, title, f"{x_label}. {summary}", body)
 
 
 def points_with_error(
@@ -198,9 +198,9 @@ def points_with_error(
         percent: are the values fractions, shown as percentages?
     """
     found = [
-        (label, mean, deviation if _is_finite(deviation) else 0.0)
+        (label, mean, deviation if is_finite(deviation) else 0.0)
         for label, mean, deviation in rows
-        if _is_finite(mean)
+        if is_finite(mean)
     ]
     if not found:
         return _draw_nothing(title)
@@ -214,16 +214,17 @@ def points_with_error(
             body.append(_draw_path("line", f"M{left:.1f} {y - 4}v8m0-4H{right:.1f}m0-4v8"))
         body += [
             _draw_marker(0, x(mean), y),
-            _draw_text(WIDTH, y + 4, _format_value(mean, percent), "end"),
+            draw_text(WIDTH, y + 4, _format_value(mean, percent), "end"),
         ]
     summary = "; ".join(
         f"{label}: {_format_value(mean, percent)} ± {_format_value(spread, percent)}"
         for label, mean, spread in found
     )
-    return _make_svg(24 * len(found) + 42, title, f"{x_label}. {summary}", body)
+    return make_svg(24 * len(found) + 42, title, f"{x_label}. {summary}", body)
 
 
-def _is_finite(value: float) -> bool:
+def is_finite(value: float) -> bool:
+    """Is it a number that can be drawn?"""
     return abs(value) < LARGEST
 
 
@@ -231,7 +232,8 @@ def _format_value(value: float, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
-def _make_svg(height: float, title: str, desc: str, body: Iterable[Markup]) -> Markup:
+def make_svg(height: float, title: str, desc: str, body: Iterable[Markup]) -> Markup:
+    """A whole plot; its description says in words what it shows."""
     frame = Markup(
         '<svg class="plot" viewBox="0 0 {:g} {:g}" role="img">'
         "<title>{}</title><desc>{}</desc>{}</svg>"
@@ -240,12 +242,10 @@ def _make_svg(height: float, title: str, desc: str, body: Iterable[Markup]) -> M
 
 
 def _draw_nothing(title: str) -> Markup:
-    return _make_svg(
-        60, title, "not measured", [_draw_text(WIDTH / 2, 34, "not measured", "middle")]
-    )
+    return make_svg(60, title, "not measured", [draw_text(WIDTH / 2, 34, "not measured", "middle")])
 
 
-def _draw_text(x: float, y: float, text: str, anchor: str = "start", room: float = WIDTH) -> Markup:
+def draw_text(x: float, y: float, text: str, anchor: str = "start", room: float = WIDTH) -> Markup:
     """A line of text, cut and condensed where it is too long for its room."""
     cut = len(text) * LETTER > room
     pressed = (
@@ -284,22 +284,22 @@ def _draw_legend(names: Iterable[str], sample: Callable[[int], Markup]) -> tuple
         body.append(
             Markup('<g transform="translate({:.1f} {:.1f})">{}</g>').format(x + 1, y, sample(place))
         )
-        body.append(_draw_text(x + 28, y, name, room=WIDTH - 28))
+        body.append(draw_text(x + 28, y, name, room=WIDTH - 28))
         x += width
     return Markup("").join(body), y + 40
 
 
 def _draw_axes(x: Scale, y: Scale, x_label: str, y_label: str, percent: bool) -> Markup:
-    body = [_draw_text(0, y.end - 18, y_label)]
+    body = [draw_text(0, y.end - 18, y_label)]
     for at, name in y.names(percent):
         body += [
             _draw_path("grid", f"M{x.start:.1f} {at:.1f}H{x.end:.1f}"),
-            _draw_text(x.start - 6, at + 4, name, "end"),
+            draw_text(x.start - 6, at + 4, name, "end"),
         ]
-    body += [_draw_text(at, y.start + 16, name, "middle") for at, name in x.names(False)]
+    body += [draw_text(at, y.start + 16, name, "middle") for at, name in x.names(False)]
     body.append(_draw_path("axis", f"M{x.start:.1f} {y.start:.1f}H{x.end:.1f}"))
     return Markup("").join(
-        [*body, _draw_text((x.start + x.end) / 2, y.start + 34, x_label, "middle", x.end - x.start)]
+        [*body, draw_text((x.start + x.end) / 2, y.start + 34, x_label, "middle", x.end - x.start)]
     )
 
 
@@ -308,7 +308,7 @@ def _draw_mark(mark: Mark | None, x: Scale, y: Scale) -> Markup:
     if mark is None or not x.low <= mark[0] <= x.high:
         return Markup("")
     at, right = x(mark[0]), x(mark[0]) < (x.start + x.end) / 2
-    name = _draw_text(
+    name = draw_text(
         at + 4 if right else at - 4, y.end - 5, mark[1], "start" if right else "end", WIDTH / 2 - 40
     )
     return _draw_path("mark", f"M{at:.1f} {y.end - 14:.1f}V{y.start:.1f}") + name
@@ -327,14 +327,14 @@ def _draw_rows(
     bottom = top + pitch * len(labels)
     x = make_scale(values, left, WIDTH - 56, outward=True, percent=percent, count=4)
     body = [
-        _draw_text(left - 6, top + pitch * (place + 0.5) + 4, name, "end", left - 6)
+        draw_text(left - 6, top + pitch * (place + 0.5) + 4, name, "end", left - 6)
         for place, name in enumerate(labels)
     ]
     for at, name in x.names(percent):
         body += [
             _draw_path("grid", f"M{at:.1f} {top:.1f}V{bottom:.1f}"),
-            _draw_text(at, bottom + 15, name, "middle"),
+            draw_text(at, bottom + 15, name, "middle"),
         ]
     return x, Markup("").join(
-        [*body, _draw_text((x.start + x.end) / 2, bottom + 32, x_label, "middle", x.end - x.start)]
+        [*body, draw_text((x.start + x.end) / 2, bottom + 32, x_label, "middle", x.end - x.start)]
     )

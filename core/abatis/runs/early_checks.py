@@ -15,7 +15,8 @@ from abatis.config.hook_checks import make_manager
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from abatis.evaluate.ladder_checks import check_ladder
-from abatis.nets.backbones.names import SMALL_IMAGE, is_factory, resolve
+from abatis.nets.backbones.from_repository import is_repository
+from abatis.nets.backbones.names import SMALL_IMAGE, resolve
 from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.weights import refuse_pickle
 from abatis.nets.weights_file import find_weights
@@ -108,9 +109,8 @@ def _check_normalize(config: RunConfig, model: nn.Module | None) -> None:
         return
     own = {
         "--pretrained": config.pretrained,
-        "--init": config.init is not None,
         "a network from Python": model is not None,
-        config.backbone: is_factory(config.backbone),
+        config.backbone: is_zoo(config.backbone) or is_repository(config.backbone),
     }
     for name in (name for name, brings in own.items() if brings):
         raise UsageError(

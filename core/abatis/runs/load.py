@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from abatis.data.statistics import Statistics
 from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.backbones.zoo.table import ZOO_DIR
-from abatis.nets.normalising import parse_statistics
+from abatis.nets.normalising import read_normalize
 from abatis.nets.weights import load_into, read_contents
 from abatis.runs.model_spec import Kind, ModelSpec, Wishes, find_model
 from abatis.runs.open_model import Sizes, finish, open_network
@@ -61,8 +60,8 @@ def load(
     Raises:
         UsageError: there is no such network, or the weights do not fit it.
     """
-    statistics = _read_statistics(normalize)
-    wishes = Wishes(weights_key, allow_pickle, statistics, zoo_dir=str(zoo_dir))
+    asked = None if normalize is None else read_normalize(normalize)
+    wishes = Wishes(weights_key, allow_pickle, asked, zoo_dir=str(zoo_dir))
     if model is not None:
         return _load_into_own(str(path), model, wishes).eval()
     spec = find_model(str(path), backbone, wishes=wishes)
@@ -92,14 +91,5 @@ def _load_into_own(path: str, model: nn.Module, wishes: Wishes) -> nn.Module:
         return load_published(place, model)
     contents = read_contents(place, wishes.allow_pickle)
     name = type(model).__name__
-    return load_into(model, contents, name, wishes.weights_key, wishes.statistics).module
-
-
-def _read_statistics(
-    asked: str | tuple[Sequence[float], Sequence[float]] | None,
-) -> Statistics | None:
-    if asked is None:
-        return None
-    if isinstance(asked, str):
-        return parse_statistics([asked])
-    return parse_statistics([",".join(map(str, values)) for values in asked])
+    asked = Sizes().find_asked(wishes)
+    return load_into(model, contents, name, wishes.weights_key, asked).module

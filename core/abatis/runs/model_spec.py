@@ -10,7 +10,6 @@ from pathlib import Path
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
 from abatis.data.info import View
-from abatis.data.statistics import Statistics
 from abatis.errors import UsageError, did_you_mean
 from abatis.nets.backbones import view_of
 from abatis.nets.backbones.from_repository import (
@@ -47,6 +46,10 @@ class Kind(Enum):
     ZOO = "a network of RobustBench"
 
 
+EXPORTS = (Kind.PUBLISHED, Kind.PROGRAM, Kind.SCRIPT, Kind.ONNX)
+"""What defense export writes."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """How a user wants a network to be opened.
@@ -54,7 +57,8 @@ class Wishes:
     Attributes:
         weights_key: which set of weights of a file; the usual one if None.
         allow_pickle: may a file be loaded that can hold pickles?
-        statistics: mean and std of the channels to normalise by; the network's own if None.
+        normalize: how images are normalised, as ``--normalize`` says it; the network's own way if
+            None.
         output: which of its outputs are the logits: a key, a place or "sigmoid".
         label_map: which output is which class; label i is output i if None.
         zoo_dir: the folder with the weights of RobustBench's networks.
@@ -62,7 +66,7 @@ class Wishes:
 
     weights_key: str | None = None
     allow_pickle: bool = False
-    statistics: Statistics | None = None
+    normalize: str | None = None
     output: str | None = None
     label_map: LabelMap | None = None
     zoo_dir: str = str(ZOO_DIR)
@@ -141,7 +145,7 @@ class ModelSpec:
 
     @property
     def _is_exported(self) -> bool:
-        return self.kind in (Kind.PUBLISHED, Kind.PROGRAM, Kind.ONNX) and is_published(self._folder)
+        return self.kind in EXPORTS and is_published(self._folder)
 
     @property
     def _folder(self) -> Path:

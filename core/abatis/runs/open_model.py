@@ -11,20 +11,24 @@ from torch import Tensor, nn
 
 from abatis.data import DataInfo
 from abatis.data.classes import describe_order
+from abatis.data.statistics import Statistics
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import Normalized, build, unwrap
-from abatis.nets.backbones.from_repository import read_repository
+from abatis.nets.backbones.from_repository import is_repository, read_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import count_outputs
 from abatis.nets.backbones.names import is_factory, resolve
 from abatis.nets.backbones.timm_names import translate_to_timm
 from abatis.nets.backbones.zoo.loading import load_zoo
+from abatis.nets.backbones.zoo.table import is_zoo
 from abatis.nets.first_pass import try_network
+from abatis.nets.normalising import find_statistics
 from abatis.nets.outputs import adapt_images, adapt_outputs, unwrap_parallel
 from abatis.nets.programs import load_program, load_script
 from abatis.nets.weights import Contents, Loaded, load_into, read_contents
 from abatis.nets.weights.choosing import WeightsMismatch
-from abatis.runs.model_spec import Kind, ModelSpec
+from abatis.runs.model_spec import Kind, ModelSpec, Wishes
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.published import load_onnx, load_published
 from abatis.runs.run_folder import load_weights
 from abatis.system.timm_import import timm
@@ -48,8 +52,20 @@ class Sizes:
     classes: int | None = None
     channels: int = 3
     image_size: int = 32
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    statistics: Statistics | None = None
     source: str = ""
+
+    @classmethod
+    def of(cls, info: DataInfo, wishes: Wishes) -> Sizes:
+        """What a network is opened for that is judged on data."""
+        classes = info.num_classes if wishes.label_map is None else None
+        return cls(classes, info.channels, info.image_size, (info.mean, info.std), info.name)
+
+    def find_asked(self, wishes: Wishes) -> Statistics | None:
+        """Mean and std that ``--normalize`` asks for; None where it asks for nothing."""
+        if wishes.normalize is None:
+            return None
+        return find_statistics(wishes.normalize, self.statistics, self.channels)
 
     def describe(self, classes: int) -> dict[str, Any]:
         """The arguments of :func:`~abatis.nets.backbones.build`."""
@@ -84,14 +100,7 @@ def open_model(
     """
     _check_classes(spec, info)
     mapped = spec.wishes.label_map
-    sizes = Sizes(
-        info.num_classes if mapped is None else None,
-        info.channels,
-        info.image_size,
-        (info.mean, info.std),
-        info.name,
-    )
-    loaded = open_network(spec, sizes, device)
+    loaded = open_network(spec, Sizes.of(info, spec.wishes), device)
     if images is None:
         images = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
     module, notes, outputs = finish(
@@ -136,7 +145,8 @@ def open_network(spec: ModelSpec, sizes: Sizes, device: torch.device) -> Loaded:
         return _open_named(spec, sizes)
     if spec.kind is Kind.ZOO:
         return _open_zoo(spec, sizes)
-    if spec.wishes.statistics is not None and spec.kind in (Kind.RUN, Kind.PUBLISHED, Kind.ONNX):
+    asked = sizes.find_asked(spec.wishes)
+    if asked is not None and spec.kind in (Kind.RUN, Kind.PUBLISHED, Kind.ONNX):
         raise UsageError(
             f"--normalize: {spec.spec} brings its own normalisation", fix="leave --normalize out"
         )
@@ -149,8 +159,8 @@ def open_network(spec: ModelSpec, sizes: Sizes, device: torch.device) -> Loaded:
         return Loaded(load_onnx(spec.path), [note], normalised=True)
     load = load_program if spec.kind is Kind.PROGRAM else _load_script
     module = load(spec.path, device)
-    if spec.wishes.statistics is not None:
-        module = Normalized(module, *spec.wishes.statistics)
+    if asked is not None:
+        module = Normalized(module, *asked)
     return Loaded(module, normalised=True)
 
 
@@ -165,23 +175,28 @@ def _open_weights(spec: ModelSpec, sizes: Sizes) -> Loaded:
     """
     contents = read_contents(spec.path, spec.wishes.allow_pickle)
     loaded, module = _load_contents(spec, sizes, contents)
-    if not loaded.normalised and isinstance(module, Normalized):
-        if loaded.family is not None and not loaded.family.normalises:
-            raise UsageError(
-                f"{spec.path} has the names of {loaded.family.title}, whose networks are normalised"
-                " in different ways, and does not say how",
-                fix="say it: --normalize none (images in [0, 1], as most take them), cifar10 or "
-                "MEAN STD",
-            )
-        if sizes.statistics is None:
-            raise UsageError(
-                f"{spec.path} does not say how images are normalised",
-                fix="say it: normalize='imagenet', 'cifar10', 'none', or a pair of mean and std",
-            )
-        loaded.notes.append(
-            f"normalised by the mean and standard deviation of {sizes.source}: the file has none; "
-            "--normalize says otherwise"
+    if loaded.normalised or not isinstance(module, Normalized):
+        return loaded
+    name = spec.backbone or ""
+    if is_zoo(name) or is_repository(name):
+        loaded.notes.append(f"normalised as {name} says: the file does not")
+        return loaded
+    if loaded.family is not None and not loaded.family.normalises:
+        raise UsageError(
+            f"{spec.path} has the names of {loaded.family.title}, whose networks are normalised in "
+            "different ways, and does not say how",
+            fix="say it: --normalize none (images in [0, 1], as most take them), cifar10 or MEAN "
+            "STD",
         )
+    if sizes.statistics is None:
+        raise UsageError(
+            f"{spec.path} does not say how images are normalised",
+            fix="say it: normalize='imagenet', 'cifar10', 'none', or a pair of mean and std",
+        )
+    loaded.notes.append(
+        f"normalised by the mean and standard deviation of {sizes.source}: the file has none; "
+        "--normalize says otherwise"
+    )
     return loaded
 
 
@@ -190,28 +205,34 @@ def _load_contents(spec: ModelSpec, sizes: Sizes, contents: Contents) -> tuple[L
 
     Where the number of classes is not asked for, it is that of the weights.
     """
+    if names := contents.facts.get(CHANGED_BY):
+        raise UsageError(
+            f"the network of these weights was changed by the plugin {', '.join(names)}",
+            where=str(spec.path),
+            fix="name the run folder, which says with which options",
+        )
     name, wishes = spec.backbone or "", spec.wishes
+    asked = sizes.find_asked(wishes)
     classes = sizes.classes or contents.facts.get("num_classes") or GUESS
     if sizes.classes is None and is_factory(name):
         module = build(name, **{**sizes.describe(classes), "num_classes": None})
-        return load_into(module, contents, name, wishes.weights_key, wishes.statistics), module
+        return load_into(module, contents, name, wishes.weights_key, asked), module
     module = build(name, **sizes.describe(classes))
     try:
-        return load_into(module, contents, name, wishes.weights_key, wishes.statistics), module
+        return load_into(module, contents, name, wishes.weights_key, asked), module
     except WeightsMismatch as error:
         if sizes.classes is not None or error.outputs is None:
             raise
         module = build(name, **sizes.describe(error.outputs))
-        return load_into(module, contents, name, wishes.weights_key, wishes.statistics), module
+        return load_into(module, contents, name, wishes.weights_key, asked), module
 
 
 def _open_repository(spec: ModelSpec, sizes: Sizes) -> Loaded:
     repository = read_repository(spec.path)
     _check_outputs(spec, repository.classes, sizes)
-    mean, std = spec.wishes.statistics or repository.statistics
-    note = (
-        "normalised as asked for" if spec.wishes.statistics else "normalised as the repository says"
-    )
+    asked = sizes.find_asked(spec.wishes)
+    mean, std = asked or repository.statistics
+    note = "normalised as asked for" if asked else "normalised as the repository says"
     if not repository.is_timm:
         net = repository.load(repository.classes, spec.wishes.allow_pickle)
         return Loaded(Normalized(net, mean, std), [note], normalised=True)
@@ -226,7 +247,7 @@ def _open_repository(spec: ModelSpec, sizes: Sizes) -> Loaded:
 def _open_zoo(spec: ModelSpec, sizes: Sizes) -> Loaded:
     """A network of RobustBench, normalised as there."""
     _check_outputs(spec, spec.zoo.classes, sizes)
-    if spec.wishes.statistics is not None:
+    if spec.wishes.normalize is not None:
         raise UsageError(
             f"--normalize: {spec.spec} is normalised as RobustBench does it",
             fix="leave --normalize out",
@@ -238,9 +259,13 @@ def _open_named(spec: ModelSpec, sizes: Sizes) -> Loaded:
     """A network whose name brings the weights."""
     if is_factory(spec.spec):
         module = build(spec.spec, **{**sizes.describe(GUESS), "num_classes": sizes.classes})
-        if spec.wishes.statistics is not None:
-            module = Normalized(module, *spec.wishes.statistics)
-        return Loaded(module)
+        asked = sizes.find_asked(spec.wishes)
+        return Loaded(module if asked is None else Normalized(module, *asked))
+    if spec.wishes.normalize is not None:
+        raise UsageError(
+            f"--normalize: {spec.spec} names weights that are normalised in their own way",
+            fix="leave --normalize out; or give the weights as a file, with --backbone",
+        )
     if spec.spec.startswith(TORCHVISION):
         outputs = count_outputs(spec.spec)
     else:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from abatis.api.randomness import Randomness, reseed
-from abatis.api.run import Clock, Run
+from abatis.api.run import Run
 from abatis.config import discovery
+from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
@@ -25,11 +26,15 @@ from abatis.nets.backbones import (
     switch_checkpointing,
 )
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
+from abatis.nets.backbones.names import is_factory
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
+from abatis.nets.normalising import UNWRAPPED, Normalized, find_statistics
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
+from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
+from abatis.runs.network import make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
@@ -38,6 +43,7 @@ from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.judged_weights import choose_judged
+from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
@@ -81,6 +87,7 @@ def prepare(
     model: nn.Module | None,
     images: Data | None = None,
     say: Say | None = None,
+    changed: bool = False,
 ) -> Prepared:
     """Make the network and the plan of a run.
 
@@ -91,6 +98,7 @@ def prepare(
         model: the network, where it was given from Python; else it is built from the options.
         images: the data, where they were opened.
         say: takes the lines of ``--trace``.
+        changed: is ``model`` the network as the plugins changed it, and not asked for again?
 
     Raises:
         UsageError: options that do not fit together, the data or the network.
@@ -104,16 +112,25 @@ def prepare(
         model = _build_backbone(config, info)
         notes += _warn_too_small(model, config.backbone, info)
     model, unwrapped = unwrap_parallel(model)
+    loaded = discovery.load_plugins(config.plugin)
+    run = _make_run(config, info, device, images)
+    if not changed:
+        model = change_network(loaded, config.options, run, model, say)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
+    if config.normalize == OLD_NORMALIZE:
+        notes.append(
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
+        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
-    run = _make_run(config, info, net, device, images)
-    loaded = discovery.load_plugins(config.plugin)
+    _complete_run(run, config, net, images)
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
+    plan = with_class_weights(plan, config, info, images, device)
+    notes += describe_balance(config, images) if images else []
     notes += _warn_missing_classes(images) if images else []
     notes += _warn_unused_images(config, images) if images else []
     notes += _warn_no_crops(config, info)
@@ -123,7 +140,7 @@ def prepare(
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
     rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
-    plan = _with_own_trainers(replace(plan, rows=rows), config, net, run)
+    plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         for text in list_calls(plan):
@@ -132,19 +149,21 @@ def prepare(
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
-    mean, std = [0.0] * info.channels, [1.0] * info.channels
-    return build(
+    mean, std = find_statistics(config.normalize, (info.mean, info.std), info.channels)
+    net = build(
         config.backbone,
         num_classes=info.num_classes,
         channels=info.channels,
         image_size=info.image_size,
-        mean=mean if config.normalize == "none" else info.mean,
-        std=info.std if config.normalize == "data" else std,
+        mean=mean,
+        std=std,
         pretrained=config.pretrained,
         download=config.continue_from is None,
         own=config.own_options,
         zoo_dir=config.zoo_dir,
     )
+    wraps = is_factory(config.backbone) and config.normalize not in UNWRAPPED
+    return Normalized(net, mean, std) if wraps else net
 
 
 def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
@@ -158,34 +177,26 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     return net
 
 
-def _make_run(
-    config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
-) -> Run:
+def _make_run(config: RunConfig, info: DataInfo, device: torch.device, images: Data | None) -> Run:
     """What the hooks are given; without images an epoch has one step."""
-    clock = Clock()
-    renewer = (
-        partial(renew_over_epoch, images.train, config, clock, net.list_frozen())
-        if images
-        else None
-    )
-    return Run(
-        net,
+    return make_run(
+        config,
         info.num_classes,
-        config.epochs,
-        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
-        config.threat_model,
         device,
-        config.attack,
-        Randomness(config.seed),
-        {type(options): options for options in config.options.values()},
+        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
         images.places if images else 0,
-        distributed.gather,
-        clock=clock,
-        renewer=renewer,
     )
 
 
-def _with_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
+def _complete_run(run: Run, config: RunConfig, net: Net, images: Data | None) -> None:
+    """The same run, once the network is there."""
+    run.place_net(net)
+    if images is not None:
+        frozen = net.list_frozen()
+        run.place_renewer(partial(renew_over_epoch, images.train, config, run.clock, frozen))
+
+
+def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
     """The plan with the trainer hooks that are built in."""
     if config.mix.is_on:
         plan.check_labels(soft=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from abatis.errors import UsageError, summarise_error
+from abatis.nets.backbones import build
 from abatis.nets.backbones.from_repository import CONFIG
+from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
+from abatis.nets.backbones.zoo.table import PREFIX as ZOO
 from abatis.nets.digest import weights_digest
 from abatis.nets.normalising import Normalized
 from abatis.nets.programs import OnnxValues
@@ -62,6 +66,9 @@ def load_published(folder: Path, model: nn.Module | None = None) -> nn.Module:
     if model is not None:
         contents = read_contents(folder / PUBLISHED_WEIGHTS)
         model = load_into(model, contents, "the network").module
+    elif can_rebuild(str(description.get("backbone", ""))):
+        contents = read_contents(folder / PUBLISHED_WEIGHTS)
+        model = load_into(_build_named(folder, description), contents, "the network").module
     else:
         model = _load_with_timm(folder, description["architecture"])
     if weights_digest(model) != description["weights_sha256"]:
@@ -70,6 +77,23 @@ def load_published(folder: Path, model: nn.Module | None = None) -> nn.Module:
             fix="export or download them again",
         )
     return model
+
+
+def can_rebuild(backbone: str) -> bool:
+    """Is it a name by which a network that timm does not know can be built anywhere?"""
+    return backbone.startswith((TORCHVISION, ZOO))
+
+
+def _build_named(folder: Path, description: Mapping[str, Any]) -> nn.Module:
+    sizes = {name: description.get(name) for name in ("num_classes", "channels", "image_size")}
+    if not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise UsageError(
+            f"{folder / CONFIG} does not say how many classes, channels and pixels the network has",
+            fix="export or download it again",
+        )
+    channels = description["channels"]
+    shape: dict[str, Any] = {**sizes, "mean": [0.0] * channels, "std": [1.0] * channels}
+    return build(str(description["backbone"]), **shape)
 
 
 def _load_with_timm(folder: Path, architecture: str) -> nn.Module:

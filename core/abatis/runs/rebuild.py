@@ -11,21 +11,27 @@ from torch import nn
 
 from abatis.data import DataInfo
 from abatis.evaluate.stranger.origin import Origin
-from abatis.nets.label_map import LabelMap
+from abatis.nets.backbones import unwrap
+from abatis.nets.label_map import LabelMap, SelectOutputs
+from abatis.nets.outputs import attach_hooks, describe_hooks, unwrap_parallel
 from abatis.runs.model_spec import ModelSpec, Wishes, find_model
-from abatis.runs.open_model import open_model
+from abatis.runs.open_model import Sizes, open_network
 
 FUNCTION = "abatis.runs.rebuild:rebuild_model"
 
 
-def describe_origin(subject: ModelSpec, info: DataInfo) -> Origin:
+def describe_origin(subject: ModelSpec, info: DataInfo, module: nn.Module) -> Origin:
     """Return how another process builds a model.
 
     Args:
         subject: the model, already found.
         info: the facts of the data that it is judged on.
+        module: the model as it was opened; its hooks are put on the other one, so that the other
+            process need not look at what the network returns.
     """
     facts = {**asdict(info), "view": None}
+    network = module.network if isinstance(module, SelectOutputs) else module
+    hooks = [describe_hooks(one) for one in _list_hooked(network)]
     return Origin(
         FUNCTION,
         {
@@ -33,19 +39,24 @@ def describe_origin(subject: ModelSpec, info: DataInfo) -> Origin:
             "backbone": subject.backbone,
             "info": _as_plain(facts),
             "wishes": _as_plain(asdict(subject.wishes)),
+            "hooks": hooks,
         },
     )
 
 
-def describe_run_origin(folder: Path, info: DataInfo) -> Origin:
+def describe_run_origin(folder: Path, info: DataInfo, module: nn.Module) -> Origin:
     """Return how another process builds the network of a run folder."""
-    return describe_origin(find_model(str(folder.absolute())), info)
+    return describe_origin(find_model(str(folder.absolute())), info, module)
 
 
 def rebuild_model(
-    spec: str, backbone: str | None, info: dict[str, Any], wishes: dict[str, Any]
+    spec: str,
+    backbone: str | None,
+    info: dict[str, Any],
+    wishes: dict[str, Any],
+    hooks: list[list[dict[str, Any]]],
 ) -> nn.Module:
-    """Build what the user named, on the CPU.
+    """Build what the user named, on the CPU. The network is not run: nothing is its first image.
 
     Raises:
         UsageError: it cannot be loaded.
@@ -57,12 +68,23 @@ def rebuild_model(
         **{
             **wishes,
             "allow_pickle": True,  # it was allowed before
-            "statistics": _as_tuples(wishes["statistics"]),
             "label_map": label_map and LabelMap(**{k: _as_tuples(v) for k, v in label_map.items()}),
         }
     )
-    module, _, _ = open_model(find_model(spec, backbone, wishes=asked), facts, torch.device("cpu"))
-    return module
+    found = find_model(spec, backbone, wishes=asked)
+    loaded = open_network(found, Sizes.of(facts, asked), torch.device("cpu"))
+    module, _ = unwrap_parallel(loaded.module)
+    module.eval()
+    for one, described in zip(_list_hooked(module), hooks, strict=True):
+        attach_hooks(one, described)
+    outputs = asked.label_map.outputs if asked.label_map else None
+    return module if outputs is None else SelectOutputs(module, outputs)
+
+
+def _list_hooked(network: nn.Module) -> list[nn.Module]:
+    """The parts that hooks are on: the network, and what is inside its normalisation."""
+    inner = unwrap(network)
+    return [network] if inner is network else [network, inner]
 
 
 def _as_plain(value: Any) -> Any:

@@ -17,14 +17,17 @@ from abatis.config.toml import read_toml
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.backbones.from_repository import find_folder, is_repository
+from abatis.nets.backbones.names import is_factory
 from abatis.nets.backbones.own_options import DESIGN
 from abatis.nets.backbones.zoo.loading import start_from_zoo
-from abatis.nets.backbones.zoo.table import ZOO_DIR, find_zoo, is_zoo
+from abatis.nets.backbones.zoo.table import find_zoo, is_zoo
 from abatis.nets.digest import tensors_digest
+from abatis.nets.normalising import UNWRAPPED, Normalized
 from abatis.nets.weights import Contents, load_into, read_contents, start_from
 from abatis.nets.weights.contents import WHOLE
 from abatis.nets.weights_file import find_weights, is_sealed, read_weights
 from abatis.report.eval_record import RECORD, read_record
+from abatis.runs.network import change_again
 from abatis.runs.run_name import make_up_name
 from abatis.system.files import explain_disk_errors, sha256_of, write_text
 from abatis.system.folder_lock import LOCK, lock_folder
@@ -109,20 +112,39 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
 
     Args:
         folder: the run folder.
-        model: a network of the same kind; if None, it is built from run.toml and what the
-            weights file says.
+        model: a network of the same kind, as the run was given it; if None, it is built from
+            run.toml and what the weights file says. The run's plugins change it as in the run.
 
     Raises:
         UsageError: there are no weights, or they do not fit the network.
     """
     path = find_weights(folder)
+    tensors, facts = _read_checked(folder, path)
+    options = folder / "run.toml"
+    if model is None:
+        model = _build_again(options, path, facts)
+    model = change_again(options, facts, model)
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def load_into_network(folder: Path, model: nn.Module) -> nn.Module:
+    """Load the weights of a run into its own network, as its plugins changed it.
+
+    Raises:
+        UsageError: there are no weights, or they do not fit the network.
+    """
+    path = find_weights(folder)
+    tensors, facts = _read_checked(folder, path)
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def _read_checked(folder: Path, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a weights file; raises UsageError where they are not the run's."""
     tensors, facts = read_weights(path)
     if not is_sealed(path):
         _check_unsealed(path, facts)
         _compare_with_record(folder, path, tensors)
-    if model is None:
-        model = _build_again(folder / "run.toml", path, facts)
-    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+    return tensors, facts
 
 
 def _check_unsealed(path: Path, facts: Mapping[str, Any]) -> None:
@@ -173,18 +195,21 @@ def _build_again(options: Path, weights: Path, facts: Mapping[str, Any]) -> nn.M
             fix="restore the file from a backup, or give the network: abatis.load(folder, model=)",
         )
     classes, channels, image_size = whole
-    return build(
+    mean, std = [0.0] * channels, [1.0] * channels  # the weights bring their own
+    net = build(
         backbone,
         num_classes=classes,
         channels=channels,
         image_size=image_size,
-        mean=[0.0] * channels,
-        std=[1.0] * channels,
+        mean=mean,
+        std=std,
         pretrained=table.get("pretrained", False),
         download=False,
         own=_read_own_options(table),
-        zoo_dir=Path(str(table.get("zoo_dir", ZOO_DIR))),
+        zoo_dir=None,  # the weights of the run are loaded next
     )
+    wraps = is_factory(backbone) and table.get("normalize", "data") not in UNWRAPPED
+    return Normalized(net, mean, std) if wraps else net
 
 
 def _read_own_options(table: Mapping[str, Any]) -> dict[str, str]:
@@ -234,8 +259,27 @@ def initialise(model: nn.Module, config: RunConfig, name: str) -> str:
         What was done, in words.
 
     Raises:
-        UsageError: the weights do not fit the network.
+        UsageError: the weights do not fit the network, or bring another normalisation than the one
+            that was asked for.
     """
+    asked = _read_normalisation(model)
+    done = _start_from_init(model, config, name)
+    if config.normalize != "data" and _read_normalisation(model) != asked:
+        raise UsageError(
+            f"--normalize {config.normalize}: the weights of --init bring another normalisation",
+            fix="leave --normalize out",
+        )
+    return done
+
+
+def _read_normalisation(model: nn.Module) -> list[list[float]]:
+    """Mean and standard deviation of the layer before a network; empty where there is none."""
+    if not isinstance(model, Normalized):
+        return []
+    return [buffer.flatten().tolist() for buffer in model.normalize.buffers()]
+
+
+def _start_from_init(model: nn.Module, config: RunConfig, name: str) -> str:
     if is_zoo(str(config.init)):
         return start_from_zoo(model, str(config.init), config.zoo_dir, name, config.weights_key)
     path = find_start(config)

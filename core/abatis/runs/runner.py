@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,12 +23,15 @@ from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
+from abatis.nets.weights import DESIGN, read_design
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.forecast import EVAL_BATCH, forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
 from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
 from abatis.runs.prepare import Prepared, prepare
@@ -37,7 +40,7 @@ from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
     claim_folder,
-    load_weights,
+    load_into_network,
     portable_options,
     write_run_toml,
 )
@@ -65,7 +68,6 @@ from abatis.train.trackers import open_trackers
 from abatis.train.trainer import Trainer
 from abatis.train.training import Training
 
-EVAL_BATCH = 256  # images at a time in the evaluation
 VALIDATION_STEPS = 10
 VALIDATION_BATCH_AT_LEAST = 64  # images at a time in a validation
 
@@ -181,7 +183,15 @@ def _show_plan(job: Job) -> None:
         notes = (*notes, f"there is no run {run} yet: this one cannot start before it has ended")
     else:
         prepared = _go_on_from(find_source(job.config), Start(), prepared)
+    prepared = _add_forecast(job, prepared, None)
     job.reporter.plan(prepared.plan.rows, notes, job.config)
+
+
+def _add_forecast(job: Job, prepared: Prepared, images: int | None) -> Prepared:
+    """The run with the forecast among the rows of its plan; ``images`` to train on, if known."""
+    found = forecast(job.config, prepared.info, prepared.net, images)
+    plan = replace(prepared.plan, rows=(*prepared.plan.rows, *found))
+    return replace(prepared, plan=plan)
 
 
 def _go_on_from(source: Source | None, start: Start, prepared: Prepared) -> Prepared:
@@ -216,6 +226,7 @@ def _train_and_judge(job: Job) -> Result:
         check_classes(config, images.info)
         check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
+    prepared = _add_forecast(job, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
     with open_trackers(config.track if first else (), job.folder, options) as trackers:
@@ -293,7 +304,7 @@ def _describe_training(
         prepared.plan,
         images,
         job.folder,
-        _describe_weights(job.config, images.info),
+        _describe_weights(job.config, images.info, prepared.net.module, prepared.plan.run.networks),
         prepared.random,
         partial(_validate, job.config, images),
         code,
@@ -302,14 +313,19 @@ def _describe_training(
     )
 
 
-def _describe_weights(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+def _describe_weights(
+    config: RunConfig, info: DataInfo, module: nn.Module, networks: Sequence[str]
+) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again."""
+    design = read_design(module)
     return {
+        **({DESIGN: design} if design else {}),
         "backbone": config.backbone if ":" not in config.backbone else "factory",
         "num_classes": info.num_classes,
         "channels": info.channels,
         "image_size": info.image_size,
         **({"class_names": info.class_names} if info.class_names else {}),
+        **({CHANGED_BY: list(networks)} if networks else {}),
     }
 
 
@@ -350,7 +366,7 @@ def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> N
 def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, Any]:
     """Evaluate the best weights on the test set; returns what eval.json holds."""
     config, folder = job.config, job.folder
-    model = load_weights(folder, trainer.judged).to(job.device)
+    model = load_into_network(folder, trainer.judged).to(job.device)
     with stop_at_once(folder), job.reporter.judging() as progress:
         request = EvaluationRequest(
             images.test,
@@ -364,7 +380,9 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             training=describe_training(config, model, images),
             adaptive=plan.adaptive,
             plugins=describe_plugins(plan.rows),
-            origin=None if job.model is not None else describe_run_origin(folder, images.info),
+            origin=None
+            if job.model is not None
+            else describe_run_origin(folder, images.info, model),
         )
         numbers = evaluate_all(model, ask_each(request, config.judged_threats, folder))
     threat = None if config.eval == "clean" else config.threat_model

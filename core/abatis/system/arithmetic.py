@@ -71,7 +71,8 @@ def _add_in_order() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault(WORKSPACE, ":4096:8")  # read when cuBLAS starts
+    own = os.environ.get(WORKSPACE)
+    os.environ.setdefault(WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic = True
     try:
@@ -79,6 +80,8 @@ def _add_in_order() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=warns)
         cudnn.deterministic = before[1]
+        if own is None:
+            del os.environ[WORKSPACE]
 
 
 @contextmanager

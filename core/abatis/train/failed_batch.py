@@ -20,8 +20,10 @@ def write_failed_batch(error: NotFiniteError, training: Training) -> None:
         return
     config = training.config
     epoch, number = divmod(error.step, training.steps_per_epoch)
-    size = len(training.data.train)
-    batch = epoch_batches(size, config.batch_size, config.seed, epoch, config.order)[number]
+    train = training.data.train
+    batch = epoch_batches(
+        len(train), config.batch_size, config.seed, epoch, config.order, train.labels
+    )[number]
     # JSON has no NaN
     terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
     record = {

@@ -32,6 +32,7 @@ from abatis.train.code_digests import digest_code
 
 ROUNDED = ROUNDED_ON_RESUME | {"threads", "cpu"}
 """What may differ, though sums are then rounded differently: options, and facts of the machine."""
+UNORDERED = "a GPU makes sums in no fixed order without --deterministic"
 LIBRARIES = ("abatis", "torch", "torchvision", "timm")  # whose code makes the numbers of a step
 
 
@@ -107,7 +108,7 @@ class Start:
         loaded: The checkpoint; None to start at step 0.
         again: Had the training begun before?
         rejected: Checkpoints that are not valid, and why.
-        differing: What differs from the checkpoint.
+        differing: What differs from the checkpoint, or may differ bit by bit without it.
     """
 
     loaded: Loaded | None = None
@@ -163,14 +164,17 @@ def find_start(
         return Start(None, (folder / "run.toml").exists())
     now, before = describe_run(config, device, code), loaded.about
     with check_fit(loaded):
-        if is_finished(loaded.state, config):  # no step is left that another machine could change
+        finished = is_finished(loaded.state, config)
+        if finished:  # no step is left that another machine could change
             before = (
                 {**now, "options": before["options"], "code": before.get("code", now["code"])}
                 if judged
                 else {**before, "machine": now["machine"]}
             )
         differing = check_resumable(before, now, config.allow_mismatch)
-        return Start(loaded, True, loaded.rejected, differing)
+        unordered = device.type == "cuda" and not (config.deterministic or finished)
+        inexact = (*differing, UNORDERED) if unordered else differing
+        return Start(loaded, True, loaded.rejected, inexact)
 
 
 def check_content(start: Start, content: Mapping[str, str], config: RunConfig) -> Start:

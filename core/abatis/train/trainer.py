@@ -149,9 +149,9 @@ class Trainer:
         config, train = self.config, self.training.data.train
         epoch, steps = self.progress.epochs_ended, self.training.steps
         first = self.progress.step - epoch * self.training.steps_per_epoch
-        batches = epoch_batches(len(train), config.batch_size, config.seed, epoch, config.order)[
-            first:
-        ]
+        batches = epoch_batches(
+            len(train), config.batch_size, config.seed, epoch, config.order, train.labels
+        )[first:]
         numbered = enumerate(batches, start=self.progress.step)
 
         def report_skipped(error: NotFiniteError) -> None:

@@ -10,6 +10,7 @@ import torch
 import abatis
 from abatis.commands.export import command
 from abatis.commands.export.program import TOLERANCE
+from abatis.commands.export.torchscript import write_script
 from abatis.data import DataRequest, describe
 from abatis.errors import UsageError
 from abatis.runs.model_spec import find_model
@@ -55,6 +56,31 @@ def test_a_program_is_judged_as_the_network_it_is(judged, tmp_path):
     assert threat == "Linf:0.1"
     assert_same(module, folder)
     assert "`model.pt2`" in (tmp_path / "README.md").read_text()
+
+
+def test_torchscript_is_the_same_network(judged, tmp_path, capsys):
+    folder = judged()
+    export(folder, tmp_path, "torchscript")
+    assert "differ from the run's network by at most" in capsys.readouterr().out
+    module, threat = judged_as(tmp_path / "model.ts.pt", allow_pickle=True)
+    assert threat == "Linf:0.1"
+    assert_same(module, folder)
+    plain = torch.jit.load(tmp_path / "model.ts.pt")
+    assert plain(IMAGES).shape == (7, 10)
+    with pytest.raises(UsageError, match="is a program"):
+        find_model(str(tmp_path / "model.ts.pt"))
+
+
+class Noisy(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] + torch.rand(3)
+
+
+def test_a_network_that_torchscript_would_change_is_refused(tmp_path):
+    x, y = torch.rand(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64)
+    with pytest.raises(UsageError, match="differs by"):
+        write_script(Noisy(), x, y, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_program_runs_only_where_that_was_said(tmp_path):

@@ -18,7 +18,7 @@ from tests.evaluate.defences.gradients import Decoy
 from tests.evaluate.defences.nets import EPS, KEPT, Forward, Toy, read_images, train_cnn
 
 NEAR = EPS + 0.005
-ROWS = 1000  # images that a cache remembers
+ROWS = 200  # images that a cache remembers
 
 
 class Cheat(Toy):

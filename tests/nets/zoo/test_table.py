@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,18 +11,23 @@ import torch
 from torch import nn
 
 import abatis
+from abatis.data import DataInfo
 from abatis.errors import UsageError
 from abatis.nets.backbones import build, view_of
 from abatis.nets.backbones.timm_names import translate_to_timm
 from abatis.nets.backbones.zoo.architectures import build_zoo
-from abatis.nets.backbones.zoo.loading import choose_set
+from abatis.nets.backbones.zoo.loading import choose_set, start_from_zoo
 from abatis.nets.backbones.zoo.stems import ChannelNorm, convnext_stem, shrink_patches, vit_stem
-from abatis.nets.backbones.zoo.table import find_zoo, read_table
+from abatis.nets.backbones.zoo.table import ZOO_DIR, find_zoo, read_table
 from abatis.nets.normalising import Normalized, StandardizedImages
 from abatis.nets.weights import Contents
+from abatis.runs.model_spec import Wishes, find_model
+from abatis.runs.open_model import open_model
+from abatis.runs.rebuild import describe_origin
 from abatis.system.timm_import import timm
 from tests.nets.zoo import released
 
+CPU = torch.device("cpu")
 COVERED = [one for one in read_table() if one.architecture]
 DISTINCT = {one.architecture: one for one in COVERED}
 FAST = ("wrn28-10-silu", "preactresnet18-silu", "preactresnet18-v1", "cifar-resnet50")
@@ -184,6 +190,7 @@ def test_a_name_in_several_tables_is_the_one_that_is_there(tmp_path):
         find_zoo(f"rb:{name}", tmp_path)
     assert find_zoo(f"rb:cifar100/{name}", tmp_path).dataset == "cifar100"
     assert find_zoo("rb:Standard").dataset == "cifar10"  # one file in three tables
+    assert find_zoo(f"rb:{name}").architecture == "wrn28-10-silu"  # the same in all tables
 
 
 def test_the_set_that_robustbench_takes(tmp_path):
@@ -249,6 +256,53 @@ def test_a_network_of_the_zoo_is_a_backbone(zoo):
     stem = started.backbone.features.stem.weight
     assert torch.equal(stem, state["module.conv1.weight"])
     assert started.normalize.mean.flatten().tolist() == [0.5] * 3
+
+
+def test_a_training_starts_from_weights_of_the_zoo(zoo):
+    _, state, _ = zoo
+    shape = {"num_classes": 4, "channels": 3, "image_size": 32}
+    net = build("wrn40-2", **shape, mean=[0.1] * 3, std=[0.2] * 3)
+    done = start_from_zoo(net, f"rb:{SMALL}", ZOO_DIR, "wrn40-2")
+    assert torch.equal(net.backbone.features.stem.weight, state["module.conv1.weight"])
+    assert net.normalize.mean.flatten().tolist() == [0.5] * 3
+    assert "new head" in done
+    assert "weights under MIT" in done
+    silu = build("wrn40-2-silu", **shape, mean=[0.1] * 3, std=[0.2] * 3)
+    with pytest.raises(UsageError, match="are missing"):
+        start_from_zoo(silu, f"rb:{SMALL}", ZOO_DIR, "wrn40-2-silu")
+
+
+def test_a_network_of_the_zoo_is_judged_with_what_is_published_of_it(zoo):
+    _, _, net = zoo
+    info = DataInfo("cifar10", 10, 3, 32, (0.1,) * 3, (0.2,) * 3, "none")
+    spec = find_model(f"rb:{SMALL}")
+    module, notes, doubts = open_model(spec, info, torch.device("cpu"))
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(module(x), net(x), rtol=0, atol=1e-6)
+    assert not doubts
+    assert "weights under MIT; published: clean 95.08 %, corruptions 88.82 %" in " ".join(notes)
+    again = describe_origin(spec, info, module).build()
+    torch.testing.assert_close(again(x), module(x), rtol=0, atol=0)
+    with pytest.raises(UsageError, match="--normalize"):
+        open_model(find_model(f"rb:{SMALL}", wishes=Wishes(normalize="none")), info, CPU)
+    with pytest.raises(UsageError, match="10 outputs, but the data have 7"):
+        open_model(spec, replace(info, num_classes=7), CPU)
+
+
+def test_a_file_is_read_into_an_architecture_of_the_zoo(zoo):
+    """Which also says how images are normalised; without it the user must."""
+    path, _, net = zoo
+    info = DataInfo("cifar10", 10, 3, 32, (0.1,) * 3, (0.2,) * 3, "none")
+    spec = find_model(str(path), f"rb:{SMALL}", allow_pickle=True)
+    module, notes, _ = open_model(spec, info, CPU)
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(module(x), net(x), rtol=0, atol=1e-6)
+    assert f"normalised as rb:{SMALL} says: the file does not" in notes
+    with pytest.raises(UsageError, match="--normalize none"):
+        open_model(find_model(str(path), "wrn40-2", allow_pickle=True), info, CPU)
+    wishes = Wishes(allow_pickle=True, normalize="0.5,0.5,0.5 0.5,0.5,0.5")
+    module, _, _ = open_model(find_model(str(path), "wrn40-2", wishes=wishes), info, CPU)
+    torch.testing.assert_close(module(x), net(x), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

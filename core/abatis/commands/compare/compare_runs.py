@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,27 @@ from abatis.report.console import SafeConsole
 
 def compare_finished(asked: Asked) -> int:
     """``defense compare RUN ...``; returns the exit code."""
-    options = asked.options
-    runs = read_runs(asked.runs)
-    check_alike(runs)
-    if not options.allow_fail:
-        refuse_failed(runs)
-    order = list(dict.fromkeys(run.method for run in runs))
-    out = options.out or choose_out(str(runs[0].record.get("data", "data")))
-    baseline = find_baseline(options.baseline, order)
-    report(runs, [], order, baseline, [], out, SafeConsole())
+    show_runs(asked, read_comparable(asked, [Path(word) for word in asked.models]))
     return 0
+
+
+def read_comparable(asked: Asked, folders: Sequence[Path]) -> list[JudgedRun]:
+    """Read evaluations; raises UsageError where they cannot be compared."""
+    runs = read_runs(folders)
+    check_alike(runs)
+    if not asked.options.allow_fail:
+        refuse_failed(runs)
+    return runs
+
+
+def show_runs(
+    asked: Asked, runs: Sequence[JudgedRun], transfer: Mapping[str, object] | None = None
+) -> None:
+    """Rank evaluations, print the table and write the files."""
+    order = list(dict.fromkeys(run.method for run in runs))
+    out = asked.options.out or choose_out(str(runs[0].record.get("data", "data")))
+    baseline = find_baseline(asked.options.baseline, order)
+    report(runs, [], order, baseline, [], out, SafeConsole(), transfer)
 
 
 def find_baseline(name: str | None, order: Sequence[str]) -> str:
@@ -63,10 +74,13 @@ def report(
     more_notes: Sequence[str],
     out: Path,
     console: Console,
+    transfer: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Rank the methods, print the table, write the files; returns the contents of compare.json."""
     compared = rank_methods(runs, failed, order, baseline)
     compared["notes"] = [*collect_notes(compared, runs, RunConfig.model_fields), *more_notes]
+    if transfer is not None:
+        compared["transfer"] = transfer
     endings = ",".join(path.suffix[1:] for path in write_files(compared, out))
     show(compared, console)
     console.print(

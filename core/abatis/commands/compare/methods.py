@@ -81,9 +81,9 @@ def plan_methods(
             "--plugin and --name are set by compare itself",
             fix="leave them out; --methods selects what is trained",
         )
-    if asked.eval == "none":
+    if asked.eval in ("none", "clean"):
         raise UsageError(
-            "without an evaluation there is nothing to compare",
+            "without an evaluation of the robustness there is nothing to compare",
             fix="--eval quick is the shortest evaluation",
         )
     return [

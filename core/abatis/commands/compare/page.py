@@ -11,6 +11,7 @@ from math import nan
 
 from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
 from abatis.commands.compare.ties import list_equals
+from abatis.commands.compare.transfer_table import show_transfer
 from abatis.report.html import Badge, Block, Figure, Items, Lead, Section, Table, page, percent
 from abatis.report.numbers import CLEAN, find_number, format_share, list_compared
 from abatis.report.svg import points_with_error
@@ -39,6 +40,7 @@ def make_page(compared: Compared) -> str:
         Section("Ranking", [_table(compared, first), Items(write_legend(compared))]),
         Section("All measures", [_table(compared, others)]),
         Section("Accuracy", _plots(compared)),
+        Section("Transfer", show_transfer(compared["transfer"]) if "transfer" in compared else []),
         Section("Runs", _runs(compared)),
     ]
     return page(f"Comparison on {compared['judged']['data']}", _lead(compared), sections)

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from abatis.commands.compare.transfer_table import (
+    explain_transfer,
+    list_headings,
+    list_transfer_rows,
+)
 from abatis.report.numbers import ROBUST, Number, find_number, is_bound, list_compared
 from abatis.report.verdicts import format_verdict
 
@@ -144,9 +149,21 @@ def to_markdown(compared: Compared) -> str:
     ]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     remarks = [f"- {text}" for text in write_legend(compared)]
+    swapped = _write_transfer(compared)
     return "\n".join(
-        [f"# Comparison on {compared['judged']['data']}", "", *table, "", *remarks, ""]
+        [f"# Comparison on {compared['judged']['data']}", "", *table, "", *remarks, "", *swapped]
     )
+
+
+def _write_transfer(compared: Compared) -> list[str]:
+    """The transfer matrix in Markdown, where it was measured."""
+    if "transfer" not in compared:
+        return []
+    transfer = compared["transfer"]
+    headings = list_headings(transfer)
+    rows = [headings, ["---", *("---:" for _ in headings[1:])], *list_transfer_rows(transfer)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return ["## Transfer", "", explain_transfer(transfer), "", *lines, ""]
 
 
 def to_latex(compared: Compared) -> str:
@@ -211,3 +228,23 @@ def show(compared: Compared, console: Console) -> None:
         *([f"Not shown, because the terminal is too narrow: {', '.join(left)}."] if left else []),
     ]:
         console.print(escape(text), soft_wrap=not console.is_terminal)
+    if "transfer" in compared:
+        _show_transfer(compared["transfer"], console)
+
+
+def _show_transfer(transfer: Mapping[str, Any], console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="transfer", title_justify="left", box=None, pad_edge=False)
+    for place, heading in enumerate(list_headings(transfer)):
+        table.add_column(
+            escape(heading),
+            justify="right" if place else "left",
+            overflow="fold",
+            no_wrap=place > 0,
+        )
+    for row in list_transfer_rows(transfer):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print(escape(explain_transfer(transfer)), soft_wrap=not console.is_terminal)

@@ -15,7 +15,7 @@ from abatis.config.run_config import RunConfig
 from abatis.config.run_options import LADDERS
 from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.report.console import SafeConsole
-from abatis.report.eval_record import RECORD
+from abatis.report.eval_record import RECORD, list_threats
 from abatis.runs.open_data import open_run_data
 from abatis.runs.runner import run
 from abatis.system.device import pick_device
@@ -152,4 +152,6 @@ def _is_done(config: RunConfig) -> bool:
     measured = record.get("ladder") or (
         "quick" if record.get("autoattack_acc") is None else "standard"
     )
+    if not {*config.also_threat} <= {*list_threats(record)}:
+        return False
     return LADDERS.index(measured) >= LADDERS.index(config.eval)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from abatis.api.options import read_path
+from abatis.commands.eval.data_options import add_source_options
 from abatis.config.parser import Parser
 from abatis.config.run_options import LADDERS
 
@@ -27,9 +28,11 @@ def make_parser(prog: str) -> Parser:
         "another network (with --weights), timm name, torchvision:NAME, hf-hub:ORG/NAME, "
         "local-dir:PATH, rb:NAME of RobustBench, or a TorchScript, .pt2 or .onnx file",
     )
-    _add_model_options(parser)
-    _add_data_options(parser)
-    _add_attack_options(parser)
+    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
+    )
+    add_judging_options(parser)
     parser.add_argument(
         "--out",
         type=read_path,
@@ -42,14 +45,19 @@ def make_parser(prog: str) -> Parser:
         help=f"exit with code {MASKED} if the masking verdict is FAIL",
     )
     parser.add_argument("--quiet", action="store_true", help="print only errors")
+    parser.set_defaults(reuse=False)  # whether an equal evaluation in the folder is taken as it is
     return parser
 
 
-def _add_model_options(parser: Parser) -> None:
-    parser.add_argument("--backbone", metavar="NAME", help="network of a weights file")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="weights file or folder for the network MODEL"
-    )
+def add_judging_options(parser: argparse._ActionsContainer) -> None:
+    """The options that one network or several can be judged with."""
+    _add_opening_options(parser)
+    _add_data_options(parser)
+    _add_attack_options(parser)
+    _add_further_options(parser)
+
+
+def _add_opening_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--zoo-dir",
         default="models",
@@ -71,8 +79,9 @@ def _add_model_options(parser: Parser) -> None:
         "--normalize",
         nargs="+",
         metavar="STATISTICS",
-        help="normalise inside the network: imagenet, cifar10, none, or MEAN STD with commas "
-        "between channels (default: as the weights say, else that of the data)",
+        help="mean and standard deviation of the layer before the network: data, imagenet, "
+        "cifar10, none, or MEAN STD with commas between channels (default: as the weights say, "
+        "else those of the data)",
     )
     parser.add_argument(
         "--output",
@@ -88,7 +97,7 @@ def _add_model_options(parser: Parser) -> None:
     )
 
 
-def _add_data_options(parser: Parser) -> None:
+def _add_data_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data", metavar="SET", help="data set, as in defense-run (default: the run's own)"
     )
@@ -98,6 +107,11 @@ def _add_data_options(parser: Parser) -> None:
         default=Path("data"),
         metavar="PATH",
         help="folder of the named data sets (default: data)",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download a torchvision: data set that is not in --data-dir",
     )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
@@ -112,6 +126,7 @@ def _add_data_options(parser: Parser) -> None:
         action="store_true",
         help="read image files that links lead to outside of the data folder",
     )
+    add_source_options(parser)
     parser.add_argument(
         "--threat",
         metavar="NORM:EPS",
@@ -122,7 +137,7 @@ def _add_data_options(parser: Parser) -> None:
     )
 
 
-def _add_attack_options(parser: Parser) -> None:
+def _add_attack_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--ladder",
         choices=LADDERS,
@@ -132,22 +147,6 @@ def _add_attack_options(parser: Parser) -> None:
         "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
         "others choose by themselves "
         "(default: standard)",
-    )
-    parser.add_argument(
-        "--corruptions",
-        nargs="?",
-        const=MADE,
-        metavar="PATH",
-        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
-        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
-    )
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="ATTACK",
-        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
-        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
     )
     parser.add_argument(
         "--square-bf16",
@@ -164,7 +163,8 @@ def _add_attack_options(parser: Parser) -> None:
         "--points",
         type=read_path,
         metavar="FILE",
-        help="use only the test images whose indices, counted from 0, this file lists, one a line",
+        help="use only the test images that this file lists, one a line: indices counted from 0, "
+        "or names of image files",
     )
     parser.add_argument(
         "--batch-size",
@@ -182,6 +182,26 @@ def _add_attack_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
+    )
+
+
+def _add_further_options(parser: argparse._ActionsContainer) -> None:
+    """What is judged beside the ladder."""
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const=MADE,
+        metavar="PATH",
+        help="also judge on corrupted images: the folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
+        f"or {MADE}: the fifteen corruptions computed here (the default without a value)",
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="ATTACK",
+        help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
+        "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
     )
 
 

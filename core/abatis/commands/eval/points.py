@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from abatis.data import Split
+from abatis.data import Data, Split
 from abatis.data.order import choose_stratified
 from abatis.errors import DataError, UsageError
 
-FORM = "write one index a line, counted from 0 in the order of the test set"
+FORM = "write one index a line, counted from 0 in the order of the test set, or a name like "
+FORM += "n01440764/ILSVRC2012_val_00000293.JPEG where images are files"
+IMAGENET = re.compile(r"(n[0-9]{8}) ([0-9]+)")  # a class and the number of a validation image
+MISSING, SEVERAL = -1, -2  # in place of an index
 
 
-def choose_points(asked: argparse.Namespace, test: Split) -> Split:
+def choose_points(asked: argparse.Namespace, data: Data) -> Split:
     """The test images of ``--points`` or ``--subset``, in the order of the test set.
 
     Raises:
         UsageError: both options are given.
         DataError: the file of ``--points`` does not list images of this test set.
     """
+    test = data.test
     if asked.points is not None and asked.subset is not None:
         raise UsageError(
             "--points and --subset both choose test images", fix="leave out one of them"
         )
     if asked.points is not None:
-        return test.subset(_find_positions(asked.points, test))
+        return test.subset(find_positions(asked.points, data))
     if asked.subset is not None and asked.subset < len(test):
         return test.subset(choose_stratified(test.labels, asked.subset))
     return test
@@ -46,16 +51,24 @@ def describe_points(asked: argparse.Namespace, points: Split, test: Split) -> di
     return {"points": chosen, "points_file": {"name": asked.points.name, "sha256": digest}}
 
 
-def _find_positions(path: Path, test: Split) -> Tensor:
-    """The positions in the test set, (n,) int64 ascending, of the indices in a file."""
+def find_positions(path: Path, data: Data) -> Tensor:
+    """The positions in the test set, (n,) int64 ascending, of the images that a file lists.
+
+    Raises:
+        DataError: a line names no test image, or two lines name the same.
+    """
+    test = data.test
     places = {index: place for place, index in enumerate(test.index.tolist())}
+    names = _list_names(data)
     positions: list[int] = []
     for number, text in _read_lines(path):
-        index = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
+        if text.isascii() and text.isdecimal() and len(text) < 19:
+            index = int(text)
+        else:
+            index = names.get(IMAGENET.sub(_write_name, text), MISSING)
         if index not in places:
             raise DataError(
-                f"{text[:40]!r} is not the index of a test image; there are {len(places)} of them"
-                + _show_indices(test),
+                _explain(text, index, test),
                 where=f"{path}, line {number}",
                 fix=FORM,
             )
@@ -71,6 +84,33 @@ def _find_positions(path: Path, test: Split) -> Tensor:
             fix="list every test image once",
         )
     return chosen
+
+
+def _list_names(data: Data) -> dict[str, int]:
+    """The index of a test image by its path, its folder and file, its file, and its stem."""
+    found: dict[str, int] = {}
+    for index, name in enumerate(data.test_names() if data.test_names is not None else ()):
+        path = PurePath(name)
+        for alias in {name, f"{path.parent.name}/{path.name}", path.name, path.stem}:
+            found[alias] = SEVERAL if alias in found else index
+    return found
+
+
+def _write_name(found: re.Match[str]) -> str:
+    """The published name of a validation image of ImageNet."""
+    return f"{found[1]}/ILSVRC2012_val_{int(found[2]):08d}.JPEG"
+
+
+def _explain(text: str, index: int, test: Split) -> str:
+    """What is wrong with a line of the file."""
+    if index == SEVERAL:
+        return f"{text[:60]!r} is the name of several test images"
+    if index == MISSING:
+        return f"{text[:60]!r} is no test image; there are {len(test)} of them"
+    return (
+        f"{text[:40]!r} is not the index of a test image; there are {len(test)} of them"
+        f"{_show_indices(test)}"
+    )
 
 
 def _show_indices(test: Split) -> str:

@@ -13,6 +13,7 @@ from abatis import __version__
 from abatis.commands.export.finished_run import FinishedRun
 from abatis.nets.backbones.names import SHORT_NAMES
 from abatis.nets.digest import weights_digest
+from abatis.nets.normalising import Normalized
 from abatis.report.corruptions_table import KEY, SUMMARY, describe_corruptions, list_summary
 from abatis.report.eval_record import describe_check, find_verdict, split_threats
 from abatis.report.numbers import CLEAN, format_share, is_bound, list_measured
@@ -21,6 +22,7 @@ from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
 from abatis.system.printable import replace_controls
 
+MOST = 10  # classes that the card names
 TASK = "image-classification"
 INTERFACE = (
     "Images are floats (B, C, H, W) in [0, 1]; the outputs are logits (B, K). "
@@ -63,7 +65,7 @@ def make_card(run: FinishedRun, also: Mapping[str, str]) -> str:
         + "\n\nAs options of `defense-run --config FILE`:\n\n"
         f"```toml\n{tomli_w.dumps(portable_options(run.table))}```",
         "Data": " ".join(_data(run)),
-        "How to load it": "\n\n".join((INTERFACE, _loading(run))),
+        "How to load it": "\n\n".join((INTERFACE, " ".join(_images(run)), _loading(run))),
         "Files": "\n".join(f"- `{name}`: {what}" for name, what in files.items()) + "\n\n"
         f"sha256 of all tensors by name: `{weights_digest(run.module)}`. "
         f"Written by abatis {__version__} with torch {torch.__version__}.",
@@ -147,6 +149,29 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
     yield (
         "No adaptive attack was supplied." if adaptive is None else f"Adaptive attack: {adaptive}."
     )
+
+
+def _images(run: FinishedRun) -> Iterator[str]:
+    """Size, crop, normalisation and classes of the images."""
+    facts = run.facts
+    size = f"{facts['channels']}x{facts['image_size']}x{facts['image_size']}"
+    seen = run.view
+    yield f"It was trained on images of {size}."
+    if seen["crop_pct"] < 1:
+        yield (
+            f"Image files are resized ({seen['interpolation']}) and the middle "
+            f"{seen['crop_pct']:.3g} of them is cut out."
+        )
+    if isinstance(run.module, Normalized):
+        mean, std = (buffer.flatten().tolist() for buffer in run.module.normalize.buffers())
+        yield f"Inside, the mean {_show(mean)} is subtracted and divided by {_show(std)}."
+    if names := facts.get("class_names"):
+        shown = ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+        yield f"Outputs in order: {shown} (all in `config.json`)."
+
+
+def _show(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
 
 
 def _under_all(record: Mapping[str, Any]) -> Iterator[str]:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from abatis.config.option_groups import SourceConfig
 from abatis.config.toml import read_toml
 from abatis.data import DataRequest, open_data
+from abatis.data.sources import is_streamed
 from abatis.errors import DataError, UsageError
 from abatis.nets.backbones import resolve, view_of
-from abatis.nets.backbones.names import is_factory
+from abatis.nets.backbones.from_repository import find_folder, is_repository, read_repository
+from abatis.nets.backbones.from_timm import size_options
+from abatis.nets.backbones.names import has_prefix
+from abatis.nets.backbones.own_options import DESIGN
+from abatis.nets.backbones.zoo.architectures import find_timm_network
+from abatis.nets.backbones.zoo.table import find_zoo, is_zoo
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
 from abatis.report.eval_record import check_files, find_verdict, read_record
 from abatis.report.sealed_json import read_json
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.run_folder import PYTHON, load_weights
+from abatis.system.timm_import import timm
 
 CHECKED = 6  # test images on which an exported network is compared with the run's
 
@@ -54,19 +64,42 @@ class FinishedRun:
     @property
     def architecture(self) -> str:
         """timm's name of the network, or the name of the user's function or class."""
-        backbone = str(self.table["backbone"])
-        return (
-            backbone.rpartition(":")[2]
-            if ":" in backbone
-            else resolve(backbone, int(self.facts["image_size"]))
-        )
+        known = self.timm_network
+        name = known[0] if known else str(self.table["backbone"]).rpartition(":")[2]
+        return "+".join([name, *self.facts.get(CHANGED_BY, [])])
 
     @property
     def in_timm(self) -> bool:
         """Whether timm can build the network by its name."""
-        return not is_factory(str(self.table["backbone"])) and not str(
-            self.table["backbone"]
-        ).startswith(PYTHON)
+        return self.timm_network is not None
+
+    @cached_property
+    def timm_network(self) -> tuple[str, dict[str, Any]] | None:
+        """timm's name of the network, and its options; None where timm cannot build it."""
+        if self.facts.get(CHANGED_BY):
+            return None
+        backbone, size = str(self.table["backbone"]), int(self.facts["image_size"])
+        if is_repository(backbone):
+            found = read_repository(find_folder(backbone))
+            config = found.config
+            return (config["architecture"], config.get("model_args", {})) if found.is_timm else None
+        if is_zoo(backbone):
+            return find_timm_network(find_zoo(backbone).architecture, size)
+        if has_prefix(backbone) or backbone.startswith(PYTHON):
+            return None
+        own = {name: self.table.get(f"backbone_{name}") for name in DESIGN}
+        options = {name: value for name, value in own.items() if value is not None}
+        name, pretrained = resolve(backbone, size), bool(self.table["pretrained"])
+        cfg = timm.models.get_pretrained_cfg(name)
+        return name, {**size_options(name, cfg, size, pretrained), **options}
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """How image files became images for the network, in timm's words."""
+        seen = view_of(str(self.table["backbone"])).at(int(self.facts["image_size"]))
+        # only images of a folder are resized and cropped; others are judged at the size they have
+        cropped = seen.crop if is_streamed(str(self.table["data"])) else 1.0
+        return {"interpolation": seen.interpolation, "crop_pct": cropped}
 
     def test_images(self) -> tuple[Tensor, Tensor]:
         """The first test images (CHECKED, C, H, W) and labels (CHECKED,).
@@ -92,6 +125,7 @@ class FinishedRun:
             view=view_of(str(table["backbone"])),
             follow_links=table.get("follow_links", False),
             class_names=parse_class_names(self.facts),
+            source=SourceConfig.model_validate(table.get("source", {})),
         )
         test = open_data(request).test
         batch = next(test.subset(torch.arange(CHECKED) % len(test)).eval_batches(CHECKED))
@@ -129,8 +163,31 @@ def read_finished_run(
     check_files(folder, record)
     rows = _read_plan(folder / "plan.json")
     _, facts = read_weights(find_weights(folder))
+    module = _take_plain(module, facts)
     options = _read_options(folder / "run.toml")
     return FinishedRun(folder, options, rows, record, module, facts, images)
+
+
+def _take_plain(module: nn.Module, facts: Mapping[str, Any]) -> nn.Module:
+    """The network that is written: that of ``plain()``, where a plugin's network has one.
+
+    Raises UsageError where it gives other logits.
+    """
+    make = getattr(module, "plain", None)
+    if not facts.get(CHANGED_BY) or not callable(make):
+        return module
+    plain: nn.Module = make().eval()
+    size = int(facts["image_size"])
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(CHECKED, int(facts["channels"]), size, size, generator=draw)
+    with torch.no_grad():
+        judged, written = module(x), plain(x)
+    if not torch.allclose(written, judged, rtol=0, atol=1e-5 * float(judged.abs().max())):
+        raise UsageError(
+            f"plain() of the network that {', '.join(facts[CHANGED_BY])} made gives other logits",
+            fix="let it return the network that is judged, in other layers",
+        )
+    return plain
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:

@@ -14,14 +14,12 @@ from typing import Any
 from abatis import __version__
 from abatis.commands.export.card import make_card
 from abatis.commands.export.finished_run import FinishedRun
-from abatis.data.sources import is_streamed
-from abatis.nets.backbones import Normalized, view_of
+from abatis.nets.backbones import Normalized
 from abatis.nets.backbones.from_repository import CONFIG
-from abatis.nets.backbones.from_timm import size_options
 from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import write_weights
 from abatis.report.numbers import ROBUST, UPPER, find_headline, is_bound
-from abatis.runs.published import PUBLISHED_WEIGHTS
+from abatis.runs.published import PUBLISHED_WEIGHTS, can_rebuild
 from abatis.runs.run_folder import strip_folders
 from abatis.system.files import explain_disk_errors, write_text
 from abatis.system.timm_import import timm
@@ -67,6 +65,9 @@ def write_folder(run: FinishedRun, out: Path, also: dict[str, str] | None = None
             _write_timm(run, run.module, out, about)
         else:
             write_weights(out / PUBLISHED_WEIGHTS, run.module.state_dict())
+            about |= {"view": run.view, "normalize": run.table.get("normalize", "data")}
+            if can_rebuild(str(run.table["backbone"])):
+                about["backbone"] = run.table["backbone"]
             write_text(out / CONFIG, json.dumps({"abatis": about}, indent=2) + "\n")
         write_text(out / CARD, make_card(run, also or {}))
     return [out / name for name in (PUBLISHED_WEIGHTS, CONFIG, CARD)]
@@ -84,26 +85,17 @@ def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str
     """Write with timm's own writer; float32 statistics survive JSON bit for bit."""
     facts = run.facts
     channels, size = int(facts["channels"]), int(facts["image_size"])
-    name, pretrained = run.architecture, bool(run.table["pretrained"])
-    shape = size_options(name, timm.models.get_pretrained_cfg(name), size, pretrained)
+    options = run.timm_network[1] if run.timm_network else {}
     statistics = {
         "mean": module.normalize.mean.flatten().tolist(),
         "std": module.normalize.std.flatten().tolist(),
     }
-    view = view_of(str(run.table["backbone"])).at(size)
-    # only images of a folder are resized and cropped; others are judged at the size they have
-    cropped = view.crop if is_streamed(str(run.table["data"])) else 1.0
-    seen = {
-        "input_size": (channels, size, size),
-        "interpolation": view.interpolation,
-        "crop_pct": cropped,
-        **statistics,
-    }
+    seen = {"input_size": (channels, size, size), **run.view, **statistics}
     timm.models.save_for_hf(
         module.backbone,
         out,
         safe_serialization=True,
-        model_args={"in_chans": channels, **shape},
+        model_args={"in_chans": channels, **options},
         model_config={
             "pretrained_cfg": seen,
             "abatis": about,

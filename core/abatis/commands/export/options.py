@@ -13,6 +13,7 @@ FORMATS = {
     "safetensors": "abatis.commands.export.folder",
     "onnx": "abatis.commands.export.onnx",
     "torch-export": "abatis.commands.export.program",
+    "torchscript": "abatis.commands.export.torchscript",
     "robustbench": "abatis.commands.export.robustbench",
     "hub": "abatis.commands.export.hub",
 }

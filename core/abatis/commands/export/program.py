@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -73,16 +74,32 @@ def write_program(module: nn.Module, x: Tensor, y: Tensor, out: Path) -> float:
     write_bytes(out / PROGRAM, buffer.getvalue())
     write_text(out / LOADER, Path(standalone.__file__).read_text(encoding="utf-8"))
     written = runpy.run_path(str(out / LOADER))["load"]()
-    worst = (
-        torch.stack(
-            [_difference(module, written, x[part], y[part]) for part in split_batches(len(x))]
-        )
-        .amax()
-        .item()
-    )
+    return compare_written(module, written, (x, y), [out / PROGRAM, out / LOADER])
+
+
+def compare_written(
+    module: nn.Module, written: nn.Module, data: tuple[Tensor, Tensor], files: Sequence[Path]
+) -> float:
+    """Compare an exported network with the one that it was written from.
+
+    Args:
+        module: The network, in eval mode.
+        written: The exported one.
+        data: Images (N, C, H, W) in [0, 1] and labels (N,).
+        files: They are deleted where the networks differ.
+
+    Returns:
+        The largest difference of logits and input gradients, as a fraction of the largest value.
+
+    Raises:
+        UsageError: It is above ``TOLERANCE``.
+    """
+    x, y = data
+    parts = [_difference(module, written, x[part], y[part]) for part in split_batches(len(x))]
+    worst = torch.stack(parts).amax().item()
     if not worst <= TOLERANCE:
-        for file in (PROGRAM, LOADER):
-            (out / file).unlink()
+        for file in files:
+            file.unlink()
         raise UsageError(
             f"the exported network differs by {worst:.1e} of the largest value, "
             f"more than {TOLERANCE:.0e}",

@@ -11,11 +11,11 @@ from abatis.api.options import Options
 from abatis.config import discovery
 from abatis.config.known_plugins import REINSTALL, registry_file, say_how_to_install
 from abatis.config.recipes import list_recipes
-from abatis.config.run_options import Ladder
+from abatis.config.run_options import AttackLadder
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
 
-Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+Role = Literal["network", "attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 
 
 Form = Literal["test", "clean training", "adversarial training"]
@@ -33,7 +33,7 @@ class Evidence(Options):
     masking_verdict: Verdict | None = Field(
         None, description="the worst masking verdict in these rows; absent if they have none"
     )
-    ladder: Ladder | None = Field(
+    ladder: AttackLadder | None = Field(
         None, description="the ladder of attacks that the masking verdict comes from"
     )
 

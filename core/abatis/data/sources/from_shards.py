@@ -249,7 +249,7 @@ def _parse_label(content: bytes, suffix: str, key: str | None, name: str) -> int
 def _check_end(tar: tarfile.TarFile) -> None:
     """Raise ValueError where an archive does not end as one: it was cut off between two members."""
     assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset - BLOCK if tar.offset >= BLOCK else 0)
+    tar.fileobj.seek(tar.offset)  # behind the last member
     if tar.fileobj.read(BLOCK) != bytes(BLOCK):
         raise ValueError("the archive has no end: it was cut off")
 

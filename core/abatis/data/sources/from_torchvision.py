@@ -73,7 +73,7 @@ class TorchvisionSource(DataSource):
     """Data sets by the names of torchvision's classes."""
 
     streamed = True
-    takes = frozenset({"download", "test_share"})
+    takes = frozenset({"test_share"})
 
     def describe(self, request: DataRequest) -> DataInfo:
         """From the lists of files and the headers of one image of each class."""
@@ -109,14 +109,14 @@ def _open(name: str, published: Published, split: str, request: DataRequest) -> 
         options["size"] = _find_size(request)
     make = getattr(torchvision.datasets, name)
     try:
-        found = make(**options, download=request.source.download)
+        found = make(**options, download=request.download)
     except Exception as error:  # missing, damaged, without its reader, or no network
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise DataError(
             f"torchvision cannot open {name} ({reason})",
             where=options["root"],
             fix="put the published files there as torchvision does, name another folder with"
-            " --data-dir, or add --source.download",
+            " --data-dir, or add --download",
         ) from error
     return _list_images(name, split, found)
 

@@ -17,10 +17,7 @@ CARRIERS = ("imagecorruptions-imaug", "imagecorruptions", "corrupt-tta")
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 """The published corruption draws from the first five of six."""
 
-MISSING = (
-    "frost needs its photographs, which a package brings: "
-    "pip install --no-deps imagecorruptions-imaug"
-)
+MISSING = "its photographs come with a package, pip install --no-deps imagecorruptions-imaug"
 
 
 @cache

@@ -11,7 +11,7 @@ from torch import Tensor
 from abatis.api.randomness import seeded
 from abatis.evaluate.curves import STEPS, Curve, measure_curve
 from abatis.evaluate.gradient_access import GradientAccess, find_gradient_access
-from abatis.evaluate.judge import Attack, Clean, Judge
+from abatis.evaluate.judge import Attack, Clean, Judge, compute_share
 from abatis.evaluate.masking.attacks import (
     AttackTally,
     WhiteBox,
@@ -19,7 +19,7 @@ from abatis.evaluate.masking.attacks import (
     run_other_attack_tests,
     run_white_box,
 )
-from abatis.evaluate.masking.doubts import run_searches
+from abatis.evaluate.masking.doubts import SEARCHES, run_searches
 from abatis.evaluate.masking.gradients import grade_access, run_gradient_tests
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
 from abatis.evaluate.masking.radii import grade_radii, list_radii
@@ -30,6 +30,10 @@ from abatis.evaluate.masking.unseen import grade_unseen
 from abatis.evaluate.pgd import Objective
 from abatis.report.verdicts import TOO_LITTLE, Verdict
 
+CLAIM = 0.1
+"""The share of points that must stand for a search to be worth its cost: so few claim nothing."""
+
+NO_CLAIM = f"at most {100 * CLAIM:g} % of the points stand, which is no claim of robustness"
 UNKNOWN_TRAINING = "nothing is known about the training"
 REASONS = {
     "D25": "no stranger was asked",
@@ -175,8 +179,11 @@ def _follow_up(
     """
     searches: tuple[str, ...] = ()
     if _find_alarm(tests) is not None:
-        others = None if training is None else training.images
-        found, searches = run_searches(tally, clean, others)
+        if compute_share(tally.robust) > CLAIM:
+            others = None if training is None else training.images
+            found, searches = run_searches(tally, clean, others)
+        else:
+            found = [make_outcome(test, "not applicable", NO_CLAIM) for test in SEARCHES]
         tests += found
     unseen = None
     if training is not None:

@@ -29,6 +29,7 @@ from abatis.evaluate.judge import (
 )
 from abatis.evaluate.masking.probes import compute_logits, walk_path
 from abatis.evaluate.masking.random_search import make_label_search, make_square_search
+from abatis.evaluate.masking.record import FEW
 from abatis.evaluate.masking.search import Search
 from abatis.evaluate.masking.surrogate import Surrogate, shrink
 from abatis.evaluate.pgd import STEP_SHARE, Objective, margin
@@ -36,13 +37,15 @@ from abatis.evaluate.pgd import STEP_SHARE, Objective, margin
 QUERIES = 53  # questions a point: the image, COPIES moved copies, and the rest in ROUNDS
 COPIES = 12
 ROUNDS = 4
+LABEL_SEARCH = "label search from extraction"
 EPOCHS, MORE_EPOCHS = 30, 10  # of the first training, and of each that follows
 STEPS = 10  # of PGD on the substitute
 RIVALS = 9  # classes that the attacks on the substitute aim at
 WIDE = 2.5  # half of the moved copies lie in a ball so many times as large
 GROUP = 256  # points that share a substitute
 PRACTICE = 64  # so many points are attacked in the rounds, if need be some that are broken already
-LABEL_QUERIES, SQUARE_QUERIES = 1000, 500  # of the searches that start at the images so made
+SQUARE_QUERIES = 500  # of the search by margins that starts at the images so made
+LABEL_QUERIES = (1000, 3000, 6000)  # of searches by labels, each of which goes on from the last
 
 
 def search_by_extraction(
@@ -72,14 +75,18 @@ def search_by_extraction(
     """
     wanted = standing & clean.correct
     extraction = extract(judge, clean, wanted, seed=seed, queries=queries, others=others)
-    forward, threat, starts = judge.net, judge.threat, extraction.images
-    by_label = make_label_search(forward, threat, seed, LABEL_QUERIES, starts)
+    forward, threat = judge.net, judge.threat
+    starts: Mapping[int, Tensor] = extraction.images
     by_margin = make_square_search(forward, threat, seed, SQUARE_QUERIES, starts)
     attacks = {
         "extraction": (make_lookup(starts), queries),
         "Square from extraction": (by_margin, SQUARE_QUERIES),
-        "label search from extraction": (by_label, LABEL_QUERIES),
     }
+    for number, asked in enumerate(LABEL_QUERIES):
+        ends: dict[int, Tensor] = {}
+        by_label = make_label_search(forward, threat, seed + number, asked, starts, ends)
+        attacks[f"{LABEL_SEARCH} {number + 1}" if number else LABEL_SEARCH] = by_label, asked
+        starts = ends
     verdicts: dict[str, Verdicts] = {}
     settings: dict[str, dict[str, object]] = {}
     left = wanted
@@ -87,6 +94,8 @@ def search_by_extraction(
         verdicts[name] = judge.run_attack(name, attack, left, f"masking: {name}")
         settings[name] = {"queries": asked, "seed": seed}
         left = verdicts[name].robust
+        if name == LABEL_SEARCH and int((wanted & ~left).sum()) <= FEW:
+            break  # nothing was hidden from the other attacks, so that more would find nothing
     settings["extraction"] |= {"rounds": ROUNDS, "steps": STEPS, "answers": "labels"}
     return Search(verdicts, settings)
 

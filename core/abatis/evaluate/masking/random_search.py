@@ -63,7 +63,12 @@ def make_square_search(
 
 
 def make_label_search(
-    forward: Forward, threat: Threat, seed: int, queries: int, starts: Mapping[int, Tensor]
+    forward: Forward,
+    threat: Threat,
+    seed: int,
+    queries: int,
+    starts: Mapping[int, Tensor],
+    ends: dict[int, Tensor] | None = None,
 ) -> Attack:
     """Return a search for a direction in which the label changes within the radius.
 
@@ -76,6 +81,7 @@ def make_label_search(
         seed: with the index of a point it decides all draws.
         queries: of each point.
         starts: (C, H, W) by the point's index; they give the first directions.
+        ends: takes the images that are found, so that another search can start from them.
     """
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -101,7 +107,10 @@ def make_label_search(
             way[rows[wrong]], radius[rows[wrong]] = new[wrong], smaller[wrong]
             factor = torch.where(wrong, GROW, DECAY)
             share[rows] = (share[rows] * factor).clamp(LEAST, MOST)
-        return _go(batch.x, way, radius.clamp(max=threat.eps)), radius <= threat.eps
+        found = _go(batch.x, way, radius.clamp(max=threat.eps))
+        if ends is not None:
+            ends.update(zip(batch.index.tolist(), found.cpu().unbind(), strict=True))
+        return found, radius <= threat.eps
 
     return attack
 

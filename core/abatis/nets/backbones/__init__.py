@@ -62,7 +62,7 @@ def build(
     pretrained: bool = False,
     download: bool = True,
     own: Mapping[str, Any] | None = None,
-    zoo_dir: Path = ZOO_DIR,
+    zoo_dir: Path | None = ZOO_DIR,
 ) -> nn.Module:
     """A net from images (B, channels, image_size, image_size) in [0, 1] to logits (B, num_classes).
 
@@ -78,7 +78,7 @@ def build(
         download: if False, a pretrained net has its shape but random weights, for callers that
             load weights themselves.
         own: options of our own nets, such as {"init": "torch"} or {"activation": "silu"}.
-        zoo_dir: where the weights of ``rb:NAME`` lie.
+        zoo_dir: where the weights of ``rb:NAME`` lie; None where only the architecture counts.
 
     Raises:
         UsageError: the net is unknown or cannot be made for such images.
@@ -136,18 +136,18 @@ def _build_from_repository(
 
 
 def _build_from_zoo(
-    name: str, num_classes: int, channels: int, zoo_dir: Path, pretrained: bool
+    name: str, num_classes: int, channels: int, zoo_dir: Path | None, pretrained: bool
 ) -> nn.Module:
     """A network of RobustBench, normalised as there; with its weights where they are asked for."""
     network = find_zoo(name, zoo_dir)
     net = build_zoo(network, num_classes, channels)
-    if pretrained:
+    if pretrained and zoo_dir is not None:
         contents = read_zoo(network, zoo_dir, net)
         start_from(net, contents, name, choose_set(network, contents))
     return net
 
 
-def view_of(name: str, zoo_dir: Path = ZOO_DIR) -> View:
+def view_of(name: str, zoo_dir: Path | None = None) -> View:
     """How image files become images for a network, where its name tells; else the default."""
     if is_factory(name):
         return View()

@@ -151,8 +151,15 @@ def build_preact(
 ) -> PooledNet:
     """What an entrypoint returns; the fields of :class:`Design` are options of each net."""
     given = {key: options.pop(key) for key in Design.__dataclass_fields__ if key in options}
-    trunk = partial(preact_trunk, stem, widths, blocks, design=Design(**given))
-    return build_net(name, pretrained, trunk, width=widths[-1], **options)
+    design, usual = Design(**given), Design()
+    trunk = partial(preact_trunk, stem, widths, blocks, design=design)
+    net = build_net(name, pretrained, trunk, width=widths[-1], **options)
+    net.design = {
+        key: value
+        for key, value in vars(design).items()
+        if key != "momentum" and value != getattr(usual, key)
+    }
+    return net
 
 
 def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:

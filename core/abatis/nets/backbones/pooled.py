@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch.nn.functional as F
@@ -26,7 +27,12 @@ class PooledNet(nn.Module):
 
     The head is named and replaced as in timm's nets. The convolutions begin normal by fan-out (He
     et al., ICCV 2015; ``init="he"``), or as torch makes them (``init="torch"``).
+
+    Attributes:
+        design: options that change the function and not the names and shapes of the weights.
     """
+
+    design: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

@@ -62,10 +62,16 @@ def _check_sizes(
     after: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
 ) -> None:
-    """Raise UsageError where a tensor was resized to fit the network."""
+    """Raise UsageError where a tensor was resized to fit the network.
+
+    A tensor with another name still has the memory of the file's.
+    """
+    memory = {value.untyped_storage().data_ptr() for value in before.values()}
     for name, value in after.items():
         old = before.get(name)
         if old is None or old.numel() == value.numel():
+            continue
+        if value.untyped_storage().data_ptr() in memory:
             continue
         if name in own and own[name].shape == value.shape:
             raise UsageError(

@@ -19,6 +19,10 @@ from abatis.nets.weights_file import WEIGHTS, WEIGHTS_AVERAGED, read_weights
 Tensors = Mapping[str, Tensor]
 
 WHOLE = "file"  # names a set that is the file itself
+WRAPPED = re.compile(
+    r"(?<=\.)(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|_forward_module)\."
+)
+"""What wrappers of torch add inside of names; before all names it is a prefix like any other."""
 DEPTH = 3  # tables inside tables in which sets are looked for
 OTHER_STATES = re.compile(r"(opt|optim\w*|\w*optimizer\w*|\w*sched\w*|\w*scaler|amp)", re.I)
 """Entries of a training's state whose tensors are not those of a network."""
@@ -65,7 +69,7 @@ def read_contents(path: Path, allow_pickle: bool = False) -> Contents:
         return _read_folder(path, allow_pickle)
     if refuse_pickle(path, allow_pickle) == SAFETENSORS:
         tensors, facts = read_weights(path)
-        return Contents(path, {WHOLE: tensors}, facts)
+        return Contents(path, {WHOLE: unwrap_names(tensors)}, facts)
     return _read_pickled(path)
 
 
@@ -123,7 +127,13 @@ def _find_sets(value: object, name: str) -> Iterator[tuple[str, Tensors]]:
     if inner:
         yield from inner
     elif 2 * len(tensors) >= len(value) and any(part.dim() for part in tensors.values()):
-        yield name or WHOLE, tensors
+        yield name or WHOLE, unwrap_names(tensors)
+
+
+def unwrap_names(tensors: Tensors) -> Tensors:
+    """The tensors without what wrapped modules inside of the network add to their names."""
+    found = {WRAPPED.sub("", name): value for name, value in tensors.items()}
+    return found if len(found) == len(tensors) else tensors
 
 
 def _describe_content(content: object) -> str:
@@ -165,7 +175,7 @@ def _read_parts(folder: Path, index: str, allow_pickle: bool) -> Contents:
     """Join the parts that an index lists; each tensor from the part that the index names."""
     try:
         places = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
-        places = {str(name): folder / str(part) for name, part in places.items()}
+        places = {WRAPPED.sub("", str(name)): folder / str(part) for name, part in places.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"cannot read weights: the index is damaged ({type(error).__name__})",

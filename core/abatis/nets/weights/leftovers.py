@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from abatis.nets.weights.matching import COMPUTED
+from torch import Tensor
+
+from abatis.nets.weights.matching import COMPUTED, NEVER_RUN
 
 DROPPED = {
     "of a loss": r"(\w*criterion|criterions|\w*loss|loss_\w+)",
@@ -13,7 +15,7 @@ DROPPED = {
     "an attacker": r"(attack|attacker|adversary)",
     "another network": r"(teacher\w*|\w+_teacher|ema|ema_\w+|\w+_ema|discriminator)",
     "metrics": r"(\w*metrics?|(train|val|valid|test)_acc\w*|\w*confmat)",
-    "layers that are never run": r"sub_block1",
+    "layers that are never run": NEVER_RUN,
     "counters": r"(n_averaged|n_classes|total_ops|total_params)",
     "computed by the network": "|".join(COMPUTED),
 }
@@ -23,11 +25,14 @@ part of a dotted name."""
 PATTERNS = {what: re.compile(pattern) for what, pattern in DROPPED.items()}
 
 
-def sort_leftovers(keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+def sort_leftovers(
+    tensors: Mapping[str, Tensor], keys: Iterable[str]
+) -> tuple[dict[str, str], list[str]]:
     """Tell tensors that may be dropped from those that may not.
 
     Args:
-        keys: names of tensors that a network did not take.
+        tensors: of the file.
+        keys: names of those that a network did not take. A single whole number is a counter.
 
     Returns:
         What each tensor to be dropped is, by name; and the names of the rest.
@@ -41,7 +46,9 @@ def sort_leftovers(keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
             for what, pattern in PATTERNS.items()
             if any(pattern.fullmatch(part) for part in parts)
         )
-        if what := next(kinds, ""):
+        value = tensors[key]
+        counts = value.dim() == 0 and not value.is_floating_point()
+        if what := next(kinds, "counters" if counts else ""):
             dropped[key] = what
         else:
             unknown.append(key)

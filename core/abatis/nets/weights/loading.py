@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from abatis.nets.weights.leftovers import describe_dropped, show_names, sort_lef
 from abatis.nets.weights.matching import Fit, Target
 from abatis.nets.weights.pairs import LARGEST, Pair, find_pairs
 from abatis.nets.weights.released_names import Family, translate_released
+
+DESIGN = "design"  # among the facts of a file: options that its tensors do not show
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ def load_into(
         UsageError: the weights do not fit, or hold tensors that the network does not know.
     """
     target = Target(module)
+    check_design(contents, module, name)
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
     pairs = _find_pairs(choice)
-    dropped, unknown = sort_leftovers(_leave_out(choice.left, pairs))
+    dropped, unknown = sort_leftovers(choice.tensors, _leave_out(choice.left, pairs))
     if unknown:
         raise UsageError(
             f"{contents.path} holds {len(unknown)} tensors that {name} does not have: "
@@ -70,6 +74,12 @@ def load_into(
         )
     _load(module, choice.fit, contents)
     notes = _describe(contents, choice, family)
+    if unused := sorted(target.never_run.intersection(choice.fit.spared)):
+        _spoil(module, unused)
+        notes.append(
+            f"{len(unused)} tensors of layers that are never run are not in the file ("
+            f"{show_names(unused)}): a network that runs them has no finite logits"
+        )
     notes += [f"not part of the network: {describe_dropped(dropped)}"] if dropped else []
     doubts = []
     in_file = bool(pairs) or bool({*target.normalisation} - {*choice.fit.spared})
@@ -107,6 +117,7 @@ def start_from(
         UsageError: the weights do not fit.
     """
     target = Target(module)
+    check_design(contents, module, name)
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.lacks_only(target.head))
     pairs = _find_pairs(choice)
@@ -131,6 +142,29 @@ def start_from(
     return "; ".join(parts)
 
 
+def read_design(module: nn.Module) -> dict[str, Any]:
+    """The options of one of our nets that its tensors do not show; empty for others."""
+    return dict(getattr(getattr(module, "backbone", module), "design", {}))
+
+
+def check_design(contents: Contents, module: nn.Module, name: str) -> None:
+    """Raise UsageError where the weights of a run are of a net that computes something else."""
+    if "backbone" not in contents.facts:
+        return
+    written, own = contents.facts.get(DESIGN, {}), read_design(module)
+    if written != own:
+        raise UsageError(
+            f"{contents.path} is of a network with {_show_design(written)}, and {name} has "
+            f"{_show_design(own)}",
+            fix="name the run folder, or the network with these options, such as wrn28-silu",
+        )
+
+
+def _show_design(design: object) -> str:
+    pairs = design.items() if isinstance(design, dict) else ()
+    return ", ".join(f"{key} {value}" for key, value in pairs) or "the usual options"
+
+
 def _find_pairs(choice: Choice) -> list[Pair]:
     """The normalisations of a file that the network did not take, without those that do nothing."""
     return [pair for pair in find_pairs(choice.tensors, choice.left) if not pair.changes_nothing]
@@ -147,6 +181,15 @@ def _load(module: nn.Module, fit: Fit, contents: Contents) -> None:
     """Copy the tensors into the network; what it has besides stays as it is."""
     own = read_tensors(module)
     load_state(module, {**own, **fit.taken}, contents.facts.get(EXTRA))
+
+
+@torch.no_grad()
+def _spoil(module: nn.Module, names: Sequence[str]) -> None:
+    """Make tensors unusable that nothing may read."""
+    tensors = module.state_dict()
+    for name in names:
+        if tensors[name].is_floating_point():
+            tensors[name].fill_(torch.nan)
 
 
 def _describe(contents: Contents, choice: Choice, family: Family | None) -> list[str]:

@@ -23,6 +23,8 @@ COMPUTED = (
     "position_ids",
 )
 """Last names of tensors that a network computes itself: a file may lack them or have them."""
+NEVER_RUN = "sub_block1"
+"""Part of the names of layers that released wide ResNets have and never run."""
 
 
 class Target:
@@ -52,7 +54,12 @@ class Target:
     def spare(self) -> frozenset[str]:
         """Names that a file may lack."""
         computed = {name for name in self.tensors if name.rpartition(".")[2] in COMPUTED}
-        return frozenset(computed | {*self.normalisation})
+        return frozenset(computed | self.never_run | {*self.normalisation})
+
+    @cached_property
+    def never_run(self) -> frozenset[str]:
+        """Names of tensors of layers that are never run."""
+        return frozenset(name for name in self.tensors if NEVER_RUN in name.split("."))
 
     @cached_property
     def twins(self) -> Mapping[str, str]:

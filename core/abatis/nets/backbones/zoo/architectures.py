@@ -63,6 +63,15 @@ CHANGED: Mapping[str, Changed] = {
 }
 
 
+def find_timm_network(name: str, image_size: int) -> tuple[str, dict[str, Any]] | None:
+    """timm's name of an architecture and its options in plain types; None where there are none."""
+    if name.startswith(TORCHVISION):
+        return None
+    changed = CHANGED.get(name) or Changed(resolve(name, image_size))
+    plain = all(isinstance(value, int | float | str) for value in changed.options.values())
+    return (changed.name, dict(changed.options)) if plain and changed.change is None else None
+
+
 def build_zoo(
     network: ZooNetwork,
     num_classes: int | None = None,

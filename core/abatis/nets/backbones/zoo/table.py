@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -159,8 +160,8 @@ class ZooNetwork:
 def read_table() -> tuple[ZooNetwork, ...]:
     """All networks of the zoo."""
     with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return tuple(ZooNetwork(parameters=int(row.pop("parameters") or 0), **row) for row in rows)
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return tuple(ZooNetwork(**{**row, "parameters": int(row["parameters"] or 0)}) for row in rows)
 
 
 def find_zoo(spec: str, zoo_dir: Path | None = None) -> ZooNetwork:
@@ -168,7 +169,8 @@ def find_zoo(spec: str, zoo_dir: Path | None = None) -> ZooNetwork:
 
     Args:
         spec: as the user wrote it.
-        zoo_dir: where several have the name, the one whose weights lie here is meant.
+        zoo_dir: where several have the name, the one whose weights lie here is meant. If None,
+            the weights do not matter, and any with the same architecture will do.
 
     Raises:
         UsageError: there is none, several are meant, or it is not covered.
@@ -204,6 +206,8 @@ def _choose(spec: str, found: Sequence[ZooNetwork], zoo_dir: Path | None) -> Zoo
         found = [one for one in found if one.find_file(zoo_dir)] or found
     first = found[0]
     if all(one.is_same(first) for one in found):
+        return first
+    if zoo_dir is None and all(one.architecture == first.architecture for one in found):
         return first
     raise UsageError(
         f"several networks are called {spec.removeprefix(PREFIX)}: "
