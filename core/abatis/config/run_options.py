@@ -61,42 +61,33 @@ class RunOptions(Options):
     )
     backbone_init: Literal["he", "torch"] = Field(
         "he",
-        description="initial weights of the convolutions of our own networks: normal by fan-out"
-        " (he), or torch's default (torch)",
+        description="initial weights of our own networks: normal by fan-out (he), or torch's",
         json_schema_extra=STEP,
     )
     backbone_activation: Literal["relu", "silu"] | None = Field(
-        None,
-        description="activation of a wide ResNet or PreActResNet; the network's own if not given",
-        json_schema_extra=STEP,
+        None, description="activation of a wide ResNet or PreActResNet", json_schema_extra=STEP
     )
     backbone_padding: Literal["symmetric", "same"] | None = Field(
         None,
-        description="padding of the strided convolutions of a wide ResNet or PreActResNet: one"
-        " pixel on every side (symmetric), or right and below only (same)",
+        description="padding of its strided convolutions: every side, or right and below (same)",
         json_schema_extra=STEP,
     )
     zoo_dir: Path = Field(
-        Path("models"),
-        description="folder with the weights of rb: networks, as RobustBench keeps them",
-        json_schema_extra=MACHINE,
+        Path("models"), description="folder of the weights of rb:NAME", json_schema_extra=MACHINE
     )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder, repository or"
-        " rb:NAME",
+        description="fine-tune from these weights: a file, run folder, repository or rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
         None,
-        description="go on from the last checkpoint of this run folder: weights, buffers, moments"
-        " of the optimizer and epoch",
+        description="go on from this run folder: weights, moments of the optimizer and epoch",
         json_schema_extra=STEP,
     )
     normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
         "data",
-        description="mean and standard deviation of the layer before the network: those of the data"
-        " (data), imagenet, cifar10, MEAN STD with commas between channels, or no layer (none)",
+        description="layer before the network: data, imagenet, cifar10, MEAN STD or none",
         json_schema_extra=STEP,
     )
     weights_key: str | None = Field(

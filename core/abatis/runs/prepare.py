@@ -118,10 +118,6 @@ def prepare(
         model = change_network(loaded, config.options, run, model, say)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
-    if config.normalize == OLD_NORMALIZE:
-        notes.append(
-            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
-        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
@@ -130,11 +126,8 @@ def prepare(
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
-    notes += describe_balance(config, images) if images else []
-    notes += _warn_missing_classes(images) if images else []
-    notes += _warn_unused_images(config, images) if images else []
-    notes += _warn_no_crops(config, info)
-    notes += _warn_idle(config)
+    notes += _describe_images(config, images) if images else []
+    notes += [*_warn_no_crops(config, info), *_warn_idle(config), *_explain_mean(config)]
     notes += _warn_no_statistics(config, net, name)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
@@ -146,6 +139,22 @@ def prepare(
         for text in list_calls(plan):
             say(f"trace: calls {text}")
     return Prepared(net, plan, info, run.random, tuple(notes))
+
+
+def _describe_images(config: RunConfig, images: Data) -> list[str]:
+    """Notes on the training images: their balance, missing classes, and those never used."""
+    return [
+        *describe_balance(config, images),
+        *_warn_missing_classes(images),
+        *_warn_unused_images(config, images),
+    ]
+
+
+def _explain_mean(config: RunConfig) -> list[str]:
+    """A note on the word of ``--normalize`` that does not say all it does."""
+    if config.normalize != OLD_NORMALIZE:
+        return []
+    return ["--normalize mean: the mean of the data, and 1 in place of its standard deviation"]
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
