@@ -375,8 +375,7 @@ class RunOptions(Options):
     )
     forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
         "none",
-        description="say before the run what it will need of memory and time: on this device, from"
-        " two seconds of passes (here, or --forecast alone), or on a GPU by name, computed",
+        description="first tell memory and time, here or on a GPU",
         json_schema_extra=THIS_START,
     )
     trace: bool = Field(
