@@ -7,13 +7,21 @@ and Python. Each option declares what it means for a run: see :mod:`abatis.confi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
 from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
-from abatis.config.option_facts import BESIDE_STEP, DISPLAY, MACHINE, STEP, THIS_START, facts
+from abatis.config.option_facts import (
+    BESIDE_STEP,
+    DISPLAY,
+    MACHINE,
+    ROUNDED,
+    STEP,
+    THIS_START,
+    facts,
+)
 from abatis.config.option_groups import (
     AttackConfig,
     ExtraConfig,
@@ -32,12 +40,6 @@ from abatis.config.option_values import (
 )
 
 AVERAGING_DECAY = 0.999  # what `--ema` alone means
-
-Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
-AttackLadder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders that can give a masking verdict."""
-LADDERS: tuple[str, ...] = get_args(Ladder)
 
 
 class RunOptions(Options):
@@ -307,30 +309,19 @@ class RunOptions(Options):
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
     tf32: bool = Field(
-        True,
-        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
-        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
-        json_schema_extra=facts(on_resume="rounded"),
+        True, description="on a GPU, round float32 products to TF32", json_schema_extra=ROUNDED
     )
     deterministic: bool = Field(
-        False,
-        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
-        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
-        json_schema_extra=facts(on_resume="rounded"),
+        False, description="on a GPU, make sums in a fixed order", json_schema_extra=ROUNDED
     )
     fold: bool = Field(
-        True,
-        description="fold batch norms with running statistics into convolutions:"
-        " faster, equal up to rounding",
-        json_schema_extra=STEP,
+        True, description="fold batch norms into convolutions: faster", json_schema_extra=STEP
     )
     freeze_norms: bool = Field(
         False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
     )
     grad_checkpointing: bool = Field(
-        False,
-        description="recompute activations in the backward pass: less memory, more time",
-        json_schema_extra=STEP,
+        False, description="recompute activations: less memory, more time", json_schema_extra=STEP
     )
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none",
