@@ -7,13 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
-
-Ladder = Literal["clean", "quick", "rand", "standard", "thorough"]
-"""The ladders of attacks of an evaluation, from the shortest to the longest; clean has none."""
-AttackLadder = Literal["quick", "rand", "standard", "thorough"]
-"""The ladders that can give a masking verdict."""
-LADDERS: tuple[str, ...] = get_args(Ladder)
+from typing import Any
 
 ATTACKS: Mapping[str, str] = {
     "pgd": "abatis.train.builtin.pgd:PGDAttacker",

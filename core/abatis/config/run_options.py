@@ -13,7 +13,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
 from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
-from abatis.config.option_facts import BESIDE_STEP, DISPLAY, MACHINE, STEP, THIS_START, facts
+from abatis.config.option_facts import (
+    BESIDE_STEP,
+    DISPLAY,
+    MACHINE,
+    ROUNDED,
+    STEP,
+    THIS_START,
+    facts,
+)
 from abatis.config.option_groups import (
     AttackConfig,
     ExtraConfig,
@@ -291,15 +299,11 @@ class RunOptions(Options):
     )
     tf32: bool = Field(
         True,
-        description="on a GPU, let float32 convolutions and matrix products round their inputs to"
-        " TF32 (10 bits of mantissa): several times as fast; the evaluation never does",
-        json_schema_extra=facts(on_resume="rounded"),
+        description="on a GPU, multiply float32 in TF32 while training",
+        json_schema_extra=ROUNDED,
     )
     deterministic: bool = Field(
-        False,
-        description="on a GPU, make sums in a fixed order, so that a repeated or resumed run is"
-        " the same bit for bit: slower; without it a GPU run repeats only up to rounding",
-        json_schema_extra=facts(on_resume="rounded"),
+        False, description="on a GPU, make sums in a fixed order", json_schema_extra=ROUNDED
     )
     fold: bool = Field(
         True,
@@ -310,9 +314,7 @@ class RunOptions(Options):
         False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
     )
     grad_checkpointing: bool = Field(
-        False,
-        description="recompute activations in the backward pass: less memory, more time",
-        json_schema_extra=STEP,
+        False, description="recompute activations: less memory, more time", json_schema_extra=STEP
     )
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none",
@@ -375,7 +377,7 @@ class RunOptions(Options):
     )
     forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
         "none",
-        description="first tell memory and time, here or on a GPU",
+        description="say first what memory and time the run needs, here or on a named GPU",
         json_schema_extra=THIS_START,
     )
     trace: bool = Field(

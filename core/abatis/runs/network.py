@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ from abatis.api.run import NoNet, Run
 from abatis.config import discovery
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import read_toml
-from abatis.data import DataInfo
 from abatis.errors import UsageError
-from abatis.nets.weights import DESIGN, read_design
 from abatis.system import distributed
 from abatis.train.network_hooks import change_network
 
@@ -81,19 +79,3 @@ def change_again(options: Path, facts: Mapping[str, Any], module: nn.Module) -> 
             fix="install the plugins as they were when the run was made",
         )
     return module
-
-
-def describe_weights(
-    config: RunConfig, info: DataInfo, module: nn.Module, networks: Sequence[str]
-) -> dict[str, Any]:
-    """What a weights file says of its network: enough to build it again."""
-    design = read_design(module)
-    return {
-        **({DESIGN: design} if design else {}),
-        "backbone": config.backbone if ":" not in config.backbone else "factory",
-        "num_classes": info.num_classes,
-        "channels": info.channels,
-        "image_size": info.image_size,
-        **({"class_names": info.class_names} if info.class_names else {}),
-        **({CHANGED_BY: list(networks)} if networks else {}),
-    }

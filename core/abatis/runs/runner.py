@@ -15,7 +15,7 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
-from abatis.config.built_in import LADDERS, Ladder
+from abatis.config.ladders import LADDERS, Ladder
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import flatten
 from abatis.data import Data
@@ -30,9 +30,13 @@ from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
-from abatis.runs.network import describe_weights
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
-from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
+from abatis.runs.own_run import (
+    describe_plugins,
+    describe_selection,
+    describe_training,
+    describe_weights,
+)
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.rebuild import describe_run_origin
 from abatis.runs.run_folder import (

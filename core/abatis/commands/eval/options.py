@@ -7,7 +7,7 @@ from pathlib import Path
 
 from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
-from abatis.config.built_in import LADDERS
+from abatis.config.ladders import LADDERS
 from abatis.config.parser import Parser
 
 MADE = "made"  # corruptions that are computed

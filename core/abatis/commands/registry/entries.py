@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from abatis.api.options import Options
 from abatis.config import discovery
-from abatis.config.built_in import AttackLadder
 from abatis.config.known_plugins import REINSTALL, registry_file, say_how_to_install
+from abatis.config.ladders import AttackLadder
 from abatis.config.recipes import list_recipes
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
