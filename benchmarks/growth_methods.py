@@ -87,6 +87,11 @@ METHODS = {
     ),
     "average-margin": Method(UPDATE, products=3, plugins=("average-margin",)),
     "awp": Method(2 * UPDATE, plugins=("awp",)),
+    "he": Method(UPDATE, plugins=("he",)),
+    "seat": Method(UPDATE, plugins=("seat",)),
+    "ikl": Method(1 + 2 * UPDATE, graphs=2, plugins=("ikl",)),
+    "score": Method(1 + 2 * UPDATE, graphs=2, plugins=("score",)),
+    "grad-norm": Method(UPDATE + 6, per_step=0, graphs=3, plugins=("grad-norm",)),
     "fast": Method(2 + UPDATE, per_step=0, plugins=("fast",), options={"guard": 0}),
 }
 

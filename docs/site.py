@@ -28,6 +28,7 @@ ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the f
 GUIDE = [
     "index",
     "quickstart",
+    "data",
     "bring-your-own",
     "robustbench",
     "concepts",
@@ -39,7 +40,13 @@ GUIDE = [
     "publishing",
     "faq",
 ]
-PLUGINS = ["writing-a-plugin", "testing-a-plugin", "hooks", "adding-a-command"]
+PLUGINS = [
+    "writing-a-plugin",
+    "from-paper-to-plugin",
+    "testing-a-plugin",
+    "hooks",
+    "adding-a-command",
+]
 REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)

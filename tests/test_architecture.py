@@ -23,7 +23,7 @@ OUTSIDE = [
     *sorted((ROOT / "plugins").glob("*/src/**/*.py")),
     *sorted((ROOT / "examples").glob("*/*/src/**/*.py")),
 ]
-NAMES = ("emr", "mart", "mail", "sovr", "amm", "trades", "gairat", "awp")
+NAMES = ("emr", "mart", "mail", "sovr", "amm", "trades", "gairat", "awp", "ikl")
 
 ORDER = (
     {"errors"},

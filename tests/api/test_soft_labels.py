@@ -23,7 +23,7 @@ from abatis.train.builtin.mixing import Mixing
 from tests.helpers import our_plugins, plugin, tiny
 from tests.nets.test_large import batch_of
 
-HARD_ONLY = {"amm", "average-margin", "gairat", "mail", "mart", "sovr"}
+HARD_ONLY = {"amm", "average-margin", "gairat", "he", "ikl", "mail", "mart", "sovr"}
 
 
 def mixing_at(step=7, rows=slice(0, 8), size=8, **options):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from abatis.errors import PluginError
 from abatis.nets.backbones import build
 from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
@@ -54,7 +55,7 @@ def test_a_pair_by_hand():
     module = nn.Sequential(conv, norm).eval()
     folding = folding_of(module, torch.zeros(1, 1, 1, 1))
     with folding.active():
-        assert isinstance(module[1], nn.Identity)
+        assert not isinstance(module[1], nn.BatchNorm2d)
         assert module[0].weight.item() == pytest.approx(4)
         assert module[0].bias.item() == pytest.approx(3)
     assert module[1] is norm
@@ -266,3 +267,48 @@ def test_what_is_folded_is_not_folded_again():
         assert torch.allclose(net.frozen(images()), plain, rtol=1e-12)
         assert torch.allclose(net(images()), plain, rtol=1e-12)
     assert torch.allclose(net.frozen(images()), plain, rtol=1e-12)
+
+
+def count_calls(fires, part):
+    return part.register_forward_hook(lambda *_: fires.append(part))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_hooks_on_a_convolution_or_a_norm_fire_in_every_forward(place):
+    """The pair then runs as it is; without its hooks it is folded again."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
+    x = torch.rand(2, 3, 8, 8)
+    module(x)
+    net, fires, seen = Net(module), [], []
+    assert net.tune(x)["norms folded"] == "1 of 1"
+    with torch.no_grad(), net.frozen_mode():
+        plain = module(x)
+        expected = module[: place + 1](x)
+    handle = count_calls(fires, module[place])
+    module[place].register_forward_hook(lambda *given: seen.append(given[2].detach()))
+    with net.attack_mode():
+        for _ in range(3):
+            assert torch.allclose(net(x), plain, atol=1e-6)
+    net.frozen(x)
+    assert len(fires) == 4
+    assert all(torch.allclose(one, expected, atol=1e-6) for one in seen)
+    handle.remove()
+    module[place]._forward_hooks.clear()
+    with net.attack_mode():
+        assert torch.allclose(net(x), plain, atol=1e-6)
+        assert not isinstance(module[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_hook_that_comes_while_norms_are_folded_is_refused(place):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
+    x = torch.rand(2, 3, 8, 8)
+    module(x)
+    net, part = Net(module), module[place]
+    net.tune(x)
+    with net.attack_mode():
+        handle = part.register_full_backward_hook(lambda *_: None)
+        with pytest.raises(PluginError, match="a hook was put on a convolution or norm"):
+            net(x)
+        handle.remove()
+        net(x)

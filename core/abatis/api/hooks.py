@@ -1,4 +1,4 @@
-"""The contract between the core and plugins: six hooks, each called once when a run starts.
+"""The contract between the core and plugins: seven hooks, each called once when a run starts.
 
 A plugin is a module with functions of these names, marked ``@hookimpl``, and an entry point in the
 group ``abatis.plugins``. A hook returns a plain callable or object, and that is what the training
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from abatis.api.context import AdaptiveAttack, Attacker, Loss, Regularizer, TrainerHooks
     from abatis.api.options import PluginConfig
     from abatis.api.run import Run
@@ -29,6 +31,26 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def defense_config() -> type[PluginConfig]:
     """Return the class of the plugin's options. A plugin without this hook has no options."""
     raise NotImplementedError
+
+
+@hookspec
+def defense_network(run: Run, module: nn.Module) -> nn.Module | None:
+    """Return the network, changed: other layers, norms or a head, frozen parameters. New in 1.1.
+
+    Any number of plugins may answer, in the order of their names; each gets what the one before it
+    returned. They are asked after the network was built and its pretrained weights were loaded,
+    before ``--init``, and asked again, with the same options, wherever the run's network is built:
+    when it resumes, is evaluated, compared, loaded or exported. The global random generators are
+    seeded before each call.
+
+    Args:
+        run: the run; it has no ``net`` yet.
+        module: images (B, C, H, W) in [0, 1] to logits (B, K).
+
+    Returns:
+        A module of the same kind, which may be the given one. Where it has a method ``plain() ->
+        nn.Module``, export writes that network, which must give the same logits in eval mode.
+    """
 
 
 @hookspec(firstresult=True)

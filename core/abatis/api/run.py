@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from abatis.api.context import Network
 from abatis.api.threat import Threat
-from abatis.errors import UsageError
+from abatis.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +46,22 @@ class Clock:
     now: Now = Now()
 
 
+class NoNet:
+    """In the place of the network as long as there is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise PluginError(
+            "run.net is not there yet: defense_network is asked before it is made",
+            fix="use the module that the hook is given, or run.net in another hook",
+        )
+
+
 @dataclass(frozen=True)
 class Run:
     """What a hook knows about the run when it makes its callable.
 
     Attributes:
-        net: the network.
+        net: the network; not there yet in ``defense_network``.
         num_classes: K.
         epochs: how many epochs the run has.
         steps_per_epoch: how many updates an epoch has.
@@ -68,6 +78,7 @@ class Run:
             a drawn one.
         clock: moved by the engine; read ``now``.
         renewer: set by the engine; call ``restatistics``.
+        networks: set by the engine: the plugins that changed the network, in order.
     """
 
     net: Network
@@ -84,6 +95,7 @@ class Run:
     given_start: Callable[[], Tensor] | None = None
     clock: Clock = field(default_factory=Clock)
     renewer: Callable[[nn.Module], None] | None = None
+    networks: list[str] = field(default_factory=list)
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:
@@ -122,6 +134,14 @@ class Run:
         if self.gatherer is None:
             return values
         return self.gatherer(values, self.random.global_size or len(values))
+
+    def place_net(self, net: Network) -> None:
+        """Set the network; the engine does so once it is made."""
+        object.__setattr__(self, "net", net)
+
+    def place_renewer(self, renewer: Callable[[nn.Module], None]) -> None:
+        """Set what ``restatistics`` calls; the engine does so once the network is made."""
+        object.__setattr__(self, "renewer", renewer)
 
     def restatistics(self, module: nn.Module) -> None:
         """Measure a module's running statistics afresh over the training images.

@@ -52,6 +52,8 @@ def facts(**given: Any) -> dict[str, Any]:
 
 STEP = facts()
 """Changes what a training step computes, as most options do: must be equal."""
+ROUNDED = facts(on_resume="rounded")
+"""Changes how a step's sums and products are rounded: may differ on resume."""
 BESIDE_STEP = facts(changes_step=False)
 """Part of the run, but changes no step."""
 MACHINE = facts(changes_step=False, this_machine=True)

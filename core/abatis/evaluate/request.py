@@ -10,7 +10,7 @@ import torch
 
 from abatis.api.context import AdaptiveAttack
 from abatis.api.threat import Threat
-from abatis.config.run_options import Ladder
+from abatis.config.ladders import Ladder
 from abatis.evaluate.also.attack import AlsoAttack
 from abatis.evaluate.judge import Points, Progress
 from abatis.evaluate.masking.training import TrainingFacts

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from abatis.errors import PluginError
+
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Place = tuple[dict[str, Any], str]
@@ -40,17 +42,43 @@ class Pair:
     rest: nn.Module
 
 
+class _Folded(nn.Module):
+    """In the place of a folded norm: refuses a hook that was put on the pair meanwhile."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.rest = pair.rest
+        self._pair = (pair,)  # not a module of this one
+
+    def forward(self, x: Tensor) -> Tensor:
+        (pair,) = self._pair
+        if _has_hooks(pair):
+            raise PluginError(
+                "a hook was put on a convolution or norm while both are folded into one, so it"
+                " would miss the call, or see what is not its own",
+                where=f"the norm is {pair.norm}",
+                fix="register it before the attack begins, or give --no-fold",
+            )
+        out: Tensor = self.rest(x)
+        return out
+
+
 class Folding:
-    """The pairs of one network; ``with folding.active():`` runs it without their norms."""
+    """The pairs of one network; ``with folding.active():`` runs it without their norms.
+
+    Pairs that have module hooks when it is entered run as they are, so that their hooks do too.
+    """
 
     def __init__(self, module: nn.Module, pairs: list[Pair]) -> None:
         self.pairs = pairs
-        rests = {id(pair.norm): pair.rest for pair in pairs}
-        self._places: list[tuple[Place, Any]] = [
-            ((parent._modules, name), rests[id(child)])
+        numbers = {id(pair.norm): number for number, pair in enumerate(pairs)}
+        folded = [_Folded(pair) for pair in pairs]
+        # where each pair's norm stands, by the number of the pair
+        self._places: list[tuple[int, Place, Any]] = [
+            (numbers[id(child)], (parent._modules, name), folded[numbers[id(child)]])
             for parent in module.modules()
             for name, child in parent._modules.items()
-            if id(child) in rests
+            if id(child) in numbers
         ]
         # weight and bias of every pair, in the same memory at every use
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -79,9 +107,12 @@ class Folding:
         if self._active:  # already folded
             yield
             return
-        places = list(self._places)
+        hooked = [_has_hooks(pair) for pair in self.pairs]
+        places = [(place, value) for number, place, value in self._places if not hooked[number]]
         folded = self._fold_all() if differentiable else self._fold_constant(dtype)
-        for pair, (weight, bias) in zip(self.pairs, folded, strict=True):
+        for pair, (weight, bias), kept in zip(self.pairs, folded, hooked, strict=True):
+            if kept:
+                continue
             places += [
                 ((pair.conv._parameters, "weight"), weight),
                 ((pair.conv._parameters, "bias"), bias),
@@ -119,6 +150,20 @@ class Folding:
             self._kept = made
         self._held = True
         return self._kept
+
+
+def _has_hooks(pair: Pair) -> bool:
+    """Is there a module hook, of any kind, on the convolution or the norm?"""
+    return any(
+        getattr(module, table)
+        for module in (pair.conv, pair.norm)
+        for table in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_backward_hooks",
+            "_backward_pre_hooks",
+        )
+    )
 
 
 def _fold_pair(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from abatis.api.threat import Threat
-from abatis.config.run_options import LADDERS
+from abatis.config.ladders import LADDERS
 from abatis.errors import DataError, UsageError
 from abatis.report.record_check import find_fault
 from abatis.report.sealed_json import CHECKSUM, is_intact, read_json, write_sealed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from abatis.config.run_options import LADDERS
+from abatis.config.ladders import LADDERS
 from abatis.report import numbers
 from abatis.report.intervals import wilson_interval
 from abatis.report.union_check import check_union

@@ -28,7 +28,8 @@ from abatis.evaluate.pgd import differentiate
 from abatis.nets.backbones import switch_checkpointing
 from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
-from abatis.runs.prepare import add_own_trainers, make_run
+from abatis.runs.network import make_run
+from abatis.runs.prepare import add_own_trainers
 from abatis.system.cost_meter import CostMeter
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import make_plan, read_use
@@ -139,7 +140,8 @@ def tune_alike(fake: Net, net: Net, x: Tensor) -> Net:
 
 def _make_step(config: RunConfig, info: DataInfo, net: Net) -> Step:
     """The training step, with checks that read nothing."""
-    run = make_run(config, info, net, CPU, None)
+    run = make_run(config, info.num_classes, CPU)
+    run.place_net(net)
     loaded = discovery.load_plugins(config.plugin)
     plan = make_plan(loaded, config.options, read_use(config.use, loaded), run)
     plan = replace(add_own_trainers(plan, config, net, run), side_effects=_Unchecked())

@@ -177,6 +177,7 @@ def _forecast_time(
     config: RunConfig, info: DataInfo, net: Net, images: int | None, cost: StepCost
 ) -> PlanRow:
     """The plan's row of the time of a step and, where the images are known, of an epoch."""
+    where: str
     if config.forecast in PEAKS:
         where, basis = config.forecast, "computed from its peaks, not measured"
         step = compute_seconds(PEAKS[config.forecast], cost, config.tf32)

@@ -28,6 +28,7 @@ from abatis.nets.programs import load_program, load_script
 from abatis.nets.weights import Contents, Loaded, load_into, read_contents
 from abatis.nets.weights.choosing import WeightsMismatch
 from abatis.runs.model_spec import Kind, ModelSpec, Wishes
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.published import load_onnx, load_published
 from abatis.runs.run_folder import load_weights
 from abatis.system.timm_import import timm
@@ -204,6 +205,12 @@ def _load_contents(spec: ModelSpec, sizes: Sizes, contents: Contents) -> tuple[L
 
     Where the number of classes is not asked for, it is that of the weights.
     """
+    if names := contents.facts.get(CHANGED_BY):
+        raise UsageError(
+            f"the network of these weights was changed by the plugin {', '.join(names)}",
+            where=str(spec.path),
+            fix="name the run folder, which says with which options",
+        )
     name, wishes = spec.backbone or "", spec.wishes
     asked = sizes.find_asked(wishes)
     classes = sizes.classes or contents.facts.get("num_classes") or GUESS

@@ -12,12 +12,14 @@ from torch import nn
 from abatis.api.threat import Threat
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
-from abatis.data import Data
+from abatis.data import Data, DataInfo
 from abatis.data.order import choose_stratified
 from abatis.evaluate.examination import DIAGNOSED
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.nets.backbones import build
+from abatis.nets.weights import DESIGN, read_design
 from abatis.nets.weights_file import find_weights
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.undefended_twin import train_undefended_twin
 
 TWIN_SHARE = 0.2  # of the run's epochs, for which the twin trains
@@ -105,4 +107,27 @@ def describe_selection(images: Data, folder: Path, epoch: int) -> dict[str, Any]
         "selected_on": "held-out robust accuracy"
         if images.val is not None
         else "nothing: no images were held out",
+    }
+
+
+def describe_weights(
+    config: RunConfig, info: DataInfo, module: nn.Module, networks: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a weights file says of its network: enough to build it again.
+
+    Args:
+        config: the options of the run.
+        info: the facts of its data.
+        module: its network.
+        networks: the plugins that changed it.
+    """
+    design = read_design(module)
+    return {
+        **({DESIGN: design} if design else {}),
+        "backbone": config.backbone if ":" not in config.backbone else "factory",
+        "num_classes": info.num_classes,
+        "channels": info.channels,
+        "image_size": info.image_size,
+        **({"class_names": info.class_names} if info.class_names else {}),
+        **({CHANGED_BY: list(networks)} if networks else {}),
     }

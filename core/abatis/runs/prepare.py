@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from abatis.api.randomness import Randomness, reseed
-from abatis.api.run import Clock, Run
+from abatis.api.run import Run
 from abatis.config import discovery
 from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
@@ -34,6 +34,7 @@ from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
 from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
+from abatis.runs.network import make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
@@ -42,6 +43,7 @@ from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.judged_weights import choose_judged
+from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
@@ -85,6 +87,7 @@ def prepare(
     model: nn.Module | None,
     images: Data | None = None,
     say: Say | None = None,
+    changed: bool = False,
 ) -> Prepared:
     """Make the network and the plan of a run.
 
@@ -95,6 +98,7 @@ def prepare(
         model: the network, where it was given from Python; else it is built from the options.
         images: the data, where they were opened.
         say: takes the lines of ``--trace``.
+        changed: is ``model`` the network as the plugins changed it, and not asked for again?
 
     Raises:
         UsageError: options that do not fit together, the data or the network.
@@ -108,27 +112,21 @@ def prepare(
         model = _build_backbone(config, info)
         notes += _warn_too_small(model, config.backbone, info)
     model, unwrapped = unwrap_parallel(model)
+    loaded = discovery.load_plugins(config.plugin)
+    run = _make_run(config, info, device, images)
+    if not changed:
+        model = change_network(loaded, config.options, run, model, say)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
-    if config.normalize == OLD_NORMALIZE:
-        notes.append(
-            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
-        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
-    run = make_run(config, info, net, device, images)
-    loaded = discovery.load_plugins(config.plugin)
+    _complete_run(run, config, net, images)
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
-    notes += describe_balance(config, images) if images else []
-    notes += _warn_missing_classes(images) if images else []
-    notes += _warn_unused_images(config, images) if images else []
-    notes += _warn_no_crops(config, info)
-    notes += _warn_idle(config)
-    notes += _warn_no_statistics(config, net, name)
+    notes += _collect_warnings(config, info, images, net, name)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
@@ -139,6 +137,24 @@ def prepare(
         for text in list_calls(plan):
             say(f"trace: calls {text}")
     return Prepared(net, plan, info, run.random, tuple(notes))
+
+
+def _collect_warnings(
+    config: RunConfig, info: DataInfo, images: Data | None, net: Net, name: str
+) -> list[str]:
+    """Notes on options and data that are allowed, and perhaps not meant."""
+    notes = []
+    if config.normalize == OLD_NORMALIZE:
+        notes.append(
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
+        )
+    if images is not None:
+        notes += describe_balance(config, images)
+        notes += _warn_missing_classes(images)
+        notes += _warn_unused_images(config, images)
+    notes += _warn_no_crops(config, info)
+    notes += _warn_idle(config)
+    return notes + _warn_no_statistics(config, net, name)
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
@@ -170,31 +186,23 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     return net
 
 
-def make_run(
-    config: RunConfig, info: DataInfo, net: Net, device: torch.device, images: Data | None
-) -> Run:
+def _make_run(config: RunConfig, info: DataInfo, device: torch.device, images: Data | None) -> Run:
     """What the hooks are given; without images an epoch has one step."""
-    clock = Clock()
-    renewer = (
-        partial(renew_over_epoch, images.train, config, clock, net.list_frozen())
-        if images
-        else None
-    )
-    return Run(
-        net,
+    return make_run(
+        config,
         info.num_classes,
-        config.epochs,
-        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
-        config.threat_model,
         device,
-        config.attack,
-        Randomness(config.seed),
-        {type(options): options for options in config.options.values()},
+        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
         images.places if images else 0,
-        distributed.gather,
-        clock=clock,
-        renewer=renewer,
     )
+
+
+def _complete_run(run: Run, config: RunConfig, net: Net, images: Data | None) -> None:
+    """The same run, once the network is there."""
+    run.place_net(net)
+    if images is not None:
+        frozen = net.list_frozen()
+        run.place_renewer(partial(renew_over_epoch, images.train, config, run.clock, frozen))
 
 
 def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:

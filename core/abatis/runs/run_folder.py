@@ -27,6 +27,7 @@ from abatis.nets.weights import Contents, load_into, read_contents, start_from
 from abatis.nets.weights.contents import WHOLE
 from abatis.nets.weights_file import find_weights, is_sealed, read_weights
 from abatis.report.eval_record import RECORD, read_record
+from abatis.runs.network import change_again
 from abatis.runs.run_name import make_up_name
 from abatis.system.files import explain_disk_errors, sha256_of, write_text
 from abatis.system.folder_lock import LOCK, lock_folder
@@ -111,20 +112,39 @@ def load_weights(folder: Path, model: nn.Module | None) -> nn.Module:
 
     Args:
         folder: the run folder.
-        model: a network of the same kind; if None, it is built from run.toml and what the
-            weights file says.
+        model: a network of the same kind, as the run was given it; if None, it is built from
+            run.toml and what the weights file says. The run's plugins change it as in the run.
 
     Raises:
         UsageError: there are no weights, or they do not fit the network.
     """
     path = find_weights(folder)
+    tensors, facts = _read_checked(folder, path)
+    options = folder / "run.toml"
+    if model is None:
+        model = _build_again(options, path, facts)
+    model = change_again(options, facts, model)
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def load_into_network(folder: Path, model: nn.Module) -> nn.Module:
+    """Load the weights of a run into its own network, as its plugins changed it.
+
+    Raises:
+        UsageError: there are no weights, or they do not fit the network.
+    """
+    path = find_weights(folder)
+    tensors, facts = _read_checked(folder, path)
+    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+
+
+def _read_checked(folder: Path, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a weights file; raises UsageError where they are not the run's."""
     tensors, facts = read_weights(path)
     if not is_sealed(path):
         _check_unsealed(path, facts)
         _compare_with_record(folder, path, tensors)
-    if model is None:
-        model = _build_again(folder / "run.toml", path, facts)
-    return load_into(model, Contents(path, {WHOLE: tensors}, facts), "the network").module
+    return tensors, facts
 
 
 def _check_unsealed(path: Path, facts: Mapping[str, Any]) -> None:

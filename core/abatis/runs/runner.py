@@ -15,15 +15,14 @@ from torch import nn
 
 from abatis.api.randomness import untouched
 from abatis.config import discovery
+from abatis.config.ladders import LADDERS, Ladder
 from abatis.config.run_config import RunConfig
-from abatis.config.run_options import LADDERS, Ladder
 from abatis.config.toml import flatten
-from abatis.data import Data, DataInfo
+from abatis.data import Data
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
-from abatis.nets.weights import DESIGN, read_design
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
@@ -32,14 +31,19 @@ from abatis.runs.early_checks import check_before_data
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
-from abatis.runs.own_run import describe_plugins, describe_selection, describe_training
+from abatis.runs.own_run import (
+    describe_plugins,
+    describe_selection,
+    describe_training,
+    describe_weights,
+)
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.rebuild import describe_run_origin
 from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
     claim_folder,
-    load_weights,
+    load_into_network,
     portable_options,
     write_run_toml,
 )
@@ -296,26 +300,13 @@ def _describe_training(
         prepared.plan,
         images,
         job.folder,
-        _describe_weights(job.config, images.info, prepared.net.module),
+        describe_weights(job.config, images.info, prepared.net.module, prepared.plan.run.networks),
         prepared.random,
         partial(_validate, job.config, images),
         code,
         content,
         prepared.continues,
     )
-
-
-def _describe_weights(config: RunConfig, info: DataInfo, module: nn.Module) -> dict[str, Any]:
-    """What a weights file says of its network: enough to build it again."""
-    design = read_design(module)
-    return {
-        **({DESIGN: design} if design else {}),
-        "backbone": config.backbone if ":" not in config.backbone else "factory",
-        "num_classes": info.num_classes,
-        "channels": info.channels,
-        "image_size": info.image_size,
-        **({"class_names": info.class_names} if info.class_names else {}),
-    }
 
 
 def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
@@ -355,7 +346,7 @@ def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> N
 def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, Any]:
     """Evaluate the best weights on the test set; returns what eval.json holds."""
     config, folder = job.config, job.folder
-    model = load_weights(folder, trainer.judged).to(job.device)
+    model = load_into_network(folder, trainer.judged).to(job.device)
     with stop_at_once(folder), job.reporter.judging() as progress:
         request = EvaluationRequest(
             images.test,

@@ -40,7 +40,7 @@ class CostMeter(TorchDispatchMode):
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.seconds = seconds
         self._started = time.perf_counter()
         self.held = self.peak = 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from abatis.testing.contract.standard import STANDARD, PluginContract
     from abatis.testing.replaying import Replayed, replay
-    from abatis.testing.terms import loss_terms, penalty_terms, plan_of, step_of
+    from abatis.testing.terms import loss_terms, network_of, penalty_terms, plan_of, step_of
     from abatis.testing.trainers import add_averaging, load_plugin_state
     from abatis.train.micro_batches import RowShare
 
@@ -42,7 +42,7 @@ _HOME = {
     ),
     "testing.contract.standard": ("STANDARD", "PluginContract"),
     "testing.replaying": ("Replayed", "replay"),
-    "testing.terms": ("loss_terms", "penalty_terms", "plan_of", "step_of"),
+    "testing.terms": ("loss_terms", "network_of", "penalty_terms", "plan_of", "step_of"),
     "testing.trainers": ("add_averaging", "load_plugin_state"),
     "train.micro_batches": ("RowShare",),
 }
@@ -59,6 +59,7 @@ __all__ = [
     "digits_batch",
     "load_plugin_state",
     "loss_terms",
+    "network_of",
     "penalty_terms",
     "plan_of",
     "replay",

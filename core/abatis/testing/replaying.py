@@ -17,7 +17,7 @@ from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 from abatis.nets.net import Net
-from abatis.testing.terms import TRAIN_SIZE, plan_of, step_of
+from abatis.testing.terms import TRAIN_SIZE, network_of, plan_of, step_of
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import Plan
 from abatis.train.step import Step, StepResult
@@ -69,8 +69,9 @@ def replay(
     """Train a model on given batches with the step of a run; return everything after each step.
 
     Compare it with a trajectory of another implementation, to find the first step and tensor that
-    differ. The model is trained in place; the optimizer starts without momentum. No schedule is
-    applied, and ``ctx.progress`` is 0. The global random generators are left as they were.
+    differ. The model is trained in place, as the plugins change it; the optimizer starts without
+    momentum. No schedule is applied, and ``ctx.progress`` is 0. The global random generators are
+    left as they were.
 
     Args:
         plugins: plugins, by name or module; none for adversarial training.
@@ -101,6 +102,9 @@ def replay(
     names = (plugins,) if isinstance(plugins, str) else tuple(plugins)
     batches = [replace(batch, x=batch.x.to(dtype)) for batch in batches]
     with untouched():
+        with torch.no_grad():
+            classes = model.to(dtype).eval()(batches[0].x[:1]).shape[1] if batches else 0
+        model = network_of(*names, module=model, num_classes=classes, options=options)
         replayed = _Replay(Net(model.to(dtype).train()), names, config, batches, options, use)
         return replayed.run(start, epoch, step)
 

@@ -16,7 +16,7 @@ from abatis.api.batch import Batch
 from abatis.api.context import StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness
-from abatis.api.run import Now, Run
+from abatis.api.run import NoNet, Now, Run
 from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
@@ -25,6 +25,7 @@ from abatis.config.option_groups import AttackConfig
 from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
+from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan
 from abatis.train.restatistics import renew_statistics
 from abatis.train.step import Step
@@ -114,6 +115,37 @@ def penalty_terms(
     if not found and not any(row.role == "unused" for row in plan.rows):
         raise UsageError(f"plugin {plugin!r} has no regularizer", fix="use loss_terms for a loss")
     return found
+
+
+def network_of(
+    *names: object,
+    module: nn.Module,
+    num_classes: int,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a network as plugins change it by ``defense_network``.
+
+    Args:
+        names: plugins, by name or module.
+        module: the network as it was built.
+        num_classes: K.
+        options: ``{"s": 15}`` for one plugin, ``{"a": {"s": 15}, "b": {...}}`` for several.
+    """
+    loaded = sorted((_load(name) for name in names), key=lambda plugin: plugin.name)
+    configs = _validate_options(loaded, options or {})
+    run = Run(
+        NoNet(),
+        num_classes,
+        epochs=1,
+        steps_per_epoch=1,
+        threat=Threat.parse("Linf:8/255"),
+        device=next(module.parameters()).device,
+        attack=AttackConfig(),
+        random=Randomness(0),
+        options={type(config): config for config in configs.values()},
+        train_size=0,
+    )
+    return change_network(loaded, configs, run, module)
 
 
 def plan_of(

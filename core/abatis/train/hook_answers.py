@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pluggy
+from torch import nn
 
 from abatis.api.context import Loss, TrainerHooks
 from abatis.api.hooks import hookimpl
@@ -26,7 +27,7 @@ def list_loss_wrappers(manager: pluggy.PluginManager) -> list[str]:
     return [impl.plugin_name for impl in impls if impl.wrapper]
 
 
-def ask_hook(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> Any:
+def ask_hook(manager: pluggy.PluginManager, role: str, name: str, run: Run, **more: object) -> Any:
     """One plugin's own answer to one hook, without wrappers; None where it provides nothing.
 
     Raises:
@@ -34,7 +35,9 @@ def ask_hook(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> A
     """
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
     with blame_plugin(name, f"defense_{role} hook"):
-        answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(run=run)
+        answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(
+            run=run, **more
+        )
     if isinstance(answer, list):  # of a hook that several plugins may answer
         answer = next(iter(answer), None)
     if answer is not None:
@@ -45,6 +48,8 @@ def ask_hook(manager: pluggy.PluginManager, role: str, name: str, run: Run) -> A
 def _check_answer(answer: object, role: str, name: str, manager: pluggy.PluginManager) -> None:
     if role == "trainer":
         fits, wanted = isinstance(answer, TrainerHooks), "a subclass of TrainerHooks"
+    elif role == "network":
+        fits, wanted = isinstance(answer, nn.Module), "a module, or None"
     else:
         fits, wanted = callable(answer), "a function, or an object with __call__"
     if not fits:

@@ -208,6 +208,7 @@ def make_plan(
     }
     acting = [name for names in roles.values() for name in names]
     configs = {name: options[name] for name in acting if name in options}
+    roles = {"network": run.networks, **roles}
     roles["adaptive attack"] = [name for name, _ in adaptive]
     built_in = {attacker_name: getattr(attacker, "options", {})}
     return Plan(

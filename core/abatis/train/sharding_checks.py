@@ -39,6 +39,12 @@ def check_sharding(config: RunConfig, plan: Plan, module: nn.Module) -> None:
     """Raise UsageError where a run cannot be sharded as it asks for, with the reason."""
     check_shard_options(config)
     how = f"--shard {config.shard}"
+    if plan.run.networks:
+        raise UsageError(
+            f"{how} is not supported with a network that a plugin changed:"
+            f" {', '.join(plan.run.networks)}",
+            fix=NOT_BUILT,
+        )
     acting = [name for name, hooks in plan.trainers if _acts_on_weights(hooks)]
     if acting:
         raise UsageError(

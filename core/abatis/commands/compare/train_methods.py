@@ -10,9 +10,9 @@ from abatis.commands.compare.compare_runs import find_baseline, report
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_alike, read_run
 from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
+from abatis.config.ladders import LADDERS
 from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.run_config import RunConfig
-from abatis.config.run_options import LADDERS
 from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.report.console import SafeConsole
 from abatis.report.eval_record import RECORD, list_threats

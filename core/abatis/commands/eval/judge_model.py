@@ -209,7 +209,7 @@ def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> 
         return {}
     # its weights are loaded already
     config = subject.run.model_copy(update={"init": None, "continue_from": None})
-    plan = prepare(config, images.info, device, module).plan
+    plan = prepare(config, images.info, device, module, changed=True).plan
     return {
         "training": describe_training(subject.run, module, images),
         "adaptive": plan.adaptive,

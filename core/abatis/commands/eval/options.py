@@ -7,8 +7,8 @@ from pathlib import Path
 
 from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
+from abatis.config.ladders import LADDERS
 from abatis.config.parser import Parser
-from abatis.config.run_options import LADDERS
 
 MADE = "made"  # corruptions that are computed
 MASKED = 6  # exit code with --strict if the verdict is FAIL

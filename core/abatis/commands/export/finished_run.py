@@ -27,6 +27,7 @@ from abatis.nets.digest import weights_digest
 from abatis.nets.weights_file import find_weights, parse_class_names, read_weights
 from abatis.report.eval_record import check_files, find_verdict, read_record
 from abatis.report.sealed_json import read_json
+from abatis.runs.network import CHANGED_BY
 from abatis.runs.run_folder import PYTHON, load_weights
 from abatis.system.timm_import import timm
 
@@ -64,7 +65,8 @@ class FinishedRun:
     def architecture(self) -> str:
         """timm's name of the network, or the name of the user's function or class."""
         known = self.timm_network
-        return known[0] if known else str(self.table["backbone"]).rpartition(":")[2]
+        name = known[0] if known else str(self.table["backbone"]).rpartition(":")[2]
+        return "+".join([name, *self.facts.get(CHANGED_BY, [])])
 
     @property
     def in_timm(self) -> bool:
@@ -74,6 +76,8 @@ class FinishedRun:
     @cached_property
     def timm_network(self) -> tuple[str, dict[str, Any]] | None:
         """timm's name of the network, and its options; None where timm cannot build it."""
+        if self.facts.get(CHANGED_BY):
+            return None
         backbone, size = str(self.table["backbone"]), int(self.facts["image_size"])
         if is_repository(backbone):
             found = read_repository(find_folder(backbone))
@@ -159,8 +163,31 @@ def read_finished_run(
     check_files(folder, record)
     rows = _read_plan(folder / "plan.json")
     _, facts = read_weights(find_weights(folder))
+    module = _take_plain(module, facts)
     options = _read_options(folder / "run.toml")
     return FinishedRun(folder, options, rows, record, module, facts, images)
+
+
+def _take_plain(module: nn.Module, facts: Mapping[str, Any]) -> nn.Module:
+    """The network that is written: that of ``plain()``, where a plugin's network has one.
+
+    Raises UsageError where it gives other logits.
+    """
+    make = getattr(module, "plain", None)
+    if not facts.get(CHANGED_BY) or not callable(make):
+        return module
+    plain: nn.Module = make().eval()
+    size = int(facts["image_size"])
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(CHECKED, int(facts["channels"]), size, size, generator=draw)
+    with torch.no_grad():
+        judged, written = module(x), plain(x)
+    if not torch.allclose(written, judged, rtol=0, atol=1e-5 * float(judged.abs().max())):
+        raise UsageError(
+            f"plain() of the network that {', '.join(facts[CHANGED_BY])} made gives other logits",
+            fix="let it return the network that is judged, in other layers",
+        )
+    return plain
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:

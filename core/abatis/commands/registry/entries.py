@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from abatis.api.options import Options
 from abatis.config import discovery
 from abatis.config.known_plugins import REINSTALL, registry_file, say_how_to_install
+from abatis.config.ladders import AttackLadder
 from abatis.config.recipes import list_recipes
-from abatis.config.run_options import AttackLadder
 from abatis.errors import UsageError
 from abatis.report.verdicts import Verdict
 
-Role = Literal["attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
+Role = Literal["network", "attacker", "loss", "regularizer", "trainer", "adaptive_attack"]
 
 
 Form = Literal["test", "clean training", "adversarial training"]

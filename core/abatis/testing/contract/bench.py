@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from abatis.api.batch import Batch
-from abatis.api.context import StepContext
+from abatis.api.context import Network, StepContext
 from abatis.api.options import PluginConfig
 from abatis.api.randomness import Randomness, seeded
-from abatis.api.run import Run
+from abatis.api.run import NoNet, Run
 from abatis.api.term import Term
 from abatis.api.threat import Threat
 from abatis.config import discovery
@@ -24,6 +24,7 @@ from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.system.timm_import import timm
 from abatis.train.image_checks import check_attacked, check_batch
+from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan
 from abatis.train.restatistics import renew_statistics
 from abatis.train.step import Step
@@ -128,27 +129,42 @@ class Bench:
             {**self.options_for(module, find_last_layer(module).out_features), **(changes or {})},
         )
 
+    def change(self, module: nn.Module) -> nn.Module:
+        """Return a network as the plugin changes it."""
+        if self.plugin is None:
+            return module
+        config = self.config(module)
+        run = self._make_run(NoNet(), find_last_layer(module).out_features, [config], Randomness(0))
+        return change_network([self.plugin], {self.plugin.name: config}, run, module)
+
     def plan(
         self, net: Net, changes: Mapping[str, Any] | None = None, random: Randomness | None = None
     ) -> Plan:
         """Make the plan of the plugin alone."""
         loaded = [] if self.plugin is None else [self.plugin]
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
-        run = Run(
+        num_classes = find_last_layer(net.module).out_features
+        run = self._make_run(net, num_classes, configs.values(), random or Randomness(0))
+        return make_plan(loaded, configs, {}, run)
+
+    def _make_run(
+        self, net: Network, num_classes: int, configs: Iterable[PluginConfig], random: Randomness
+    ) -> Run:
+        """What the hooks are given."""
+        return Run(
             net,
-            find_last_layer(net.module).out_features,
+            num_classes,
             10,
             10,
             THREAT,
             torch.device("cpu"),
             AttackConfig(steps=2),
-            random or Randomness(0),
-            {type(config): config for config in configs.values()},
+            random,
+            {type(config): config for config in configs},
             100,
             _gather,
             renewer=_renew,
         )
-        return make_plan(loaded, configs, {}, run)
 
     def context(self, plan: Plan, net: Net, batch: Batch) -> StepContext:
         """Transform and attack a batch as a step does; returns what the losses would see."""

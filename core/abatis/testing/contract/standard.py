@@ -140,10 +140,14 @@ class PluginContract:
         given = parse_run(words).options[loaded.name]
         assert given == config, f"the command line made {given!r} of {config!r}"
 
+    def _make_network(self) -> nn.Module:
+        """Return the tiny network as the plugin changes it."""
+        return self.bench.change(tiny_network(10))
+
     def test_terms_are_legal_for_any_network_classes_and_batch(self) -> None:
         for make in (tiny_network, tiny_vit):
             for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
-                module = make(num_classes)
+                module = self.bench.change(make(num_classes))
                 with _name_case(f"{make.__name__}, K={num_classes}, B={size}"):
                     terms = self.bench.terms(
                         Net(module.eval() if size == 1 else module), tiny_batch(size, num_classes)
@@ -153,14 +157,12 @@ class PluginContract:
     def test_values_and_gradients_are_finite_at_extreme_logits(self) -> None:
         for num_classes, size in ((2, 1), (2, 8), (10, 1), (10, 8)):
             for scale in (0.0, 1.0, 1e4):
-                module = (
-                    tiny_network(num_classes).eval() if size == 1 else tiny_network(num_classes)
-                )
+                module = self.bench.change(tiny_network(num_classes)).train(size > 1)
+                last = find_last_layer(module)
                 with torch.no_grad():
-                    find_last_layer(module).weight.mul_(scale)
-                    find_last_layer(module).bias.mul_(
-                        min(scale, 1)
-                    )  # at 0 all logits and their gradients are equal
+                    last.weight.mul_(scale)
+                    if last.bias is not None:
+                        last.bias.mul_(min(scale, 1))  # at 0 all logits, gradients too, are equal
                 value = total(self.bench.terms(Net(module), tiny_batch(size, num_classes)))
                 gradients = torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
                 case = f"K={num_classes}, B={size}, logits times {scale:g}"
@@ -171,7 +173,7 @@ class PluginContract:
                 assert finite, f"a gradient is not finite at {case}"
 
     def test_leaves_everything_as_found(self) -> None:
-        module, batch = tiny_network(10).eval(), tiny_batch(8, 10)
+        module, batch = self._make_network().eval(), tiny_batch(8, 10)
         for parameter in module.parameters():
             parameter.grad = torch.ones_like(parameter)
         net = Net(module)
@@ -189,7 +191,7 @@ class PluginContract:
     def test_the_order_of_the_batch_does_not_matter(self) -> None:
         batch, order, totals = tiny_batch(8, 10), torch.tensor([3, 1, 7, 0, 2, 6, 5, 4]), []
         for rows in (torch.arange(8), order):
-            net, draws = Net(tiny_network(10)), Randomness(0)
+            net, draws = Net(self._make_network()), Randomness(0)
             plan = self.bench.plan(net, random=draws)
             draws.at(0, rows, 8)  # draws belong to samples, so they are shuffled with them
             shuffled = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
@@ -200,7 +202,7 @@ class PluginContract:
 
     def test_the_same_seed_gives_the_same_total(self) -> None:
         totals = [
-            total(self.bench.terms(Net(tiny_network(10)), tiny_batch(8, 10))).item()
+            total(self.bench.terms(Net(self._make_network()), tiny_batch(8, 10))).item()
             for _ in range(2)
         ]
         assert totals[0] == totals[1], f"{totals[0]} and {totals[1]} from the same seed"
@@ -224,7 +226,7 @@ class PluginContract:
 
     def _two_steps(self, accumulate: int = 1) -> Tensor:
         """Return the weights after two steps on this process's rows, with averaged gradients."""
-        module, rows = smooth_network(10), distributed.rows_of(SAMPLES)
+        module, rows = self.bench.change(smooth_network(10)), distributed.rows_of(SAMPLES)
         step = self.bench.step(module, accumulate=accumulate)
         step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(module))
         with seeded(0, "contract"):
@@ -262,7 +264,7 @@ class PluginContract:
         )
 
     def test_goes_on_from_its_state(self) -> None:
-        straight, again, resumed = (tiny_network(10) for _ in range(3))
+        straight, again, resumed = (self._make_network() for _ in range(3))
         with seeded(0, "contract"):
             _, judged = self._steps(straight, range(4), {})
             self._steps(again, range(4), {})
@@ -309,7 +311,7 @@ class PluginContract:
         return kept, _flatten_judged(step.plan)
 
     def test_twenty_steps_on_digits_lower_the_total(self) -> None:
-        step, batch = self.bench.step(tiny_network(10)), digits_batch(16)
+        step, batch = self.bench.step(self._make_network()), digits_batch(16)
         with seeded(0, "contract"):
             totals = [float(step(batch, number, 0, number / 20).total) for number in range(20)]
         assert totals[-1] < totals[0], (

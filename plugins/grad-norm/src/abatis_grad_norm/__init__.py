@@ -1,0 +1,63 @@
+"""The gradient norm on natural images: options and hooks. The mathematics is in loss.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from abatis import Attacked, Attacker, Batch, Forward, Loss, PluginConfig, Run, hookimpl
+
+DEFENSE_API = "1.1"
+Positive = Annotated[float, Field(gt=0, le=100)]
+
+
+class GradNormConfig(PluginConfig):
+    """The options of the gradient norm, with the defaults of the released configuration."""
+
+    soft_labels = True
+
+    ce_weight: float = Field(0.8, ge=0, description="weight of the cross-entropy")
+    grad_weight: float = Field(1.2, ge=0, description="weight of the gradient norm, at last")
+    ramp_start: float = Field(
+        0.0, ge=0, description="share of that weight at the start of the training"
+    )
+    ramp: float = Field(0.2, ge=0, description="what the share grows by in an epoch")
+    ramp_end: float = Field(1.0, ge=0, description="the largest share")
+    std: tuple[Positive, ...] = Field(
+        (0.229, 0.224, 0.225),
+        description="standard deviation of each channel by which the network normalises, or one"
+        " for all",
+    )
+    channels: tuple[Positive, ...] = Field(
+        (1.0,), description="weight of the gradient of each channel, or one for all"
+    )
+    forward: Literal["eval", "train"] = Field(
+        "train",
+        description="mode of the cross-entropy's forward pass; the released code trains in eval"
+        " mode, which leaves running statistics as they are and needs trained ones",
+    )
+
+    @property
+    def needs_double_backward(self) -> bool:
+        return True
+
+
+@hookimpl
+def defense_config() -> type[PluginConfig]:
+    return GradNormConfig
+
+
+@hookimpl
+def defense_loss(run: Run) -> Loss:
+    from abatis_grad_norm.loss import GradNormLoss
+
+    return GradNormLoss(run)
+
+
+@hookimpl
+def defense_attacker(run: Run) -> Attacker:
+    def attack_nothing(forward: Forward, batch: Batch) -> Attacked:
+        return Attacked(batch.x)  # trained on natural images
+
+    return attack_nothing
