@@ -28,6 +28,7 @@ ROOTED = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside README.md, which is the f
 GUIDE = [
     "index",
     "quickstart",
+    "data",
     "bring-your-own",
     "robustbench",
     "concepts",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from abatis.nets.net import Net
+    from abatis.runs.history import history
     from abatis.runs.load import load
     from abatis.runs.runner import Result, run
     from abatis.train.builtin.pgd import maximise, random_start
@@ -68,6 +69,7 @@ _HOME = {
     "config.run_config": ("RunConfig",),
     "errors": ("AbatisError", "NotFiniteError", "PluginConflict", "PluginError", "UsageError"),
     "nets.net": ("Net",),
+    "runs.history": ("history",),
     "runs.load": ("load",),
     "runs.runner": ("Result", "run"),
     "train.builtin.pgd": ("maximise", "random_start"),
@@ -102,6 +104,7 @@ __all__ = [
     "Threat",
     "TrainerHooks",
     "UsageError",
+    "history",
     "hookimpl",
     "load",
     "maximise",

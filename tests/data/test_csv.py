@@ -12,7 +12,7 @@ from abatis.errors import DataError
 from tests.data.common import opened
 from tests.data.folders import pixels, write
 
-ROWS = [("a", "cat", "train"), ("b", "dog", "train"), ("c", "cat", "train"), ("d", "dog", "test")]
+ROWS = [("a", "cat", "train"), ("b", "dog", "train"), ("c", "cat", "train"), ("d", "dog", "TEST")]
 
 
 def table(root: Path, rows: list[tuple[str, ...]], head: str = "path,label,split") -> Path:

@@ -44,6 +44,16 @@ def test_labels_are_those_of_imagenet_whatever_folders_are_there(tmp_path: Path)
     assert labels(mine) == {"n01440764": 999, "n02102040": 782, "n03888257": 298}
 
 
+def test_a_network_of_some_classes_gives_their_order(tmp_path: Path) -> None:
+    """As with --label-map imagenet-r, or a network that was trained on the folders of a subset."""
+    own = ("n03888257", "n01514668", "n02102040", "n01440764")
+    data = opened(f"imagenet:{make(tmp_path)}", class_names=own)
+    assert data.info.class_names == own
+    assert labels(data) == {"n01440764": 3, "n02102040": 2, "n03888257": 0}
+    other = opened(f"imagenet:{tmp_path}", class_names=own[:2])  # lacks two of the folders
+    assert other.info.class_names == read_wnids()
+
+
 def test_test_images_alone_are_enough_to_judge(tmp_path: Path) -> None:
     root = make(tmp_path / "one", ("val",))
     with pytest.raises(DataError, match="no train/"):

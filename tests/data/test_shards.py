@@ -74,6 +74,15 @@ def test_shards_of_a_folder_are_split_by_their_names(tmp_path: Path, form: str) 
     assert seen(again.train) == right(range(40))
 
 
+@pytest.mark.parametrize("first", ["cls", "json"])
+def test_a_cls_file_counts_whatever_a_table_beside_it_says(tmp_path: Path, first: str) -> None:
+    make(tmp_path)
+    both = {"000200_cls": b"2", "000200_json": b'{"label": "cat"}'}
+    ordered = {key: both[key] for key in sorted(both, reverse=first == "json")}
+    shard(tmp_path / "my-val-000.tar", range(100, 103), **{"000200_png": png(200), **ordered})
+    assert seen(opened(f"webdataset:{tmp_path}").test)[200] == 2
+
+
 def test_names_beside_the_shards_are_kept_and_matched(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "classnames.txt").write_text("dog\ncat\neel\n")

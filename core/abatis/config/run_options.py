@@ -85,14 +85,12 @@ class RunOptions(Options):
     )
     init: Path | None = Field(
         None,
-        description="fine-tune from these weights: a weights file, run folder, repository or"
-        " rb:NAME",
+        description="fine-tune from a weights file, run folder, repository or rb:NAME",
         json_schema_extra=STEP,
     )
     continue_from: Path | None = Field(
         None,
-        description="go on from the last checkpoint of this run folder: weights, buffers, moments"
-        " of the optimizer and epoch",
+        description="go on from this run's last checkpoint: weights, buffers, moments, epoch",
         json_schema_extra=STEP,
     )
     normalize: Annotated[str, BeforeValidator(check_normalize)] = Field(
@@ -122,8 +120,7 @@ class RunOptions(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="use only N training images and the same fraction of the test images,"
-        " chosen from all classes",
+        description="use only N training images, of all classes, and this share of the test images",
         json_schema_extra=STEP,
     )
     image_size: int | None = Field(
@@ -179,9 +176,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
-        False,
-        description="skip files of a data folder that are not images or cannot be read",
-        json_schema_extra=STEP,
+        False, description="skip image files that cannot be read", json_schema_extra=STEP
     )
     follow_links: bool = Field(
         False,
@@ -195,8 +190,7 @@ class RunOptions(Options):
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
         (),
-        description="another threat that the evaluation judges, beside the trained one; repeat the"
-        " flag for several",
+        description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
     attack: AttackConfig = Field(
@@ -234,8 +228,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="consecutive steps that may be skipped because the loss or the gradient is"
-        " not finite",
+        description="consecutive steps that may be skipped where loss or gradient is not finite",
         json_schema_extra=STEP,
     )
     clip_grad: float = Field(
@@ -246,9 +239,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     statistics: StatisticsConfig = Field(
-        StatisticsConfig(),
-        description="which forwards move the running statistics of batch norms",
-        json_schema_extra=STEP,
+        StatisticsConfig(), description="what moves running statistics", json_schema_extra=STEP
     )
     optim: OptimConfig = Field(
         OptimConfig(), description="optimizer and learning-rate schedule", json_schema_extra=STEP
@@ -257,8 +248,7 @@ class RunOptions(Options):
         0.0,
         ge=0,
         lt=1,
-        description="decay of the weight average (EMA); 0 is off,"
-        f" --ema alone is {AVERAGING_DECAY}",
+        description=f"decay of the weight average (EMA); 0 is off, --ema alone {AVERAGING_DECAY}",
         json_schema_extra=STEP,
     )
     early_stop: int = Field(
@@ -285,8 +275,7 @@ class RunOptions(Options):
         0,
         ge=0,
         le=1000,
-        description="how often the processes of --nproc may be restarted after a failure,"
-        " from the newest checkpoint",
+        description="restarts of --nproc's processes after a failure, from the last checkpoint",
         json_schema_extra=BESIDE_STEP,
     )
     shard: Literal["none", "root", "blocks"] = Field(
@@ -309,13 +298,17 @@ class RunOptions(Options):
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
     tf32: bool = Field(
-        True, description="on a GPU, round float32 products to TF32", json_schema_extra=ROUNDED
+        True,
+        description="on a GPU, multiply float32 in TF32 while training",
+        json_schema_extra=ROUNDED,
     )
     deterministic: bool = Field(
         False, description="on a GPU, make sums in a fixed order", json_schema_extra=ROUNDED
     )
     fold: bool = Field(
-        True, description="fold batch norms into convolutions: faster", json_schema_extra=STEP
+        True,
+        description="fold batch norms into convolutions: faster, equal up to rounding",
+        json_schema_extra=STEP,
     )
     freeze_norms: bool = Field(
         False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
@@ -384,8 +377,7 @@ class RunOptions(Options):
     )
     forecast: Literal["none", "here", "a100", "h100", "h200"] = Field(
         "none",
-        description="say before the run what it will need of memory and time: on this device, from"
-        " two seconds of passes (here, or --forecast alone), or on a GPU by name, computed",
+        description="say first what memory and time the run needs, here or on a named GPU",
         json_schema_extra=THIS_START,
     )
     trace: bool = Field(

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from abatis.evaluate.curves import STEPS
 from abatis.evaluate.examination import Examination, get_diagnosed_threat, search_points
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.judge import Attack, Judge, Verdicts
+from abatis.evaluate.judge import Attack, Judge, Verdicts, compute_share
 from abatis.evaluate.masking.attacks import MORE_STEPS, AttackTally
+from abatis.evaluate.masking.diagnosis import CLAIM
 from abatis.evaluate.masking.doubts import SEARCHES
 from abatis.evaluate.masking.gradients import run_gradient_tests
 from abatis.evaluate.masking.probes import DRAWS, make_random_noise
@@ -102,17 +103,17 @@ def _attack_again(
 ) -> None:
     """Attack the points that stand; what falls counts.
 
-    Searches cost as many questions as all else together, and run only where half of the points
-    still stand and cheap tests say that the gradients mislead.
+    Searches cost more questions than all else together, and run only where enough points stand for
+    a claim and cheap tests say that the gradients mislead.
     """
-    stood = int(found.robust.sum())
     with isolate(module) as net:
         judge = Judge(net, request.points, request.threat, request.batch_size, request.progress)
         for title, attack in _list_attacks(judge, request.seed):
             verdict = judge.run_attack(f"{title}, {name}", attack, found.robust)
             found.robust &= verdict.robust
             _record(found, verdict.name, verdict.robust, {"loss": title}, verdict)
-        if 2 * int(found.robust.sum()) > stood and _misleads(judge, found, request.seed, name):
+        claims = compute_share(found.robust) > CLAIM
+        if claims and _misleads(judge, found, request.seed, name):
             search_points(judge, found, request, found.robust, SEARCHES, name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo
 from abatis.nets.net import Net
 from abatis.runs.fake_step import StepCost, count_step
+from abatis.runs.prepare import Prepared
 from abatis.system import distributed
 from abatis.system.cost_meter import TooLong
 from abatis.system.device import describe_device
@@ -56,6 +57,13 @@ PEAKS = {
     "h100": Peaks(80e9, 3.35e12, 67e12, 494e12, 989e12),
     "h200": Peaks(141e9, 4.8e12, 67e12, 494e12, 989e12),
 }
+
+
+def add_forecast(config: RunConfig, prepared: Prepared, images: int | None) -> Prepared:
+    """The run with the forecast among the rows of its plan; ``images`` to train on, if known."""
+    found = forecast(config, prepared.info, prepared.net, images)
+    plan = replace(prepared.plan, rows=(*prepared.plan.rows, *found))
+    return replace(prepared, plan=plan)
 
 
 def forecast(config: RunConfig, info: DataInfo, net: Net, images: int | None) -> list[PlanRow]:

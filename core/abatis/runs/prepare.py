@@ -118,10 +118,6 @@ def prepare(
         model = change_network(loaded, config.options, run, model, say)
     notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
     _check_trainable(model, name, info)
-    if config.normalize == OLD_NORMALIZE:
-        notes.append(
-            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
-        )
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
@@ -130,12 +126,7 @@ def prepare(
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
-    notes += describe_balance(config, images) if images else []
-    notes += _warn_missing_classes(images) if images else []
-    notes += _warn_unused_images(config, images) if images else []
-    notes += _warn_no_crops(config, info)
-    notes += _warn_idle(config)
-    notes += _warn_no_statistics(config, net, name)
+    notes += _collect_warnings(config, info, images, net, name)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
@@ -146,6 +137,24 @@ def prepare(
         for text in list_calls(plan):
             say(f"trace: calls {text}")
     return Prepared(net, plan, info, run.random, tuple(notes))
+
+
+def _collect_warnings(
+    config: RunConfig, info: DataInfo, images: Data | None, net: Net, name: str
+) -> list[str]:
+    """Notes on options and data that are allowed, and perhaps not meant."""
+    notes = []
+    if config.normalize == OLD_NORMALIZE:
+        notes.append(
+            "--normalize mean: the mean of the data, and 1 in place of its standard deviation"
+        )
+    if images is not None:
+        notes += describe_balance(config, images)
+        notes += _warn_missing_classes(images)
+        notes += _warn_unused_images(config, images)
+    notes += _warn_no_crops(config, info)
+    notes += _warn_idle(config)
+    return notes + _warn_no_statistics(config, net, name)
 
 
 def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:

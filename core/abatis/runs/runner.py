@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
-from abatis.runs.forecast import EVAL_BATCH, forecast
+from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
 from abatis.runs.own_run import (
@@ -186,15 +186,8 @@ def _show_plan(job: Job) -> None:
         notes = (*notes, f"there is no run {run} yet: this one cannot start before it has ended")
     else:
         prepared = _go_on_from(find_source(job.config), Start(), prepared)
-    prepared = _add_forecast(job, prepared, None)
+    prepared = add_forecast(job.config, prepared, None)
     job.reporter.plan(prepared.plan.rows, notes, job.config)
-
-
-def _add_forecast(job: Job, prepared: Prepared, images: int | None) -> Prepared:
-    """The run with the forecast among the rows of its plan; ``images`` to train on, if known."""
-    found = forecast(job.config, prepared.info, prepared.net, images)
-    plan = replace(prepared.plan, rows=(*prepared.plan.rows, *found))
-    return replace(prepared, plan=plan)
 
 
 def _go_on_from(source: Source | None, start: Start, prepared: Prepared) -> Prepared:
@@ -229,7 +222,7 @@ def _train_and_judge(job: Job) -> Result:
         check_classes(config, images.info)
         check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
-    prepared = _add_forecast(job, prepared, len(images.train))
+    prepared = add_forecast(config, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
     with open_trackers(config.track if first else (), job.folder, options) as trackers:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from abatis.api.run import Clock
 from abatis.config.run_config import RunConfig
 from abatis.data import Split, epoch_batches
+from abatis.errors import UsageError
 from abatis.nets.net import BATCH_STATISTICS, RUNNING
 from abatis.system import distributed
 
@@ -29,7 +30,18 @@ def renew_statistics(
         module: The network; every module's own mode is restored.
         batches: This process's share of the batches, (B, C, H, W) each.
         frozen: Names of modules that stay in eval mode, whose statistics stay too.
+
+    Raises:
+        UsageError: The norms exchange the statistics of every batch between the processes, which
+            have different batches here.
     """
+    if distributed.several() and any(
+        isinstance(part, nn.SyncBatchNorm) for part in module.modules()
+    ):
+        raise UsageError(
+            "run.restatistics is not supported with --sync-bn in several processes",
+            fix="leave out --sync-bn",
+        )
     norms = [
         part
         for name, part in module.named_modules()

@@ -7,8 +7,7 @@ import torch
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
 from torch import nn
 
-from abatis import Batch, Net, StepContext, UsageError
-from abatis.api.run import Now
+from abatis import Batch, Net, Now, StepContext, UsageError
 from abatis.testing import Bench, penalty_terms, plan_of, replay, smooth_network, tiny_batch, total
 from abatis_grad_norm.loss import GradNormLoss
 

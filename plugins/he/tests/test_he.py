@@ -45,7 +45,7 @@ class Group(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-10-1 as in TRADES' file, which normalises inside, by constants in float32."""
+    """WRN-10-1 as in TRADES' file, which normalises inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class WideResNet(nn.Module):
         self.bn1, self.fc = nn.BatchNorm2d(64), nn.Linear(64, 10, bias=False)
         self.double()
         self.mean, self.std = (
-            torch.tensor(values).view(1, 3, 1, 1).double()
+            torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
             for values in ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abatis import Batch
-from abatis.api.run import Now
+from abatis import Batch, Now
 from abatis.testing import THREAT, Bench, replay, smooth_network, tiny_batch
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
 from tests.helpers import tiny
 
 from abatis import Net, run
-from abatis.nets.weights_file import WEIGHTS, WEIGHTS_AVERAGED, read_weights
 from abatis.testing import plan_of, tiny_network
 
 
@@ -81,8 +81,8 @@ def test_a_run_judges_the_average_of_its_epochs(tmp_path):
     config = {"plugin": ["seat"], "options": {"seat": {"average": "swa", "start": 1}}}
     folder = run(tiny(tmp_path, name="run", epochs=3, validation=0, **config)).folder
     checkpoints = sorted((folder / "checkpoints").glob("step-*"))
-    second, third = (read_weights(path / WEIGHTS)[0] for path in checkpoints[-2:])
-    judged = read_weights(folder / WEIGHTS_AVERAGED)[0]
+    second, third = (load_file(path / "weights.safetensors") for path in checkpoints[-2:])
+    judged = load_file(folder / "weights-averaged.safetensors")
     name = next(name for name in judged if name.endswith("weight"))
     assert torch.allclose(judged[name], (second[name] + third[name]) / 2, rtol=0, atol=1e-7)
     assert not torch.equal(second[name], third[name])

@@ -251,7 +251,7 @@ def test_the_baseline(tmp_path):
     ("line", "complaint"),
     [
         ("", "nothing to compare"),
-        ("nowhere", "no evaluation in nowhere"),
+        ("nowhere", "no model 'nowhere'"),
         ("nowhere --seeds 2", "--seeds"),
         ("nowhere --baselin at", "did you mean '--baseline'"),
         ("--methods at --baselin at", "did you mean '--baseline'"),

@@ -44,8 +44,9 @@ def parse(words: Sequence[str], prog: str) -> Asked:
     trains = any(word.partition("=")[0] == "--methods" for word in words)
     parser = make_parser(prog, trains)
     if not trains:
-        asked = parser.parse_args(list(words))
-        if not asked.models:
+        asked, models = parser.parse_known_args(list(words))
+        _refuse_unknown(models, parser)
+        if not models:
             raise UsageError(
                 "nothing to compare", fix=f"{prog} MODEL MODEL, or {prog} --methods NAME NAME"
             )
@@ -56,7 +57,7 @@ def parse(words: Sequence[str], prog: str) -> Asked:
                 "--ladder clean measures no robustness, by which networks are ranked",
                 fix="choose another ladder, or use defense eval",
             )
-        return Asked(asked, models=tuple(asked.models))
+        return Asked(asked, models=tuple(models))
     asked, others = parser.parse_known_args(list(words))
     _check_spelling(others, parser)
     seeds = 1 if asked.seeds is None else asked.seeds
@@ -114,15 +115,22 @@ def make_parser(prog: str, trains: bool = False) -> Parser:
     if trains:
         return parser
     parser.add_argument(
-        "models", metavar="MODEL", nargs="*", help="networks, run folders, or evaluations"
-    )
-    parser.add_argument(
         "--transfer",
         action="store_true",
         help="also show the adversarial images of each network to each of the others",
     )
     add_judging_options(parser.add_argument_group("how networks are judged"))
     return parser
+
+
+def _refuse_unknown(others: Sequence[str], parser: Parser) -> None:
+    """Raise UsageError for an option that is not one of compare's own."""
+    own = [option for action in parser._actions for option in action.option_strings]
+    for flag in (word.partition("=")[0] for word in others if word.startswith("-")):
+        raise UsageError(
+            f"unknown option {flag}: {did_you_mean(flag, own)}",
+            fix=f"{parser.prog} --help lists all options; those of defense-run need --methods",
+        )
 
 
 def _check_spelling(others: Sequence[str], parser: Parser) -> None:

@@ -106,7 +106,7 @@ def _read_table(path: Path, request: DataRequest) -> Table:
     folder = path.parent
     files = [os.path.join(folder, os.path.expanduser(row[image].strip())) for row in rows]
     labels = [row[label].strip() for row in rows]
-    splits = [row[split].strip() if split else WHOLE for row in rows]
+    splits = [row[split].strip().lower() if split else WHOLE for row in rows]
     _check_files(files, path)
     return Table(files, labels, splits)
 

@@ -193,7 +193,7 @@ def _index(files: Sequence[str], request: DataRequest, classes: tuple[str, ...])
 def _list_samples(archive: str, key: str | None) -> Iterator[tuple[str, Member, int]]:
     """Name, image and label of every sample of an archive."""
     images: dict[str, Member] = {}
-    labels: dict[str, int] = {}
+    written: dict[str, tuple[str, bytes]] = {}  # the member that holds a label, and its content
     try:
         with tarfile.open(archive, "r:") as tar:
             for entry in tar:
@@ -202,23 +202,23 @@ def _list_samples(archive: str, key: str | None) -> Iterator[tuple[str, Member, 
                 folder, _, name = entry.name.rpartition("/")
                 stem, dot, rest = name.partition(".")
                 sample, suffix = f"{folder}/{stem}", f"{dot}{rest}".lower()
-                if suffix in SUFFIXES and sample not in images:
+                if suffix in SUFFIXES:
+                    if sample in images:
+                        raise ValueError(f"sample {stem} has two images")
                     images[sample] = Member(archive, entry.name, entry.offset_data, entry.size)
-                elif suffix in SUFFIXES:
-                    raise ValueError(f"sample {stem} has two images")
-                elif suffix in (LABEL, TABLE) and sample not in labels:
+                elif suffix == LABEL or (suffix == TABLE and sample not in written):
                     content = tar.extractfile(entry)
                     assert content is not None
-                    label = _parse_label(content.read(), suffix, key, entry.name)
-                    if label is not None:
-                        labels[sample] = label
+                    written[sample] = entry.name, content.read()
             _check_end(tar)
+        found = {sample: _parse_label(*pair, key) for sample, pair in written.items()}
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(
             f"the shard cannot be read ({type(error).__name__}: {error})",
             where=archive,
             fix="get it again; shards are uncompressed tar archives",
         ) from error
+    labels = {sample: label for sample, label in found.items() if label is not None}
     odd = sorted(images.keys() ^ labels.keys())
     if odd or not images:
         raise DataError(
@@ -232,9 +232,9 @@ def _list_samples(archive: str, key: str | None) -> Iterator[tuple[str, Member, 
         yield sample, image, labels[sample]
 
 
-def _parse_label(content: bytes, suffix: str, key: str | None, name: str) -> int | None:
+def _parse_label(name: str, content: bytes, key: str | None) -> int | None:
     """The label of a .cls or .json member; None where a table has none. Raises ValueError."""
-    if suffix == LABEL:
+    if name.lower().endswith(LABEL):
         text = content.decode("ascii", "replace").strip()
         if not text.isdecimal():
             raise ValueError(f"{name} holds {text[:20]!r}, not the number of a class")

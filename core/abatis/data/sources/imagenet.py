@@ -67,38 +67,44 @@ def _read_imagenet(request: DataRequest) -> tuple[DataInfo, Pictures, Pictures]:
     both = [part for part in (train, test) if part.is_dir()]
     if not request.skip_broken:
         folders.refuse_others(both)
-    notes = []
+    notes: list[str] = []
 
     def read(parts: tuple[str, ...]) -> Part:
-        (part,) = parts
-        names = folders.list_classes(Path(part))
-        numbered = all(name.isascii() and name.isdecimal() for name in names)
-        table = {name: name for name in names if name in wnids}
-        if numbered:
-            table = {name: wnids[int(name)] for name in names if int(name) < len(wnids)}
-            notes.append(f"the folders of {Path(part).name}/ are taken as numbers of classes")
-        strange = [name for name in names if name not in table]
-        if strange or len(set(table.values())) < len(table):
-            raise DataError(
-                f"{len(strange)} folders are no classes of ImageNet: {show_some(strange)}",
-                where=part,
-                fix="use folder:PATH for other classes",
-            )
-        ordered = sorted(names, key=lambda name: wnids.index(table[name]))
-        listing = folders.list_labelled(Path(part), ordered)
-        places = torch.tensor([wnids.index(table[name]) for name in ordered])
+        table = _find_wnids(folders, Path(parts[0]), wnids, notes)
+        own = request.class_names  # of a network that knows some of the classes
+        classes = own if set(table.values()) <= set(own) <= set(wnids) else wnids
+        ordered = sorted(table, key=lambda name: classes.index(table[name]))
+        listing = folders.list_labelled(Path(parts[0]), ordered)
+        places = torch.tensor([classes.index(table[name]) for name in ordered])
         labels = places[torch.tensor([label for _, label in listing])]
-        return Part(Pictures([file for file, _ in listing], labels, Files()), wnids)
+        return Part(Pictures([file for file, _ in listing], labels, Files()), classes)
 
     chosen = Chosen((str(train),) if train in both else (), (str(test),), "")
     info, *pictures = read_splits(chosen, read, request)
     present = len(pictures[1].labels.unique())
-    if present < len(wnids):
-        notes.append(
-            f"{present} of {len(wnids):,} classes are in the test set; labels are those of ImageNet"
-        )
+    if present < info.num_classes:
+        notes.append(f"{present} of {info.num_classes:,} classes are in the test set")
     info = replace(info, note=join_notes(info.note, *dict.fromkeys(notes)))
     return info, pictures[0], pictures[1]
+
+
+def _find_wnids(
+    folders: ClassFolders, part: Path, wnids: tuple[str, ...], notes: list[str]
+) -> dict[str, str]:
+    """The wnid of every folder of classes, which has this name or is the number of the class."""
+    names = folders.list_classes(part)
+    table = {name: name for name in names if name in wnids}
+    if all(name.isascii() and name.isdecimal() for name in names):
+        table = {name: wnids[int(name)] for name in names if int(name) < len(wnids)}
+        notes.append(f"the folders of {part.name}/ are taken as numbers of classes")
+    strange = [name for name in names if name not in table]
+    if strange or len(set(table.values())) < len(table):
+        raise DataError(
+            f"{len(strange)} folders are no classes of ImageNet: {show_some(strange)}",
+            where=str(part),
+            fix="use folder:PATH for other classes",
+        )
+    return table
 
 
 def _check_root(root: Path) -> None:

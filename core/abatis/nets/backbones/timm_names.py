@@ -38,8 +38,8 @@ def translate_to_timm(contents: Contents, module: nn.Module) -> Contents:
         plain = strip_wrappers(tensors)
         try:
             changed: Mapping[str, Tensor] = change(dict(plain), module)
-        except (KeyError, RuntimeError, AttributeError, TypeError, ValueError):
-            changed = plain  # tensors of something else; what does not fit is said later
+        except Exception:  # the filter met tensors of something else; what is wrong is said later
+            changed = plain
         _check_sizes(contents, plain, changed, own)
         sets[label] = changed
     return replace(contents, sets=sets)

@@ -137,6 +137,8 @@ def start_from(
     elif statistics is not None:
         _set_statistics(module, target, *statistics, name)
         parts.append(f"normalised by mean {tuple(statistics[0])}, std {tuple(statistics[1])}")
+    elif family is not None and not family.normalises:
+        parts.append("the file does not say how its images were normalised: --normalize none?")
     rest = _leave_out(choice.left, pairs)
     parts += [f"{len(rest)} other tensors not used ({show_names(rest)})"] if rest else []
     return "; ".join(parts)
