@@ -31,6 +31,8 @@ def run_output_tests(judge: Judge, distribution: bool) -> list[Outcome]:
     changed = weights_digest(single.module) != before
     effect = "changed parameters or buffers" if changed else "changed no parameters or buffers"
     says = f"two forward passes computed {calls['n']} gradients and {effect}"
+    # networks with an inner optimisation take gradients, and are honest
+    status: Status = "fail" if changed else "warn" if calls["n"] else "pass"
     looks = (
         "look like probabilities, but attacks need logits"
         if distribution
@@ -39,9 +41,7 @@ def run_output_tests(judge: Judge, distribution: bool) -> list[Outcome]:
     return [
         _grade_agreement(*logits),
         make_outcome("D7", "warn" if distribution else "pass", f"the outputs {looks}"),
-        make_outcome(
-            "D8", "fail" if changed or calls["n"] else "pass", says, float(calls["n"] + changed)
-        ),
+        make_outcome("D8", status, says, float(calls["n"] + changed)),
     ]
 
 

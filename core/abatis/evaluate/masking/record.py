@@ -32,7 +32,7 @@ GATES = {
     "D5": Gate("gradients predict differences of the loss", "outside 0.9-1.1", "outside 0.5-1.5"),
     "D6": Gate("two forwards agree", "> 1e-4", "any label"),
     "D7": Gate("outputs are logits", "sums to 1 in [0, 1]", None),
-    "D8": Gate("the forward changes nothing and takes no gradients", None, "any"),
+    "D8": Gate("the forward changes nothing and takes no gradients", "gradients", "changes"),
     "D9": Gate("white-box beats a single step", 0.01, 0.02),
     "D10": Gate("white-box beats Square", 0.01, 0.02),
     "D11": Gate("white-box beats transfer", 0.01, 0.02),
