@@ -115,7 +115,7 @@ def subject(at: Point) -> Subject:
     torch.manual_seed(0)
     widths = [at.width, 2 * at.width, 4 * at.width]
     module, x = (
-        PooledNet(partial(resnet_trunk, widths, 1), widths[-1], at.classes),
+        PooledNet(partial(resnet_trunk, widths, [1] * len(widths)), widths[-1], at.classes),
         torch.rand(at.batch, 3, at.size, at.size),
     )
     for momentum in (1.0, 0.0):

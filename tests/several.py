@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from abatis.api.context import Run
 from abatis.api.randomness import Randomness, seeded
+from abatis.api.run import Run
 from abatis.config.option_groups import AttackConfig, MixConfig
 from abatis.config.plan_row import PlanRow
 from abatis.nets.net import Net

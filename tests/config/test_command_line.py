@@ -440,7 +440,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(tmp_path, monkeypat
     assert (config.init, config.continue_from) == (tmp_path / "w.safetensors", tmp_path / "r" / "a")
     assert config.extra.file == tmp_path / "more.npz"
     assert RunConfig(out="~/x").out == tmp_path / "x"
-    assert parse_compare(["~/a", "--out=~/b"], "").runs == (tmp_path / "a",)
+    assert parse_compare(["~/a", "--out=~/b"], "").models == ("~/a",)
     assert parse_compare(["~/a", "--out=~/b"], "").options.out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").run == tmp_path / "a"

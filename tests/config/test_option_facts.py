@@ -40,7 +40,17 @@ FREE = {
     "max_restarts",
     "track",
 }
-BESIDE = {"name", "resume", "restart", "allow_mismatch", "dry_run", "trace", "quiet", "options"}
+BESIDE = {
+    "name",
+    "resume",
+    "restart",
+    "allow_mismatch",
+    "dry_run",
+    "forecast",
+    "trace",
+    "quiet",
+    "options",
+}
 
 
 def test_every_option_of_a_run_and_of_its_groups_declares_its_facts():
@@ -87,7 +97,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
                 "workers",
             },
         ),
-        (ROUNDED_ON_RESUME, {"device"}),
+        (ROUNDED_ON_RESUME, {"deterministic", "device", "tf32"}),
         (LONGER_ON_RESUME, {"epochs"}),
         (find_options(RunConfig, lambda known: not known.recorded), BESIDE),
         (find_options(RunConfig, lambda known: known.display_only), {"trace", "quiet"}),

@@ -271,7 +271,7 @@ def test_a_trained_run_is_not_judged_as_another_file_s_unless_allowed(tmp_path, 
     sha = f"sha256:{hashlib.sha256(idea.read_bytes()).hexdigest()}"
     assert defense_run(line) == 0
     idea.write_text(IDEA.replace("square", "abs"))
-    judging = [*line, "--eval", "quick", "--resume"]
+    judging = [*(part.replace("none", "quick") for part in line), "--resume"]
     assert defense_run(judging) == 2
     assert f"my_idea was {sha}" in capsys.readouterr().err
     assert sha in (tmp_path / "r" / "plan.json").read_text()

@@ -165,7 +165,7 @@ for _ in range(200):
         weight.data -= 1.0 * gradient
 with distributed.connect():
     request = EvaluationRequest(
-        PointsInMemory(x, y, torch.arange(21)), Threat.parse("Linf:0.1"), ladder="quick", seed=1,
+        PointsInMemory(x, y, torch.arange(21)), Threat.parse("Linf:0.05"), ladder="quick", seed=1,
         batch_size=4, device=torch.device("cpu"), num_classes=3,
     )
     found = evaluate(net, request)

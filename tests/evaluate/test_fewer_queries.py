@@ -191,7 +191,13 @@ def test_nothing_is_spared_where_answers_are_not_final(digits, network, change, 
 def test_attacks_run_folded_and_what_they_claim_is_looked_at_as_it_is(digits, folded, points):
     data = points(digits.x[1400:1410], digits.y[1400:1410])
     norms = []
-    folded[1].register_forward_hook(lambda *_: norms.append("looked"))
+    plain = folded[1].forward
+
+    def look(x):
+        norms.append("looked")
+        return plain(x)
+
+    folded[1].forward = look  # a hook would keep it from being folded
 
     def attack(batch):
         norms.append(type(folded[1]).__name__)

@@ -109,8 +109,10 @@ def test_gradients_count_though_outputs_and_weights_are_equal():
 def test_the_version_of_every_library_counts(monkeypatch, library):
     from abatis.evaluate import question
 
-    before, find = describe_question(Scaled(), ask()), question.version
-    monkeypatch.setattr(question, "version", lambda name: "9" if name == library else find(name))
+    before, find = describe_question(Scaled(), ask()), question.find_version
+    monkeypatch.setattr(
+        question, "find_version", lambda name: "9" if name == library else find(name)
+    )
     assert describe_question(Scaled(), ask())["versions"] != before["versions"]
 
 

@@ -227,7 +227,7 @@ def test_f18_a_broken_image_is_named_and_left_out_only_on_request(tmp_path, name
     data = opened(f"folder:{root}", image_size=16, skip_broken=True)
     assert len(data.train) == 5
     assert len(next(iter(data.train.eval_batches(8)))) == 5
-    assert data.info.note == f"1 images cannot be read and are left out: {file}"
+    assert f"1 images cannot be read and are left out: {file}" in data.info.note
 
 
 def test_f18_an_image_of_50000_by_50000_pixels_is_not_decoded(tmp_path):

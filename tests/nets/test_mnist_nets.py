@@ -90,7 +90,7 @@ def test_order_of_the_convolutions() -> None:
     ],
 )
 def test_initial_weights(init: str, std: float) -> None:
-    first, bias, *_, last_bias = make_mnist("mnist-mlp800", init=init).parameters()
+    first, bias, *_, last_bias = make_mnist("mnist-mlp800", own={"init": init}).parameters()
     assert first.std().item() == pytest.approx(std, rel=0.01)
     assert bias.any().item() is last_bias.any().item() is (init == "torch")
 

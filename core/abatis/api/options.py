@@ -57,7 +57,9 @@ def _expand_paths(raw: Any) -> Any:
     """A value of an option that is a path, or several, with the home folder for ``~``."""
     if isinstance(raw, list | tuple):
         return type(raw)(map(_expand_paths, raw))
-    return read_path(raw) if isinstance(raw, str | Path) else raw
+    if isinstance(raw, str):
+        return str(read_path(raw))  # a Path is no value of JSON
+    return read_path(raw) if isinstance(raw, Path) else raw
 
 
 Ratio = Annotated[str, BeforeValidator(_check_ratio)]

@@ -28,7 +28,9 @@ def wilson_interval(count: float, of: int, z: float = Z) -> tuple[float, float]:
     share, weight = count / of, z * z / of
     centre = share + weight / 2
     half = z * math.sqrt(share * (1 - share) / of + weight / (4 * of))
-    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
+    low = (centre - half) / (1 + weight) if count > 0 else 0.0
+    high = (centre + half) / (1 + weight) if count < of else 1.0
+    return max(0.0, low), min(1.0, high)
 
 
 def find_chance(per_class: Sequence[float]) -> float:

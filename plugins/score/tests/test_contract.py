@@ -7,4 +7,4 @@ class TestScore(PluginContract):
 
 class TestScoreOfAnotherDistance(PluginContract):
     plugin = "score"
-    options = {"distance": "js-sqrt", "clip": 0.01, "smoothing": 0.1}
+    options = {"distance": "js", "clip": 0.01, "smoothing": 0.1}

@@ -25,9 +25,9 @@ class GradNormConfig(PluginConfig):
     ramp: float = Field(0.2, ge=0, description="what the share grows by in an epoch")
     ramp_end: float = Field(1.0, ge=0, description="the largest share")
     std: tuple[Positive, ...] = Field(
-        (0.229, 0.224, 0.225),
+        (0.225,),
         description="standard deviation of each channel by which the network normalises, or one"
-        " for all",
+        " for all; with 0.225 the norm is eps times that of the gradient in pixels",
     )
     channels: tuple[Positive, ...] = Field(
         (1.0,), description="weight of the gradient of each channel, or one for all"

@@ -54,7 +54,8 @@ class HeLoss:
 
     def _classify(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the cross-entropy with the margin, (B,)."""
-        margin = self.config.s * self.config.m * F.one_hot(y, logits.shape[1])
+        ones = torch.zeros_like(logits).scatter_(1, y[:, None], 1)  # one_hot would make a GPU wait
+        margin = self.config.s * self.config.m * ones
         return F.cross_entropy(logits - margin, y, reduction="none")
 
 

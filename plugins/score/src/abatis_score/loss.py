@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from abatis import StepContext, Term, Terms
@@ -42,7 +42,9 @@ class ScoreLoss:
 def smooth(labels: Tensor, like: Tensor, smoothing: float) -> Tensor:
     """Return distributions for labels, (B,) or (B, K), of the shape and type of ``like``."""
     classes = like.shape[1]
-    target = F.one_hot(labels, classes) if labels.dim() == 1 else labels  # (B, K)
+    target = labels  # (B, K)
+    if labels.dim() == 1:  # one_hot would make a GPU wait
+        target = torch.zeros_like(like).scatter_(1, labels[:, None], 1)
     rest = smoothing / (classes - 1)
     return target.to(like) * (1 - classes * rest) + rest
 
