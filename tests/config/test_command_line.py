@@ -17,6 +17,7 @@ from abatis.commands.eval import command as evaluate
 from abatis.commands.export.options import parse as parse_export
 from abatis.config.command_line import parse_run
 from abatis.config.other_names import OTHERS, OURS
+from abatis.config.parser import tell
 from abatis.errors import UsageError
 
 
@@ -370,10 +371,15 @@ def test_an_evaluation_knows_the_other_names_too():
         ("--ema 0.9 --ema", "--ema is given twice: 0.9 and 0.999"),
     ],
 )
-def test_an_option_with_two_values_is_refused(line, what):
-    with pytest.raises(UsageError) as caught:
-        parse(line)
-    assert caught.value.what == what
+def test_an_option_with_two_values_is_told_and_the_last_one_counts(
+    line, what, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tell.cache_clear()
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).write_text("")
+    parse(line)
+    assert capsys.readouterr().err == f"note: {what}; the last one counts\n"
 
 
 def test_what_may_be_given_again():

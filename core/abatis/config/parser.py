@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from abatis.config import discovery
@@ -79,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _check_repeats(self, words: Sequence[str]) -> None:
-        """Raise UsageError where an option with one value is given two different ones."""
+        """Tell where an option with one value is given two different ones: the last counts."""
         given: dict[str, tuple[str, str]] = {}
         for position, word in enumerate(words):
             flag, equals, value = word.partition("=")
@@ -91,15 +92,20 @@ class Parser(argparse.ArgumentParser):
             first, before = given.setdefault(action.dest, (flag, told))
             if before != told:
                 both = f"{before} and {told}" if action.nargs != 0 else f"as {first} and {flag}"
-                raise UsageError(
-                    f"{first} is given twice: {both}", fix="give it once: one of them would win"
-                )
+                tell(f"note: {first} is given twice: {both}; the last one counts")
+                given[action.dest] = flag, told
 
     def format_help(self) -> str:
         return super().format_help().replace(NO_BREAK, " ")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(reword(message), fix=f"{self.prog} --help lists all options")
+
+
+@cache
+def tell(note: str) -> None:
+    """Write a note for the user, once in a process: a command line is read more than once."""
+    print(note, file=sys.stderr)
 
 
 def _has_one_value(action: argparse.Action) -> bool:
