@@ -10,7 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from abatis.cli import main
 from abatis.config.command_line import parse_run
@@ -138,7 +140,14 @@ def test_a_recipe_dry_runs_without_data(recipe, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_dry_runs_on_its_own_net(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    dry_run(recipe)
+    if "swin" not in RECIPES[recipe].read_text():
+        return dry_run(recipe)
+    draw = np.random.default_rng(0)  # nets of fixed size take image files alone
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        pixels = draw.integers(0, 256, (224, 224, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / place / "0.png")
+    dry_run(recipe, "--data", "folder:images", "--batch-size", "2")
 
 
 def test_a_recipe_lies_below_the_file_and_the_command_line(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from abatis import Run, StepContext, Term, Terms, UsageError
 from abatis_grad_norm import GradNormConfig
@@ -39,7 +39,9 @@ class GradNormLoss:
         ce = frozen
         if self.config.forward == "train":
             ce = F.cross_entropy(ctx.logits_clean, ctx.batch.target, reduction="none")
-        norm = gradient.abs().flatten(2).sum(2) @ self._weigh_channels(gradient)  # (B,)
+        lengths = gradient.abs().flatten(2).sum(2).unbind(1)  # one (B,) a channel
+        factors = self._weigh_channels(len(lengths))
+        norm = sum(factor * length for factor, length in zip(factors, lengths, strict=True))
         return {
             "ce": Term(ce, weight=self.config.ce_weight),
             "grad_l1": Term(
@@ -52,24 +54,22 @@ class GradNormLoss:
         epochs = self.run.now.step / self.run.steps_per_epoch
         return min(self.config.ramp_end, self.config.ramp_start + epochs * self.config.ramp)
 
-    def _weigh_channels(self, like: Tensor) -> Tensor:
-        """Return the factor of every channel, (C,)."""
-        count = like.shape[1]
-        std, weights = (
-            spread(values, count, name, like)
-            for name, values in (("std", self.config.std), ("channels", self.config.channels))
-        )
-        return std * weights * (self.run.threat.eps / STD)
+    def _weigh_channels(self, count: int) -> list[float]:
+        """Return the factor of every channel; numbers, since tensors of them would wait."""
+        std = spread(self.config.std, count, "std")
+        weights = spread(self.config.channels, count, "channels")
+        factor = self.run.threat.eps / STD
+        return [one * weight * factor for one, weight in zip(std, weights, strict=True)]
 
 
-def spread(values: Sequence[float], count: int, name: str, like: Tensor) -> Tensor:
-    """Return one value for each of ``count`` channels, (C,)."""
+def spread(values: Sequence[float], count: int, name: str) -> Sequence[float]:
+    """Return one value for each of ``count`` channels."""
     if len(values) not in (1, count):
         raise UsageError(
             f"--grad-norm.{name} has {len(values)} values, and images have {count} channels",
             fix=f"give {count} values, or one for all channels",
         )
-    return like.new_tensor(values).expand(count)
+    return values if len(values) == count else [values[0]] * count
 
 
 def check_statistics(module: nn.Module) -> None:
