@@ -209,7 +209,7 @@ def test_attacks_run_folded_and_what_they_claim_is_looked_at_as_it_is(digits, fo
         judge.tune()
         norms.clear()
         judge.run_attack("nothing", attack, correct)
-    assert norms == ["Identity", "looked"]
+    assert norms == ["_Folded", "looked"]
 
 
 @pytest.fixture

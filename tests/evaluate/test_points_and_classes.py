@@ -90,7 +90,7 @@ def test_a_published_list_of_points_is_used_in_the_order_of_the_test_set():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("3\n100\n", ["'100' is no test image", "there are 100", "line 2"]),
+        ("3\n100\n", ["'100' is not the index", "there are 100", "line 2"]),
         ("-1\n", ["'-1' is no test image"]),
         ("1.0\n", ["'1.0' is no test image"]),
         (f"{10**30}\n", ["is no test image"]),
