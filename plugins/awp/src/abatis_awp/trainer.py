@@ -28,7 +28,7 @@ class WeightPerturbation(TrainerHooks):
 
     def __init__(self, config: AwpConfig, module: nn.Module) -> None:
         self.config = config
-        self.weights = [
+        self.weights: list[Tensor] = [
             weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1
         ]
         self.added: list[Tensor] = []  # v of every weight, between before_loss and after_update
@@ -42,7 +42,7 @@ class WeightPerturbation(TrainerHooks):
             lengths = torch.stack(torch._foreach_norm(self.weights))  # (W,), of W tensors
             steepness = torch.stack(torch._foreach_norm(gradients))  # (W,)
             factors = self.config.gamma * lengths / (steepness + FLOOR)  # (W,)
-            self.added = torch._foreach_mul(gradients, factors.unbind())
+            self.added = list(torch._foreach_mul(gradients, factors.unbind()))
             torch._foreach_add_(self.weights, self.added)
 
     def after_update(self, ctx: StepContext) -> None:

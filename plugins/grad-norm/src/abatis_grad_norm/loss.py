@@ -41,7 +41,8 @@ class GradNormLoss:
             ce = F.cross_entropy(ctx.logits_clean, ctx.batch.target, reduction="none")
         lengths = gradient.abs().flatten(2).sum(2).unbind(1)  # one (B,) a channel
         factors = self._weigh_channels(len(lengths))
-        norm = sum(factor * length for factor, length in zip(factors, lengths, strict=True))
+        weighted = [factor * length for factor, length in zip(factors, lengths, strict=True)]
+        norm = torch.stack(weighted).sum(0)  # (B,)
         return {
             "ce": Term(ce, weight=self.config.ce_weight),
             "grad_l1": Term(

@@ -32,7 +32,8 @@ class CosineHead(nn.Linear):
 
 def unit_rows(weight: Tensor) -> Tensor:
     """Return rows of length 1, (K, D)."""
-    return weight / weight.norm(dim=1, keepdim=True).clamp(min=LEAST)
+    rows: Tensor = weight / weight.norm(dim=1, keepdim=True).clamp(min=LEAST)
+    return rows
 
 
 def replace_head(module: nn.Module, num_classes: int, s: float) -> nn.Module:

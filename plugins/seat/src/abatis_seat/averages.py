@@ -52,8 +52,8 @@ class UpdateAverage(Average):
         for average, weight in zip(self.module.parameters(), self.source.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
         buffers = list(self.source.buffers())
-        for average, value in zip(self.module.buffers(), share(buffers, ctx), strict=True):
-            average.copy_(decay * average + (1 - decay) * value)  # counters are cut off
+        for buffer, value in zip(self.module.buffers(), share(buffers, ctx), strict=True):
+            buffer.copy_(decay * buffer + (1 - decay) * value)  # counters are cut off
 
 
 class EpochAverage(Average):
