@@ -15,21 +15,15 @@ from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
 EXPANSION = 4  # the output of a bottleneck is so many times as wide as its 3x3 convolution
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut.
+class ResidualBlock(nn.Module):
+    """A path and a shortcut, added; the shortcut is a 1x1 convolution where the shape changes.
 
     (B, channels, H, W) -> (B, width, H / stride, W / stride)
     """
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, path: nn.Sequential, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            conv3x3(channels, width, stride),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            conv3x3(width, width),
-            nn.BatchNorm2d(width),
-        )
+        self.path = path
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
             self.shortcut = nn.Sequential(
@@ -42,16 +36,32 @@ class BasicBlock(nn.Module):
         return F.relu(out, inplace=True)
 
 
-class Bottleneck(nn.Module):
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions and a shortcut.
+
+    (B, channels, H, W) -> (B, width, H / stride, W / stride)
+    """
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        path = nn.Sequential(
+            conv3x3(channels, width, stride),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            conv3x3(width, width),
+            nn.BatchNorm2d(width),
+        )
+        super().__init__(path, channels, width, stride)
+
+
+class Bottleneck(ResidualBlock):
     """A 1x1, a 3x3 and a 1x1 convolution and a shortcut; the 3x3 convolution has the stride.
 
     (B, channels, H, W) -> (B, 4 width, H / stride, W / stride)
     """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
         wide = EXPANSION * width
-        self.path = nn.Sequential(
+        path = nn.Sequential(
             nn.Conv2d(channels, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
@@ -61,16 +71,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(width, wide, 1, bias=False),
             nn.BatchNorm2d(wide),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != wide:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.path(x)
-        out += self.shortcut(x)
-        return F.relu(out, inplace=True)
+        super().__init__(path, channels, wide, stride)
 
 
 def resnet_trunk(
