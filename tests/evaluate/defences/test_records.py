@@ -103,7 +103,7 @@ def test_no_limit_fails_an_honest_network(test):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoy", "cnn"])
+@pytest.mark.parametrize("name", [pytest.param("decoy", marks=pytest.mark.long), "cnn"])
 def test_a_verdict_is_found_again(name):
     found = broken_defences.judge(name)
     assert found["verdict"] == ROWS[name]["verdict"]
