@@ -35,7 +35,7 @@ def rows_of(config, info, net, images=None):
 
 def test_memory_by_hand():
     """Blocks of 512 bytes; what is freed is not held, and the peak stays."""
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         a = torch.zeros(256)  # 1 KiB
         b = a + 1  # 2 KiB in all
@@ -52,7 +52,7 @@ def test_memory_by_hand():
 
 
 def test_operations_by_hand():
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         x, w = torch.zeros(4, 8), torch.zeros(8, 16)
         meter.restart()
@@ -64,12 +64,12 @@ def test_operations_by_hand():
 
 
 def test_a_count_ends():
-    with FakeTensorMode(), CostMeter(0), pytest.raises(TooLong):
+    with FakeTensorMode(), CostMeter(0, on_cpu=True), pytest.raises(TooLong):
         torch.zeros(1)
 
 
 def test_the_memory_of_a_saved_activation_is_held_until_the_backward_pass():
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         x = torch.zeros(1024, requires_grad=True)  # 4 KiB
         y = x.exp().sum()  # exp's result is saved

@@ -84,7 +84,9 @@ def count_step(
     Raises:
         Exception: something in the step reads a value, as plugins that select images do.
     """
-    meter = CostMeter(PATIENCE)
+    device = next(net.module.parameters()).device
+    on_cpu = config.forecast in ("none", "here") and device.type == "cpu"
+    meter = CostMeter(PATIENCE, on_cpu)
     images = -(-config.batch_size // processes)
     with _silence(), FakeTensorMode(allow_non_fake_inputs=True), meter:
         fake = _copy_net(config, info, net)
