@@ -92,7 +92,7 @@ def make_page(record: dict[str, Any]) -> str:
             "",
             f"{made['date']}; {made['machine']}. MiB of a training step on the CPU, weights and"
             " moments included.",
-            "Measured is the most that torch's allocator held; the copies that oneDNN makes are in it.",
+            "Measured is the most that torch's allocator held; the copies of oneDNN are in it.",
             "The last column has the CPU seconds of the forecast and of building its network.",
             f"Within 10 %: {record['within 10 %']} of {len(rows)}.",
             "",
