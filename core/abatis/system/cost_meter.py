@@ -31,7 +31,7 @@ class CostMeter(TorchDispatchMode):
     """Counts the operations inside; on fake tensors too, which compute nothing.
 
     Args:
-        seconds: after that long, an operation raises :class:`TooLong`.
+        seconds: after that many of CPU time, an operation raises :class:`TooLong`.
         on_cpu: count the memory that the CPU's convolutions take while they run, too.
 
     Attributes:
@@ -46,7 +46,7 @@ class CostMeter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.seconds = seconds
         self.on_cpu = on_cpu
-        self._started = time.perf_counter()
+        self._started = time.thread_time()
         self.held = self.peak = 0
         self._known: set[int] = set()
         self.restart()
@@ -58,7 +58,7 @@ class CostMeter(TorchDispatchMode):
         self.moved = self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.perf_counter() - self._started > self.seconds:
+        if time.thread_time() - self._started > self.seconds:
             raise TooLong(self.seconds)
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
