@@ -31,7 +31,7 @@ def weights_after_two_steps(*names, options=None, use=None):
         attack=AttackConfig(steps=2),
         random=random,
     )
-    step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.01), THREAT, random)
+    step = step_of(net, plan, torch.optim.SGD(net.list_parameters(), lr=0.01), THREAT, random)
     with seeded(0, "composition"):
         totals = [step(tiny_batch(8, 10), number, 100, 0.5).total for number in range(2)]
     assert all(total.isfinite() for total in totals)

@@ -35,7 +35,6 @@ from abatis.config.option_values import (
     check_normalize,
     check_run_name,
     check_tracker,
-    parse_judged_threat,
     parse_threat,
 )
 
@@ -188,7 +187,13 @@ class RunOptions(Options):
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
     )
-    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+    also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
+        (),
+        description="a further threat of the training, for plugins that attack in several; repeat"
+        " the flag for several",
+        json_schema_extra=STEP,
+    )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
         description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,

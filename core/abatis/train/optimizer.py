@@ -6,7 +6,7 @@ There is no scheduler, and so no state of one to save.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,20 +53,24 @@ def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def make_optimizer(
-    config: OptimConfig, module: nn.Module, fused: bool = False
+    config: OptimConfig, trained: nn.Module | Sequence[nn.Module], fused: bool = False
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters, in groups by weight decay and layer.
 
     Args:
         config: The options of the optimizer.
-        module: The network.
+        trained: The network; or it and the auxiliary ones, whose layers all have the full rate.
         fused: Make the update in one kernel, which a flag on the device can skip
             (``optimizer.found_inf``).
 
     Raises:
         UsageError: Rates differ by layer, and the network does not say what its layers are.
     """
+    module, *auxiliaries = [trained] if isinstance(trained, nn.Module) else trained
     groups = _group_parameters(config, module)
+    level = config.model_copy(update={"layer_decay": 1.0})
+    for auxiliary in auxiliaries:
+        groups += _group_parameters(level, auxiliary)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,

@@ -58,7 +58,7 @@ class Trainer:
         deferred = (
             training.device.type == "cuda" and net.sharding is None and not config.skip_nonfinite
         )
-        self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
+        self.optimizer = make_optimizer(config.optim, net.list_modules(), fused=deferred)
         setup = StepSetup(
             net,
             training.plan,
@@ -71,7 +71,7 @@ class Trainer:
             statistics=config.statistics,
         )
         self.step = Step(setup, self.optimizer)
-        self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)
+        self.skipping = SkipNonFinite(config.skip_nonfinite, net, self.optimizer)
         self.progress = Progress()
         self.metrics = EpochMetrics()
         self.judged_weights = JudgedWeights(training.plan, net)
