@@ -173,8 +173,8 @@ def test_an_unknown_recipe_is_named(name):
 def test_an_unknown_recipe_of_a_known_plugin_is_answered_with_its_recipes():
     with pytest.raises(UsageError) as caught:
         parse_run(["--recipe", "at/small"])
-    assert (
-        caught.value.fix == "the recipes of at are at/large-apgd2, at/large, at/robust-overfitting"
+    assert caught.value.fix == (
+        "the recipes of at are at/finetune-robust, at/large-apgd2, at/large, at/robust-overfitting"
     )
 
 

@@ -314,6 +314,19 @@ class Net:
             for table, name, buffer in own:
                 table[name] = buffer
 
+    @contextmanager
+    def replace_statistics(self) -> Iterator[None]:
+        """Inside, running statistics become those of each training forward, not averages."""
+        norms = [part for part in self._modules if isinstance(part, BATCH_STATISTICS)]
+        own = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, own, strict=True):
+                norm.momentum = momentum
+
     def list_frozen(self) -> frozenset[str]:
         """Names of the modules that their owner put in eval mode, which stay there."""
         still = {id(part) for part in self._still}

@@ -110,7 +110,7 @@ def prepare(
     run = _make_run(config, info, device, images)
     if not changed:
         model = change_network(loaded, config.options, run, model, say)
-    notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
+    notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms, config.freeze)]
     _check_trainable(model, name, info)
     if config.init is not None:
         notes.append(initialise(model, config, name))
@@ -177,7 +177,8 @@ def _make_run(config: RunConfig, info: DataInfo, device: torch.device, images: D
         config,
         info.num_classes,
         device,
-        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
+        config.epoch_updates
+        or (batches_per_epoch(len(images.train), config.batch_size) if images else 1),
         images.places if images else 0,
     )
 
@@ -200,10 +201,13 @@ def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
         row = PlanRow("trainer", "mixing", BUILT_IN, config.mix.model_dump())
         plan = plan.with_trainer("mixing", Mixing(config.mix, run), row, first=True)
     if config.ema:
-        row = PlanRow("trainer", "averaging", BUILT_IN, {"decay": config.ema})
+        warmup = config.ema_warmup * run.epochs * run.steps_per_epoch  # updates
+        options = {"decay": config.ema, **({"warmup": config.ema_warmup} if warmup else {})}
+        row = PlanRow("trainer", "averaging", BUILT_IN, options)
         twin = None if net.sharding is None else net.sharding.make_twin()
         # last, so that it averages what the others leave behind
-        plan = plan.with_trainer("averaging", WeightAveraging(net.module, config.ema, twin), row)
+        averaging = WeightAveraging(net.module, config.ema, twin, warmup)
+        plan = plan.with_trainer("averaging", averaging, row)
     return plan
 
 
@@ -245,6 +249,7 @@ def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanR
         "attack": statistics.attack or "none",
         "loss": statistics.loss or "as the losses ask",
         "after": statistics.after or "none",
+        **({"first update": "replaces them"} if statistics.first == "replace" else {}),
     }
     return (PlanRow("statistics", "forwards", "", options),)
 

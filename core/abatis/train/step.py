@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -117,7 +117,8 @@ class Step:
             batch = self._transform(batch, number, share)
         with _name_phase("attack"):
             micros = MicroBatches(self.setup, batch, number, epoch, progress, share)
-        with _name_phase("loss"):
+        first = number == 0 and self.setup.statistics.first == "replace"
+        with _name_phase("loss"), self.net.replace_statistics() if first else nullcontext():
             result = self._compute_gradients(micros)
         with _name_phase("update"):
             self._check_and_clip(result, micros)
