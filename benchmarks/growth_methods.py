@@ -87,6 +87,7 @@ METHODS = {
     ),
     "average-margin": Method(UPDATE, products=3, plugins=("average-margin",)),
     "awp": Method(2 * UPDATE, plugins=("awp",)),
+    "convstem": Method(UPDATE, plugins=("convstem",)),
     "he": Method(UPDATE, plugins=("he",)),
     "seat": Method(UPDATE, plugins=("seat",)),
     # the teacher is a small network outside of a run
