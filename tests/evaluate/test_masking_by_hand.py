@@ -223,6 +223,7 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     assert not found.robust.any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_masked_network_is_found_by_transfer(digits, network, points):
     data = points(digits.x[1400:1440], digits.y[1400:1440])
@@ -299,6 +300,7 @@ def test_everything_is_left_as_found(digits, network, points):
         network.train().requires_grad_(True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("threat", ["Linf:0.08", "L2:0.4"])
 def test_nothing_depends_on_the_batch(digits, network, points, threat):

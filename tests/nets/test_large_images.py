@@ -42,7 +42,12 @@ def trained(tmp_path, recipe, backbone, *words):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("resnet18", 72), ("convnext_atto", 64), ("vit_tiny_patch16_224", 64)]
+    ("backbone", "size"),
+    [
+        pytest.param("resnet18", 72, marks=pytest.mark.long),
+        ("convnext_atto", 64),
+        ("vit_tiny_patch16_224", 64),
+    ],
 )
 def test_the_loss_falls_in_twenty_steps(tmp_path, backbone, size):
     """The whole recipe but its length, with rates for a batch of 16."""
