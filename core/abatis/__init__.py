@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from abatis.runs.history import history
     from abatis.runs.load import load
     from abatis.runs.runner import Result, run
+    from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
 __version__ = "0.1.0"
@@ -72,6 +73,7 @@ _HOME = {
     "runs.history": ("history",),
     "runs.load": ("load",),
     "runs.runner": ("Result", "run"),
+    "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }
 
@@ -104,6 +106,7 @@ __all__ = [
     "Threat",
     "TrainerHooks",
     "UsageError",
+    "auto_pgd",
     "history",
     "hookimpl",
     "load",

@@ -312,15 +312,19 @@ def _describe_training(
 def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
     """Clean and robust accuracy on the held-out images."""
     assert images.val is not None
-    clean, robust = judge_with_pgd(
-        network,
-        images.val,
-        config.threat_model,
-        steps=VALIDATION_STEPS,
-        seed=config.seed,
-        batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
-    )
-    return float(clean.double().mean()), float(robust.double().mean())
+    judged = [
+        judge_with_pgd(
+            network,
+            images.val,
+            threat,
+            steps=VALIDATION_STEPS,
+            seed=config.seed,
+            batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
+        )
+        for threat in config.trained_threats
+    ]
+    robust = torch.stack([held for _, held in judged]).all(0)  # under every threat, by point
+    return float(judged[0][0].double().mean()), float(robust.double().mean())
 
 
 def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> None:
