@@ -24,10 +24,12 @@ from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
+from abatis.report.notebook import show_numbers
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.ending import note_ending
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
@@ -102,6 +104,10 @@ class Result:
     verdict: str | None = None
     n: int = 0
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return show_numbers(asdict(self), [f"run folder {self.folder}"])
+
 
 @dataclass(frozen=True)
 class Job:
@@ -171,7 +177,8 @@ def _run(config: RunConfig, model: nn.Module | None, data: object, device: torch
         return Result(Path())
     with claim_folder(config) if first else nullcontext() as claimed:
         folder = distributed.first_says(claimed) or Path()
-        return _train_and_judge(Job(config, model, data, device, folder, reporter))
+        with note_ending(folder) if first else nullcontext():
+            return _train_and_judge(Job(config, model, data, device, folder, reporter))
 
 
 def _show_plan(job: Job) -> None:
