@@ -163,6 +163,12 @@ class Gallery:
     cards: Sequence[Card]
     wide: bool = False
 
+    @property
+    def layout(self) -> str:
+        """How wide a card is, as the style knows it."""
+        pairs = all(len(card.images) <= 2 for card in self.cards)
+        return "wide" if self.wide else "pairs" if pairs else "threes"
+
 
 Block = str | Table | Figure | Code | Items | Folded | Gallery
 

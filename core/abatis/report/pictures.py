@@ -43,7 +43,8 @@ def show_gradients(pictures: Mapping[str, Any], names: Sequence[str]) -> list[Bl
     found = Part(pictures)
     cards = []
     for one in found["images"].parts():
-        maps = [(one["gradient"], "this network"), (one["twin_gradient"], str(found["twin"]))]
+        other = str(found["twin"]).removeprefix("an ").removeprefix("a ")
+        maps = [(one["gradient"], "this network"), (one["twin_gradient"], other)]
         shown = [Picture(str(png), text, (text,)) for png, text in maps if is_png(png)]
         if shown:
             cards.append(Card(name_class(one["label"], names), None, shown))
@@ -110,7 +111,7 @@ def _describe_scale(found: Part) -> str:
     side, shown = found["pixels"].number, found["shown_pixels"].number
     if side is None or shown is None or side == shown:
         return ""
-    return f" Scaled down from {side:g} to {shown:g} pixels a side, the differences as well."
+    return f" Scaled down from {side:g} to {shown:g} pixels a side."
 
 
 def is_png(part: Part) -> bool:

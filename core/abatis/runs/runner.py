@@ -177,8 +177,7 @@ def _run(config: RunConfig, model: nn.Module | None, data: object, device: torch
         return Result(Path())
     with claim_folder(config) if first else nullcontext() as claimed:
         folder = distributed.first_says(claimed) or Path()
-        with note_ending(folder) if first else nullcontext():
-            return _train_and_judge(Job(config, model, data, device, folder, reporter))
+        return _train_and_judge(Job(config, model, data, device, folder, reporter))
 
 
 def _show_plan(job: Job) -> None:
@@ -232,7 +231,10 @@ def _train_and_judge(job: Job) -> Result:
     prepared = add_forecast(config, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
-    with open_trackers(config.track if first else (), job.folder, options) as trackers:
+    with (
+        note_ending(job.folder) if first else nullcontext(),
+        open_trackers(config.track if first else (), job.folder, options) as trackers,
+    ):
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
