@@ -24,10 +24,12 @@ from abatis.evaluate import EvaluationRequest, judge_with_pgd
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
+from abatis.report.notebook import show_numbers
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.ending import note_ending
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
@@ -101,6 +103,10 @@ class Result:
     robust_acc_upper: float | None = None
     verdict: str | None = None
     n: int = 0
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return show_numbers(asdict(self), [f"run folder {self.folder}"])
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,10 @@ def _train_and_judge(job: Job) -> Result:
     prepared = add_forecast(config, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
-    with open_trackers(config.track if first else (), job.folder, options) as trackers:
+    with (
+        note_ending(job.folder) if first else nullcontext(),
+        open_trackers(config.track if first else (), job.folder, options) as trackers,
+    ):
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -38,6 +39,20 @@ class TrainingFacts:
     attacked: bool | None = True
     twin_kind: str = "an undefended twin"
 
+    @cached_property
+    def network(self) -> nn.Module | None:
+        """The twin, which is made when it is asked for the first time."""
+        return (
+            self.twin()
+            if callable(self.twin) and not isinstance(self.twin, nn.Module)
+            else self.twin
+        )
+
+    @property
+    def trained_twin(self) -> nn.Module | None:
+        """The twin, if it was made."""
+        return self.twin if isinstance(self.twin, nn.Module) else self.__dict__.get("network")
+
 
 def run_training_tests(
     tally: AttackTally, standing: Tensor, training: TrainingFacts
@@ -56,7 +71,8 @@ def grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts
         return make_outcome("D11", "not applicable", "there is no network to transfer from")
     if not standing.any():
         return tally.grade_exclusive("D11", name, [], standing)
-    module = training.twin if isinstance(training.twin, nn.Module) else training.twin()
+    module = training.network
+    assert module is not None
     with isolate(module) as twin:
         attacks = [
             make_transfer(judge.net, twin, judge.threat, STEPS, tally.seed, loss)
