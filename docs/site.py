@@ -37,6 +37,7 @@ GUIDE = [
     "speed",
     "large-models",
     "scaling",
+    "sweeps",
     "publishing",
     "faq",
 ]

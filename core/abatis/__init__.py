@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from abatis.nets.net import Net
     from abatis.runs.history import history
     from abatis.runs.load import load
-    from abatis.runs.runner import Result, run
+    from abatis.runs.result import Result
+    from abatis.runs.runner import run
     from abatis.train.builtin.pgd import maximise, random_start
 
 __version__ = "0.1.0"
@@ -71,7 +72,8 @@ _HOME = {
     "nets.net": ("Net",),
     "runs.history": ("history",),
     "runs.load": ("load",),
-    "runs.runner": ("Result", "run"),
+    "runs.result": ("Result",),
+    "runs.runner": ("run",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }
 

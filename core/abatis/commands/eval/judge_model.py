@@ -166,6 +166,7 @@ def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> D
     view = subject.view
     if run is not None and is_same_data(asked, subject):
         request = DataRequest.of(run, view, device).for_judging()
+        request = replace(request, limit=asked.limit or request.limit)
         return open_data(replace(request, class_names=subject.class_names))
     if asked.data is None:
         raise UsageError(
@@ -175,6 +176,7 @@ def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> D
     request = DataRequest(
         asked.data,
         asked.data_dir,
+        asked.limit,
         image_size=asked.image_size,
         augment="none",
         device=device,
