@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from abatis.runs.judging import judge
     from abatis.runs.load import load
     from abatis.runs.own_images import judged_images
-    from abatis.runs.runner import Result, run
+    from abatis.runs.result import Result
+    from abatis.runs.runner import run
     from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
@@ -78,7 +79,8 @@ _HOME = {
     "runs.judging": ("judge",),
     "runs.load": ("load",),
     "runs.own_images": ("judged_images",),
-    "runs.runner": ("Result", "run"),
+    "runs.result": ("Result",),
+    "runs.runner": ("run",),
     "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }

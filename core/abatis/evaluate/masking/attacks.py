@@ -141,15 +141,28 @@ def run_gradient_attack_tests(tally: AttackTally, white: WhiteBox) -> list[Outco
         for objective in (cross_entropy, margin)
     ]
     return [
-        tally.grade_exclusive(
-            "D9", "a single step", [make_single_step(net, threat)], white.standing
-        ),
+        _grade_one_step(tally, white),
         *_grade_longer(tally, white),
         tally.grade_exclusive("D14", f"{RESTARTS} restarts", restarted, white.standing),
         _grade_claims(white),
         _grade_losses(tally, white),
         _grade_scale(tally, white),
     ]
+
+
+def run_cheap_attack_tests(tally: AttackTally, white: WhiteBox) -> list[Outcome]:
+    """Run D9, D17, D18 and D21: of the tests that need gradients, those of few steps."""
+    return [
+        _grade_one_step(tally, white),
+        _grade_claims(white),
+        _grade_losses(tally, white),
+        _grade_scale(tally, white),
+    ]
+
+
+def _grade_one_step(tally: AttackTally, white: WhiteBox) -> Outcome:
+    attack = make_single_step(tally.judge.net, tally.judge.threat)
+    return tally.grade_exclusive("D9", "a single step", [attack], white.standing)
 
 
 def _grade_longer(tally: AttackTally, white: WhiteBox) -> list[Outcome]:
