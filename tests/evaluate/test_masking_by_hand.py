@@ -233,6 +233,16 @@ def test_a_masked_network_is_found_by_transfer(digits, network, points):
 
 
 @pytest.mark.usefixtures("short")
+def test_images_are_transferred_to_a_network_without_gradient(points):
+    """The network in front of which the gradient ends breaks what can be broken, 11 points."""
+    net, data = dim(points)
+    training = TrainingFacts(data, net, Threat.parse("Linf:0.0222"))
+    blind = diagnosed(Before(net, torch.Tensor.detach), data, "Linf:0.0222", training=training)
+    test = by_id(blind)["D11"]
+    assert (test.status, test.count, test.of) == ("fail", 11, 20)
+
+
+@pytest.mark.usefixtures("short")
 def test_the_twin_is_asked_for_only_where_points_are_left(points):
     def no_twin():
         raise AssertionError("nobody needs it")

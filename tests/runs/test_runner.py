@@ -50,7 +50,9 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
         "held-out.json",
         "metrics.jsonl",
         "eval.json",
+        "pictures.json",
         "environment.json",
+        "ended.json",
         "report.html",
         "checkpoints",
     }

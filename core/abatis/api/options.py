@@ -227,6 +227,11 @@ class PluginConfig(Options):
         return 0
 
     @property
+    def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
+        """Options that name epochs, counted from 1; those after a run's last epoch are noted."""
+        return {}
+
+    @property
     def is_neutral(self) -> bool:
         """Do these options switch the plugin off?"""
         return bool(self.neutral) and all(

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
 from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
+from abatis.config.ladders import LADDERS_IN_WORDS
 from abatis.config.option_facts import (
     BESIDE_STEP,
     DISPLAY,
@@ -336,11 +337,15 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
+    ladder: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
-        description="evaluation after training. clean: no attack; quick: clean, PGD-20; standard:"
-        " adds margin-PGD-20 and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack"
-        " plus; rand: as standard with AutoAttack rand, for networks that answer at random",
+        description=f"evaluation after training. none; {LADDERS_IN_WORDS}",
+        json_schema_extra=BESIDE_STEP,
+    )
+    subset: int | None = Field(
+        None,
+        ge=1,
+        description="judge only N test images, of all classes, the same ones in every evaluation",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(

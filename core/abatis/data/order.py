@@ -173,6 +173,13 @@ def apply_limit(limit: int | None, train: Tensor, test: Tensor) -> tuple[Tensor,
     return choose_stratified(train, limit), choose_stratified(test, tested)
 
 
+def choose_some(split: Split, count: int | None) -> Split:
+    """Some images of a split, of all classes, the same ones each time; all where it has no more."""
+    if count is None or count >= len(split):
+        return split
+    return split.subset(choose_stratified(split.labels, count))
+
+
 def hold_out(split: Split, asked: float | None = None) -> tuple[Split, Split | None]:
     """A training split as (train, val): the held-out images have the same share of every class.
 

@@ -31,6 +31,7 @@ from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
 from abatis.runs.network import build_auxiliary, make_run
 from abatis.runs.prepare import add_own_trainers
+from abatis.system import distributed
 from abatis.system.cost_meter import CostMeter
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import make_plan, read_use
@@ -38,7 +39,7 @@ from abatis.train.side_effect_checks import SideEffectChecks
 from abatis.train.step import Step
 from abatis.train.step_setup import StepSetup
 
-PATIENCE = 60.0  # seconds; some methods make tens of thousands of operations in a step
+PATIENCE = 60.0  # CPU seconds; some methods make tens of thousands of operations in a step
 CPU = torch.device("cpu")
 
 
@@ -85,9 +86,12 @@ def count_step(
     Raises:
         Exception: something in the step reads a value, as plugins that select images do.
     """
-    meter = CostMeter(PATIENCE)
+    device = next(net.module.parameters()).device
+    on_cpu = config.forecast in ("none", "here") and device.type == "cpu"
+    meter = CostMeter(PATIENCE, on_cpu)
     images = -(-config.batch_size // processes)
-    with _silence(), FakeTensorMode(allow_non_fake_inputs=True), meter:
+    unreal = FakeTensorMode(allow_non_fake_inputs=True)
+    with distributed.apart(), _silence(), unreal, meter:
         fake = _copy_net(config, info, net)
         step = _make_step(config, info, fake)
         batch = _make_batch(info, images)

@@ -300,8 +300,15 @@ def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
 
 
 def _warn_idle(config: RunConfig) -> list[str]:
-    """A note for each plugin that would begin after the last epoch."""
-    return [
+    """A note for each plugin that would begin after the last epoch, or has epochs after it."""
+    late = [
+        f"--{name}.{option} {','.join(map(str, epochs))}: a run of {config.epochs} epochs ends "
+        "before the last of them"
+        for name, options in config.options.items()
+        for option, epochs in options.dated_epochs.items()
+        if max(epochs, default=0) > config.epochs
+    ]
+    return late + [
         f"{name} begins after epoch {options.idle_epochs}; "
         f"it will have no effect in a run of {config.epochs} epochs"
         for name, options in config.options.items()
