@@ -140,7 +140,7 @@ def test_a_card_says_what_became_of_the_image():
         "wrong without an attack",
     ]
     assert [len(card.images) for card in gallery.cards] == [3, 3, 1]
-    assert gallery.cards[0].images[1].lines == ("adversarial", "cat 60\N{NO-BREAK SPACE}%")
+    assert gallery.cards[0].images[1].lines == ("adversarial", "cat, 60\N{NO-BREAK SPACE}%")
     (maps,) = pictures.show_gradients(table, ())
     assert [image.lines for image in maps.cards[0].images] == [("this network",)]
 
