@@ -39,6 +39,7 @@ GUIDE = [
     "speed",
     "large-models",
     "scaling",
+    "sweeps",
     "publishing",
     "faq",
 ]

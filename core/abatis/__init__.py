@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from abatis.runs.judging import judge
     from abatis.runs.load import load
     from abatis.runs.own_images import judged_images
-    from abatis.runs.runner import Result, run
+    from abatis.runs.result import Result
+    from abatis.runs.runner import run
+    from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
 __version__ = "0.1.0"
@@ -77,7 +79,9 @@ _HOME = {
     "runs.judging": ("judge",),
     "runs.load": ("load",),
     "runs.own_images": ("judged_images",),
-    "runs.runner": ("Result", "run"),
+    "runs.result": ("Result",),
+    "runs.runner": ("run",),
+    "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }
 
@@ -111,6 +115,7 @@ __all__ = [
     "Threat",
     "TrainerHooks",
     "UsageError",
+    "auto_pgd",
     "history",
     "hookimpl",
     "judge",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import abatis
+from abatis.api import randomness
 from abatis.api.randomness import Randomness, per_sample, seed_for, seeded
 from abatis.evaluate.judge import Judge
 from abatis.nets.net import Net
@@ -76,10 +77,23 @@ def test_the_global_generators_are_left_as_found():
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
+def test_gpus_that_start_within_a_run_begin_as_they_would_have(monkeypatch):
+    """torch.manual_seed seeds GPUs that have not started, too."""
+    given = []
+    monkeypatch.setattr(randomness, "_has_gpu_build", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", given.append)
+    torch.manual_seed(7)
+    with seeded(0, "x"):
+        assert given[-1] != 7
+    assert given[-1] == 7
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_training_by_any_method_leaves_the_global_generators_as_found(tmp_path, method):
     chosen = {} if method == "at" else {"plugin": [method]}
     chosen |= {"use": {"weights": "averaging"}} if method == "seat" else {}
+    chosen |= {"convstem": {"other": "keep"}} if method == "convstem" else {}
     before = generators()
     abatis.run(tiny(tmp_path, epochs=1, limit=40, ema=0.9, augment="crop-flip", **chosen))
     assert generators() == before

@@ -82,7 +82,7 @@ def test_only_the_standard_ladder_judges_l1(ladder):
     [
         ({"also_threat": ["L1:3"], "eval": "thorough"}, "cannot judge L1:3"),
         ({"also_threat": ["Linf:1/10"], "eval": "quick"}, "same threat twice"),
-        ({"also_threat": ["L2:1"], "eval": "clean"}, "--eval clean, which runs no attack"),
+        ({"also_threat": ["L2:1"], "eval": "clean"}, "--ladder clean, which runs no attack"),
     ],
 )
 def test_a_run_refuses_threats_it_cannot_judge_before_it_trains(words, says, tmp_path):

@@ -204,6 +204,7 @@ def run_case(case: Case, watching: Any, device: str = "cuda") -> dict[str, Any]:
         "waits": dict(watching.waits),
         "kernels": sum(watching.kernels.values()),
         "types": {name: sorted(types) for name, types in watching.dtypes.items()},
+        "doubles": list_doubles(watching),
     }
     parts["step"].check()
     tensors = _list_kept(parts, metrics)
@@ -213,6 +214,11 @@ def run_case(case: Case, watching: Any, device: str = "cuda") -> dict[str, Any]:
         "finite": all(bool(torch.isfinite(tensor).all()) for tensor in tensors),
         "digest": _digest(tensors),
     }
+
+
+def list_doubles(watching: Any) -> list[str]:
+    """Operations on float64 on the device, which not every kind of device has."""
+    return sorted(name for name, types in watching.dtypes.items() if "torch.float64" in types)
 
 
 def make_parts(case: Case, device: str) -> dict[str, Any]:
@@ -254,7 +260,7 @@ def make_parts(case: Case, device: str) -> dict[str, Any]:
     )
     parts = {"module": module, "plan": _add_hooks(case, plan, net, random)}
     optim = OptimConfig(name=case.optimizer)
-    parts["optimizer"] = make_optimizer(optim, module, fused=True)
+    parts["optimizer"] = make_optimizer(optim, net.list_modules(), fused=True)
     if case.sabotage is not None:
         case.sabotage(parts)
     threat = Threat.parse(case.threat)
@@ -370,6 +376,8 @@ def move_runs(folder: Path) -> dict[str, Any]:
                 "device": environment["device"],
                 "resumed": environment["resumed"],
                 "clean_acc": result.clean_acc,
+                "doubles": list_doubles(watching),
+                "forecast": _read_forecast(result.folder),
                 "in a step": dict(seen),
             }
             # and back again
@@ -379,6 +387,12 @@ def move_runs(folder: Path) -> dict[str, Any]:
             rows = (result.folder / "metrics.jsonl").read_text("utf-8").splitlines()
             found[name]["epochs"] = [json.loads(row)["epoch"] for row in rows]
     return found
+
+
+def _read_forecast(folder: Path) -> dict[str, Any]:
+    """The rows of the plan that forecast something, by what."""
+    rows = json.loads((folder / "plan.json").read_text("utf-8"))
+    return {row["provider"]: row["options"] for row in rows if row["role"] == "forecast"}
 
 
 if __name__ == "__main__":

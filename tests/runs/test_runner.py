@@ -196,6 +196,7 @@ def test_a_signal_in_the_evaluation_leaves_a_run_that_resume_judges(tmp_path, mo
     )
 
 
+@pytest.mark.slow
 def test_resume_starts_where_there_never_was_a_checkpoint_and_ends_at_once_where_all_is_done(
     tmp_path,
 ):

@@ -20,7 +20,7 @@ from abatis.evaluate.judge import compute_share
 from abatis.evaluate.ladder import LadderResult
 from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.margins import Margins, count_per_class
-from abatis.evaluate.masking.diagnosis import Diagnosis
+from abatis.evaluate.masking.diagnosis import Diagnosis, describe_left_out
 from abatis.evaluate.pictures import draw_pictures
 from abatis.evaluate.question import describe_question
 from abatis.evaluate.randomised import Draws
@@ -52,7 +52,7 @@ class Evaluation:
         per_class: counts of all, correct and robust points.
         diagnosis: the masking diagnostics.
         diagnosed: which points they saw, and the margins and the curve, (m,) int64.
-        margins: None if no point is classified correctly.
+        margins: None if no point is classified correctly, and after the quick ladder.
         curve: accuracy over the radius.
         findings: sentences for the reader.
         draws: how often each point was right, for a network that answers at random.
@@ -165,6 +165,7 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
     findings = [
         *diagnosis.list_findings(),
         *ladder.findings,
+        *([describe_left_out()] if request.cheap else []),
         *pyautoattack_messages.check_version(),
         *_list_rejections(ladder),
     ]

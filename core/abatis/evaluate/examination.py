@@ -263,13 +263,13 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
         training=request.training,
         standing=standing[chosen] if alike else None,
         access=subject.access,
+        cheap=request.cheap,
     )
     blind = subject.access.kind == "none"
     fine = request.ladder == "thorough" and alike and not blind
     margins = None
-    if clean.correct.any() and not blind:
-        # five steps on all points would take as long as the quick ladder's one attack
-        margins = _measure_margins(few, few if request.ladder == "quick" else judge, seed)
+    if clean.correct.any() and not blind and not request.cheap:
+        margins = _measure_margins(few, judge, seed)
     curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
     kept = subject.withstood
     found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins)

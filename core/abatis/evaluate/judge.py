@@ -157,6 +157,7 @@ class Judge:
         self.net, self.points, self.threat = net, points, threat
         self.batch_size, self.progress, self.withstood = batch_size, progress, withstood
         self.single = net  # asks once, where ``net`` may average over several answers
+        self.random = False  # does the network answer differently each time?
 
     def classify_clean(self) -> Clean:
         """Classify the clean images. Raises what :func:`judge_clean` raises."""

@@ -26,7 +26,7 @@ from abatis.runs.open_model import Sizes, finish, open_model, open_network
 from abatis.runs.own_images import describe_own_run, find_run, open_own_data
 from abatis.runs.own_run import describe_data
 from abatis.runs.rebuild import describe_origin
-from abatis.runs.runner import Result
+from abatis.runs.result import Result
 from abatis.system.device import pick_device
 
 TRIED = 8  # images on which the network is tried before the evaluation

@@ -17,14 +17,19 @@ from abatis.report.eval_record import read_record
 from abatis.runs.model_spec import Kind, ModelSpec, find_model
 from abatis.runs.own_run import describe_plugins, describe_training
 from abatis.runs.prepare import prepare
+from abatis.runs.result import Result
 from abatis.runs.run_folder import PYTHON
-from abatis.runs.runner import Result
 
 TOGETHER = 256  # images at a time
 
 
-def open_own_data(subject: ModelSpec, device: torch.device) -> Data:
+def open_own_data(subject: ModelSpec, device: torch.device, limit: int | None = None) -> Data:
     """The data that a run was trained on, without what only a training step sees.
+
+    Args:
+        subject: the run.
+        device: where the images lie.
+        limit: so many images of each part; None for the run's own number.
 
     Raises:
         UsageError: they were given from Python.
@@ -39,6 +44,7 @@ def open_own_data(subject: ModelSpec, device: torch.device) -> Data:
             "--data npz:PATH",
         )
     request = DataRequest.of(run, subject.view, device).for_judging()
+    request = replace(request, limit=limit or request.limit)
     return open_data(replace(request, class_names=subject.class_names))
 
 

@@ -63,7 +63,8 @@ def choose_folder(
         run is not None
         and is_same_data(asked, subject)
         and (asked.ladder == "clean" or [*run.judged_threats] == threats)
-        and asked.subset is None
+        and asked.limit in (None, run.limit)
+        and asked.subset in (None, run.subset)
         and asked.points is None
     ):
         return subject.path
@@ -71,6 +72,7 @@ def choose_folder(
         subject.path.name or subject.spec,
         Path(data).stem,
         "clean" if asked.ladder == "clean" else "-".join(map(str, threats)),
+        *([f"limit{asked.limit}"] if asked.limit else []),
         *([f"subset{asked.subset}"] if asked.subset else []),
         *([asked.points.stem] if asked.points else []),
     ]

@@ -163,7 +163,7 @@ def read_wishes(asked: argparse.Namespace) -> Wishes:
 def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     """The data a model is evaluated on: those of ``--data``, else the run's own."""
     if is_same_data(asked, subject):
-        return open_own_data(subject, device)
+        return open_own_data(subject, device, asked.limit)
     if asked.data is None:
         raise UsageError(
             f"no data set given for {asked.model}",
@@ -172,6 +172,7 @@ def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> D
     request = DataRequest(
         asked.data,
         asked.data_dir,
+        asked.limit,
         image_size=asked.image_size,
         augment="none",
         device=device,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
-from abatis.config.ladders import LADDERS
+from abatis.config.ladders import LADDERS, LADDERS_IN_WORDS
 from abatis.config.parser import Parser
 
 MADE = "made"  # corruptions that are computed
@@ -114,6 +114,13 @@ def _add_data_options(parser: argparse._ActionsContainer) -> None:
         help="download a torchvision: data set that is not in --data-dir",
     )
     parser.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="use only N training images, of all classes, and this share of the test images, as "
+        "defense-run does",
+    )
+    parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
     )
     parser.add_argument(
@@ -142,11 +149,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         "--ladder",
         choices=LADDERS,
         default="standard",
-        help="clean: no attack, only clean accuracy; quick: clean and PGD-20; standard: also "
-        "margin-PGD-20 and AutoAttack; thorough: also PGD-100 with 5 restarts and AutoAttack plus; "
-        "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
-        "others choose by themselves "
-        "(default: standard)",
+        help=f"{LADDERS_IN_WORDS}, which the others choose by themselves (default: standard)",
     )
     parser.add_argument(
         "--square-bf16",
@@ -157,7 +160,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         "--subset",
         type=_positive,
         metavar="N",
-        help="use only N test images, chosen from all classes, the same ones in every evaluation",
+        help="judge only N test images, of all classes, the same ones in every evaluation",
     )
     parser.add_argument(
         "--points",

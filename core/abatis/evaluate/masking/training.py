@@ -1,4 +1,4 @@
-"""D11 and D23: what can only be measured by the run that trained the network."""
+"""D11 and D23: what needs images or networks of the training."""
 
 from __future__ import annotations
 
@@ -59,12 +59,13 @@ def run_training_tests(
 ) -> list[Outcome]:
     """Run D11 on the points that the white-box attacks left, (n,) bool, and D23."""
     return [
-        _grade_transfer(tally, standing, training),
+        grade_transfer(tally, standing, training),
         _grade_single_step(tally.judge, training, tally.seed),
     ]
 
 
-def _grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts) -> Outcome:
+def grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts) -> Outcome:
+    """Run D11, which needs no gradient of the network, on points that others left, (n,) bool."""
     name, judge = f"transfer from {training.twin_kind}", tally.judge
     if training.twin is None:
         return make_outcome("D11", "not applicable", "there is no network to transfer from")
