@@ -80,6 +80,7 @@ def test_the_global_generators_are_left_as_found():
 def test_training_by_any_method_leaves_the_global_generators_as_found(tmp_path, method):
     chosen = {} if method == "at" else {"plugin": [method]}
     chosen |= {"use": {"weights": "averaging"}} if method == "seat" else {}
+    chosen |= {"convstem": {"other": "keep"}} if method == "convstem" else {}
     before = generators()
     abatis.run(tiny(tmp_path, epochs=1, limit=40, ema=0.9, augment="crop-flip", **chosen))
     assert generators() == before

@@ -118,7 +118,8 @@ def test_a_killed_evaluation_of_two_threats_repeats_no_finished_attack(
     assert asked == ["Linf:0.1", "L2:0.5"]
     assert judge(stops=False) == 0
     assert asked == ["L2:0.5"]
-    assert sorted(path.name for path in out.iterdir()) == ["eval.json", "report.html"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["eval.json", "pictures.json", "report.html"]
     record = read_record(out)
     first, second = split_threats(record)
     assert (first["threat"], second["threat"]) == ("Linf:0.1", "L2:0.5")

@@ -35,7 +35,7 @@ def rows_of(config, info, net, images=None):
 
 def test_memory_by_hand():
     """Blocks of 512 bytes; what is freed is not held, and the peak stays."""
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         a = torch.zeros(256)  # 1 KiB
         b = a + 1  # 2 KiB in all
@@ -52,7 +52,7 @@ def test_memory_by_hand():
 
 
 def test_operations_by_hand():
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         x, w = torch.zeros(4, 8), torch.zeros(8, 16)
         meter.restart()
@@ -64,12 +64,12 @@ def test_operations_by_hand():
 
 
 def test_a_count_ends():
-    with FakeTensorMode(), CostMeter(0), pytest.raises(TooLong):
+    with FakeTensorMode(), CostMeter(0, on_cpu=True), pytest.raises(TooLong):
         torch.zeros(1)
 
 
 def test_the_memory_of_a_saved_activation_is_held_until_the_backward_pass():
-    meter = CostMeter(60)
+    meter = CostMeter(60, on_cpu=True)
     with FakeTensorMode(), meter:
         x = torch.zeros(1024, requires_grad=True)  # 4 KiB
         y = x.exp().sum()  # exp's result is saved
@@ -133,6 +133,62 @@ def test_what_does_not_fit_is_told_what_helps(monkeypatch):
     memory = count_step(fitting, info, net, 1).memory
     assert memory <= 0.9 * needed.memory
     assert found[parts] == f"{memory / 2**20:.0f} MiB"
+    assert "evaluation" not in found
+
+
+MIB = 2**20
+
+
+def help_with(monkeypatch, memory, size, images=32):
+    """What is said where a step needs 100 MiB, or what ``memory`` makes of its run."""
+    config, info, net = prepared(attack={"steps": 1})
+
+    def count(changed, *_):
+        return StepCost(memory(changed) * MIB, 1, images, {}, 1, 0, 0)
+
+    monkeypatch.setattr(forecasts, "_count", count)
+    cost = StepCost(100 * MIB, 60 * MIB, images, {}, 1, 0, 0)
+    return forecasts._help(config, info, net, cost, size * MIB)
+
+
+def halve(config):
+    """Each of the three options halves the memory."""
+    lean = (config.precision == "bf16") + config.grad_checkpointing
+    return 100 // config.accumulate // 2**lean
+
+
+def test_an_option_that_is_not_enough_is_called_so(monkeypatch):
+    assert help_with(monkeypatch, halve, 40) == {
+        "device has": "40 MiB",
+        "--precision bf16": "50 MiB, too much",
+        "--grad-checkpointing": "50 MiB, too much",
+        "--accumulate 4": "25 MiB",
+        "evaluation": "halves its batches where memory runs out",
+    }
+
+
+def test_options_together(monkeypatch):
+    """Four images make at most four micro-batches of 25 MiB; a quarter of that fits."""
+    found = help_with(monkeypatch, halve, 20, images=4)
+    assert found["--accumulate 2 --precision bf16 --grad-checkpointing"] == "12 MiB"
+    assert "--accumulate 4" not in found
+
+
+def test_nothing_is_enough(monkeypatch):
+    found = help_with(monkeypatch, halve, 1, images=4)
+    assert found["more options"] == "none was found to be enough"
+
+
+def test_an_option_that_needs_more_is_not_named(monkeypatch):
+    """As bfloat16 does on a CPU without its arithmetic."""
+
+    def grow(config):
+        return 200 if config.precision == "bf16" else 100 // config.accumulate
+
+    found = help_with(monkeypatch, grow, 60)
+    assert "--precision bf16" not in found
+    assert "--grad-checkpointing" not in found
+    assert found["--accumulate 2"] == "50 MiB"
 
 
 def test_this_device_is_measured(monkeypatch):
@@ -152,6 +208,14 @@ def test_a_step_that_reads_values_is_not_forecast(tmp_path):
         forecast="h200", plugin=("amm",), options={"amm": {}}, attack={"steps": 1}
     )
     assert "reads values" in str(rows_of(config, info, net)["none"]["why"])
+
+
+def test_a_sharded_network_is_not_forecast():
+    config, info, net = prepared(forecast="h200")
+    sharded = config.model_copy(update={"shard": "root"})
+    assert rows_of(sharded, info, net) == {
+        "none": {"why": "with --shard, a process holds parts of the network"}
+    }
 
 
 def test_the_option():

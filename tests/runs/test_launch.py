@@ -43,6 +43,7 @@ def finish(process, timeout=300):
     return process.returncode, *told
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path):
     code, out, err = finish(start(tmp_path, "--epochs", "1"))
     assert code == 0, err
@@ -55,12 +56,26 @@ def test_two_processes_train_one_run(tmp_path):
     assert (tmp_path / "run" / "weights-last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once_and_keeps_its_exit_code(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
     code, _, err = finish(start(tmp_path, "--epochs", "1"))
     assert code == 2
     assert err.count("exists") == 1
+
+
+@pytest.mark.slow
+def test_several_processes_forecast_what_a_dry_run_does(tmp_path):
+    """Each counts a step of its own rows, and the first one shows it."""
+    asked = ("--epochs", "1", "--forecast", "h200")
+    said = []
+    for words in ((), ("--dry-run",)):
+        code, out, err = finish(start(tmp_path, *asked, *words))
+        assert code == 0, err
+        said.append([line.split() for line in out.splitlines() if line.startswith("forecast")][:2])
+    assert said[0] == said[1]
+    assert [row[1:3] for row in said[0]] == [["step", "memory"], ["evaluation", "memory"]]
 
 
 @pytest.mark.slow

@@ -207,6 +207,10 @@ class PluginConfig(Options):
     """Does the plugin work with mixed or smoothed labels? Then it reads ``batch.target``, or no
     label at all. Otherwise such runs are refused."""
 
+    several_threats: ClassVar[bool] = False
+    """Does its attacker reach all of ``run.threats``, and name that of each image in
+    ``Attacked.threat``? Runs with ``--also-train`` need such an attacker."""
+
     @property
     def needs_clean(self) -> bool:
         """Does the plugin read ``ctx.logits_clean``? Then the clean forward pass comes first."""

@@ -98,13 +98,18 @@ class RunConfig(RunOptions):
                 f"--also-threat has no effect with --ladder {self.ladder}, which runs no attack",
                 fix="leave one of them out",
             )
-        refuse_twice(self.judged_threats, "--threat and --also-threat")
+        refuse_twice(self.judged_threats, "--threat, --also-train and --also-threat")
         return self
 
     @property
     def judged_threats(self) -> tuple[Threat, ...]:
-        """The threats of the evaluation: the trained one, then the others."""
-        return (self.threat_model, *map(Threat.parse, self.also_threat))
+        """The threats of the evaluation: the trained ones, then the others."""
+        return (*self.trained_threats, *map(Threat.parse, self.also_threat))
+
+    @property
+    def trained_threats(self) -> tuple[Threat, ...]:
+        """The threats of the training attack; a plugin may know several."""
+        return (self.threat_model, *map(Threat.parse, self.also_train))
 
     @property
     def resumes(self) -> bool:

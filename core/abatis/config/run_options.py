@@ -36,7 +36,6 @@ from abatis.config.option_values import (
     check_normalize,
     check_run_name,
     check_tracker,
-    parse_judged_threat,
     parse_threat,
 )
 
@@ -189,7 +188,13 @@ class RunOptions(Options):
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
     )
-    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+    also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
+        (),
+        description="a further threat of the training, for plugins that attack in several; repeat"
+        " the flag for several",
+        json_schema_extra=STEP,
+    )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
         description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
@@ -203,6 +208,9 @@ class RunOptions(Options):
         le=100_000,
         description="passes over the training set",
         json_schema_extra=facts(on_resume="longer"),
+    )
+    epoch_updates: int | None = Field(
+        None, ge=1, description="updates per epoch; one pass if not given", json_schema_extra=STEP
     )
     batch_size: int = Field(
         128,
@@ -219,11 +227,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     workers: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="data-loading processes for folder data",
-        json_schema_extra=MACHINE,
+        0, ge=0, le=256, description="processes that load folder data", json_schema_extra=MACHINE
     )
     skip_nonfinite: int = Field(
         0,
@@ -233,11 +237,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     clip_grad: float = Field(
-        0.0,
-        ge=0,
-        le=1e6,
-        description="maximum norm of the gradient; 0 is off",
-        json_schema_extra=STEP,
+        0.0, ge=0, le=1e6, description="maximum gradient norm; 0 is off", json_schema_extra=STEP
     )
     statistics: StatisticsConfig = Field(
         StatisticsConfig(), description="what moves running statistics", json_schema_extra=STEP
@@ -251,6 +251,9 @@ class RunOptions(Options):
         lt=1,
         description=f"decay of the weight average (EMA); 0 is off, --ema alone {AVERAGING_DECAY}",
         json_schema_extra=STEP,
+    )
+    ema_warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the run without averages", json_schema_extra=STEP
     )
     early_stop: int = Field(
         0,
@@ -309,6 +312,11 @@ class RunOptions(Options):
     fold: bool = Field(
         True,
         description="fold batch norms into convolutions: faster, equal up to rounding",
+        json_schema_extra=STEP,
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="layers to leave as they are, like stem,layer1 or stage1*, statistics included",
         json_schema_extra=STEP,
     )
     freeze_norms: bool = Field(
@@ -386,10 +394,7 @@ class RunOptions(Options):
         json_schema_extra=THIS_START,
     )
     trace: bool = Field(
-        False,
-        description="print every hook call at start-up with its answer, then the calls of the run"
-        " in order",
-        json_schema_extra=DISPLAY,
+        False, description="print hook calls and the calls of the run", json_schema_extra=DISPLAY
     )
     quiet: bool = Field(False, description="print errors only", json_schema_extra=DISPLAY)
     options: dict[str, SerializeAsAny[PluginConfig]] = Field(

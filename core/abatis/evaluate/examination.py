@@ -99,8 +99,10 @@ class Subject:
     withstood: Withstood = field(init=False)
 
     def __post_init__(self) -> None:
+        album = self.finished.album
+        album.open(self.clean.labels, bool(self.clean.distribution.all()))
         self.withstood = Withstood(
-            len(self.clean.labels), self.request.seed, self.request.num_classes
+            len(self.clean.labels), self.request.seed, self.request.num_classes, album
         )
 
     @property

@@ -73,7 +73,8 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Write one line; wrapped between words on a terminal, left whole where it is piped."""
-        self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
+        shown = self.console.is_terminal or self.console.is_jupyter
+        self.console.print(escape(text), soft_wrap=not shown)
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Write the plan: who provides what, with versions and options."""
@@ -118,7 +119,7 @@ class Reporter:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[state]}"),
         )
-        shown = self.console.is_terminal and not self.console.quiet
+        shown = self.console.shows_progress and not self.console.quiet
         with Progress(*columns, console=self.console, disable=not shown) as self._progress:
             self._task = self._progress.add_task(title, total=total, completed=done, state="")
             yield
@@ -188,7 +189,7 @@ class Reporter:
             nonlocal named
             if self._progress is not None:
                 self._progress.update(self._task, description=name, completed=done, total=total)
-            if name != named and total and not self.console.is_terminal:
+            if name != named and total and not self.console.shows_progress:
                 self.note(f"evaluation: {name} on {format_count(total, 'image')}")
             named = name
 

@@ -25,11 +25,13 @@ from abatis.config import discovery
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo
 from abatis.evaluate.pgd import differentiate
+from abatis.nets.auxiliaries import add_auxiliary
 from abatis.nets.backbones import switch_checkpointing
 from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
-from abatis.runs.network import make_run
+from abatis.runs.network import build_auxiliary, make_run
 from abatis.runs.prepare import add_own_trainers
+from abatis.system import distributed
 from abatis.system.cost_meter import CostMeter
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import make_plan, read_use
@@ -37,7 +39,7 @@ from abatis.train.side_effect_checks import SideEffectChecks
 from abatis.train.step import Step
 from abatis.train.step_setup import StepSetup
 
-PATIENCE = 60.0  # seconds; some methods make tens of thousands of operations in a step
+PATIENCE = 60.0  # CPU seconds; some methods make tens of thousands of operations in a step
 CPU = torch.device("cpu")
 
 
@@ -84,9 +86,12 @@ def count_step(
     Raises:
         Exception: something in the step reads a value, as plugins that select images do.
     """
-    meter = CostMeter(PATIENCE)
+    device = next(net.module.parameters()).device
+    on_cpu = config.forecast in ("none", "here") and device.type == "cpu"
+    meter = CostMeter(PATIENCE, on_cpu)
     images = -(-config.batch_size // processes)
-    with _silence(), FakeTensorMode(allow_non_fake_inputs=True), meter:
+    unreal = FakeTensorMode(allow_non_fake_inputs=True)
+    with distributed.apart(), _silence(), unreal, meter:
         fake = _copy_net(config, info, net)
         step = _make_step(config, info, fake)
         batch = _make_batch(info, images)
@@ -101,7 +106,7 @@ def count_step(
         del batch
         meter.restart()
         _evaluate(config, fake, _make_batch(info, evaluation_batch))
-    gradients = sum(p.numel() * p.element_size() for p in net.module.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in fake.list_parameters())
     buckets = gradients if processes > 1 else 0  # what several processes exchange
     return StepCost(memory + buckets, meter.peak, images, flop, forward, moved, launches)
 
@@ -142,6 +147,7 @@ def _make_step(config: RunConfig, info: DataInfo, net: Net) -> Step:
     """The training step, with checks that read nothing."""
     run = make_run(config, info.num_classes, CPU)
     run.place_net(net)
+    run.place_adder(partial(add_auxiliary, net, partial(build_auxiliary, config, info, CPU)))
     loaded = discovery.load_plugins(config.plugin)
     plan = make_plan(loaded, config.options, read_use(config.use, loaded), run)
     plan = replace(add_own_trainers(plan, config, net, run), side_effects=_Unchecked())
@@ -157,7 +163,7 @@ def _make_step(config: RunConfig, info: DataInfo, net: Net) -> Step:
         deferred=True,
         statistics=config.statistics,
     )
-    optimizer = make_optimizer(config.optim, net.module)
+    optimizer = make_optimizer(config.optim, net.list_modules())
     optimizer.register_step_pre_hook(_drop_flag)
     return Step(setup, optimizer)
 

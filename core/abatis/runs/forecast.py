@@ -31,6 +31,11 @@ MOST_PARTS = 64  # micro-batches that are tried where a step does not fit
 CONVOLUTIONS, BANDWIDTH = 0.5, 0.8  # shares of the peaks that are assumed
 LAUNCH = 5e-6  # seconds from one operation to the next that are assumed
 FEW_STEPS = 2  # of an attack: more need no more memory
+LEANER: dict[str, dict[str, object]] = {
+    "--precision bf16": {"precision": "bf16"},
+    "--grad-checkpointing": {"grad_checkpointing": True},
+}
+"""Options with which a step needs less memory, and what they change in the run."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ def add_forecast(config: RunConfig, prepared: Prepared, images: int | None) -> P
 def forecast(config: RunConfig, info: DataInfo, net: Net, images: int | None) -> list[PlanRow]:
     """The plan's rows of a forecast; on a GPU the memory is always forecast, else only if asked.
 
+    On a CPU, counting would take longer than the first steps of a small run. Each of several
+    processes makes its own forecast.
+
     Args:
         config: the run.
         info: the facts of its data.
@@ -78,32 +86,28 @@ def forecast(config: RunConfig, info: DataInfo, net: Net, images: int | None) ->
     device = next(net.module.parameters()).device
     if config.forecast == "none" and (device.type != "cuda" or config.dry_run):
         return []
-    if why := _find_obstacle(config):
-        return [PlanRow("forecast", "none", "", {"why": why})] if config.forecast != "none" else []
+    if config.shard != "none":
+        return [_give_none("with --shard, a process holds parts of the network")]
     try:
         return list(_make_rows(config, info, net, images, device))
     except (Exception, TooLong) as error:  # a forecast ends no run, whatever a plugin does
-        why = _explain(error)
-        return [PlanRow("forecast", "none", "", {"why": why})]
+        return [_give_none(_explain(error))]
 
 
-def _find_obstacle(config: RunConfig) -> str:
-    """Why there is no forecast of this run; an empty string where there is one."""
-    if distributed.several():
-        return "it is made by one process: add --dry-run"
-    return "not with --shard" if config.shard != "none" else ""
+def _give_none(why: str) -> PlanRow:
+    return PlanRow("forecast", "none", "", {"why": why})
 
 
 def _explain(error: BaseException) -> str:
     """Why a step could not be counted."""
     if isinstance(error, TooLong):
-        return f"counting the operations of a step takes more than {error.seconds:g} s"
+        return f"counting the operations of a step takes more than {error.seconds:g} s of CPU time"
     reasons = (error, error.__cause__)
     if any(
         isinstance(one, DataDependentOutputException | DynamicOutputShapeException)
         for one in reasons
     ):
-        return "a plugin reads values in its step, and there are none yet"
+        return "a plugin reads values within its step, and a forecast computes none"
     return f"a step cannot be counted ({type(error).__name__})"
 
 
@@ -121,15 +125,13 @@ def _make_rows(
     yield PlanRow("forecast", "evaluation", "", {"memory": _show_bytes(cost.evaluation)})
     if asked:
         yield _forecast_time(config, info, net, images, cost)
-    needed = max(cost.memory, cost.evaluation)
-    if size is not None and needed > size:
-        options = dict(_list_remedies(config, info, net, size)) if cost.memory > size else {}
-        facts = {"device has": _show_bytes(size), **options}
-        yield PlanRow("forecast", "does not fit", "", facts)
+    if size is not None and max(cost.memory, cost.evaluation) > size:
+        yield PlanRow("forecast", "does not fit", "", _help(config, info, net, cost, size))
 
 
 def _count(config: RunConfig, info: DataInfo, net: Net) -> StepCost:
-    return count_step(config, info, net, EVAL_BATCH, max(1, config.nproc))
+    processes = max(1, config.nproc, distributed.world_size())
+    return count_step(config, info, net, EVAL_BATCH, processes)
 
 
 def _shorten(config: RunConfig) -> RunConfig:
@@ -149,28 +151,65 @@ def _find_memory(config: RunConfig, device: torch.device) -> float | None:
     return None
 
 
+def _help(
+    config: RunConfig, info: DataInfo, net: Net, cost: StepCost, size: float
+) -> dict[str, object]:
+    """What the device has, and with which options the run needs less."""
+    facts: dict[str, object] = {"device has": _show_bytes(size)}
+    if cost.memory > size:
+        facts |= dict(_list_remedies(config, info, net, cost, size))
+    if cost.evaluation > size:
+        facts["evaluation"] = "halves its batches where memory runs out"
+    return facts
+
+
 def _list_remedies(
-    config: RunConfig, info: DataInfo, net: Net, size: float
+    config: RunConfig, info: DataInfo, net: Net, cost: StepCost, size: float
 ) -> Iterator[tuple[str, str]]:
-    """Options with which a step needs less memory, each counted; the last micro-batches fit."""
-    short = _shorten(config)
-    parts = 2 * config.accumulate
-    while parts <= min(MOST_PARTS, config.batch_size):
-        cost = _count(short.model_copy(update={"accumulate": parts}), info, net)
-        if cost.memory <= size:
-            yield f"--accumulate {parts}", _show_bytes(cost.memory)
-            break
-        parts *= 2
-    if config.precision != "bf16":
-        attack = short.attack.model_copy(update={"precision": "bf16"})
-        swift = short.model_copy(update={"precision": "bf16", "attack": attack})
-        yield "--precision bf16", _show_bytes(_count(swift, info, net).memory)
-    if not config.grad_checkpointing:
-        lean = short.model_copy(update={"grad_checkpointing": True})
+    """Options with which a step needs less memory, each counted; together if none is enough.
+
+    Args:
+        config: the run.
+        info: the facts of its data.
+        net: its network.
+        cost: that of its step.
+        size: bytes that the device has.
+    """
+    short = together = _shorten(config)
+    names, enough = "", False
+    for name, change in LEANER.items():
+        changed = short.model_copy(update=change)
+        if changed == short:
+            continue
         try:
-            yield "--grad-checkpointing", _show_bytes(_count(lean, info, net).memory)
-        except Exception:  # not every network can
-            return
+            memory = _count(changed, info, net).memory
+        except (Exception, TooLong):  # not every network can recompute its activations
+            continue
+        if memory < cost.memory:
+            together, names = together.model_copy(update=change), f"{names} {name}"
+            enough |= memory <= size
+            yield name, _show_bytes(memory) + ("" if memory <= size else ", too much")
+    if found := _find_parts(short, info, net, cost.images, size):
+        yield found
+    elif not enough:
+        name, memory = _find_parts(together, info, net, cost.images, size) or ("", "")
+        yield (name + names, memory) if name else ("more options", "none was found to be enough")
+
+
+def _find_parts(
+    config: RunConfig, info: DataInfo, net: Net, images: int, size: float
+) -> tuple[str, str] | None:
+    """The first ``--accumulate`` of twice, four times, ... as many parts that fits, if any."""
+    parts = 2 * config.accumulate
+    while parts <= min(MOST_PARTS, images):
+        try:
+            memory = _count(config.model_copy(update={"accumulate": parts}), info, net).memory
+        except TooLong:
+            return None
+        if memory <= size:
+            return f"--accumulate {parts}", _show_bytes(memory)
+        parts *= 2
+    return None
 
 
 def _forecast_time(

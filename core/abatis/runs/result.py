@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from abatis.report.eval_record import read_record
+from abatis.report.notebook import show_numbers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Result:
     robust_acc_upper: float | None = None
     verdict: str | None = None
     n: int = 0
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return show_numbers(asdict(self), [f"run folder {self.folder}"])
 
 
 def read_result(folder: Path) -> Result:

@@ -29,6 +29,7 @@ from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
 from abatis.report.terminal import OnEpoch, Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.ending import note_ending
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
@@ -213,7 +214,10 @@ def _train_and_judge(job: Job) -> Result:
     prepared = add_forecast(config, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
-    with open_trackers(config.track if first else (), job.folder, options) as trackers:
+    with (
+        note_ending(job.folder) if first else nullcontext(),
+        open_trackers(config.track if first else (), job.folder, options) as trackers,
+    ):
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
@@ -303,15 +307,19 @@ def _describe_training(
 def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
     """Clean and robust accuracy on the held-out images."""
     assert images.val is not None
-    clean, robust = judge_with_pgd(
-        network,
-        images.val,
-        config.threat_model,
-        steps=VALIDATION_STEPS,
-        seed=config.seed,
-        batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
-    )
-    return float(clean.double().mean()), float(robust.double().mean())
+    judged = [
+        judge_with_pgd(
+            network,
+            images.val,
+            threat,
+            steps=VALIDATION_STEPS,
+            seed=config.seed,
+            batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
+        )
+        for threat in config.trained_threats
+    ]
+    robust = torch.stack([held for _, held in judged]).all(0)  # under every threat, by point
+    return float(judged[0][0].double().mean()), float(robust.double().mean())
 
 
 def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +24,16 @@ from abatis.system.user_module import raised_at
 HALF = (torch.float16, torch.bfloat16)
 
 
-def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str]:
+def prepare_module(
+    module: nn.Module, name: str, freeze_norms: bool, freeze: Sequence[str] = ()
+) -> list[str]:
     """Make a network ready for training.
 
     Args:
         module: the network, which is changed.
         name: of the network, for messages.
         freeze_norms: batch norms keep their running statistics.
+        freeze: names of layers that are not trained.
 
     Returns:
         Notes for the user.
@@ -65,7 +71,58 @@ def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str
         notes.append(f"{norms} batch norms keep their running statistics, {how}")
     elif still:
         notes.append(f"{len(still)} modules stay in eval mode, as you set them")
-    return notes
+    return [*notes, *freeze_layers(module, name, freeze)]
+
+
+def freeze_layers(module: nn.Module, name: str, wanted: Sequence[str]) -> list[str]:
+    """Leave layers as they are: their parameters are not trained, and they stay in eval mode.
+
+    Args:
+        module: the network, in train mode.
+        name: of the network, for messages.
+        wanted: names of modules, their last parts, or patterns of these like ``stage1*``.
+
+    Returns:
+        A note, if there are any.
+
+    Raises:
+        UsageError: there is no such layer.
+    """
+    frozen: set[int] = set()
+    for pattern in wanted:
+        found = [
+            part
+            for own, part in module.named_modules()
+            if own and (fnmatchcase(own, pattern) or fnmatchcase(own.rpartition(".")[2], pattern))
+        ]
+        if not found:
+            raise UsageError(
+                f"--freeze {pattern}: {name} has no such layer",
+                fix=f"its layers are {', '.join(_list_layers(module))}",
+            )
+        for part in found:
+            frozen |= {id(parameter) for parameter in part.requires_grad_(False).parameters()}
+            part.eval()
+    if not wanted:
+        return []
+    size = sum(weight.numel() for weight in module.parameters() if id(weight) in frozen)
+    return [f"frozen: {', '.join(wanted)}, {size:,} parameters"]
+
+
+def _list_layers(module: nn.Module) -> list[str]:
+    """Names of the parts of a network, below wrappers and sequences that hold all or most of it."""
+    children = [
+        (name, child)
+        for name, child in module.named_children()
+        if next(child.parameters(), None) is not None
+    ]
+    if len(children) == 1:
+        return _list_layers(children[0][1]) or [children[0][0]]
+    names = []
+    for name, child in children:
+        whole = isinstance(child, nn.Sequential) and not next(iter(child._modules)).isdigit()
+        names += _list_layers(child) if whole else [name]
+    return names
 
 
 def _is_exported(module: nn.Module) -> bool:

@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from abatis.system.convolution_memory import count_scratch
+
 BLOCK = 512  # bytes; torch's allocator on GPUs rounds up to them
 COSTLESS = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty_strided")
 
@@ -29,7 +31,8 @@ class CostMeter(TorchDispatchMode):
     """Counts the operations inside; on fake tensors too, which compute nothing.
 
     Args:
-        seconds: after that long, an operation raises :class:`TooLong`.
+        seconds: after that many of CPU time, an operation raises :class:`TooLong`.
+        on_cpu: count the memory that the CPU's convolutions take while they run, too.
 
     Attributes:
         held: bytes of the tensors that were made inside and still exist.
@@ -39,10 +42,11 @@ class CostMeter(TorchDispatchMode):
         launches: number of operations that compute something.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, on_cpu: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.seconds = seconds
-        self._started = time.perf_counter()
+        self.on_cpu = on_cpu
+        self._started = time.thread_time()
         self.held = self.peak = 0
         self._known: set[int] = set()
         self.restart()
@@ -54,7 +58,7 @@ class CostMeter(TorchDispatchMode):
         self.moved = self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.perf_counter() - self._started > self.seconds:
+        if time.thread_time() - self._started > self.seconds:
             raise TooLong(self.seconds)
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
@@ -65,6 +69,8 @@ class CostMeter(TorchDispatchMode):
         if asked or func.is_view or func.overloadpacket.__name__ in COSTLESS:
             return out
         self.launches += 1
+        scratch = count_scratch(func, args, out, self.on_cpu)
+        self.peak = max(self.peak, self.held + scratch)
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         count = flop_registry.get(func.overloadpacket)
         if count is None:

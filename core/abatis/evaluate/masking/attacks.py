@@ -80,7 +80,9 @@ class AttackTally:
         """
         left = standing
         for attack in attacks:
-            left = self.run(name, attack, left).robust
+            # by another draw, what is wrong by most draws may be right
+            asked = standing if self.judge.random else left
+            left = left & self.run(name, attack, asked).robust
         count, of = int((standing & ~left).sum()), int(self.correct.sum())
         return grade_share(
             test, count, of, f"{name} broke {count} of {of} points that PGD-{STEPS} did not"

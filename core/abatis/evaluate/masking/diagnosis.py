@@ -31,7 +31,7 @@ from abatis.evaluate.masking.radii import (
 )
 from abatis.evaluate.masking.record import GATES, NOTHING_CORRECT, Outcome, make_outcome
 from abatis.evaluate.masking.sufficiency import find_shortage
-from abatis.evaluate.masking.training import TrainingFacts, run_training_tests
+from abatis.evaluate.masking.training import TrainingFacts, grade_transfer, run_training_tests
 from abatis.evaluate.masking.unseen import grade_unseen
 from abatis.evaluate.pgd import Objective
 from abatis.report.verdicts import TOO_LITTLE, Verdict
@@ -175,6 +175,8 @@ def diagnose(
         left = clean.correct
         if access.kind == "none":
             curve = measure_curve(judge, clean.correct, [0.0], seed)
+            if training is not None:
+                tests.append(grade_transfer(tally, left, training))
         else:
             white = run_white_box(tally, known or {})
             left = white.standing

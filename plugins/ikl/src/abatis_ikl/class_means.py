@@ -21,7 +21,7 @@ class ClassMeans(TrainerHooks):
         self.config = run.config(IklConfig)
         size = (run.num_classes, run.num_classes)
         self.means = torch.full(size, 1 / run.num_classes, device=run.device)  # (K, K)
-        self.sums = torch.zeros_like(self.means, dtype=torch.float64)  # of this epoch
+        self.sums = torch.zeros_like(self.means)  # of this epoch
         self._latest: tuple[Tensor, Tensor] | None = None
 
     def weigh(self, y: Tensor, like: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ class ClassMeans(TrainerHooks):
 
     def epoch_end(self, epoch: int) -> None:
         totals = self.sums.sum(1, keepdim=True)  # (K, 1)
-        means = (self.sums / totals.clamp(min=1e-300)).to(self.means)
-        self.means = torch.where(totals > 0, means, self.means)
+        self.means = torch.where(totals > 0, self.sums / totals, self.means)
         self.sums.zero_()
 
     def state_dict(self) -> dict[str, Any]:
