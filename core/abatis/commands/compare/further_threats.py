@@ -52,6 +52,6 @@ def _show(runs: Sequence[JudgedRun], choose: Callable[[Record], Record]) -> str:
         records = [choose(run.record) for run in runs if run.method == method]
         shares = [share for one in records if (share := find_headline(one)) is not None]
         verdict = find_worst(one.get("verdict") for one in records)
-        share = format_share(fmean(shares) if shares else None, verdict, ROBUST)
-        texts.append(f"{method} {share}")
+        mean = fmean(shares) if shares else None
+        texts.append(f"{method} {format_share(mean, verdict, ROBUST)}")
     return ", ".join(texts)
