@@ -151,10 +151,10 @@ def test_a_robust_network_is_fine_tuned_on_photographs(tmp_path):
     """The recipe, from the weights of a run: frozen layers stay, the others learn."""
     size = ["--image-size", "64", "--limit", "48", "--batch-size", "16", "--attack.steps", "1"]
     start, _ = trained(tmp_path, "at/finetune-robust", "resnet18", *size, "--epochs", "1")
-    words = [*size, "--init", str(start), "--freeze", "conv1,bn1,layer1", "--epochs", "3"]
+    words = [*size, "--init", str(start), "--freeze", "stem,norm,stage1*", "--epochs", "3"]
     folder, rows = trained(tmp_path, "at/finetune-robust", "resnet18", *words)
     before, after = (load_file(path / "weights-last.safetensors") for path in (start, folder))
     moved = {name for name in after if not torch.equal(before[name], after[name])}
-    assert not any("layer1." in name or name.startswith("backbone.conv1") for name in moved)
-    assert {name for name in after if "layer4" in name and name.endswith("weight")} <= moved
+    assert not any("stage1_" in name or "stem" in name for name in moved)
+    assert {name for name in after if "stage4" in name and name.endswith("weight")} <= moved
     assert rows[-1]["loss"] < rows[0]["loss"]

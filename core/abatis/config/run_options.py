@@ -190,8 +190,7 @@ class RunOptions(Options):
     )
     also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
-        description="a further threat of the training, for plugins that attack in several; repeat"
-        " the flag for several",
+        description="a further threat to train on, for plugins that know several; repeat for more",
         json_schema_extra=STEP,
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
@@ -315,9 +314,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     freeze: tuple[str, ...] = Field(
-        (),
-        description="layers to leave as they are, like stem,layer1 or stage1*, statistics included",
-        json_schema_extra=STEP,
+        (), description="layers to leave as they are, like stem,layer1", json_schema_extra=STEP
     )
     freeze_norms: bool = Field(
         False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
