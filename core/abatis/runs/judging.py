@@ -96,14 +96,12 @@ def judge(
     Args:
         model: your own module, from images in [0, 1] to logits (B, K); the result of
             :func:`abatis.run`; or what ``defense eval`` takes as MODEL, such as a run folder.
-        data: the images to judge on: a pair (x, y) of arrays, with x as uint8 (N, H, W, C),
-            (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; a torch Dataset of
-            (image in [0, 1], label); a run, for its test images; or a name, as in ``--data``.
-            A run is judged on its own test images where this is None.
+        data: a pair (x, y) of arrays, with x as uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or
+            float (N, C, H, W) in [0, 1]; a torch Dataset of (image in [0, 1], label); a run, for
+            its test images; a name, as in ``--data``; or None for a run's own test images.
         threat: such as ``"Linf:8/255"``; that of the run where this is None.
         ladder: "quick", "standard", "thorough" or "rand".
-        num_classes: of images given from Python; as many as the network has outputs if None. A
-            network with one output more abstains by it.
+        num_classes: of images from Python; if None, one for each output. One output more abstains.
         output: which of the network's outputs are the logits, as ``--output`` says it.
         seed: of the attacks; that of the run, else 0, if None.
         batch_size: images at a time, at most.
