@@ -111,7 +111,7 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
     asked, record = labels_and_record()
     monkeypatch.setattr(LadderResult, "get_survivors", lambda self, positions: {})
     again, same = labels_and_record()
-    assert again - asked == {"masking: PGD-20"}
+    assert again - asked == {"masking: PGD-20", "masking: margin PGD-20"}
     assert "PGD-20 at 0.15" not in again  # the diagnostics' own are handed to their curve
     assert record == same
 

@@ -96,6 +96,7 @@ def test_a_run_judges_a_subset_and_an_evaluation_the_same_one(tmp_path):
     run = abatis.run(tiny(tmp_path, name="r", epochs=1, ladder="quick", subset=9)).folder
     own = read_record(run)
     assert own["n"] == len(own["points"]) == 9
+    assert len(abatis.judged_images(run)[1]) == 9
     words = [str(run), "--ladder", "quick", "--quiet", "--out"]
     assert command([*words, out, "--subset", "9"]) == 0
     again = read_record(tmp_path / "e")

@@ -376,8 +376,6 @@ def move_runs(folder: Path) -> dict[str, Any]:
                 "device": environment["device"],
                 "resumed": environment["resumed"],
                 "clean_acc": result.clean_acc,
-                "doubles": list_doubles(watching),
-                "forecast": _read_forecast(result.folder),
                 "in a step": dict(seen),
             }
             # and back again
@@ -387,12 +385,6 @@ def move_runs(folder: Path) -> dict[str, Any]:
             rows = (result.folder / "metrics.jsonl").read_text("utf-8").splitlines()
             found[name]["epochs"] = [json.loads(row)["epoch"] for row in rows]
     return found
-
-
-def _read_forecast(folder: Path) -> dict[str, Any]:
-    """The rows of the plan that forecast something, by what."""
-    rows = json.loads((folder / "plan.json").read_text("utf-8"))
-    return {row["provider"]: row["options"] for row in rows if row["role"] == "forecast"}
 
 
 if __name__ == "__main__":

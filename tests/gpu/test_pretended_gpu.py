@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.gpu.cases import ON_CPU, list_cases, list_faults
-from tests.helpers import ROOT
+from tests.helpers import ROOT, our_plugins
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -61,12 +61,17 @@ def test_a_step_stays_on_the_device_and_the_host_never_waits(table, name):
     assert found["kernels"] > 400
     assert found["devices"] == ["cuda:0"]
     assert found["finite"]
-    assert found["doubles"] == []  # mps has none
     if name in READS_OF_AMM:
         assert all("deepfool.py" in place or "penalty.py" in place for place in found["waits"])
         assert 0 < sum(found["waits"].values()) <= 2 * READS_OF_AMM[name]  # of two steps
     else:
         assert found["waits"] == {}
+
+
+@pytest.mark.parametrize("name", our_plugins())
+def test_no_method_needs_float64(table, name):
+    """GPUs of kind mps have none."""
+    assert table["cases"][name]["doubles"] == []
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -117,8 +122,6 @@ def test_a_run_moves_between_cpu_and_gpu(table, name):
     found = table["moved"][name]
     assert found["device"] == "pretended"
     assert found["kernels"] > 1000
-    assert found["doubles"] == []
-    assert {"step", "evaluation"} <= found["forecast"].keys()  # of memory, at every start on a GPU
     assert "not bit-exact: device was cpu, now pretended" in found["resumed"][0]
     note = "a GPU makes sums in no fixed order without --deterministic"
     assert note in found["resumed"][0]

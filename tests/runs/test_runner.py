@@ -34,7 +34,7 @@ def words(config):
     return [
         *core.split(),
         *(f"--plugin={name}" for name in table["plugin"]),
-        f"--eval={table['eval']}",
+        f"--ladder={table['ladder']}",
         f"--out={table['out']}",
     ]
 

@@ -285,4 +285,6 @@ class Reporter:
 
 
 def _format(value: object) -> str:
-    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
+    if isinstance(value, tuple | list):
+        return "/".join(str(part) for part in value) or "none"
+    return str(value)

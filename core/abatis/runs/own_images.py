@@ -23,13 +23,13 @@ from abatis.runs.run_folder import PYTHON
 TOGETHER = 256  # images at a time
 
 
-def open_own_data(subject: ModelSpec, device: torch.device, limit: int | None = None) -> Data:
+def open_own_data(subject: ModelSpec, device: torch.device, **changes: Any) -> Data:
     """The data that a run was trained on, without what only a training step sees.
 
     Args:
         subject: the run.
         device: where the images lie.
-        limit: so many images of each part; None for the run's own number.
+        changes: fields of the request that differ from the run's.
 
     Raises:
         UsageError: they were given from Python.
@@ -44,8 +44,7 @@ def open_own_data(subject: ModelSpec, device: torch.device, limit: int | None = 
             "--data npz:PATH",
         )
     request = DataRequest.of(run, subject.view, device).for_judging()
-    request = replace(request, limit=limit or request.limit)
-    return open_data(replace(request, class_names=subject.class_names))
+    return open_data(replace(request, class_names=subject.class_names, **changes))
 
 
 def describe_own_run(
@@ -88,7 +87,7 @@ def judged_images(run: str | Path | Result) -> tuple[Tensor, Tensor]:
         DataError: the data cannot be opened, or are not those that were judged.
     """
     spec = find_run(run)
-    test = open_own_data(spec, torch.device("cpu")).test
+    test = _take_judged(spec.path, open_own_data(spec, torch.device("cpu")).test)
     _check_same(spec.path, test)
     return read_images(test)
 
@@ -97,6 +96,17 @@ def read_images(split: Split) -> tuple[Tensor, Tensor]:
     """All images of a split, (n, C, H, W) float32 in [0, 1], and their labels, (n,) int64."""
     batches = [*split.eval_batches(TOGETHER)]
     return torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches])
+
+
+def _take_judged(folder: Path, test: Split) -> Split:
+    """The test images that a run's record names, where it was judged on some of them."""
+    chosen = read_record(folder).get("points")
+    if chosen is None:
+        return test
+    places = {index: place for place, index in enumerate(test.index.tolist())}
+    if not set(chosen) <= places.keys():
+        return test  # other data, as the next check says
+    return test.subset(torch.tensor([places[index] for index in chosen]))
 
 
 def _check_same(folder: Path, test: Split) -> None:
