@@ -135,10 +135,17 @@ def judge(
             images.count_classes(num_classes, opened.outputs),
             **_describe_history(spec, images, opened.module, wanted, where),
         )
-        for note in filter(None, [images.info.note, *opened.notes, *opened.doubts]):
-            reporter.note(f"note: {note}")
-        with reporter.judging() as progress:
-            found = evaluate(opened.module, replace(request, progress=progress))
+        return _evaluate(opened, request, images.info.note, reporter)
+
+
+def _evaluate(
+    opened: Opened, request: EvaluationRequest, note: str, reporter: Reporter
+) -> Evaluation:
+    """Judge, with progress; what is doubtful about the network is among the findings."""
+    for text in filter(None, [note, *opened.notes, *opened.doubts]):
+        reporter.note(f"note: {text}")
+    with reporter.judging() as progress:
+        found = evaluate(opened.module, replace(request, progress=progress))
     return replace(found, findings=(*found.findings, *opened.doubts))
 
 
