@@ -22,7 +22,7 @@ from tests.helpers import tiny
 def out(tmp_path_factory):
     """A folder with a finished run, and one that was never evaluated."""
     out = tmp_path_factory.mktemp("runs")
-    abatis.run(tiny(out, epochs=1, limit=60, eval="clean", name="judged"))
+    abatis.run(tiny(out, epochs=1, limit=60, ladder="clean", name="judged"))
     abatis.run(tiny(out, epochs=1, limit=60, name="trained", use={"attacker": "none"}))
     return out
 

@@ -155,7 +155,7 @@ def test_a_record_that_was_tampered_with_inserts_nothing():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    config = tiny(out, epochs=1, limit=60, eval="quick", name="one")
+    config = tiny(out, epochs=1, limit=60, ladder="quick", name="one")
     return abatis.run(config).folder
 
 

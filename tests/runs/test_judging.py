@@ -34,7 +34,7 @@ class Tall(nn.Module):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    config = tiny(tmp_path_factory.mktemp("runs"), epochs=1, limit=60, seed=3, eval="clean")
+    config = tiny(tmp_path_factory.mktemp("runs"), epochs=1, limit=60, seed=3, ladder="clean")
     return abatis.run(config).folder
 
 

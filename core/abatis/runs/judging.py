@@ -96,14 +96,12 @@ def judge(
     Args:
         model: your own module, from images in [0, 1] to logits (B, K); the result of
             :func:`abatis.run`; or what ``defense eval`` takes as MODEL, such as a run folder.
-        data: the images to judge on: a pair (x, y) of arrays, with x as uint8 (N, H, W, C),
-            (N, C, H, W) or (N, H, W), or float (N, C, H, W) in [0, 1]; a torch Dataset of
-            (image in [0, 1], label); a run, for its test images; or a name, as in ``--data``.
-            A run is judged on its own test images where this is None.
+        data: a pair (x, y) of arrays, with x as uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or
+            float (N, C, H, W) in [0, 1]; a torch Dataset of (image in [0, 1], label); a run, for
+            its test images; a name, as in ``--data``; or None for a run's own test images.
         threat: such as ``"Linf:8/255"``; that of the run where this is None.
         ladder: "quick", "standard", "thorough" or "rand".
-        num_classes: of images given from Python; as many as the network has outputs if None. A
-            network with one output more abstains by it.
+        num_classes: of images from Python; if None, one for each output. One output more abstains.
         output: which of the network's outputs are the logits, as ``--output`` says it.
         seed: of the attacks; that of the run, else 0, if None.
         batch_size: images at a time, at most.
@@ -137,10 +135,17 @@ def judge(
             images.count_classes(num_classes, opened.outputs),
             **_describe_history(spec, images, opened.module, wanted, where),
         )
-        for note in filter(None, [images.info.note, *opened.notes, *opened.doubts]):
-            reporter.note(f"note: {note}")
-        with reporter.judging() as progress:
-            found = evaluate(opened.module, replace(request, progress=progress))
+        return _evaluate(opened, request, images.info.note, reporter)
+
+
+def _evaluate(
+    opened: Opened, request: EvaluationRequest, note: str, reporter: Reporter
+) -> Evaluation:
+    """Judge, with progress; what is doubtful about the network is among the findings."""
+    for text in filter(None, [note, *opened.notes, *opened.doubts]):
+        reporter.note(f"note: {text}")
+    with reporter.judging() as progress:
+        found = evaluate(opened.module, replace(request, progress=progress))
     return replace(found, findings=(*found.findings, *opened.doubts))
 
 
