@@ -21,7 +21,12 @@ def weights_digest(module: nn.Module) -> str:
 
 def print_structure(module: nn.Module) -> str:
     """The printed form of a network, without addresses in memory."""
-    return ADDRESS.sub("", repr(module))
+    try:
+        printed = repr(module)
+    except Exception:  # a network's own __repr__ can fail in any way
+        parts = module.named_modules()
+        printed = "\n".join(f"{name}: {type(part).__name__}" for name, part in parts)
+    return ADDRESS.sub("", printed)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

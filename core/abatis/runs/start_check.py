@@ -127,18 +127,17 @@ def _list_layers(module: nn.Module) -> list[str]:
 
 
 def _check_habits(module: nn.Module, name: str) -> None:
-    """Raise UsageError where a network cannot be saved, moved, printed or switched to a mode."""
+    """Raise UsageError where a network cannot be saved, moved or switched to a mode."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         values = dict(module.state_dict())
-        repr(module)
         for mode in (False, True):
             module.train(mode)
     except Exception as error:
         raise UsageError(
             f"{name} cannot be trained: {summarise_error(error)}",
             where=raised_at(error),
-            fix="state_dict(), repr() and train() must work as those of torch's modules",
+            fix="state_dict() and train() must work as those of torch's modules",
         ) from error
     for part, mode in modes:
         part.training = mode
