@@ -57,8 +57,14 @@ MISSED: dict[str, str] = {
 REASONS: dict[str, str] = {
     "decoy_robust": "a substitute that learns from labels alone finds images for three points "
     "fewer than the gradient of the network behind the decoy",
+    "menet": "it has no gradient and answers at random, so that slopes from 8,000 answers a point "
+    "stand in for the gradient of the network behind the completion of the images",
+    "pruned": "an attack that averages the gradient over more draws than ours finds a little more",
+    "cache_own_file": "the copy in the new process reads the same file, so that it remembers, too",
     "single_step": "the truth is an upper bound, too: here our attacks find more than the one "
     "that was made for it",
+    "total_variation": "as for single step",
+    "defense_gan": "as for single step",
     "winners": "as for single step",
     "autoencoder": "as for single step; the searches by labels find images on which it abstains",
     "memorised": "the bound is that of training images, on which the network is more robust than "

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import abatis
+from abatis.api import randomness
 from abatis.api.randomness import Randomness, per_sample, seed_for, seeded
 from abatis.evaluate.judge import Judge
 from abatis.nets.net import Net
@@ -74,6 +75,18 @@ def test_the_global_generators_are_left_as_found():
     with seeded(0, "x"):
         assert (random.random(), np.random.rand(), torch.rand(1).item()) == inside
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_gpus_that_start_within_a_run_begin_as_they_would_have(monkeypatch):
+    """torch.manual_seed seeds GPUs that have not started, too."""
+    given = []
+    monkeypatch.setattr(randomness, "_has_gpu_build", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", given.append)
+    torch.manual_seed(7)
+    with seeded(0, "x"):
+        assert given[-1] != 7
+    assert given[-1] == 7
 
 
 @pytest.mark.parametrize("method", METHODS)

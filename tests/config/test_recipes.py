@@ -121,7 +121,7 @@ ON_SMALL_IMAGES = ["--auto-augment=", "--erasing", "0"]  # where a recipe asks f
 
 
 def dry_run(recipe, *words):
-    others = ON_SMALL_IMAGES if recipe.startswith("at/large") else []
+    others = ON_SMALL_IMAGES if recipe.startswith(("at/large", "convstem/")) else []
     asked = ["run", "--recipe", recipe, "--no-pretrained", "--dry-run", *others, *words]
     assert main(asked) == 0
 

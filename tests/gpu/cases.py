@@ -204,6 +204,7 @@ def run_case(case: Case, watching: Any, device: str = "cuda") -> dict[str, Any]:
         "waits": dict(watching.waits),
         "kernels": sum(watching.kernels.values()),
         "types": {name: sorted(types) for name, types in watching.dtypes.items()},
+        "doubles": list_doubles(watching),
     }
     parts["step"].check()
     tensors = _list_kept(parts, metrics)
@@ -213,6 +214,11 @@ def run_case(case: Case, watching: Any, device: str = "cuda") -> dict[str, Any]:
         "finite": all(bool(torch.isfinite(tensor).all()) for tensor in tensors),
         "digest": _digest(tensors),
     }
+
+
+def list_doubles(watching: Any) -> list[str]:
+    """Operations on float64 on the device, which not every kind of device has."""
+    return sorted(name for name, types in watching.dtypes.items() if "torch.float64" in types)
 
 
 def make_parts(case: Case, device: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.gpu.cases import ON_CPU, list_cases, list_faults
-from tests.helpers import ROOT
+from tests.helpers import ROOT, our_plugins
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -66,6 +66,12 @@ def test_a_step_stays_on_the_device_and_the_host_never_waits(table, name):
         assert 0 < sum(found["waits"].values()) <= 2 * READS_OF_AMM[name]  # of two steps
     else:
         assert found["waits"] == {}
+
+
+@pytest.mark.parametrize("name", our_plugins())
+def test_no_method_needs_float64(table, name):
+    """GPUs of kind mps have none."""
+    assert table["cases"][name]["doubles"] == []
 
 
 @pytest.mark.parametrize("name", ON_CPU)

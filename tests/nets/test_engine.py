@@ -36,6 +36,18 @@ def test_the_plan_says_what_was_chosen(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("choice", "captured"),
+    [
+        ("attack", "attack: each of its forward passes by itself"),
+        ("both", "attack and step: each forward pass by itself"),
+    ],
+)
+def test_the_plan_says_what_is_compiled(tmp_path, monkeypatch, choice, captured):
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    assert engine(tmp_path, compile=choice)["compile"] == captured
+
+
 def test_each_choice_can_be_changed(tmp_path):
     found = engine(tmp_path, attack={"steps": 1, "precision": "bf16"}, fold=False)
     assert found["norms folded"] == "0 of 4"

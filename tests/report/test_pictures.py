@@ -15,6 +15,7 @@ from torch import nn
 import abatis
 from abatis import Threat
 from abatis.api.batch import Batch
+from abatis.commands.compare import pictures as compare
 from abatis.commands.compare.pictures import show_margins, show_pictures
 from abatis.data.arrays import ArraySplit
 from abatis.evaluate.album import Album, scale_down
@@ -140,7 +141,7 @@ def test_a_card_says_what_became_of_the_image():
         "wrong without an attack",
     ]
     assert [len(card.images) for card in gallery.cards] == [3, 3, 1]
-    assert gallery.cards[0].images[1].lines == ("adversarial", "cat 60\N{NO-BREAK SPACE}%")
+    assert gallery.cards[0].images[1].lines == ("adversarial", "cat, 60\N{NO-BREAK SPACE}%")
     (maps,) = pictures.show_gradients(table, ())
     assert [image.lines for image in maps.cards[0].images] == [("this network",)]
 
@@ -192,18 +193,24 @@ def test_pictures_of_another_evaluation_are_not_shown(folder, tmp_path):
         path.write_text(before, encoding="utf-8")
 
 
-def test_a_comparison_shows_the_same_images_and_the_margins_of_two_methods(folder):
+def test_a_comparison_shows_the_same_images(folder):
     row = {"seeds": [0], "runs": [str(folder)], "verdict": "PASS"}
-    compared = {
-        "baseline": "at",
-        "rows": [{**row, "method": "trades"}, {**row, "method": "at", "verdict": "FAIL"}],
+    rows = [{**row, "method": "trades"}, {**row, "method": "at", "verdict": "FAIL"}]
+    (gallery,) = show_pictures({"baseline": "at", "rows": rows})
+    names = [image.lines[0] for image in gallery.cards[0].images]
+    assert names == ["clean", "trades", "at (FAIL)"]
+
+
+def test_a_comparison_shows_the_margins_of_two_methods(monkeypatch):
+    margins = {"at": [0.5, None, 1.0], "trades": [0.75, 0.5, 0.5]}
+    records = {
+        name: {"margins": {"per_point": {"input_L2": values}}, "masking": {"positions": [3, 5, 9]}}
+        for name, values in margins.items()
     }
-    (gallery,) = show_pictures(compared)
-    assert [image.lines[0] for image in gallery.cards[0].images] == [
-        "clean",
-        "trades",
-        "at (FAIL)",
-    ]
-    (figure,) = show_margins(compared)
-    assert "0 of " in figure.svg
-    assert "points lie above the line of equality" in figure.svg
+    monkeypatch.setattr(compare, "_read", records.get)
+    rows = [{"method": name, "seeds": [0, 1], "runs": [name, "none"]} for name in ("trades", "at")]
+    (figure,) = show_margins({"baseline": "at", "rows": rows})
+    assert "1 of 2 points lie above the line of equality" in figure.svg
+    assert "of 2 test images" in figure.caption
+    other_seed = {**rows[0], "seeds": [2, 3]}
+    assert show_margins({"baseline": "at", "rows": [other_seed, rows[1]]}) == []

@@ -91,6 +91,11 @@ def test_rate_and_momentum_are_the_released_ones(number):
     assert is_close(torch.tensor(momenta, dtype=torch.float64), arrays[f"{prefix}momentum"])
 
 
+def test_a_warm_up_without_an_average_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="has no effect without --ema"):
+        tiny(tmp_path, ema_warmup=0.1)
+
+
 def test_a_momentum_that_cycles_needs_the_schedule():
     with pytest.raises(UsageError, match="the momentum of SGD along one-cycle-cosine"):
         OptimConfig(momentum_range=(0.85, 0.95))

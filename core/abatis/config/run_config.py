@@ -106,6 +106,15 @@ class RunConfig(RunOptions):
         """The threats of the evaluation: the trained ones, then the others."""
         return (*self.trained_threats, *map(Threat.parse, self.also_threat))
 
+    @model_validator(mode="after")
+    def _check_averaging(self) -> RunConfig:
+        if self.ema_warmup and not self.ema:
+            raise UsageError(
+                f"--ema-warmup {self.ema_warmup:g} has no effect without --ema",
+                fix="add --ema, or leave it out",
+            )
+        return self
+
     @property
     def trained_threats(self) -> tuple[Threat, ...]:
         """The threats of the training attack; a plugin may know several."""

@@ -42,6 +42,8 @@ DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnost
 FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
 """The radii of the thorough ladder's curve, in multiples of eps."""
 
+BROKEN = "broken"  # among the facts of an attack that ran on some of the points only
+
 WITHOUT_PGD = Threat.parse("Linf:8/255")
 """The threat of the diagnostics if the requested one has no PGD."""
 
@@ -302,12 +304,18 @@ def _spread(judge: Judge, found: Examination, request: EvaluationRequest) -> Non
         return
     for name, attack in found.diagnosis.breakers.items():
         title = f"{name}, all points"
-        verdict = judge.run_attack(title, attack, found.robust & others)
+        wanted = found.robust & others
+        verdict = judge.run_attack(title, attack, wanted)
         found.robust &= verdict.robust | ~others
-        robust = found.robust.clone()
-        found.ladder.verdicts[title] = Verdicts(title, robust, verdict.facts, stray=verdict.stray)
+        robust, facts = found.robust.clone(), _count_broken(wanted, verdict)
+        found.ladder.verdicts[title] = Verdicts(title, robust, facts, stray=verdict.stray)
         found.ladder.settings[title] = {"loss": "a diagnostic that broke more than the ladder"}
     search_points(judge, found, request, others, found.diagnosis.searches, "all points")
+
+
+def _count_broken(wanted: Tensor, verdict: Verdicts) -> dict[str, int]:
+    """The facts of an attack on some points, (n,) bool, with how many of them it broke."""
+    return {**verdict.facts, BROKEN: int((wanted & ~verdict.robust).sum())}
 
 
 def search_points(
@@ -326,7 +334,8 @@ def search_points(
         for name, verdict in search.verdicts.items():
             title = f"{name}, {label}"
             found.robust &= verdict.robust | ~wanted
-            found.ladder.verdicts[title] = Verdicts(title, found.robust.clone(), verdict.facts)
+            facts = _count_broken(wanted, verdict)
+            found.ladder.verdicts[title] = Verdicts(title, found.robust.clone(), facts)
             found.ladder.settings[title] = search.settings[name]
 
 

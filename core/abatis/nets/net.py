@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RUNNING = ("running_mean", "running_var")
+SAFE_CHANNELS = 8
 LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
 """Logits that differ by less are those of the same function."""
 
@@ -86,7 +87,9 @@ class Net:
         # in full float32: the rounding of TF32 is larger than the tolerance
         with use_full_float32(), self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
-            if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
+            if not _damages_memory(self.module, x.device) and _agrees(
+                plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))
+            ):
                 self._attack_format = torch.channels_last
                 self._format = self._attack_format if step else self._format
             found = find_folding(self.module, lambda: self.module(x)) if fold else None
@@ -357,6 +360,18 @@ class Net:
         finally:
             for norm in norms:
                 norm.training = False
+
+
+def _damages_memory(module: nn.Module, device: torch.device) -> bool:
+    """Would torch write beyond its memory on the CPU if this network ran in channels_last?
+
+    The gradient of the kernel of a strided 1x1 convolution does, from fewer than 8 channels.
+    """
+    return device.type == "cpu" and any(
+        part.in_channels < SAFE_CHANNELS and max(part.kernel_size) == 1 and max(part.stride) > 1
+        for part in module.modules()
+        if isinstance(part, nn.Conv2d)
+    )
 
 
 def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:

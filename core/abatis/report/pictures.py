@@ -14,6 +14,7 @@ from abatis.report.json_part import Part
 from abatis.report.words import NO_BREAK_SPACE
 
 BASE64 = re.compile(r"[A-Za-z0-9+/]+=*")
+DIAGNOSTIC = "masking: "  # before the names of attacks of the masking tests
 WITHSTOOD, WRONG = "withstood all", "wrong without an attack"
 
 
@@ -89,15 +90,17 @@ def describe_fate(one: Part) -> Badge:
     if one["correct"].value is not True:
         return Badge(WRONG)
     breaker = one["broken_by"].value
-    return Badge(WITHSTOOD, "pass") if breaker is None else Badge(f"broken by {breaker}", "fail")
+    if breaker is None:
+        return Badge(WITHSTOOD, "pass")
+    return Badge(f"broken by {str(breaker).removeprefix(DIAGNOSTIC)}", "fail")
 
 
 def describe_answer(answer: Part, names: Sequence[str]) -> str:
-    """A class and its probability, like ``cat 93 %``."""
+    """A class and its probability, like ``cat, 93 %``."""
     top, share = (*answer.parts(), Part(), Part())[:2]
     if top.number is None or share.number is None:
         return "-"
-    return f"{name_class(top, names)} {100 * share.number:.0f}{NO_BREAK_SPACE}%"
+    return f"{name_class(top, names)}, {100 * share.number:.0f}{NO_BREAK_SPACE}%"
 
 
 def name_class(label: Part, names: Sequence[str]) -> str:

@@ -23,13 +23,13 @@ from abatis.runs.run_folder import PYTHON
 TOGETHER = 256  # images at a time
 
 
-def open_own_data(subject: ModelSpec, device: torch.device, limit: int | None = None) -> Data:
+def open_own_data(subject: ModelSpec, device: torch.device, **changes: Any) -> Data:
     """The data that a run was trained on, without what only a training step sees.
 
     Args:
         subject: the run.
         device: where the images lie.
-        limit: so many images of each part; None for the run's own number.
+        changes: fields of the request that differ from the run's.
 
     Raises:
         UsageError: they were given from Python.
@@ -44,8 +44,7 @@ def open_own_data(subject: ModelSpec, device: torch.device, limit: int | None = 
             "--data npz:PATH",
         )
     request = DataRequest.of(run, subject.view, device).for_judging()
-    request = replace(request, limit=limit or request.limit)
-    return open_data(replace(request, class_names=subject.class_names))
+    return open_data(replace(request, class_names=subject.class_names, **changes))
 
 
 def describe_own_run(

@@ -49,6 +49,7 @@ def prepare_module(
             "not trained",
             fix="give the Python module that the program was made from",
         )
+    _check_habits(module, name)
     read_extra_state(module)
     notes = []
     low = {part.dtype for part in module.parameters() if part.dtype in HALF}
@@ -125,6 +126,29 @@ def _list_layers(module: nn.Module) -> list[str]:
     return names
 
 
+def _check_habits(module: nn.Module, name: str) -> None:
+    """Raise UsageError where a network cannot be saved, moved, printed or switched to a mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        values = dict(module.state_dict())
+        repr(module)
+        for mode in (False, True):
+            module.train(mode)
+    except Exception as error:
+        raise UsageError(
+            f"{name} cannot be trained: {summarise_error(error)}",
+            where=raised_at(error),
+            fix="state_dict(), repr() and train() must work as those of torch's modules",
+        ) from error
+    for part, mode in modes:
+        part.training = mode
+    if any(isinstance(value, Tensor) and value.is_meta for value in values.values()):
+        raise UsageError(
+            f"{name} has tensors on the meta device, which hold no values",
+            fix="make the network on the cpu, or load its weights",
+        )
+
+
 def _is_exported(module: nn.Module) -> bool:
     """Is it a torch.export program? These replace the method that sets the mode."""
     return isinstance(module, torch.fx.GraphModule) and "train" in vars(module)
@@ -154,7 +178,9 @@ def check_start(net: Net, images: Tensor, classes: int, name: str, copied: bool)
         with net.frozen_mode():
             output = try_network(net.module, images, name)
             notes += adapt_outputs(net.module, output, len(images), classes, None, name)
-            width = try_network(net.module, images, name).shape[1]
+            logits = try_network(net.module, images, name)
+            width = logits.shape[1]
+            _refuse_nan(logits, name)
         notes += _check_train_mode(net, images, width, name)
         _check_gradients(net, images, name)
         if copied:
@@ -179,7 +205,17 @@ def _check_train_mode(net: Net, images: Tensor, width: int, name: str) -> list[s
         output = net.module(images)
     except Exception as error:
         raise explain_failure(error, f"{name}, in train mode,", images) from error
+    _refuse_nan(output, f"{name}, in train mode,")
     return adapt_training_output(net.module, output, (len(images), width), name)
+
+
+def _refuse_nan(output: object, name: str) -> None:
+    """Raise UsageError where logits are NaN before the first update."""
+    if isinstance(output, Tensor) and bool(output.isnan().any()):
+        raise UsageError(
+            f"{name} returns NaN for the first images",
+            fix="correct the network or its weights: nothing was trained yet",
+        )
 
 
 def _check_gradients(net: Net, images: Tensor, name: str) -> None:

@@ -257,6 +257,19 @@ def test_micro_batches_make_the_update_of_the_whole_batch(options, parts):
         assert value.item() > 0
 
 
+def test_indices_that_float32_cannot_tell_apart():
+    """The worst samples are found by their indices, which may be larger than 2**24."""
+    found = []
+    for first in (0, 2**24):
+        module = plain_network()
+        batch = half_right(module)
+        batch = Batch(batch.x, batch.y, batch.index + first)
+        step = make_step(module, "amm", lr=0.01, options={"weight": 1, "top_fraction": 0.2})
+        step(batch, 0, 0, 0.0)
+        found.append(weights(module))
+    assert torch.equal(*found)
+
+
 def test_the_images_are_the_clean_ones_and_the_statistics_those_of_eval_mode():
     module, batch = tiny_network(10), tiny_batch(8, 10)
     module(batch.x)

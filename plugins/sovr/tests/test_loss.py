@@ -121,9 +121,13 @@ def test_the_floor_of_the_share_with_the_smallest_margins_is_switched(size, frac
     assert set(margins[switched].tolist()) == set(margins.sort().values[:count].tolist())
 
 
-def test_equal_margins_go_to_the_samples_that_come_first_in_the_training_set():
+@pytest.mark.parametrize(
+    "index", [[40, 30, 10, 0, 20], [2**24 + 4, 2**24 + 3, 2**24 + 1, 2**24, 2**24 + 2]]
+)
+def test_equal_margins_go_to_the_samples_that_come_first_in_the_training_set(index):
+    """Float32 could not tell the larger indices apart."""
     net, y = Net(nn.Identity()), torch.zeros(5, dtype=torch.int64)
-    batch = Batch(torch.zeros(5, 1, 1, 1), y, torch.tensor([40, 30, 10, 0, 20]))
+    batch = Batch(torch.zeros(5, 1, 1, 1), y, torch.tensor(index))
     ctx = StepContext(batch, batch.x, {}, net, 0, 0, 0.0, 5)
     ctx.__dict__["logits_clean"] = torch.zeros(5, 3)
     terms = plan_of("sovr", net=net, num_classes=3, options={"fraction": 0.4}).loss(ctx)

@@ -20,6 +20,7 @@ from abatis.commands.eval.choices import (
     open_corruptions,
 )
 from abatis.commands.eval.data_options import read_source
+from abatis.commands.eval.options import DATA_DIR
 from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
@@ -52,6 +53,7 @@ from abatis.system.files import explain_disk_errors
 from abatis.system.signals import stop_at_once
 
 TRIED_BY_OTHERS = 2  # images on which the attacks of --also are tried
+
 TRIED = 8  # images on which the network is tried before the evaluation
 
 
@@ -162,8 +164,19 @@ def read_wishes(asked: argparse.Namespace) -> Wishes:
 
 def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     """The data a model is evaluated on: those of ``--data``, else the run's own."""
-    if is_same_data(asked, subject):
-        return open_own_data(subject, device, asked.limit)
+    run = subject.run
+    if run is not None and asked.data in (None, run.data):
+        return open_own_data(
+            subject,
+            device,
+            limit=asked.limit or run.limit,
+            data_dir=run.data_dir if asked.data_dir == DATA_DIR else asked.data_dir,
+            image_size=asked.image_size or run.image_size,
+            skip_broken=run.skip_broken or asked.skip_broken,
+            follow_links=run.follow_links or asked.follow_links,
+            download=asked.download,
+            source=read_source(asked, run.source),
+        )
     if asked.data is None:
         raise UsageError(
             f"no data set given for {asked.model}",

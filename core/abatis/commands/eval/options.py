@@ -10,6 +10,7 @@ from abatis.commands.eval.data_options import add_source_options
 from abatis.config.ladders import LADDERS, LADDERS_IN_WORDS
 from abatis.config.parser import Parser
 
+DATA_DIR = Path("data")  # where none is given
 MADE = "made"  # corruptions that are computed
 MASKED = 6  # exit code with --strict if the verdict is FAIL
 
@@ -104,7 +105,7 @@ def _add_data_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data-dir",
         type=read_path,
-        default=Path("data"),
+        default=DATA_DIR,
         metavar="PATH",
         help="folder of the named data sets (default: data)",
     )

@@ -128,7 +128,7 @@ def start_from(
     if wanted and not wanted.changes_nothing and not target.normalisation:
         raise UsageError(
             f"{contents.path} normalises images by {wanted}, and {name} does not",
-            fix="put the normalisation into the network, as a layer with buffers mean and std",
+            fix="add --normalize MEAN STD, or put a layer with buffers mean and std before it",
         )
     check_values(target, choice.fit, contents)
     _load(module, choice.fit, contents)

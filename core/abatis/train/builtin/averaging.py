@@ -43,8 +43,15 @@ class WeightAveraging(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self.updates += 1
         decay = self.find_decay(self.updates)
-        averages: list[Tensor] = list(self.averaged.parameters())
-        weights: list[Tensor] = list(self.source.parameters())
+        averages: list[Tensor] = []
+        weights: list[Tensor] = []
+        pairs = zip(self.averaged.parameters(), self.source.parameters(), strict=True)
+        for average, weight in pairs:
+            if average.is_floating_point() or average.is_complex():
+                averages.append(average)
+                weights.append(weight)
+            else:
+                average.copy_(weight)
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - decay)
         self.copy_buffers()
