@@ -10,7 +10,7 @@ from abatis.config.command_line import parse_run
 from tests.commands.compare.test_command import TINY, finished
 
 
-def test_a_line_for_every_run_that_is_not_finished(tmp_path, capsys):
+def test_a_line_for_every_run_that_is_not_finished(tmp_path):
     """Each line is the run that compare would train, and may be repeated."""
     finished(tmp_path, "at")
     file = tmp_path / "list" / "jobs.txt"
@@ -24,4 +24,3 @@ def test_a_line_for_every_run_that_is_not_finished(tmp_path, capsys):
     asked = parse_run(lines[2][1:])
     assert asked.to_toml() == planned.to_toml()
     assert (asked.name, asked.resume) == ("mart-s1", True)
-    assert f"defense jobs run {file}" in " ".join(capsys.readouterr().out.split())

@@ -71,6 +71,8 @@ def test_the_best_and_the_front(advise):
     assert advise("clean").find_best(TRIALS) == [0]
     assert advise("robust", "clean").find_best(TRIALS) == [2, 1, 0]
     assert advise().find_best(TRIALS[4:]) == []
+    tied = [trial(0.1, 1, 0.5, 0.6), trial(0.2, 1, 0.5, 0.7), trial(0.3, 1, 0.5, 0.7)]
+    assert advise().find_best(tied) == [1]
 
 
 def test_importances_are_shares(advise):

@@ -73,13 +73,16 @@ class Adviser:
     def find_best(self, trials: Sequence[Trial]) -> list[int]:
         """The numbers of the trials that none surpasses in all objectives, the most robust first.
 
-        With one objective it is the first of the best.
+        With one objective it is the best, of equals the one with the better other accuracy.
         """
-        study = self._remember(trials, None)
-        if not any(trial.state == "finished" for trial in trials):
+        finished = [place for place, trial in enumerate(trials) if trial.state == "finished"]
+        if not finished:
             return []
         if len(self.objectives) == 1:
-            return [int(study.best_trial.number)]
+            other = "clean" if self.objectives[0] == "robust" else "robust"
+            names = (self.objectives[0], other)
+            return [max(finished, key=lambda n: tuple(getattr(trials[n], name) for name in names))]
+        study = self._remember(trials, None)
         front = [int(trial.number) for trial in study.best_trials]
         return sorted(front, key=lambda number: (-(trials[number].robust or 0), number))
 
