@@ -1,6 +1,7 @@
 # make demo: set up, train a small robust model on real digits and judge it. make test: set up, then every check.
 # make test-slow, make test-long: the tests that take minutes, and those that take longer than .ci/run may.
 # make check: the quick part of them, before a first change. make docs: the documentation site, in site/.
+# make notebooks: run the notebooks, and keep what they show.
 # make wheels: the core and every plugin as wheels, in dist/.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ DIST := dist
 QUICK := tests/test_architecture.py tests/api tests/config tests/docs/test_docs.py tests/commands/test_registry.py \
 	tests/train/test_checkpoint.py tests/train/test_plan.py tests/train/test_step.py
 
-.PHONY: demo check test test-slow test-long docs wheels lint clean
+.PHONY: demo check test test-slow test-long docs notebooks wheels lint clean
 
 demo: $(STAMP)
 	@# one thread: on images this small, threads that wait for each other cost more than they give
@@ -35,6 +36,11 @@ test-long: $(STAMP)
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-slow.txt
+	folder=$$(mktemp -d) && cp examples/notebooks/*.ipynb $$folder && $(BIN)/jupyter execute --inplace $$folder/*.ipynb \
+		&& cp $$folder/*.ipynb examples/notebooks/
 
 # in an environment of their own, which needs no torch
 wheels:

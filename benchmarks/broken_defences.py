@@ -7,7 +7,7 @@
 Each toy of tests/evaluate/defences is judged by ``defense eval FILE:FACTORY`` with the standard
 ladder, in a process of its own, on one thread; its true robust accuracy is the one that
 tests/evaluate/defences/find_truth.py found. Writes benchmarks/results/broken-defences.json after
-every toy, and broken-defences.md.
+every toy, then broken-defences.md and the same tables in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from abatis.system.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 RECORD, PAGE = RESULTS / "broken-defences.json", RESULTS / "broken-defences.md"
+DOCS = ROOT / "docs" / "evaluation.md"
+BEGIN, END = "<!-- begin: benchmarks.broken_defences -->", "<!-- end -->"
 JUDGED = ROOT / "tests" / "evaluate" / "defences" / "judged.py"
 TRUTH = ROOT / "tests" / "evaluate" / "defences" / "truth.json"
 FORKED = multiprocessing.get_context("fork")
@@ -55,8 +57,14 @@ MISSED: dict[str, str] = {
 REASONS: dict[str, str] = {
     "decoy_robust": "a substitute that learns from labels alone finds images for three points "
     "fewer than the gradient of the network behind the decoy",
+    "menet": "it has no gradient and answers at random, so that slopes from 8,000 answers a point "
+    "stand in for the gradient of the network behind the completion of the images",
+    "pruned": "an attack that averages the gradient over more draws than ours finds a little more",
+    "cache_own_file": "the copy in the new process reads the same file, so that it remembers, too",
     "single_step": "the truth is an upper bound, too: here our attacks find more than the one "
     "that was made for it",
+    "total_variation": "as for single step",
+    "defense_gan": "as for single step",
     "winners": "as for single step",
     "autoencoder": "as for single step; the searches by labels find images on which it abstains",
     "memorised": "the bound is that of training images, on which the network is more robust than "
@@ -80,7 +88,9 @@ def main() -> None:
         row = judge(name)
         print(describe(name, row), flush=True)
         keep(name, row)
-    PAGE.write_text(write_page(read_record()), encoding="utf-8")
+    page = write_page(read_record())
+    write_text(PAGE, page)
+    write_text(DOCS, put_into_docs(page, DOCS.read_text(encoding="utf-8")))
 
 
 def read_record() -> dict[str, Any]:
@@ -226,8 +236,17 @@ def write_page(record: dict[str, Any]) -> str:
         lines += [f"## {title}", "", *make_table(names, rows, truth), ""]
     for title, reasons in (("Not caught, or failed", MISSED), ("Further off", REASONS)):
         if reasons:
-            lines += [f"## {title}", "", *(f"* {name}: {why}" for name, why in reasons.items()), ""]
+            told = [f"* {name.replace('_', ' ')}: {why}." for name, why in reasons.items()]
+            lines += [f"## {title}", "", *told, ""]
     return "\n".join(lines)
+
+
+def put_into_docs(page: str, docs: str) -> str:
+    """Return the text of docs/evaluation.md with the page between its two marks."""
+    before, rest = docs.split(BEGIN)
+    after = rest[rest.index(END) :]
+    body = page.split("\n", 2)[2].replace("\n## ", "\n### ").strip()
+    return f"{before}{BEGIN}\n\n{body}\n\n{after}"
 
 
 def make_table(names: list[str], rows: dict[str, Any], truth: dict[str, float]) -> list[str]:

@@ -3,9 +3,9 @@
     python -m benchmarks.calibrate_verdict            # what the record lacks
     python -m benchmarks.calibrate_verdict --rates    # the rates alone, from the records
 
-The networks are those of benchmarks/results/broken-defences.json (standard ladder); the honest ones
-once more with weights of other seeds (quick ladder, which has the same tests); and, where the
-reference data are there (see benchmarks/known_networks.py), published robust networks. Writes
+The networks are those of benchmarks/results/broken-defences.json; the honest ones once more with
+weights of other seeds; and, where the reference data are there (see benchmarks/known_networks.py),
+published robust networks; all by the standard ladder. Writes
 benchmarks/results/calibration.json and calibration.md. A test holds the limits in
 abatis.evaluate.masking.record against this record.
 """
@@ -71,11 +71,11 @@ def list_networks() -> Iterator[tuple[str, int]]:
 def judge_one(name: str, seed: int) -> dict[str, Any]:
     """Judge a network; return its row."""
     if name not in PUBLISHED:
-        return judge(name, seed, "quick")
+        return judge(name, seed, "standard")
     file, threat = PUBLISHED[name]
     model = f"{REFERENCE / 'data' / 'checkpoints' / 'models.py'}:{name}"
     data = f"npz:{REFERENCE / 'data' / file}"
-    return evaluate(model, data, threat, "quick", PUBLISHED_POINTS)
+    return evaluate(model, data, threat, "standard", PUBLISHED_POINTS)
 
 
 def keep(rows: dict[str, Any]) -> None:

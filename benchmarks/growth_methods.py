@@ -87,9 +87,14 @@ METHODS = {
     ),
     "average-margin": Method(UPDATE, products=3, plugins=("average-margin",)),
     "awp": Method(2 * UPDATE, plugins=("awp",)),
+    "convstem": Method(UPDATE, plugins=("convstem",)),
     "he": Method(UPDATE, plugins=("he",)),
     "seat": Method(UPDATE, plugins=("seat",)),
+    # the teacher is a small network outside of a run
+    "lbgat": Method(1 + 2 * UPDATE, graphs=2, plugins=("lbgat",)),
     "ikl": Method(1 + 2 * UPDATE, graphs=2, plugins=("ikl",)),
+    # one threat: Auto-PGD, with a forward behind its last step
+    "multi-norm": Method(1 + UPDATE, plugins=("multi-norm",)),
     "score": Method(1 + 2 * UPDATE, graphs=2, plugins=("score",)),
     "grad-norm": Method(UPDATE + 6, per_step=0, graphs=3, plugins=("grad-norm",)),
     "fast": Method(2 + UPDATE, per_step=0, plugins=("fast",), options={"guard": 0}),
@@ -144,7 +149,7 @@ def variant_of(method: Method, at: Point, rows: slice | None = None) -> Variant:
         random=random,
         attack=AttackConfig(steps=at.steps, step_size="2/255"),
     )
-    optimizer = torch.optim.SGD(of.module.parameters(), lr=1e-6, momentum=0.9)
+    optimizer = torch.optim.SGD(of.net.list_parameters(), lr=1e-6, momentum=0.9)
     step, whole = (
         step_of(of.net, plan, optimizer, THREAT, random),
         Batch(of.x, of.y, torch.arange(at.batch)),

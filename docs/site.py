@@ -1,19 +1,21 @@
 """Hooks for mkdocs: the navigation, pages from outside ``docs/``, and pages made from the code.
 
 The front page is README.md; records, changelog and contribution guide are added to the pages of
-``docs/``. Links are written for the repository and rewritten for the site. A link to a file that is
-not a page becomes plain text.
+``docs/``. Links are written for the repository and rewritten for the site; files that pages name
+are shown on the site, too, and a link to anything else becomes plain text. Formulas, in fences with
+the word ``math``, become MathML, which browsers show without a script.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -37,6 +39,7 @@ GUIDE = [
     "speed",
     "large-models",
     "scaling",
+    "sweeps",
     "publishing",
     "faq",
 ]
@@ -50,6 +53,30 @@ PLUGINS = [
 REFERENCE = ["reference/api.md", "reference/hooks.md", "reference/testing.md", "architecture.md"]
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+FORMULA = re.compile(r"```math\n(.*?)```", re.DOTALL)
+IMAGE = re.compile(r"(!\[[^\]]*\]\()docs/")
+NAMED = re.compile(r"`((?:tests|benchmarks|core|examples)/[\w./-]+\.\w+)`")  # files in a text
+SOURCES = "source"  # folder of the pages that show files
+LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml"}
+TITLES = {
+    "autoattack-speed-cifar10": "Cost of AutoAttack: CIFAR-10 images",
+    "autoattack-speed-digits": "Cost of AutoAttack: digits",
+    "broken-defences": "Masking verdicts on broken defences",
+    "calibration": "How often each masking test speaks",
+    "compare-digits": "A comparison of methods on digits",
+    "forecast": "Forecast of memory, and memory taken",
+    "growth": "How cost grows with images and batch",
+    "loading": "Cost of loading images",
+    "methods-cifar10-small": "All methods on 2,000 CIFAR-10 images",
+    "methods-digits": "All methods on digits, three seeds",
+    "methods-digits-sweep": "All methods on digits, options varied",
+    "robustbench-check": "An exported run in RobustBench",
+    "scaling": "What several processes exchange",
+    "startup": "Start-up time of the commands",
+    "step-resnet8": "Cost of a training step: ResNet-8",
+    "step-resnet18": "Cost of a training step: ResNet-18",
+}
+"""Of records, whose own headings are those of the scripts that wrote them."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -66,10 +93,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {
             "Records": [
                 *_list_files("benchmarks/records/*.md", "."),
-                *_list_files("benchmarks/results/*.md", "."),
+                *map(_name_record, _list_files("benchmarks/results/*.md", ".")),
             ]
         },
         {"Project": [*ROOTED, *_list_files("docs/decisions/*.md", "docs")]},
+        {"Files": [{name: _place_source(name)} for name in find_sources()]},
     ]
     return config
 
@@ -88,6 +116,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     ]
     for name in (*ROOTED, *records):
         made[name] = (ROOT / name).read_text(encoding="utf-8")
+    for name in find_sources():
+        made[_place_source(name)] = render_source(name)
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -99,18 +129,96 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = (
         "README.md" if here == "index.md" else here if (ROOT / here).is_file() else f"docs/{here}"
     )
+    if here.startswith(SOURCES):
+        return markdown
     parts = FENCE.split(markdown)
     parts[::2] = [
         LINK.sub(lambda found: _rewrite_link(found, source, here, files), part)
         for part in parts[::2]
     ]
-    markdown = "".join(parts)
+    parts[1::2] = [_rewrite_code(part, here, files) for part in parts[1::2]]
+    markdown = IMAGE.sub(r"\1", "".join(parts)) if here == "index.md" else "".join(parts)
+    title = TITLES.get(Path(here).stem) if here.startswith("benchmarks/results/") else None
+    if title is not None:
+        markdown = f"# {title}\n" + markdown.partition("\n")[2]
     row = {f"methods/{row['name']}.md": row for row in list_methods()}.get(here)
     return markdown.replace("\n", f"\n\n{render_card(row)}\n", 1) if row else markdown
 
 
 def _list_files(pattern: str, folder: str) -> list[str]:
     return [path.relative_to(ROOT / folder).as_posix() for path in sorted(ROOT.glob(pattern))]
+
+
+def _name_record(place: str) -> Any:
+    """A record in the navigation, with a title where it has one."""
+    title = TITLES.get(Path(place).stem)
+    return place if title is None else {title: place}
+
+
+def find_sources() -> list[str]:
+    """The files, as paths from the root, that pages name or link to and that are no pages."""
+    found: set[str] = set()
+    for page in [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", *ROOTED))]:
+        text = page.read_text(encoding="utf-8")
+        found |= {*NAMED.findall(text), *_list_linked(page, text)}
+    kept = [name for name in found if (ROOT / name).is_file() and _is_source(name)]
+    return sorted(kept)
+
+
+def _list_linked(page: Path, text: str) -> Iterator[str]:
+    for _, target, _ in LINK.findall(text):
+        path = (page.parent / target).resolve()
+        if target and "://" not in target and path.is_relative_to(ROOT):
+            yield path.relative_to(ROOT).as_posix()
+
+
+def _is_source(name: str) -> bool:
+    is_page = name.startswith("docs/") or name in ("README.md", *ROOTED)
+    return not is_page and not name.startswith(("benchmarks/results/", "benchmarks/records/"))
+
+
+def _place_source(name: str) -> str:
+    return f"{SOURCES}/{name}.md"
+
+
+def render_source(name: str) -> str:
+    """The page that shows a file of the repository."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name.endswith(".md"):
+        return LINK.sub(r"\1", text)
+    language = LANGUAGES.get(Path(name).suffix, "text")
+    return f"# {name}\n\n````{language}\n{text.rstrip()}\n````\n"
+
+
+def _rewrite_code(part: str, here: str, files: Files) -> str:
+    """A formula as MathML, and the name of a file as a link to it; other code as it is."""
+    formula = FORMULA.fullmatch(part)
+    if formula is not None:
+        return f'<div class="formula">{render_formula(formula[1])}</div>'
+    named = NAMED.fullmatch(part)
+    if named is None or files.get_file_from_path(_place_source(named[1])) is None:
+        return part
+    return f"[{part}]({relpath(_place_source(named[1]), dirname(here) or '.')})"
+
+
+def render_formula(text: str) -> str:
+    """LaTeX as MathML; the rows of ``aligned`` become rows of a table."""
+    rows = re.fullmatch(r"\s*\\begin\{aligned\}(.*)\\end\{aligned\}\s*", text, re.DOTALL)
+    if rows is None:
+        return _join_lines(convert(text.strip(), display="block"))
+    cells = [[_convert_part(part) for part in row.split("&")] for row in rows[1].split("\\\\")]
+    drawn = "".join(f"<mtr>{''.join(f'<mtd>{part}</mtd>' for part in row)}</mtr>" for row in cells)
+    return f'<math display="block"><mtable displaystyle="true">{drawn}</mtable></math>'
+
+
+def _convert_part(text: str) -> str:
+    """The inside of a formula."""
+    math = _join_lines(convert(text.strip(), display="block")) if text.strip() else ""
+    return re.sub(r"^<math[^>]*>|</math>$", "", math)
+
+
+def _join_lines(text: str) -> str:
+    return " ".join(text.split("\n"))
 
 
 def _rewrite_link(found: re.Match[str], source: str, here: str, files: Files) -> str:
@@ -120,6 +228,8 @@ def _rewrite_link(found: re.Match[str], source: str, here: str, files: Files) ->
         return found[0]
     place = normpath(join(dirname(source), target))
     page = "index.md" if place == "README.md" else place.removeprefix("docs/")
+    if files.get_file_from_path(page) is None:
+        page = _place_source(place)
     if files.get_file_from_path(page) is None:
         return text
     return f"[{text}]({relpath(page, dirname(here) or '.')}{anchor})"

@@ -10,6 +10,7 @@ from typing import Any
 
 from abatis import RunConfig, hookimpl
 from abatis.config import discovery
+from abatis.config.old_names import rename_old
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = "abatis.plugins"
@@ -22,7 +23,7 @@ TINY: dict[str, Any] = {
     "epochs": 2,
     "threat": "Linf:0.1",
     "attack": {"steps": 2},
-    "eval": "none",
+    "ladder": "none",
     "quiet": True,
 }
 
@@ -75,7 +76,7 @@ def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
 
 def tiny(out: Path, **changes: Any) -> RunConfig:
     """Configure a run on 135 digits that takes a second or two."""
-    return RunConfig(**{**TINY, "out": out, **changes})
+    return RunConfig(**{**TINY, "out": out, **rename_old(changes)})
 
 
 def final_bytes(folder: Path) -> bytes:

@@ -88,7 +88,7 @@ def train(method, accumulate, shard="none"):
         plan = add_mixing(plan, random)
     twin = None if net.sharding is None else net.sharding.make_twin()
     plan, averaged = add_averaging(plan, module, 0.9, twin)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD(net.list_parameters(), lr=0.02, momentum=0.9)
     step = step_of(net, plan, optimizer, THREAT, random, accumulate=accumulate)
     rows = distributed.rows_of(BATCH)
     with seeded(0, "several processes"):
@@ -96,7 +96,7 @@ def train(method, accumulate, shard="none"):
             batch = tiny_batch(BATCH, 10).rows(rows)
             result = step(batch, number, 0, number / STEPS, RowShare(rows.start, BATCH))
     (whole,) = distributed.sum_over_processes([result.total])
-    networks = [module, averaged]
+    networks = [module, averaged, *net.list_modules()[1:]]
     if shard != "none":
         check_pieces(net.sharding, optimizer)
         networks = [net.sharding.gather(network) for network in networks]

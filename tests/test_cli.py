@@ -15,7 +15,19 @@ from abatis.errors import INTERRUPTED
 from tests.helpers import write_distribution
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"compare", "doctor", "eval", "export", "new", "registry", "run"}
+OURS = {
+    "compare",
+    "doctor",
+    "eval",
+    "export",
+    "jobs",
+    "new",
+    "registry",
+    "run",
+    "runs",
+    "show",
+    "sweep",
+}
 HELLO = '''
 """Not the help: that is the function's."""
 

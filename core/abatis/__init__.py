@@ -38,10 +38,15 @@ if TYPE_CHECKING:
         PluginError,
         UsageError,
     )
+    from abatis.evaluate.evaluation import Evaluation
     from abatis.nets.net import Net
     from abatis.runs.history import history
+    from abatis.runs.judging import judge
     from abatis.runs.load import load
-    from abatis.runs.runner import Result, run
+    from abatis.runs.own_images import judged_images
+    from abatis.runs.result import Result
+    from abatis.runs.runner import run
+    from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
 __version__ = "0.1.0"
@@ -68,10 +73,15 @@ _HOME = {
     "api.threat": ("Threat",),
     "config.run_config": ("RunConfig",),
     "errors": ("AbatisError", "NotFiniteError", "PluginConflict", "PluginError", "UsageError"),
+    "evaluate.evaluation": ("Evaluation",),
     "nets.net": ("Net",),
     "runs.history": ("history",),
+    "runs.judging": ("judge",),
     "runs.load": ("load",),
-    "runs.runner": ("Result", "run"),
+    "runs.own_images": ("judged_images",),
+    "runs.result": ("Result",),
+    "runs.runner": ("run",),
+    "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }
 
@@ -83,6 +93,7 @@ __all__ = [
     "Attacker",
     "Ball",
     "Batch",
+    "Evaluation",
     "Forward",
     "Loss",
     "Net",
@@ -104,8 +115,11 @@ __all__ = [
     "Threat",
     "TrainerHooks",
     "UsageError",
+    "auto_pgd",
     "history",
     "hookimpl",
+    "judge",
+    "judged_images",
     "load",
     "maximise",
     "random_start",

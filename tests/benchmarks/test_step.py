@@ -123,6 +123,7 @@ def test_every_goal_names_steps_that_are_timed_together(small):
         assert {goal.over, goal.under} <= groups[step.group_of(goal.over)].keys()
 
 
+@pytest.mark.slow
 def test_a_record_makes_a_page(monkeypatch, work):
     """The whole way with four small images; what takes long is left out."""
     monkeypatch.setattr(step, "subject", partial(subject, image_size=8))

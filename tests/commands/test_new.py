@@ -44,6 +44,7 @@ def describe(folder):
     file.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_templates_pass_their_own_tests_where_they_lie(tmp_path):
     folders = [TEMPLATES / kind for kind in KINDS]
     for folder in folders:

@@ -45,7 +45,7 @@ HOOKS = [
     if name.startswith("defense_") and name != "defense_config"
 ]
 
-ATTACKERS = ["fast", "grad-norm", "he", "ikl", "score", "trades"]
+ATTACKERS = ["fast", "grad-norm", "he", "ikl", "lbgat", "multi-norm", "score", "trades"]
 
 
 def test_every_plugin_of_this_repository_is_registered_and_installed():

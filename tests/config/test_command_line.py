@@ -254,6 +254,7 @@ def test_listing_and_help_work_without_torch(call):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_help_and_listing_take_a_small_share_of_importing_torch():
     commands = startup.COMMANDS | {startup.TORCH: startup.OTHERS[startup.TORCH]}
     cpu, _ = startup.measure(commands, rounds=5)

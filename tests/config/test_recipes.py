@@ -121,7 +121,7 @@ ON_SMALL_IMAGES = ["--auto-augment=", "--erasing", "0"]  # where a recipe asks f
 
 
 def dry_run(recipe, *words):
-    others = ON_SMALL_IMAGES if recipe.startswith("at/large") else []
+    others = ON_SMALL_IMAGES if recipe.startswith(("at/large", "convstem/")) else []
     asked = ["run", "--recipe", recipe, "--no-pretrained", "--dry-run", *others, *words]
     assert main(asked) == 0
 
@@ -131,6 +131,7 @@ def test_a_recipe_dry_runs_without_data(recipe, tmp_path, monkeypatch, capsys):
     """On a small net, where its own is for CIFAR-10 or for larger images."""
     monkeypatch.chdir(tmp_path)
     small = [] if 'backbone = "mnist' in RECIPES[recipe].read_text() else ["--backbone=resnet8"]
+    small += ["--convstem.other=keep"] if "convstem" in recipe else []
     dry_run(recipe, *small)
     assert "backbone" in capsys.readouterr().out
     assert not [*tmp_path.iterdir()]
@@ -173,8 +174,8 @@ def test_an_unknown_recipe_is_named(name):
 def test_an_unknown_recipe_of_a_known_plugin_is_answered_with_its_recipes():
     with pytest.raises(UsageError) as caught:
         parse_run(["--recipe", "at/small"])
-    assert (
-        caught.value.fix == "the recipes of at are at/large-apgd2, at/large, at/robust-overfitting"
+    assert caught.value.fix == (
+        "the recipes of at are at/finetune-robust, at/large-apgd2, at/large, at/robust-overfitting"
     )
 
 

@@ -65,6 +65,7 @@ def test_a_new_source_is_opened_like_ours(spec: str) -> None:
     assert not is_streamed(spec)
 
 
+@pytest.mark.slow
 def test_a_new_source_is_trained_and_judged_from_the_command_line(
     spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def section(page, title):
 TUTORIAL = ROOT / "docs" / "writing-a-plugin.md"
 
 
+@pytest.mark.slow
 def test_the_tutorial_of_one_file_runs_as_it_stands(tmp_path, monkeypatch):
     """Every file of it is written, every line of its shell blocks is run."""
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ What would take hours is made small by one rule:
 
 * ``defense-run`` with ``--help`` or ``--dry-run`` runs as it stands. On digits, on the files a
   page makes of them and on a ``--config`` it trains, with ``--epochs 1 --limit 60 --attack.steps
-  1 --eval none``; with ``--continue-from``, for a second epoch. Else ``--dry-run`` is added.
+  1 --ladder none``; with ``--continue-from``, for a second epoch. Else ``--dry-run`` is added.
 * ``defense eval`` judges 8 images with ``--ladder quick``; ``defense compare`` trains like
   ``defense-run`` above.
 * A file or run folder that a command names, and the page does not make, stands in: a network of
@@ -30,7 +30,7 @@ from abatis.commands.registry import entries as registry
 from tests.docs.test_docs import IDS, PAGES, plugins_named, shell_lines
 
 pytestmark = pytest.mark.slow
-SMALL = ["--epochs", "1", "--limit", "60", "--attack.steps", "1", "--eval", "none"]
+SMALL = ["--epochs", "1", "--limit", "60", "--attack.steps", "1", "--ladder", "none"]
 MADE_OF_DIGITS = ("digits", "npz:digits.npz", "folder:digits")
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>python|toml|sh)\n(?P<text>.*?)```", re.DOTALL)
 OVER_THE_NETWORK = ("convnext_tiny", "swin_base_patch4_window7_224")
@@ -118,6 +118,8 @@ def made_small(command: str, words: list[str]) -> list[str]:
         return [*without(words, ("--ladder", "--subset")), "--ladder", "quick", "--subset", "8"]
     if command == "compare" and "--methods" in words:
         return [*without(words, (*SMALL[::2], "--seeds")), "--seeds", "1", *SMALL[:-1], "quick"]
+    if command == "sweep":
+        return [*without(words, (*SMALL[::2], "--trials")), "--trials", "2", *SMALL[:-2]]
     if command != "run" or {"--help", "--dry-run"} & set(words):
         return words
     trains = "--config" in words or value_of(words, "--data") in MADE_OF_DIGITS

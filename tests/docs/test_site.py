@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,10 @@ CUT_OFF = """[
     const inside = part.closest(boxes);
     return box.right > innerWidth + 1 && !inside;
 }).map(part => part.outerHTML.slice(0, 80))"""
+
+TOO_LONG = """[...document.querySelectorAll('.language-sh code')].filter(
+    part => part.scrollWidth > part.clientWidth + 1
+).map(part => part.textContent.slice(0, 80))"""
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,35 @@ def test_hooks_and_names_are_made_from_the_docstrings(site):
     )
 
 
+def test_titles_tell_pages_apart(site):
+    pages = sorted(set(site.rglob("*.html")) - {site / "404.html"})
+    titles = [
+        re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))[1] for page in pages
+    ]
+    assert sorted({*titles}) == sorted(titles)
+    records = [title for page, title in zip(pages, titles, strict=True) if "results" in page.parts]
+    assert len(records) > 10
+    assert not [title for title in records if ".npz" in title or ".json" in title]
+
+
+def test_every_formula_is_typeset(site):
+    count = 0
+    for path in ROOT.glob("docs/**/*.md"):
+        page = path.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        text = (site / page.replace("README", "index")).read_text(encoding="utf-8")
+        formulas = path.read_text(encoding="utf-8").count("```math\n")
+        assert text.count("<math") == formulas, page
+        assert "\\begin{" not in text
+        count += formulas
+    assert count >= 20
+
+
+def test_a_file_that_a_page_names_is_shown(site):
+    page = (site / "architecture.html").read_text(encoding="utf-8")
+    assert 'href="source/tests/test_architecture.py.html"' in page
+    assert (site / "source" / "tests" / "test_architecture.py.html").is_file()
+
+
 @pytest.mark.parametrize("width", [375, 1280])
 def test_pages_fit_and_ask_nobody_else(site, browser, width):
     for page in sorted(set(site.rglob("*.html")) - {site / "404.html"}):  # that one is for servers
@@ -110,6 +144,7 @@ def look(site, browser, page, width, theme):
     assert browser.told("Log.entryAdded", "Runtime.exceptionThrown") == [], page
     assert browser.value(OVERFLOW) == 0, page
     assert browser.value(CUT_OFF) == [], page
+    assert browser.value(TOO_LONG) == [], page
     if os.environ.get("ABATIS_SHOTS"):
         name = page.relative_to(site).with_suffix("").as_posix().replace("/", "-")
         browser.shot(Path(os.environ["ABATIS_SHOTS"]) / f"{name}-{width}-{theme}.png")

@@ -67,6 +67,7 @@ def test_its_failure_names_the_plugin(network, some):
         judged(network, some, lambda *_: 1 / 0)
 
 
+@pytest.mark.slow
 def test_a_run_asks_the_hook_and_says_so(tmp_path, install):
     install(plugin("brave", adaptive_attack=lambda run: climbing))
     folder = abatis.run(tiny(tmp_path, plugin=["brave"], eval="quick")).folder

@@ -149,7 +149,7 @@ def test_quick_ladder_stops_after_pgd(network, standard):
     data, result, _ = standard
     quick = judged(network, data, "Linf:0.15", num_classes=10, ladder="quick")
     assert "autoattack_acc" not in quick.accuracies
-    assert list(quick.per_point) == ["clean", "PGD-20", "robust"]
+    assert list(quick.per_point) == ["clean", "PGD-20", "margin-PGD-20", "robust"]
     assert quick.accuracies["pgd20_acc"] == result.accuracies["pgd20_acc"]
 
 

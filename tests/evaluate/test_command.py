@@ -50,6 +50,7 @@ def test_a_run_folder_is_judged_on_its_own_question(run):
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_other_weights_files_give_the_same_numbers(run, tmp_path):
     tensors = load_file(run / "weights.safetensors")
     torch.save(

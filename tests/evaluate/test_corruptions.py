@@ -258,6 +258,19 @@ def test_folders_of_images_are_matched_by_class_and_name(tmp_path):
     assert main([*words, "--corruptions", str(tmp_path / "C")]) == 0
     found = read_record(tmp_path / "out")["corruptions"]
     assert found["right"] == {"fog": [6, 6, 6, 6, 3]}
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    rows = ["path,label,split"]
+    for label, value in (("a", 20), ("b", 220)):
+        for number in range(3):  # the corrupted 2.JPEG of class a is not that of class b
+            file = flat / f"{label}{number}" / f"{number}.png"
+            file.parent.mkdir()
+            Image.new("RGB", (32, 32), (value,) * 3).save(file)
+            rows.append(f"{file.relative_to(flat)},{label},test")
+    (flat / "list.csv").write_text("\n".join(rows))
+    listed = [*words, "--data", f"csv:{flat / 'list.csv'}:test", "--out", str(tmp_path / "listed")]
+    assert main([*listed, "--corruptions", str(tmp_path / "C")]) == 0
+    assert read_record(tmp_path / "listed")["corruptions"]["right"] == found["right"]
     (tmp_path / "C" / "weather" / "fog" / "1" / "a" / "0.JPEG").unlink()
     assert main([*words, "--corruptions", str(tmp_path / "C")]) == DataError.exit_code
 

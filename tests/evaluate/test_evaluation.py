@@ -111,7 +111,7 @@ def test_what_the_ladder_knows_is_not_asked_again(network, some, monkeypatch):
     asked, record = labels_and_record()
     monkeypatch.setattr(LadderResult, "get_survivors", lambda self, positions: {})
     again, same = labels_and_record()
-    assert again - asked == {"masking: PGD-20"}
+    assert again - asked == {"masking: PGD-20", "masking: margin PGD-20"}
     assert "PGD-20 at 0.15" not in again  # the diagnostics' own are handed to their curve
     assert record == same
 
@@ -175,6 +175,7 @@ with open(os.path.join(sys.argv[1], f"{os.environ.get('WORLD_SIZE', 1)}-{rank}.j
 """
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
@@ -200,6 +201,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         assert found == one
 
 
+@pytest.mark.slow
 def test_what_the_diagnostics_break_is_counted_at_its_own_place(points, monkeypatch):
     from abatis.evaluate import examination
 

@@ -13,6 +13,8 @@ from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.masking import extraction
 from abatis.evaluate.masking.differences import (
+    STEADY,
+    Climb,
     climb_differences,
     estimate_slope,
     make_difference_climb,
@@ -143,6 +145,9 @@ def test_labels_alone_find_what_can_be_reached_and_nothing_else(points):
     assert ((found - split.x).abs() <= 0.02 + 1e-6).all()
 
 
+SHORT = Climb(100, 12, 0.8)
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("name", ["square", "labels", "differences", "noise"])
 def test_no_draw_depends_on_the_batch(name, norm):
@@ -160,7 +165,7 @@ def test_no_draw_depends_on_the_batch(name, norm):
     attack = {
         "square": lambda: make_square_search(forward, threat, 1, 30, starts),
         "labels": lambda: make_label_search(forward, threat, 1, 30, starts),
-        "differences": lambda: make_difference_climb(forward, threat, 1, 100),
+        "differences": lambda: make_difference_climb(forward, threat, 1, SHORT),
         "noise": lambda: make_random_noise(forward, threat, 1),
     }[name]()
     whole, fooled = attack(batch)
@@ -207,8 +212,25 @@ def test_a_slope_by_hand():
         return torch.cat([0 * t, 3 * t], 1)
 
     half, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
-    slope = estimate_slope(forward, Batch(half, y, torch.tensor([3])), THREAT, 0, 0)
+    slope = estimate_slope(forward, Batch(half, y, torch.tensor([3])), THREAT, 0, 0, STEADY)
     assert float(slope) == pytest.approx(3 * (0.55 - 0.45))
+
+
+@pytest.mark.parametrize("to_the_end", [True, False])
+def test_one_wrong_answer_of_many_draws_ends_no_climb(to_the_end):
+    """Of every point half of the answers are wrong; the margin rises with every pixel."""
+    draws = torch.Generator().manual_seed(0)
+
+    def forward(x):
+        noise = torch.randn(len(x), generator=draws)
+        return torch.stack([0 * noise, (x - 0.5).flatten(1).sum(1) + noise], 1)
+
+    x = torch.full((20, 1, 4, 4), 0.5)
+    batch = Batch(x, torch.zeros(20, dtype=torch.int64), torch.arange(20))
+    climb = Climb(800, 12, 0.9, to_the_end)
+    found, _ = make_difference_climb(forward, THREAT, 0, climb)(batch)
+    rise = (found - x).mean((1, 2, 3)) / THREAT.eps
+    assert (float(rise.mean()) > 0.6) == to_the_end
 
 
 def test_directions_by_hand():

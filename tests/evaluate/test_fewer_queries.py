@@ -217,6 +217,7 @@ def few_queries(monkeypatch):
     cut_queries(monkeypatch, QUERIES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_queries")
 def test_folded_norms_change_no_verdict(digits, folded, points):
     """One call of the package on the network as it is, and our attacks, which run it folded."""

@@ -66,6 +66,7 @@ def test_autoattack_finds_the_documented_robustness():
     )
 
 
+@pytest.mark.long
 def test_autoattack_leaves_what_one_call_of_the_package_leaves():
     """On CIFAR-10, point by point; ours runs the network folded, and drops fooled points."""
     net, points = known("resnet2b"), cifar10(16)

@@ -75,6 +75,7 @@ def test_honest_networks_pass(request, images, standard, name):
     )  # other attacks only add to these
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_networks_are_caught(images, standard, name):
@@ -86,7 +87,7 @@ def test_planted_networks_are_caught(images, standard, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 @pytest.mark.parametrize(
     "options", [STANDARD, {"attack": {"steps": 10}}], ids=["standard", "adversarial"]
 )
@@ -105,6 +106,7 @@ def test_six_honest_networks_pass(tmp_path, images, options, seed):
     assert found.verdict == "PASS"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_overfitting_to_a_single_step_is_caught(tmp_path, images):
     """Trained on one step of a radius far too large."""

@@ -223,12 +223,23 @@ def test_a_window_is_found_by_restarts_and_by_steps_and_not_by_one(points):
     assert not found.robust.any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_masked_network_is_found_by_transfer(digits, network, points):
     data = points(digits.x[1400:1440], digits.y[1400:1440])
     training = TrainingFacts(data, network, Threat.parse("Linf:0.1"))
     masked = diagnosed(PLANTED["quantised input"](network), data, training=training)
     assert by_id(masked)["D11"].status == "fail"
+
+
+@pytest.mark.usefixtures("short")
+def test_images_are_transferred_to_a_network_without_gradient(points):
+    """The network in front of which the gradient ends breaks what can be broken, 11 points."""
+    net, data = dim(points)
+    training = TrainingFacts(data, net, Threat.parse("Linf:0.0222"))
+    blind = diagnosed(Before(net, torch.Tensor.detach), data, "Linf:0.0222", training=training)
+    test = by_id(blind)["D11"]
+    assert (test.status, test.count, test.of) == ("fail", 11, 20)
 
 
 @pytest.mark.usefixtures("short")
@@ -299,6 +310,7 @@ def test_everything_is_left_as_found(digits, network, points):
         network.train().requires_grad_(True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("threat", ["Linf:0.08", "L2:0.4"])
 def test_nothing_depends_on_the_batch(digits, network, points, threat):

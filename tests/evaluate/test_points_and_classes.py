@@ -63,6 +63,7 @@ def save_sorted() -> None:
     np.savez("sorted.npz", x_train=x, y_train=y, x_test=x, y_test=y)
 
 
+@pytest.mark.slow
 def test_a_subset_of_sorted_images_has_the_share_of_every_class():
     save_sorted()
     found = judge("nets.py:constant", "--data", "npz:sorted.npz", "--subset", "20")

@@ -181,6 +181,7 @@ def test_another_version_is_a_finding(points, monkeypatch, known):
         device=CPU,
         num_classes=2,
         square_bf16=True,
+        all_tests=True,
     )
     found = evaluate(nn.Sequential(nn.AdaptiveAvgPool2d(2), net), request)
     said = [finding for finding in found.findings if "pyautoattack 1.2.0" in finding]

@@ -82,7 +82,7 @@ def test_only_the_standard_ladder_judges_l1(ladder):
     [
         ({"also_threat": ["L1:3"], "eval": "thorough"}, "cannot judge L1:3"),
         ({"also_threat": ["Linf:1/10"], "eval": "quick"}, "same threat twice"),
-        ({"also_threat": ["L2:1"], "eval": "clean"}, "--eval clean, which runs no attack"),
+        ({"also_threat": ["L2:1"], "eval": "clean"}, "--ladder clean, which runs no attack"),
     ],
 )
 def test_a_run_refuses_threats_it_cannot_judge_before_it_trains(words, says, tmp_path):
@@ -118,7 +118,8 @@ def test_a_killed_evaluation_of_two_threats_repeats_no_finished_attack(
     assert asked == ["Linf:0.1", "L2:0.5"]
     assert judge(stops=False) == 0
     assert asked == ["L2:0.5"]
-    assert sorted(path.name for path in out.iterdir()) == ["eval.json", "report.html"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["eval.json", "pictures.json", "report.html"]
     record = read_record(out)
     first, second = split_threats(record)
     assert (first["threat"], second["threat"]) == ("Linf:0.1", "L2:0.5")

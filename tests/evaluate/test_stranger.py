@@ -109,6 +109,7 @@ def make_request(x, y, batch_size):
         batch_size,
         torch.device("cpu"),
         2,
+        all_tests=True,
     )
 
 

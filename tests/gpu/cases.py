@@ -260,7 +260,7 @@ def make_parts(case: Case, device: str) -> dict[str, Any]:
     )
     parts = {"module": module, "plan": _add_hooks(case, plan, net, random)}
     optim = OptimConfig(name=case.optimizer)
-    parts["optimizer"] = make_optimizer(optim, module, fused=True)
+    parts["optimizer"] = make_optimizer(optim, net.list_modules(), fused=True)
     if case.sabotage is not None:
         case.sabotage(parts)
     threat = Threat.parse(case.threat)

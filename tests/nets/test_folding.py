@@ -202,6 +202,15 @@ def test_a_convolution_that_ignores_its_bias_is_noticed():
         )
 
 
+def test_a_strided_kernel_of_one_pixel_from_few_channels_keeps_its_layout():
+    """On the CPU torch's gradient of such a kernel writes beyond its memory in channels_last."""
+    for channels, layout in ((6, "contiguous"), (8, "channels_last")):
+        first, shortcut = nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 8, 1, 2)
+        module = nn.Sequential(first, shortcut, nn.Flatten(), nn.LazyLinear(4))
+        module(images(32).float())
+        assert Net(module.eval()).tune(images(32).float())["layout"] == layout
+
+
 def test_a_net_that_refuses_channels_last_keeps_its_layout():
     class Viewing(nn.Module):
         def __init__(self):

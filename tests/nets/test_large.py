@@ -71,9 +71,8 @@ def test_every_plugin_makes_a_step_on_every_kind_of_net(method, kind):
     names = [] if method == "at" else [method]
     plan = plan_of(*names, net=net, num_classes=4, attack=AttackConfig(steps=2), random=random)
     before = [weight.detach().clone() for weight in net.module.parameters()]
-    step = step_of(
-        net, plan, make_optimizer(OptimConfig(name="adamw", lr=1e-3), net.module), THREAT, random
-    )
+    optimizer = make_optimizer(OptimConfig(name="adamw", lr=1e-3), net.list_modules())
+    step = step_of(net, plan, optimizer, THREAT, random)
     with seeded(0, "one step"):
         result = step(batch_of(4), 0, 100, 0.5)
     assert result.total.isfinite()

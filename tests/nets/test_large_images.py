@@ -42,7 +42,12 @@ def trained(tmp_path, recipe, backbone, *words):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("resnet18", 72), ("convnext_atto", 64), ("vit_tiny_patch16_224", 64)]
+    ("backbone", "size"),
+    [
+        pytest.param("resnet18", 72, marks=pytest.mark.long),
+        ("convnext_atto", 64),
+        ("vit_tiny_patch16_224", 64),
+    ],
 )
 def test_the_loss_falls_in_twenty_steps(tmp_path, backbone, size):
     """The whole recipe but its length, with rates for a batch of 16."""
@@ -140,3 +145,16 @@ def test_two_processes_equal_one_with_mixed_batches_and_additional_images(tmp_pa
         found.append(load_file(tmp_path / f"of-{count}" / "weights-last.safetensors"))
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_robust_network_is_fine_tuned_on_photographs(tmp_path):
+    """The recipe, from the weights of a run: frozen layers stay, the others learn."""
+    size = ["--image-size", "64", "--limit", "48", "--batch-size", "16", "--attack.steps", "1"]
+    start, _ = trained(tmp_path, "at/finetune-robust", "resnet18", *size, "--epochs", "1")
+    words = [*size, "--init", str(start), "--freeze", "conv1,bn1,layer1", "--epochs", "3"]
+    folder, rows = trained(tmp_path, "at/finetune-robust", "resnet18", *words)
+    before, after = (load_file(path / "weights-last.safetensors") for path in (start, folder))
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not any("layer1." in name or name.startswith("backbone.conv1") for name in moved)
+    assert {name for name in after if "layer4" in name and name.endswith("weight")} <= moved
+    assert rows[-1]["loss"] < rows[0]["loss"]

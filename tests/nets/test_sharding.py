@@ -137,7 +137,11 @@ BREAKS = {
     ("words", "cases"),
     [
         (("--shard", "root", "--plugin", "emr"), ("unharmed", "deleted")),
-        (("--shard", "blocks", "--optim.name", "adamw", "--ema", "0.9"), ("flipped", "index")),
+        pytest.param(
+            ("--shard", "blocks", "--optim.name", "adamw", "--ema", "0.9"),
+            ("flipped", "index"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_run_in_pieces_stops_saves_and_resumes_bit_for_bit_also_behind_a_broken_piece(

@@ -21,7 +21,7 @@ from abatis.commands.export.finished_run import FinishedRun
 from abatis.config.run_config import RunConfig
 from abatis.evaluate import EvaluationRequest, evaluate
 from abatis.evaluate.autoattack import get_version_name
-from abatis.evaluate.ladder import STANDARD, VERSIONS
+from abatis.evaluate.ladder import TWENTY_STEPS, VERSIONS
 from abatis.report import numbers
 from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
@@ -79,7 +79,7 @@ def test_the_numbers_are_those_of_the_records_in_their_order():
 
 
 def test_every_number_is_the_verdict_of_an_attack_that_runs():
-    run = {rung.name for rung in STANDARD}
+    run = {rung.name for rung in TWENTY_STEPS}
     run |= {
         get_version_name(version) for version in (*VERSIONS["standard"], *VERSIONS["rand"], "fast")
     }

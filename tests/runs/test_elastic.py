@@ -90,7 +90,10 @@ def start(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [OURS, TORCHRUN], ids=["nproc", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(OURS, id="nproc", marks=pytest.mark.long), pytest.param(TORCHRUN, id="torchrun")],
+)
 def test_f10_a_killed_process_restarts_the_run_which_ends_with_the_same_weights(
     start, tmp_path, launcher
 ):

@@ -19,6 +19,7 @@ from tests.reference import reference_dir
 PROGRAM = Path(sys.executable).with_name("defense-run")
 
 
+@pytest.mark.slow
 def test_adversarial_training_beats_standard_training_by_20_points(tmp_path):
     """PGD-20 at eps 0.1 on the test digits, the same network, seed and number of updates."""
     core = {
@@ -49,6 +50,7 @@ def test_adversarial_training_beats_standard_training_by_20_points(tmp_path):
     assert adversarial[1] - standard[1] >= 0.2
 
 
+@pytest.mark.slow
 def test_the_main_command_on_real_images(tmp_path):
     """``--plugin emr --backbone wrn34``: one epoch on a few images.
 

@@ -43,6 +43,7 @@ def finish(process, timeout=300):
     return process.returncode, *told
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path):
     code, out, err = finish(start(tmp_path, "--epochs", "1"))
     assert code == 0, err
@@ -55,6 +56,7 @@ def test_two_processes_train_one_run(tmp_path):
     assert (tmp_path / "run" / "weights-last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once_and_keeps_its_exit_code(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()

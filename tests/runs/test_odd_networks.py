@@ -160,6 +160,63 @@ def test_what_cannot_be_trained_is_refused_before_the_run(tmp_path, make, words)
     assert not (tmp_path / "out").exists()
 
 
+class Numbers(Base):
+    """With a parameter of whole numbers, which nothing trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(3), requires_grad=False)
+
+
+class NaN(Base):
+    def forward(self, x):
+        return self.net(x) * torch.nan
+
+
+class NaNInTraining(Base):
+    def forward(self, x):
+        return self.net(x) * (torch.nan if self.training else 1)
+
+
+class Unprintable(Base):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class Unsaved(Base):
+    def state_dict(self, *args, **kwargs):
+        raise RuntimeError("no state")
+
+
+class Frozen(Base):
+    def train(self, mode=True):
+        if mode:
+            raise RuntimeError("frozen")
+        return super().train(mode)
+
+
+def test_a_parameter_of_whole_numbers_is_not_averaged(tmp_path):
+    folder = train(tmp_path, Numbers(), ema=0.9)
+    assert abatis.load(folder, model=Numbers()).table.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (NaN, "NaN returns NaN for the first images"),
+        (NaNInTraining, "in train mode, returns NaN"),
+        (Unprintable, "Unprintable cannot be trained: RuntimeError: no repr"),
+        (Unsaved, "Unsaved cannot be trained: RuntimeError: no state"),
+        (Frozen, "Frozen cannot be trained: RuntimeError: frozen"),
+        (lambda: Base().to("meta"), "tensors on the meta device"),
+    ],
+)
+def test_a_network_with_bad_habits_is_named_before_the_run(tmp_path, make, words):
+    with pytest.raises(UsageError, match=words):
+        train(tmp_path / "out", make())
+    assert not (tmp_path / "out").exists()
+
+
 def test_extra_state_goes_with_the_weights_and_through_a_restart(tmp_path):
     def count(folder, name):
         return read_weights(folder / name)[1]["extra_state"]["_extra_state"]["forwards"]

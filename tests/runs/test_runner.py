@@ -34,7 +34,7 @@ def words(config):
     return [
         *core.split(),
         *(f"--plugin={name}" for name in table["plugin"]),
-        f"--eval={table['eval']}",
+        f"--ladder={table['ladder']}",
         f"--out={table['out']}",
     ]
 
@@ -50,7 +50,9 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
         "held-out.json",
         "metrics.jsonl",
         "eval.json",
+        "pictures.json",
         "environment.json",
+        "ended.json",
         "report.html",
         "checkpoints",
     }
@@ -194,6 +196,7 @@ def test_a_signal_in_the_evaluation_leaves_a_run_that_resume_judges(tmp_path, mo
     )
 
 
+@pytest.mark.slow
 def test_resume_starts_where_there_never_was_a_checkpoint_and_ends_at_once_where_all_is_done(
     tmp_path,
 ):

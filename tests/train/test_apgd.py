@@ -36,8 +36,8 @@ def test_checkpoints_are_those_of_the_paper(steps, expected):
     assert sorted(checkpoints(steps)) == expected
 
 
-def test_two_steps_by_hand():
-    """The gap is largest at 0.59, in the ball of 0.2 around 0.5: the first step overshoots."""
+def test_three_steps_by_hand():
+    """The gap is largest at 0.59, in the ball of 0.2 around 0.5: the first steps overshoot."""
 
     def forward(x):
         gap = -((x - 0.59).flatten(1).square().sum(1))
@@ -49,13 +49,14 @@ def test_two_steps_by_hand():
         num_classes=2,
         use={"attacker": "apgd"},
         threat="Linf:0.2",
-        attack=AttackConfig(steps=2, start="none"),
+        attack=AttackConfig(steps=3, start="none"),
     )
     found = plan.attacker(forward, batch)
-    # x0 = 0.5, x1 = 0.7 (step 0.4, projected): farther from 0.59, so eta = 0.2, from 0.5 again;
-    # z = 0.7, x2 = 0.5 + 0.75 * 0.2 + 0.25 * (0.5 - 0.5) = 0.65, nearer to 0.59
-    assert found.x.item() == pytest.approx(0.65)
-    assert found.info["steps_correct"].tolist() == [2]
+    # x0 = 0.5, x1 = 0.7 (step 0.4, projected), farther from 0.59, but the first step counts as one
+    # that raised the loss; z = 0.3, x2 = 0.7 + 0.75 * (0.3 - 0.7) + 0.25 * (0.7 - 0.5) = 0.45,
+    # farther: eta = 0.2, from 0.5 again; z = 0.7, x3 = 0.5 + 0.75 * 0.2 + 0.25 * (0.5 - 0.7) = 0.6
+    assert found.x.item() == pytest.approx(0.6)
+    assert found.info["steps_correct"].tolist() == [3]
 
 
 @pytest.fixture(scope="module")

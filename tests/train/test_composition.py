@@ -13,7 +13,7 @@ from abatis.config import discovery
 from abatis.config.option_groups import AttackConfig
 from abatis.errors import PluginConflict, UsageError
 from abatis.nets.net import Net
-from abatis.testing import THREAT, plan_of, step_of, tiny_batch, tiny_network
+from abatis.testing import THREAT, plan_of, replay, step_of, tiny_batch, tiny_network
 from tests.helpers import our_plugins
 
 PLUGINS = our_plugins()
@@ -31,7 +31,7 @@ def weights_after_two_steps(*names, options=None, use=None):
         attack=AttackConfig(steps=2),
         random=random,
     )
-    step = step_of(net, plan, torch.optim.SGD(net.module.parameters(), lr=0.01), THREAT, random)
+    step = step_of(net, plan, torch.optim.SGD(net.list_parameters(), lr=0.01), THREAT, random)
     with seeded(0, "composition"):
         totals = [step(tiny_batch(8, 10), number, 100, 0.5).total for number in range(2)]
     assert all(total.isfinite() for total in totals)
@@ -85,3 +85,19 @@ def test_what_the_registry_calls_tested_is_a_pair_without_conflict():
         for other in method.tested_with:
             assert name in read_registry()[other].tested_with, f"{other} does not name {name}"
             weights_after_two_steps(name, other)
+
+
+@pytest.mark.parametrize("name", ["emr", "amm", "average-margin", "trades"])
+def test_several_norms_compose_with_penalties_and_losses(name):
+    """In Linf and L1; TRADES' loss on the images of the chosen norm."""
+    steps = replay(
+        ("multi-norm", name),
+        tiny_network(10),
+        [tiny_batch(8, 10)] * 4,
+        attack={"steps": 2},
+        also_train=["L1:2"],
+        use={"attacker": "multi-norm"},
+        epoch=100,
+    )
+    assert all(step.total.isfinite() for step in steps)
+    assert {int(step.info["threat"][0]) for step in steps} == {0, 1}

@@ -29,7 +29,7 @@ def deferred_step(*names, optimizer="sgd", device="cpu", **arguments):
     plan = plan_of(
         *names, net=net, num_classes=10, attack=AttackConfig(steps=2), random=random, **arguments
     )
-    made = make_optimizer(OptimConfig(name=optimizer), module, fused=True)
+    made = make_optimizer(OptimConfig(name=optimizer), net.list_modules(), fused=True)
     return step_of(net, plan, made, THREAT, random, deferred=True)
 
 

@@ -33,7 +33,7 @@ def three_losses(name, tuned=False):
     names = [] if name == "none" else [name]
     plan = plan_of(*names, net=net, num_classes=10, attack=AttackConfig(steps=3), random=random)
     step = step_of(
-        net, plan, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), THREAT, random
+        net, plan, torch.optim.SGD(net.list_parameters(), lr=0.05, momentum=0.9), THREAT, random
     )
     with seeded(0, "three steps"):
         return [step(tiny_batch(8, 10), number, 0, number / 3).total.item() for number in range(3)]

@@ -9,6 +9,7 @@ from abatis.api.threat import Threat
 
 SLACK = 1e-5  # relative; float32 rounding of x + delta stays far below it
 ROUNDING = 1e-6  # absolute
+L1_TOP = 0.05  # share of the pixels that an L1 step moves
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
@@ -22,6 +23,16 @@ def lengths(delta: Tensor) -> Tensor:
     return norms
 
 
+def _keep_largest(gradient: Tensor, top: float | Tensor) -> Tensor:
+    """Return the signs of the entries of the largest size, a share ``top``; 0 elsewhere."""
+    size = gradient.abs().flatten(1)  # (B, D)
+    count = size.shape[1]
+    share = torch.as_tensor(top, dtype=size.dtype, device=size.device).expand(len(size))
+    place = ((1 - share) * count).clamp(0, count - 1).long()  # (B,)
+    least = size.sort(1).values.gather(1, place[:, None])  # (B, 1)
+    return gradient.sign() * (size >= least).view_as(gradient)
+
+
 class Ball:
     """The images that an attacker may reach from each image of a batch.
 
@@ -29,7 +40,7 @@ class Ball:
 
     Args:
         x: the images, (B, C, H, W) in [0, 1].
-        threat: norm and radius, Linf or L2 to project; ``distance`` and ``contains`` know L1 too.
+        threat: norm and radius.
         eps: a radius for every image, (B,), in pixel units; that of the threat if not given.
     """
 
@@ -56,17 +67,47 @@ class Ball:
         if self.norm == "Linf":
             return torch.clamp(point, self.low, self.high, out=point)
         delta = point.sub_(self.x)
+        if self.norm == "L1":
+            return delta.copy_(self._project_l1(delta)).add_(self.x).clamp_(0, 1)
         factor = (self.eps / lengths(delta).clamp_(min=1e-12)).clamp_(max=1)  # (B,)
         # x is in the box: clipping moves every coordinate towards x, and the length only shrinks
         return delta.mul_(column(factor, delta)).add_(self.x).clamp_(0, 1)
 
-    def climb(self, point: Tensor, gradient: Tensor, step: float | Tensor) -> Tensor:
+    def _project_l1(self, delta: Tensor) -> Tensor:
+        """Return the nearest perturbation whose length is at most eps, and that stays in the box.
+
+        It has the parts ``clip(|delta| - a, 0, room)`` with the least a >= 0 that makes the sum at
+        most eps (Croce and Hein, ICML 2021, arXiv 2103.01208, section 2.2); the sum is piecewise
+        linear in a.
+        """
+        room = torch.where(delta > 0, 1 - self.x, self.x).flatten(1)  # (B, D)
+        size = delta.abs().flatten(1)  # (B, D)
+        kept = torch.minimum(size, room)
+        # at size - kept a part begins to shrink as a grows, at size it has become 0
+        breaks, order = torch.cat([size - kept, size], 1).double().sort(1)  # (B, 2 D)
+        slopes = torch.where(order < size.shape[1], -1.0, 1.0).double().cumsum(1)  # (B, 2 D)
+        falls = slopes[:, :-1] * breaks.diff(dim=1)
+        total = kept.double().sum(1, keepdim=True)  # (B, 1)
+        sums = torch.cat([total, total + falls.cumsum(1)], 1)  # (B, 2 D), at the breaks
+        eps = torch.as_tensor(self.eps, dtype=sums.dtype, device=sums.device).reshape(-1, 1)
+        last = ((sums >= eps).sum(1, keepdim=True) - 1).clamp_(min=0)  # break before the solution
+        excess = sums.gather(1, last) - eps
+        found = breaks.gather(1, last) + excess / (-slopes.gather(1, last)).clamp(min=1)  # (B, 1)
+        shrunk = torch.minimum((size - found).clamp(min=0), room).to(delta)
+        return torch.where(total <= eps, kept, shrunk).view_as(delta) * delta.sign()
+
+    def climb(
+        self, point: Tensor, gradient: Tensor, step: float | Tensor, top: float | Tensor = L1_TOP
+    ) -> Tensor:
         """Take one step of steepest ascent in the norm, then project.
+
+        In L1 the step is shared by the pixels with the largest gradients, by their signs.
 
         Args:
             point: images, (B, C, H, W); they are overwritten.
             gradient: the gradient at them, (B, C, H, W); it may be overwritten.
             step: length of the step in pixel units, for all images or one each, (B,).
+            top: in L1, the share of the pixels that move, for all images or one each, (B,).
 
         Returns:
             ``point``.
@@ -76,7 +117,12 @@ class Ball:
             if isinstance(step, Tensor):
                 return self.project(point.addcmul_(signs, column(step, signs)))
             return self.project(point.add_(signs, alpha=step))
-        scale = step / lengths(gradient).clamp_(min=1e-12)  # (B,)
+        if self.norm == "L1":
+            gradient = _keep_largest(gradient, top)
+            lengths_of = gradient.abs().flatten(1).sum(1)  # (B,)
+        else:
+            lengths_of = lengths(gradient)
+        scale = step / lengths_of.clamp_(min=1e-12)  # (B,)
         return self.project(point.addcmul_(gradient, column(scale, gradient)))
 
     def uniform_start(self, uniform: Tensor, normal: Tensor | None = None) -> Tensor:
@@ -85,7 +131,8 @@ class Ball:
         Args:
             uniform: numbers in [0, 1), (B, C, H, W). Linf takes every coordinate from them, L2
                 the radius.
-            normal: standard normal numbers, (B, C, H, W): the direction for L2.
+            normal: standard normal numbers, (B, C, H, W): the direction for L2; L1 starts at their
+                projection, which is not uniform.
 
         Returns:
             Images, (B, C, H, W).
@@ -93,7 +140,9 @@ class Ball:
         if self.norm == "Linf":
             return (self.x + (2 * uniform - 1) * self._wide(self.eps)).clamp_(0, 1)
         if normal is None:
-            raise ValueError("an L2 start needs a direction: pass normal=")
+            raise ValueError(f"an {self.norm} start needs a direction: pass normal=")
+        if self.norm == "L1":
+            return self.project(self.x + normal)
         # uniform over the volume: (B,)
         radius = self.eps * uniform.flatten(1)[:, 0] ** (1 / uniform[0].numel())
         scale = column(radius / lengths(normal).clamp_(min=1e-12), normal)

@@ -55,6 +55,8 @@ class Attacked:
         x: adversarial images, (B, C, H, W), detached, in [0, 1] and in the ball.
         info: what the attacker reports, by name: per-sample tensors (B, ...), which losses find in
             ``ctx.info``.
+        threat: where the run has several threats, which of ``run.threats`` each image belongs to,
+            (B,) int64; None for the first one.
         shown: names in ``info`` whose mean over an epoch is in its metrics, as ``attack/NAME``.
             They are the same in every step.
     """
@@ -62,3 +64,4 @@ class Attacked:
     x: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)
     shown: Sequence[str] = ()
+    threat: Tensor | None = None

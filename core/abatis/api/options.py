@@ -207,6 +207,10 @@ class PluginConfig(Options):
     """Does the plugin work with mixed or smoothed labels? Then it reads ``batch.target``, or no
     label at all. Otherwise such runs are refused."""
 
+    several_threats: ClassVar[bool] = False
+    """Does its attacker reach all of ``run.threats``, and name that of each image in
+    ``Attacked.threat``? Runs with ``--also-train`` need such an attacker."""
+
     @property
     def needs_clean(self) -> bool:
         """Does the plugin read ``ctx.logits_clean``? Then the clean forward pass comes first."""
@@ -221,6 +225,11 @@ class PluginConfig(Options):
     def idle_epochs(self) -> int:
         """For how many epochs the plugin does nothing at first; shorter runs are warned about."""
         return 0
+
+    @property
+    def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
+        """Options that name epochs, counted from 1; those after a run's last epoch are noted."""
+        return {}
 
     @property
     def is_neutral(self) -> bool:

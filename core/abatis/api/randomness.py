@@ -82,6 +82,15 @@ class Randomness:
         """
         return draw_normal(self._find_key(purpose), self._find_rows(like), like)
 
+    def of_step(self, purpose: str) -> float:
+        """Draw one number in [0, 1) for the whole global batch; the host has it without waiting.
+
+        Args:
+            purpose: the name of the draw, like "mine/which".
+        """
+        like = torch.empty(1, dtype=torch.float64)
+        return float(draw_uniform(self._find_key(purpose), torch.zeros(1, dtype=torch.int64), like))
+
     def _find_key(self, purpose: str) -> int:
         return seed_for(self.seed, purpose, self.step)
 

@@ -65,7 +65,7 @@ class Run:
         num_classes: K.
         epochs: how many epochs the run has.
         steps_per_epoch: how many updates an epoch has.
-        threat: norm and radius of the training attack.
+        threat: norm and radius of the training attack; the first one where there are several.
         device: where the network is.
         attack: the options ``--attack.*`` (steps, step_size, start), for attackers that share them.
         random: the random numbers of the current step.
@@ -78,7 +78,9 @@ class Run:
             a drawn one.
         clock: moved by the engine; read ``now``.
         renewer: set by the engine; call ``restatistics``.
+        adder: set by the engine; call ``auxiliary``.
         networks: set by the engine: the plugins that changed the network, in order.
+        further: the threats of the training attack behind the first; read ``threats``.
     """
 
     net: Network
@@ -95,7 +97,9 @@ class Run:
     given_start: Callable[[], Tensor] | None = None
     clock: Clock = field(default_factory=Clock)
     renewer: Callable[[nn.Module], None] | None = None
+    adder: Callable[[str, nn.Module | str, bool], Network] | None = None
     networks: list[str] = field(default_factory=list)
+    further: tuple[Threat, ...] = ()
     _shared: dict[Callable[[Run], Any], Any] = field(default_factory=dict, repr=False)
 
     def shared(self, make: Callable[[Run], Made]) -> Made:
@@ -108,6 +112,11 @@ class Run:
             self._shared[make] = make(self)
         made: Made = self._shared[make]
         return made
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """All threats of the training attack: that of ``--threat``, then those of --also-train."""
+        return (self.threat, *self.further)
 
     @property
     def now(self) -> Now:
@@ -142,6 +151,39 @@ class Run:
     def place_renewer(self, renewer: Callable[[nn.Module], None]) -> None:
         """Set what ``restatistics`` calls; the engine does so once the network is made."""
         object.__setattr__(self, "renewer", renewer)
+
+    def place_adder(self, adder: Callable[[str, nn.Module | str, bool], Network]) -> None:
+        """Set what ``auxiliary`` calls; the engine does so once the network is made."""
+        object.__setattr__(self, "adder", adder)
+
+    def auxiliary(self, name: str, module: nn.Module | str, *, train: bool) -> Network:
+        """Use another network beside the one that is judged: a teacher, or a copy.
+
+        Call it in a hook. A network that is trained is in train mode, its parameters are in the
+        run's optimizer, with the same rate and weight decay, and a checkpoint keeps it; during the
+        attack it is in eval mode. The averaging of ``--ema``, validation and evaluation never see
+        it.
+
+        Args:
+            name: of the network, once in a run.
+            module: a module from images (B, C, H, W) in [0, 1], or the name of a backbone, which
+                is built as ``--backbone`` builds it, without pretrained weights.
+            train: is it trained? If not, it is in eval mode with frozen parameters; the plan
+                records the digest of its weights, and a run is resumed only with the same ones.
+
+        Returns:
+            The network: call it for logits, as ``run.net``.
+
+        Raises:
+            PluginError: the name is taken, or the run has started.
+            UsageError: the run is sharded.
+        """
+        if self.adder is None:
+            raise PluginError(
+                "run.auxiliary is not there yet in defense_network",
+                fix="call it in the hook of the loss, the attacker or the trainer",
+            )
+        return self.adder(name, module, train)
 
     def restatistics(self, module: nn.Module) -> None:
         """Measure a module's running statistics afresh over the training images.

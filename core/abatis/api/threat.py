@@ -40,7 +40,7 @@ def refuse_twice(threats: Sequence[Threat], options: str) -> None:
 class Threat:
     """How far an attacker may change an image: a norm and a radius.
 
-    Linf and L2 are for training and evaluation, L1 is for evaluation by AutoAttack only.
+    All three norms can be trained and judged; in L1 the evaluation has AutoAttack alone.
 
     Attributes:
         norm: "Linf", "L2" or "L1".

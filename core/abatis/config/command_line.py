@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from abatis.api.options import read_path
 from abatis.config import discovery
-from abatis.config.parser import NO_BREAK, Parser
+from abatis.config.old_names import rename_flag, rename_old
+from abatis.config.parser import NO_BREAK, Parser, tell
 from abatis.config.pydantic_messages import find_unread, group_error
 from abatis.config.quoted_values import check_quotes
 from abatis.config.recipes import find_recipe
@@ -56,7 +57,7 @@ def parse_run(
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
-    files = {path: read_toml(path) for path in _list_files(recipe, config_file)}
+    files = {path: rename_old(read_toml(path)) for path in _list_files(recipe, config_file)}
     table: dict[str, Any] = {}
     for content in files.values():
         table = _merge(table, content)
@@ -102,6 +103,9 @@ def _normalise(argv: Sequence[str]) -> Iterable[str]:
             yield word
             continue
         flag, equals, value = word.partition("=")
+        flag, note = rename_flag(flag)
+        if note:
+            tell(note)
         yield flag.replace("_", "-") + equals + value
         following = argv[position + 1] if position + 1 < len(argv) else "--"
         if flag == "--ema" and not equals and not re.match(r"[\d.]", following):

@@ -96,6 +96,12 @@ class OptimConfig(Options):
         " as is usual for small networks",
         json_schema_extra=STEP,
     )
+    decay_norms: bool = Field(
+        True,
+        description="apply weight decay to the parameters of norms too; without it, to all others,"
+        " biases among them",
+        json_schema_extra=STEP,
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -104,10 +110,11 @@ class OptimConfig(Options):
         " 1 is off",
         json_schema_extra=STEP,
     )
-    schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = Field(
+    schedule: Literal["piecewise", "cosine", "one-cycle", "one-cycle-cosine", "constant"] = Field(
         "piecewise",
         description="learning-rate schedule: drops at milestones (piecewise), cosine,"
-        " linear up for 30 % of the training and down to 0 (one-cycle), or constant",
+        " linear up for 30 % of the training and down to 0 (one-cycle), up and down by cosines"
+        " (one-cycle-cosine), or constant",
         json_schema_extra=STEP,
     )
     warmup: float = Field(
@@ -121,7 +128,32 @@ class OptimConfig(Options):
         0.0,
         ge=0,
         le=1,
-        description="final learning rate of cosine, as a fraction of the peak",
+        description="final learning rate of cosine and one-cycle-cosine, as a fraction of the peak",
+        json_schema_extra=STEP,
+    )
+    first: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        description="first learning rate of one-cycle-cosine, as a fraction of the peak",
+        json_schema_extra=STEP,
+    )
+    rise: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="when one-cycle-cosine has its peak, as a fraction of the training",
+        json_schema_extra=STEP,
+    )
+    momentum_range: tuple[Decay, Decay] | None = Field(
+        None,
+        description="momentum of SGD at the peak of one-cycle-cosine and at its ends, like"
+        " 0.85,0.95; constant if not given",
+        json_schema_extra=STEP,
+    )
+    rate_every: Literal["step", "epoch"] = Field(
+        "step",
+        description="how often the learning rate changes: in every step, or between epochs",
         json_schema_extra=STEP,
     )
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
@@ -145,6 +177,17 @@ class OptimConfig(Options):
             raise UsageError(
                 "--optim.nesterov is a form of the momentum of SGD, and this run has none",
                 fix="use --optim.name sgd and a momentum above 0, or leave it out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cycle(self) -> OptimConfig:
+        if self.momentum_range is None:
+            return self
+        if self.name != "sgd" or self.schedule != "one-cycle-cosine":
+            raise UsageError(
+                "--optim.momentum-range is the momentum of SGD along one-cycle-cosine",
+                fix="add --optim.name sgd --optim.schedule one-cycle-cosine, or leave it out",
             )
         return self
 
@@ -181,10 +224,17 @@ class StatisticsConfig(Options):
         (), description="behind the update, with the new weights", json_schema_extra=STEP
     )
 
+    first: Literal["usual", "replace"] = Field(
+        "usual",
+        description="statistics after the first update: averaged with the initial ones, or those"
+        " of its last forward alone (replace)",
+        json_schema_extra=STEP,
+    )
+
     @property
     def is_set(self) -> bool:
         """Does anything differ from the forwards that the losses ask for?"""
-        return bool(self.attack or self.loss or self.after)
+        return bool(self.attack or self.loss or self.after or self.first == "replace")
 
     @model_validator(mode="after")
     def _check_order(self) -> StatisticsConfig:

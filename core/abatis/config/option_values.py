@@ -7,7 +7,7 @@ import re
 
 from abatis.api.threat import Threat
 from abatis.config.built_in import TRACKERS
-from abatis.errors import UsageError, did_you_mean
+from abatis.errors import did_you_mean
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -68,17 +68,6 @@ def check_class_weights(value: str) -> str:
     return value
 
 
-def parse_judged_threat(value: object) -> str:
-    """A threat model that can be judged, in one spelling; raises UsageError."""
-    return str(Threat.parse(str(value)))
-
-
 def parse_threat(value: object) -> str:
-    """A threat model that can be trained against, in one spelling; raises UsageError."""
-    threat = Threat.parse(str(value))
-    if threat.norm == "L1":
-        raise UsageError(
-            "there is no training attack for L1",
-            fix="train with Linf or L2; defense eval supports L1",
-        )
-    return str(threat)
+    """A threat model in one spelling; raises UsageError."""
+    return str(Threat.parse(str(value)))

@@ -35,7 +35,7 @@ OTHERS = {
     "image-size": "img-size input-size",
     "init": "checkpoint checkpoint-path ckpt finetune init-checkpoint initial-checkpoint model-path"
     " pretrained-path weights",
-    "eval": "eval-strategy evaluation-strategy",
+    "ladder": "eval eval-strategy evaluation-strategy",
     "limit": "max-samples max-train-samples n-ex n-examples num-examples num-samples",
     "mix.cutmix": "cutmix cutmix-alpha",
     "mix.mixup": "mixup mixup-alpha",

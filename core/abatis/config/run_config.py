@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 
 from abatis.api.threat import Threat, refuse_twice
 from abatis.config import discovery
+from abatis.config.old_names import OLD_NAMES, rename_old
 from abatis.config.option_facts import find_options
 from abatis.config.plugin_options import take_plugin_options
 from abatis.config.pydantic_messages import as_usage_error
@@ -43,6 +45,8 @@ class RunConfig(RunOptions):
     @classmethod
     def _take_plugin_options(cls, raw: Any) -> Any:
         """Validate the tables of the selected plugins against their own classes."""
+        if isinstance(raw, Mapping):
+            raw = rename_old(raw)
         taken = take_plugin_options(raw, cls.model_fields, reserved_names())
         if isinstance(taken, dict) and isinstance(taken.get("ema"), bool):
             taken["ema"] = AVERAGING_DECAY if taken["ema"] else 0.0
@@ -89,18 +93,32 @@ class RunConfig(RunOptions):
 
     @model_validator(mode="after")
     def _check_threats(self) -> RunConfig:
-        if self.also_threat and self.eval in ("none", "clean"):
+        if self.also_threat and self.ladder in ("none", "clean"):
             raise UsageError(
-                f"--also-threat has no effect with --eval {self.eval}, which runs no attack",
+                f"--also-threat has no effect with --ladder {self.ladder}, which runs no attack",
                 fix="leave one of them out",
             )
-        refuse_twice(self.judged_threats, "--threat and --also-threat")
+        refuse_twice(self.judged_threats, "--threat, --also-train and --also-threat")
         return self
 
     @property
     def judged_threats(self) -> tuple[Threat, ...]:
-        """The threats of the evaluation: the trained one, then the others."""
-        return (self.threat_model, *map(Threat.parse, self.also_threat))
+        """The threats of the evaluation: the trained ones, then the others."""
+        return (*self.trained_threats, *map(Threat.parse, self.also_threat))
+
+    @model_validator(mode="after")
+    def _check_averaging(self) -> RunConfig:
+        if self.ema_warmup and not self.ema:
+            raise UsageError(
+                f"--ema-warmup {self.ema_warmup:g} has no effect without --ema",
+                fix="add --ema, or leave it out",
+            )
+        return self
+
+    @property
+    def trained_threats(self) -> tuple[Threat, ...]:
+        """The threats of the training attack; a plugin may know several."""
+        return (self.threat_model, *map(Threat.parse, self.also_train))
 
     @property
     def resumes(self) -> bool:
@@ -141,5 +159,5 @@ def reserved_names() -> frozenset[str]:
     """Names that no plugin may have: those of the core options, with hyphens."""
     return frozenset(
         {discovery.normalise_name(field) for field in RunConfig.model_fields}
-        | {"config", "recipe", "help"}
+        | {"config", "recipe", "help", *OLD_NAMES}
     )

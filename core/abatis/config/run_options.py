@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
 from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
+from abatis.config.ladders import LADDERS_IN_WORDS
 from abatis.config.option_facts import (
     BESIDE_STEP,
     DISPLAY,
@@ -35,7 +36,6 @@ from abatis.config.option_values import (
     check_normalize,
     check_run_name,
     check_tracker,
-    parse_judged_threat,
     parse_threat,
 )
 
@@ -188,7 +188,13 @@ class RunOptions(Options):
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
         json_schema_extra=STEP,
     )
-    also_threat: tuple[Annotated[str, BeforeValidator(parse_judged_threat)], ...] = Field(
+    also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
+        (),
+        description="a further threat of the training, for plugins that attack in several; repeat"
+        " the flag for several",
+        json_schema_extra=STEP,
+    )
+    also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
         description="another threat to judge beside the trained one; repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
@@ -202,6 +208,9 @@ class RunOptions(Options):
         le=100_000,
         description="passes over the training set",
         json_schema_extra=facts(on_resume="longer"),
+    )
+    epoch_updates: int | None = Field(
+        None, ge=1, description="updates per epoch; one pass if not given", json_schema_extra=STEP
     )
     batch_size: int = Field(
         128,
@@ -218,11 +227,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     workers: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="data-loading processes for folder data",
-        json_schema_extra=MACHINE,
+        0, ge=0, le=256, description="processes that load folder data", json_schema_extra=MACHINE
     )
     skip_nonfinite: int = Field(
         0,
@@ -232,11 +237,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     clip_grad: float = Field(
-        0.0,
-        ge=0,
-        le=1e6,
-        description="maximum norm of the gradient; 0 is off",
-        json_schema_extra=STEP,
+        0.0, ge=0, le=1e6, description="maximum gradient norm; 0 is off", json_schema_extra=STEP
     )
     statistics: StatisticsConfig = Field(
         StatisticsConfig(), description="what moves running statistics", json_schema_extra=STEP
@@ -250,6 +251,9 @@ class RunOptions(Options):
         lt=1,
         description=f"decay of the weight average (EMA); 0 is off, --ema alone {AVERAGING_DECAY}",
         json_schema_extra=STEP,
+    )
+    ema_warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the run without averages", json_schema_extra=STEP
     )
     early_stop: int = Field(
         0,
@@ -310,6 +314,11 @@ class RunOptions(Options):
         description="fold batch norms into convolutions: faster, equal up to rounding",
         json_schema_extra=STEP,
     )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="layers to leave as they are, like stem,layer1 or stage1*, statistics included",
+        json_schema_extra=STEP,
+    )
     freeze_norms: bool = Field(
         False, description="keep running statistics of batch norms as is", json_schema_extra=STEP
     )
@@ -328,11 +337,15 @@ class RunOptions(Options):
         " repeat the flag for several",
         json_schema_extra=BESIDE_STEP,
     )
-    eval: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
+    ladder: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
         "standard",
-        description="evaluation after training. clean: no attack; quick: clean, PGD-20; standard:"
-        " adds margin-PGD-20 and AutoAttack; thorough: adds PGD-100 with restarts and AutoAttack"
-        " plus; rand: as standard with AutoAttack rand, for networks that answer at random",
+        description=f"evaluation after training. none; {LADDERS_IN_WORDS}",
+        json_schema_extra=BESIDE_STEP,
+    )
+    subset: int | None = Field(
+        None,
+        ge=1,
+        description="judge only N test images, of all classes, the same ones in every evaluation",
         json_schema_extra=BESIDE_STEP,
     )
     use: dict[str, str] = Field(
@@ -381,10 +394,7 @@ class RunOptions(Options):
         json_schema_extra=THIS_START,
     )
     trace: bool = Field(
-        False,
-        description="print every hook call at start-up with its answer, then the calls of the run"
-        " in order",
-        json_schema_extra=DISPLAY,
+        False, description="print hook calls and the calls of the run", json_schema_extra=DISPLAY
     )
     quiet: bool = Field(False, description="print errors only", json_schema_extra=DISPLAY)
     options: dict[str, SerializeAsAny[PluginConfig]] = Field(

@@ -19,6 +19,7 @@ def epoch_batches(
     epoch: int,
     order: str = "shuffled",
     labels: Tensor | None = None,
+    updates: int | None = None,
 ) -> list[Tensor]:
     """The batches of one epoch: n positions below n, given by (seed, epoch) and labels alone.
 
@@ -32,11 +33,22 @@ def epoch_batches(
         order: "shuffled": every position once. "fixed": 0..n-1 in every epoch. "balanced": every
             class equally often, up to one; those of a class take turns.
         labels: (n,) int64; needed by "balanced".
+        updates: number of batches, of as many passes as that needs; those of one if not given.
 
     Returns:
         Positions, (B,) int64 each.
     """
     draw = generator(seed, "order", epoch)
+    batches = _draw_pass(n, batch_size, draw, order, labels)
+    while updates is not None and len(batches) < updates:
+        batches += _draw_pass(n, batch_size, draw, order, labels)
+    return batches[:updates]
+
+
+def _draw_pass(
+    n: int, batch_size: int, draw: torch.Generator, order: str, labels: Tensor | None
+) -> list[Tensor]:
+    """The batches of one pass over the positions."""
     if order == "fixed":
         positions = torch.arange(n)
     elif order == "balanced":
@@ -159,6 +171,13 @@ def apply_limit(limit: int | None, train: Tensor, test: Tensor) -> tuple[Tensor,
         return torch.arange(len(train)), torch.arange(len(test))
     tested = -(-len(test) * limit // len(train))  # rounded up: at least one
     return choose_stratified(train, limit), choose_stratified(test, tested)
+
+
+def choose_some(split: Split, count: int | None) -> Split:
+    """Some images of a split, of all classes, the same ones each time; all where it has no more."""
+    if count is None or count >= len(split):
+        return split
+    return split.subset(choose_stratified(split.labels, count))
 
 
 def hold_out(split: Split, asked: float | None = None) -> tuple[Split, Split | None]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from abatis.api.randomness import seeded
-from abatis.data.arrays import Arrays, check_alike, check_label, parse_labels
+from abatis.data.arrays import Arrays, ArraySplit, check_alike, check_label, parse_labels
 from abatis.data.in_memory import open_arrays
-from abatis.data.info import Data, DataInfo, resolve_augment, show_some
+from abatis.data.info import Data, DataInfo, Split, resolve_augment, show_some
 from abatis.data.order import apply_limit, choose_stratified, hold_out
 from abatis.data.pixel_range import Rounding, check_range
 from abatis.data.request import DataRequest
@@ -24,6 +24,7 @@ from abatis.system.user_module import raised_at
 
 NAME = "user"
 FORM = "pass (train, test), each a pair (x, y) of arrays or a torch Dataset of (image, label)"
+JUDGED = "pass a pair (x, y) of arrays, or a torch Dataset of (image, label)"
 TRIED = 16  # test samples of a Dataset that are looked at before a run
 STATISTICS_OF = 1000  # samples of a Dataset that mean and std are taken from
 
@@ -61,6 +62,41 @@ def from_user(given: object, request: DataRequest) -> Data:
             fix="leave --augment and --crop-padding out",
         )
     return _open_datasets(given[0], given[1], request)
+
+
+def open_judged(given: object, device: torch.device) -> tuple[DataInfo, Split]:
+    """Images to judge a network on: a pair (x, y) of arrays or tensors, or a torch Dataset.
+
+    Args:
+        given: as one part of what :func:`from_user` takes.
+        device: where batches are put.
+
+    Returns:
+        Their facts, with as many classes as the largest label says, and the images.
+
+    Raises:
+        DataError: the images or labels are of another form.
+        UsageError: it is neither a pair nor a Dataset.
+    """
+    rounding = Rounding()
+    if isinstance(given, tuple | list) and len(given) == 2:
+        x = _images(given[0], "x", rounding)
+        y = parse_labels(given[1], len(x), "y", "data")
+        split: Split = ArraySplit(x.to(device), y, "none")
+        shape: tuple[int, ...] = tuple(x.shape[1:])
+    else:
+        _check_dataset(given, "data", JUDGED)
+        dataset: Any = given
+        with seeded(0, "describe"):  # a Dataset may draw from the global generators
+            shape, y = _measure_shape(dataset, "data"), _labels(dataset, "data")
+        images = _DatasetImages(dataset, "data", y, shape, torch.arange(len(y)))
+        split = StreamSplit(images, device, 0, rounding=rounding)
+    unknown = (0.0,) * shape[0]  # mean and std: nothing is normalised by them
+    classes = int(y.max()) + 1
+    info = DataInfo(
+        NAME, classes, shape[0], shape[1], unknown, unknown, "none", rounding.take_note()
+    )
+    return info, split
 
 
 def _open_arrays(train: Any, test: Any, request: DataRequest) -> Data:
@@ -127,16 +163,9 @@ def _channels_first(x: Tensor) -> Tensor:
 
 def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     for part, name in ((train, "train"), (test, "test")):
-        if isinstance(part, IterableDataset) or not (
-            hasattr(part, "__getitem__") and hasattr(part, "__len__")
-        ):
-            raise UsageError(
-                f"{name} is a {type(part).__name__}, which cannot be indexed", fix=FORM
-            )
-        if len(part) == 0:
-            raise DataError("the Dataset is empty", where=name, fix="give at least one image")
+        _check_dataset(part, name, FORM)
     with seeded(0, "describe"):  # a Dataset may draw from the global generators
-        shape = _measure_shape(train)
+        shape = _measure_shape(train, "train")
         y_train, y_test = _labels(train, "train"), _labels(test, "test")
         mean, std = _measure(train, choose_stratified(y_train, STATISTICS_OF))
         for place in choose_stratified(y_test, TRIED).tolist():  # before hours of training
@@ -154,6 +183,16 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
         StreamSplit(testing, device, workers, tested, rounding),
         take_note=rounding.take_note,
     )
+
+
+def _check_dataset(part: Any, name: str, form: str) -> None:
+    """Raise an error where something is not a Dataset with images."""
+    if isinstance(part, IterableDataset) or not (
+        hasattr(part, "__getitem__") and hasattr(part, "__len__")
+    ):
+        raise UsageError(f"{name} is a {type(part).__name__}, which cannot be indexed", fix=form)
+    if len(part) == 0:
+        raise DataError("the Dataset is empty", where=name, fix="give at least one image")
 
 
 def _find_class_names(train: Any, test: Any, num_classes: int) -> tuple[str, ...]:
@@ -260,11 +299,11 @@ def _labels(dataset: Any, name: str) -> Tensor:
     return torch.tensor([_sample(dataset, index, name)[1] for index in range(len(dataset))])
 
 
-def _measure_shape(dataset: Any) -> tuple[int, ...]:
+def _measure_shape(dataset: Any, name: str) -> tuple[int, ...]:
     """Shape (C, H, W) of the first image."""
-    shape = tuple(_sample(dataset, 0, "train")[0].shape)
+    shape = tuple(_sample(dataset, 0, name)[0].shape)
     if shape[1] != shape[2]:
-        raise DataError(f"images are {shape[1]}x{shape[2]}", where="train", fix="make them square")
+        raise DataError(f"images are {shape[1]}x{shape[2]}", where=name, fix="make them square")
     return shape
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ from abatis.evaluate.judge import compute_share
 from abatis.evaluate.ladder import LadderResult
 from abatis.evaluate.ladder_checks import check_ladder
 from abatis.evaluate.margins import Margins, count_per_class
-from abatis.evaluate.masking.diagnosis import Diagnosis
+from abatis.evaluate.masking.diagnosis import Diagnosis, describe_left_out
+from abatis.evaluate.pictures import draw_pictures
 from abatis.evaluate.question import describe_question
 from abatis.evaluate.randomised import Draws
 from abatis.evaluate.request import EvaluationRequest
@@ -27,6 +29,7 @@ from abatis.evaluate.stranger.process import meet_stranger
 from abatis.report import numbers
 from abatis.report.eval_record import FORMAT
 from abatis.report.intervals import wilson_interval
+from abatis.report.notebook import show_numbers
 from abatis.system import distributed
 
 
@@ -36,6 +39,7 @@ class Evaluation:
 
     Args:
         ladder: which attacks ran.
+        threat: norm and radius, such as ``Linf:8/255``.
         n: number of points.
         accuracies: fractions of all points, by the keys of :mod:`abatis.report.numbers`, as far
             as the ladder measures them. ``robust_acc`` is the share that no attack broke, those
@@ -48,14 +52,16 @@ class Evaluation:
         per_class: counts of all, correct and robust points.
         diagnosis: the masking diagnostics.
         diagnosed: which points they saw, and the margins and the curve, (m,) int64.
-        margins: None if no point is classified correctly.
+        margins: None if no point is classified correctly, and after the quick ladder.
         curve: accuracy over the radius.
         findings: sentences for the reader.
         draws: how often each point was right, for a network that answers at random.
         abstentions: None for a network that never abstained.
+        pictures: of twelve images, see :func:`~abatis.evaluate.pictures.draw_pictures`.
     """
 
     ladder: str
+    threat: str
     n: int
     accuracies: Mapping[str, float]
     attacks: Mapping[str, Mapping[str, object]]
@@ -69,11 +75,17 @@ class Evaluation:
     findings: tuple[str, ...]
     draws: Draws | None = None
     abstentions: Abstentions | None = None
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         """PASS, UNDECIDED, WARN or FAIL of the masking diagnostics."""
         return self.diagnosis.verdict
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        facts = [f"threat {self.threat}", f"{self.ladder} ladder"]
+        return show_numbers(self.to_json(), facts, self.pictures)
 
     def to_json(self) -> dict[str, object]:
         """Return everything in plain types, verdicts of points as lists of 0 and 1."""
@@ -145,7 +157,7 @@ def evaluate(module: nn.Module, request: EvaluationRequest) -> Evaluation:
                 finished = FinishedAttacks(request.state, question)
         found = examine(module, request, finished)
         ask_stranger(module, request, found, stranger)
-    return _summarize(request, found)
+    return replace(_summarize(request, found), pictures=draw_pictures(module, request, found))
 
 
 def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
@@ -153,6 +165,7 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
     findings = [
         *diagnosis.list_findings(),
         *ladder.findings,
+        *([describe_left_out()] if request.cheap else []),
         *pyautoattack_messages.check_version(),
         *_list_rejections(ladder),
     ]
@@ -174,6 +187,7 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
     ]
     return Evaluation(
         ladder=request.ladder,
+        threat=str(request.threat),
         n=len(clean.correct),
         accuracies=_compute_accuracies(per_point, found),
         attacks=_describe_attacks(request.threat, ladder, found.draws),

@@ -42,6 +42,8 @@ DIAGNOSED_DRAWS = 4  # of a random network, behind each answer that the diagnost
 FINE_GRID = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4)
 """The radii of the thorough ladder's curve, in multiples of eps."""
 
+BROKEN = "broken"  # among the facts of an attack that ran on some of the points only
+
 WITHOUT_PGD = Threat.parse("Linf:8/255")
 """The threat of the diagnostics if the requested one has no PGD."""
 
@@ -99,8 +101,10 @@ class Subject:
     withstood: Withstood = field(init=False)
 
     def __post_init__(self) -> None:
+        album = self.finished.album
+        album.open(self.clean.labels, bool(self.clean.distribution.all()))
         self.withstood = Withstood(
-            len(self.clean.labels), self.request.seed, self.request.num_classes
+            len(self.clean.labels), self.request.seed, self.request.num_classes, album
         )
 
     @property
@@ -259,13 +263,13 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
         training=request.training,
         standing=standing[chosen] if alike else None,
         access=subject.access,
+        cheap=request.cheap,
     )
     blind = subject.access.kind == "none"
     fine = request.ladder == "thorough" and alike and not blind
     margins = None
-    if clean.correct.any() and not blind:
-        # five steps on all points would take as long as the quick ladder's one attack
-        margins = _measure_margins(few, few if request.ladder == "quick" else judge, seed)
+    if clean.correct.any() and not blind and not request.cheap:
+        margins = _measure_margins(few, judge, seed)
     curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
     kept = subject.withstood
     found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins)
@@ -300,12 +304,18 @@ def _spread(judge: Judge, found: Examination, request: EvaluationRequest) -> Non
         return
     for name, attack in found.diagnosis.breakers.items():
         title = f"{name}, all points"
-        verdict = judge.run_attack(title, attack, found.robust & others)
+        wanted = found.robust & others
+        verdict = judge.run_attack(title, attack, wanted)
         found.robust &= verdict.robust | ~others
-        robust = found.robust.clone()
-        found.ladder.verdicts[title] = Verdicts(title, robust, verdict.facts, stray=verdict.stray)
+        robust, facts = found.robust.clone(), _count_broken(wanted, verdict)
+        found.ladder.verdicts[title] = Verdicts(title, robust, facts, stray=verdict.stray)
         found.ladder.settings[title] = {"loss": "a diagnostic that broke more than the ladder"}
     search_points(judge, found, request, others, found.diagnosis.searches, "all points")
+
+
+def _count_broken(wanted: Tensor, verdict: Verdicts) -> dict[str, int]:
+    """The facts of an attack on some points, (n,) bool, with how many of them it broke."""
+    return {**verdict.facts, BROKEN: int((wanted & ~verdict.robust).sum())}
 
 
 def search_points(
@@ -324,7 +334,8 @@ def search_points(
         for name, verdict in search.verdicts.items():
             title = f"{name}, {label}"
             found.robust &= verdict.robust | ~wanted
-            found.ladder.verdicts[title] = Verdicts(title, found.robust.clone(), verdict.facts)
+            facts = _count_broken(wanted, verdict)
+            found.ladder.verdicts[title] = Verdicts(title, found.robust.clone(), facts)
             found.ladder.settings[title] = search.settings[name]
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from abatis.errors import DataError
+from abatis.evaluate.album import Album
 from abatis.evaluate.judge import Verdicts
 from abatis.evaluate.question import digest_flags
 from abatis.report.sealed_json import is_intact, read_json, write_sealed
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors
 
-FORMAT = 3
+FORMAT = 4
 
 
 class FinishedAttacks:
@@ -37,8 +38,9 @@ class FinishedAttacks:
         self.path = path
         self.question = _as_json({"format": FORMAT, **(question or {})})
         self._known: dict[str, dict[str, Any]] = {}
+        self.album = Album()  # of these attacks: what their images were
         if path is not None:
-            self._known = distributed.first_says(self._read(path))
+            self._known, self.album = distributed.first_says(self._read(path))
 
     def get_or_run(
         self,
@@ -79,15 +81,24 @@ class FinishedAttacks:
         }
         if distributed.rank() == 0:
             with explain_disk_errors(self.path):
-                write_sealed(self.path, {"question": self.question, "attacks": self._known})
+                write_sealed(
+                    self.path,
+                    {
+                        "question": self.question,
+                        "attacks": self._known,
+                        "album": self.album.to_json(),
+                    },
+                )
 
-    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
+    def _read(self, path: Path) -> tuple[dict[str, dict[str, Any]], Album]:
         try:
             found = read_json(path)
         except DataError:
-            return {}
+            return {}, Album()
         intact = isinstance(found, dict) and is_intact(found)
-        return dict(found["attacks"]) if intact and found.get("question") == self.question else {}
+        if not intact or found.get("question") != self.question:
+            return {}, Album()
+        return dict(found["attacks"]), Album.from_json(found["album"])
 
 
 def _as_json(table: Mapping[str, object]) -> Any:

@@ -112,7 +112,7 @@ def _attack_again(
             verdict = judge.run_attack(f"{title}, {name}", attack, found.robust)
             found.robust &= verdict.robust
             _record(found, verdict.name, verdict.robust, {"loss": title}, verdict)
-        claims = compute_share(found.robust) > CLAIM
+        claims = compute_share(found.robust) > CLAIM and not request.cheap
         if claims and _misleads(judge, found, request.seed, name):
             search_points(judge, found, request, found.robust, SEARCHES, name)
 

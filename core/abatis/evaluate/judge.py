@@ -45,8 +45,10 @@ class Keeper(Protocol):
         self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
     ) -> None: ...
     def forget(self, name: str) -> None: ...
-    def note_broken(self, places: Tensor, logits: Tensor) -> None:
-        """Of images that count as broken: their points, (B,) int64, and the logits, (B, K)."""
+    def note_broken(
+        self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> None:
+        """The same of the images that count as broken."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Judge:
         self.net, self.points, self.threat = net, points, threat
         self.batch_size, self.progress, self.withstood = batch_size, progress, withstood
         self.single = net  # asks once, where ``net`` may average over several answers
+        self.random = False  # does the network answer differently each time?
 
     def classify_clean(self) -> Clean:
         """Classify the clean images. Raises what :func:`judge_clean` raises."""
@@ -237,7 +240,8 @@ class Judge:
                 kept = adversarial[rows], batch.y[rows], logits[rows]
                 self.withstood.keep(label, places[rows.cpu()], *kept)
                 rows = broken.nonzero().flatten()
-                self.withstood.note_broken(places[rows.cpu()], logits[rows])
+                kept = adversarial[rows], batch.y[rows], logits[rows]
+                self.withstood.note_broken(label, places[rows.cpu()], *kept)
             still[places[broken.cpu()]] = False
             rejected += int((claimed & ~broken).sum())
             stray += int((~inside | (given.y != batch.y)).sum())

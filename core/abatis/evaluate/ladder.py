@@ -39,17 +39,19 @@ class Rung:
     restarts: int = 1
 
 
-QUICK = (Rung("PGD-20", "cross-entropy", 20),)
-STANDARD = (*QUICK, Rung("margin-PGD-20", "margin", 20))
+TWENTY_STEPS = (
+    Rung("PGD-20", "cross-entropy", 20),
+    Rung("margin-PGD-20", "margin", 20),
+)
 THOROUGH = (
-    *STANDARD,
+    *TWENTY_STEPS,
     Rung("PGD-100 x 5", "cross-entropy", 100, 5),
     Rung("margin-PGD-100 x 5", "margin", 100, 5),
 )
 PGD_RUNGS: dict[str, tuple[Rung, ...]] = {
-    "quick": QUICK,
-    "rand": STANDARD,
-    "standard": STANDARD,
+    "quick": TWENTY_STEPS,
+    "rand": TWENTY_STEPS,
+    "standard": TWENTY_STEPS,
     "thorough": THOROUGH,
 }
 VERSIONS: dict[str, tuple[Version, ...]] = {
@@ -88,7 +90,7 @@ class LadderResult:
         """
         found = {
             OBJECTIVES[rung.loss]: self.verdicts[rung.name]
-            for rung in STANDARD
+            for rung in TWENTY_STEPS
             if rung.name in self.verdicts
         }
         return {

@@ -33,6 +33,9 @@ from abatis.nets.net import Net
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 20
 FIVE_STEPS = "deepfool5_L2"  # in a record
+BY_POINT = "per_point"  # in a record: the margins of every point
+BY_POINT_OF = ("logit", "input_L2", "input_Linf")  # of these measures
+DIGITS = 6  # of such a margin
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -142,7 +145,14 @@ class Margins:
             **({} if self.five_steps is None else {FIVE_STEPS: _mean_of(self.five_steps)}),
             "histogram": {"measure": "logit", **_histogram(clean, self.adversarial)},
             "unreached": {name: int((~values.isfinite()).sum()) for name, values in found.items()},
+            BY_POINT: {name: _list_values(self.measures[name]) for name in BY_POINT_OF},
         }
+
+
+def _list_values(values: Tensor) -> list[float | None]:
+    """(n,) as plain numbers; None where one is not finite."""
+    numbers = (float(f"{value:.{DIGITS}g}") for value in values.tolist())
+    return [value if np.isfinite(value) else None for value in numbers]
 
 
 def _mean_of(lengths: Tensor) -> dict[str, object]:

@@ -109,7 +109,7 @@ def draw_start(batch: Batch, threat: Threat, seed: int, start: int = 0) -> Tenso
     uniform = per_sample("uniform", seed, f"evaluate/uniform{suffix}", batch.index, batch.x)
     normal = (
         per_sample("normal", seed, f"evaluate/normal{suffix}", batch.index, batch.x)
-        if threat.norm == "L2"
+        if threat.norm != "Linf"
         else None
     )
     return Ball(batch.x, threat).uniform_start(uniform, normal)

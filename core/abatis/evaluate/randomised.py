@@ -189,6 +189,7 @@ class DrawJudge(Judge):
     ) -> None:
         super().__init__(judge.net, judge.points, judge.threat, judge.batch_size, judge.progress)
         self.single, self.draws, self.positions = single, draws, positions
+        self.random = True
         self._worst = worst
 
     @property
@@ -229,6 +230,25 @@ class DrawJudge(Judge):
             total += find_correct(compute_logits(self.single, x), y)
         return total.cpu()
 
+    def _keep_worst(
+        self, places: Tensor, batch: Batch, images: Tensor, right: Tensor, inside: Tensor
+    ) -> None:
+        """Take the images that fewer draws got right, twice: the least of many counts is luck.
+
+        Args:
+            places: of the images among the judge's points, (B,).
+            batch: the clean images, and their labels.
+            images: (B, C, H, W).
+            right: how many draws were right, (B,).
+            inside: which images are allowed, (B,) bool on the CPU.
+        """
+        positions = self.positions[places]
+        rows = inside & (right < self.worst.counts[positions])
+        if rows.any():
+            on_device = rows.to(images.device)
+            again = self._count_right(images[on_device], batch.y[on_device])
+            self.worst.take(positions[rows], images[on_device], again)
+
     def _run_once(
         self, name: str, attack: Attack, robust: Tensor, label: str, batch_size: int
     ) -> Verdicts:
@@ -244,7 +264,7 @@ class DrawJudge(Judge):
             right = self._count_right(adversarial, batch.y)
             rows = inside.cpu()
             counts[places[rows]] = right[rows]
-            self.worst.take(self.positions[places[rows]], adversarial[inside], right[rows])
+            self._keep_worst(places, batch, adversarial, right, rows)
             stray += int((~inside | (given.y != batch.y)).sum())
             done += len(batch)
             self._report(label, done, total)

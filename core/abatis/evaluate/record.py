@@ -12,6 +12,11 @@ from abatis.data.digest import digest_split
 from abatis.nets.digest import weights_digest
 
 
+def describe_choice(points: Split, test: Split) -> dict[str, Any]:
+    """Return which test images were judged, as indices; empty where these are all."""
+    return {} if len(points) == len(test) else {"points": points.index.tolist()}
+
+
 def describe_evaluation(
     model: str, module: nn.Module, info: DataInfo, points: Split, threat: Threat | None, seed: int
 ) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class EvaluationRequest:
         square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
             not pyautoattack's.
         also: attacks of others, which run beside the ladder.
+        all_tests: run all diagnostics even on the quick ladder, which leaves out the costly ones.
         origin: how another process builds the network; it gets a copy where not given.
     """
 
@@ -55,6 +56,12 @@ class EvaluationRequest:
     square_bf16: bool = False
     origin: Origin | None = None
     also: Sequence[AlsoAttack] = ()
+    all_tests: bool = False
+
+    @property
+    def cheap(self) -> bool:
+        """Do only the cheap diagnostics run?"""
+        return self.ladder == "quick" and not self.all_tests
 
     def under(self, threat: Threat, state: Path | None) -> EvaluationRequest:
         """The same question about another threat, whose attacks are kept in another file."""

@@ -14,7 +14,7 @@ from abatis.evaluate.evaluation import Evaluation, evaluate
 from abatis.evaluate.judge import compute_share
 from abatis.evaluate.request import EvaluationRequest
 from abatis.report import numbers
-from abatis.report.eval_record import name_state
+from abatis.report.eval_record import PICTURES, name_state
 from abatis.report.intervals import wilson_interval
 from abatis.report.verdicts import find_worst
 
@@ -29,6 +29,7 @@ def evaluate_all(module: nn.Module, requests: Sequence[EvaluationRequest]) -> di
     Returns:
         The numbers of eval.json: those of the first threat. Where there are more, ``under`` holds
         the numbers of each of the others, and ``union`` the points that withstood all of them.
+        ``pictures``, under the first threat, go into a file of their own.
 
     Raises:
         AbatisError: what :func:`~abatis.evaluate.evaluation.evaluate` raises.
@@ -39,6 +40,7 @@ def evaluate_all(module: nn.Module, requests: Sequence[EvaluationRequest]) -> di
     found = {str(request.threat): evaluate(module, request) for request in requests}
     numbers_of = {threat: evaluation.to_json() for threat, evaluation in found.items()}
     own = numbers_of.pop(str(first.threat))
+    own = {**own, PICTURES: found[str(first.threat)].pictures}
     if not numbers_of:
         return own
     under = {threat: {**of, "threat": threat} for threat, of in numbers_of.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from abatis.api.randomness import generator
 from abatis.evaluate.abstention import find_abstained
+from abatis.evaluate.album import Album
 from abatis.system import distributed
 
 BYTES = 1 << 27  # of the images of one attack
@@ -22,6 +23,7 @@ class Withstood:
         n: number of points.
         seed: of the choice.
         classes: of the data.
+        album: takes the images of a few points, for pictures.
 
     Attributes:
         refused: (n,) bool: on some image of the ball the network abstained.
@@ -31,6 +33,7 @@ class Withstood:
     n: int
     seed: int
     classes: int
+    album: Album = field(default_factory=Album)
     parts: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
     _rank: Tensor | None = None
 
@@ -38,8 +41,11 @@ class Withstood:
         self.refused = torch.zeros(self.n, dtype=torch.bool)
         self.accepted = self.refused.clone()
 
-    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+    def note_broken(
+        self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> None:
         """See :meth:`~abatis.evaluate.judge.Keeper.note_broken`."""
+        self.album.take(name, places, images, labels, logits)
         abstained = find_abstained(logits, self.classes).cpu()
         self.refused[places[abstained]] = True
         self.accepted[places[~abstained]] = True
@@ -63,6 +69,7 @@ class Withstood:
             labels: (B,).
             logits: what the network said of them, (B, K).
         """
+        self.album.take(name, places, images, labels, logits)
         if self._rank is None:
             self._rank = torch.randperm(self.n, generator=generator(self.seed, "stranger"))
         most = max(1, BYTES // (4 * images[0].numel())) if len(images) else 1
@@ -109,6 +116,8 @@ class Part:
         """See :meth:`Withstood.forget`."""
         self.whole.forget(name)
 
-    def note_broken(self, places: Tensor, logits: Tensor) -> None:
+    def note_broken(
+        self, name: str, places: Tensor, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> None:
         """See :meth:`~abatis.evaluate.judge.Keeper.note_broken`."""
-        self.whole.note_broken(self.positions[places.cpu()], logits)
+        self.whole.note_broken(name, self.positions[places.cpu()], images, labels, logits)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from abatis.nets.digest import weights_digest
 from abatis.nets.folding import Folding, find_folding
 from abatis.system.arithmetic import use_full_float32
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RUNNING = ("running_mean", "running_var")
+SAFE_CHANNELS = 8
 LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
 """Logits that differ by less are those of the same function."""
 
@@ -54,6 +57,9 @@ class Net:
         # what is in eval mode inside of a network in train mode was put there by its owner
         self._still = [part for part in self._modules if module.training and not part.training]
         self.sharding: Sharding | None = None
+        self.auxiliaries: dict[str, Net] = {}  # networks that are used beside this one, by name
+        self.auxiliaries_closed = False  # from the first step on none is added
+        self.is_trained = True  # not a frozen auxiliary network
         self._format = self._attack_format = torch.contiguous_format
         self._folding: Folding | None = None
         self._folded_type: torch.dtype | None = None  # of folded weights in attacks
@@ -81,7 +87,9 @@ class Net:
         # in full float32: the rounding of TF32 is larger than the tolerance
         with use_full_float32(), self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
-            if _agrees(plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))):
+            if not _damages_memory(self.module, x.device) and _agrees(
+                plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))
+            ):
                 self._attack_format = torch.channels_last
                 self._format = self._attack_format if step else self._format
             found = find_folding(self.module, lambda: self.module(x)) if fold else None
@@ -150,11 +158,38 @@ class Net:
             logits: Tensor = self.module(x.contiguous(memory_format=self._format))
         return logits
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights of a frozen network; read once."""
+        return weights_digest(self.module)
+
+    def list_trained(self) -> list[Net]:
+        """This network, and the auxiliary ones that are trained with it."""
+        return [self, *(one for one in self.auxiliaries.values() if one.is_trained)]
+
+    def list_modules(self) -> list[nn.Module]:
+        """The torch modules of :meth:`list_trained`."""
+        return [net.module for net in self.list_trained()]
+
+    def list_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained, those of auxiliary networks too."""
+        return [
+            parameter
+            for net in self.list_trained()
+            for parameter in net.module.parameters()
+            if parameter.requires_grad
+        ]
+
+    def list_buffers(self) -> list[Tensor]:
+        """The buffers of this network and of the auxiliary ones that are trained."""
+        return [buffer for net in self.list_trained() for buffer in net.module.buffers()]
+
     def train(self) -> None:
         """Train mode; what was in eval mode inside when this was made stays in eval mode."""
-        self.module.train()
-        for part in self._still:
-            part.training = False
+        for net in self.list_trained():
+            net.module.train()
+            for part in net._still:
+                part.training = False
 
     def whole(self) -> AbstractContextManager[None]:
         """For passes outside of the training forward: inside, a sharded network is gathered.
@@ -203,6 +238,7 @@ class Net:
             keep_statistics: the running ones stay as such an attack has moved them.
         """
         trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        others = [one.attack_mode() for one in self.list_trained()[1:]]
         own = self.precision, self._run, self._format
         self.precision, self._run, self._format = (
             self.attack_precision,
@@ -212,7 +248,10 @@ class Net:
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with self.frozen_mode(), self._set_norms(batch_statistics, keep_statistics):
+            with ExitStack() as stack:
+                for mode in (self.frozen_mode(), *others):
+                    stack.enter_context(mode)
+                stack.enter_context(self._set_norms(batch_statistics, keep_statistics))
                 yield
         finally:
             for parameter in trainable:
@@ -264,7 +303,8 @@ class Net:
         """
         own = [
             (module._buffers, name, buffer)
-            for module in self._modules
+            for net in self.list_trained()
+            for module in net._modules
             if not isinstance(module, torch.jit.ScriptModule)
             for name, buffer in module._buffers.items()
             if buffer is not None
@@ -277,16 +317,30 @@ class Net:
             for table, name, buffer in own:
                 table[name] = buffer
 
+    @contextmanager
+    def replace_statistics(self) -> Iterator[None]:
+        """Inside, running statistics become those of each training forward, not averages."""
+        norms = [part for part in self._modules if isinstance(part, BATCH_STATISTICS)]
+        own = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, own, strict=True):
+                norm.momentum = momentum
+
     def list_frozen(self) -> frozenset[str]:
         """Names of the modules that their owner put in eval mode, which stay there."""
         still = {id(part) for part in self._still}
         return frozenset(name for name, part in self.module.named_modules() if id(part) in still)
 
     def running_statistics(self) -> list[Tensor]:
-        """Means and variances of all norms, to be averaged over processes."""
+        """Means and variances of all norms, to be averaged over processes; auxiliary ones last."""
         found = (
             getattr(module, name)
-            for module in self._modules
+            for net in self.list_trained()
+            for module in net._modules
             if isinstance(module, BATCH_STATISTICS)
             for name in RUNNING
         )
@@ -306,6 +360,18 @@ class Net:
         finally:
             for norm in norms:
                 norm.training = False
+
+
+def _damages_memory(module: nn.Module, device: torch.device) -> bool:
+    """Would torch write beyond its memory on the CPU if this network ran in channels_last?
+
+    The gradient of the kernel of a strided 1x1 convolution does, from fewer than 8 channels.
+    """
+    return device.type == "cpu" and any(
+        part.in_channels < SAFE_CHANNELS and max(part.kernel_size) == 1 and max(part.stride) > 1
+        for part in module.modules()
+        if isinstance(part, nn.Conv2d)
+    )
 
 
 def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,6 +17,11 @@ class SafeConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Can it show a bar that moves? In a notebook rich needs ipywidgets for that."""
+        return self.is_terminal or (self.is_jupyter and find_spec("ipywidgets") is not None)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

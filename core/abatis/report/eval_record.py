@@ -22,6 +22,8 @@ STATE = "eval-state.json"  # the finished attacks of an evaluation, so that it c
 STATES = "eval-state*.json"  # of all its threats
 UNDER = "under"  # in a record: the evaluations under further threats, by threat
 UNION = "union"  # in a record: the points that withstood all threats
+PICTURES = "pictures"  # beside a record: what is shown of some images, under the first threat
+PICTURES_FILE = "pictures.json"
 CORRUPTIONS = "corruptions"  # in a record: what was measured on corrupted images
 SHARED = ("model", "data", "num_classes", "class_names", "note", "seed", "points_sha256")
 """What a record says once for all its threats."""
@@ -51,6 +53,22 @@ def read_record(folder: Path) -> Mapping[str, Any]:
         )
     record: Mapping[str, Any] = found
     return record
+
+
+def read_pictures(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the pictures of an evaluation; empty where there are none, or others.
+
+    Args:
+        folder: of the evaluation.
+        record: what it holds.
+    """
+    try:
+        found = read_json(folder / PICTURES_FILE)
+    except DataError:
+        return {}
+    known = isinstance(found, dict) and is_intact(found) and CHECKSUM in record
+    pictures = found.get(PICTURES) if known and found.get("of") == record[CHECKSUM] else None
+    return pictures if isinstance(pictures, dict) else {}
 
 
 def check_files(folder: Path, record: Mapping[str, Any]) -> None:
@@ -86,7 +104,8 @@ def describe_check(record: Mapping[str, Any]) -> str:
 def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
     """Write an evaluation with its sha256, and count how often the test set has been used.
 
-    The state of the evaluation is of no further use then, and is removed.
+    The state of the evaluation is of no further use then, and is removed. The pictures, which are
+    large, go into a file of their own.
 
     Returns:
         What was written: the record with ``test_set_evaluations`` and its sha256.
@@ -97,7 +116,10 @@ def write_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
         behind = [folder / name for name in (*BEHIND, str(record.get("weights", "")))]
         files = {path.name: sha256_of(path) for path in behind if path.is_file()}
         table = {**record, "test_set_evaluations": 1 + before, FILES: files}
+        pictures = table.pop(PICTURES, None)
         full = write_sealed(folder / RECORD, table, indent=1)
+        if pictures:
+            write_sealed(folder / PICTURES_FILE, {"of": full[CHECKSUM], PICTURES: pictures})
         for state in folder.glob(STATES):
             state.unlink(missing_ok=True)
     return full

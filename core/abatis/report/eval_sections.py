@@ -48,10 +48,12 @@ def show_attacks(record: Part) -> list[Block]:
         queries = facts["queries"]
         steps = str(facts["steps"]) if queries.value is None else f"{queries} queries"
         share = percent(correct / n) if correct is not None and n else "-"
-        broken = "-"
-        if attacked is not None and correct is not None:
-            broken = f"{attacked - correct:g} of {attacked:g}"
-        return [name, str(loss), steps, str(facts["restarts"]), share, broken]
+        broken = facts["broken"].number
+        if broken is None and attacked is not None and correct is not None:
+            broken = attacked - correct
+        known = broken is not None and broken >= 0 and attacked is not None
+        counted = f"{broken:g} of {attacked:g}" if known else "-"
+        return [name, str(loss), steps, str(facts["restarts"]), share, counted]
 
     rows = [row("none (clean images)", Part(), clean, n)]
     for name, facts in record["attacks"].items():

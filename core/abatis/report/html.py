@@ -1,9 +1,10 @@
 """A page of numbers, tables and plots in one HTML file, which runs no script and loads nothing.
 
 ``page(title, lead, sections)`` fills ``page.jinja``. A section has a title and blocks: a string is
-a paragraph; the other blocks are :class:`Table`, :class:`Figure`, :class:`Code`, :class:`Items` and
-:class:`Folded`. All text is escaped where it is inserted; only ``Markup``, such as the plots of
-:mod:`abatis.report.svg`, is inserted as it is. Equal arguments give equal bytes.
+a paragraph; the other blocks are :class:`Table`, :class:`Figure`, :class:`Code`, :class:`Items`,
+:class:`Folded` and :class:`Gallery`. All text is escaped where it is inserted; only ``Markup``,
+such as the plots of :mod:`abatis.report.svg`, is inserted as it is. Equal arguments give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -27,13 +28,20 @@ SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "quiet": "·"}
 
 @dataclass(frozen=True)
 class Badge:
-    """A verdict or status: pass, warn and fail have a colour and a sign, other words are grey."""
+    """A verdict or status: pass, warn and fail have a colour and a sign, other words are grey.
+
+    Args:
+        text: what it says.
+        of: pass, warn or fail, where the text is another.
+    """
 
     text: str
+    of: str = ""
 
     @property
     def tone(self) -> str:
-        return self.text.lower() if self.text.lower() in SIGNS else "quiet"
+        word = (self.of or self.text).lower()
+        return word if word in SIGNS else "quiet"
 
     @property
     def sign(self) -> str:
@@ -110,7 +118,59 @@ class Folded:
     open: bool = False
 
 
-Block = str | Table | Figure | Code | Items | Folded
+@dataclass(frozen=True)
+class Picture:
+    """A small image.
+
+    Args:
+        png: in base64.
+        alt: what it shows.
+        lines: texts below it.
+    """
+
+    png: str
+    alt: str
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Images that belong together.
+
+    Args:
+        title: what they are of.
+        badge: what became of it.
+        images: side by side.
+    """
+
+    title: str
+    badge: Badge | None
+    images: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards, as many side by side as there is room for.
+
+    Args:
+        caption: a sentence above them.
+        cards: the cards.
+        wide: does each card take a row?
+    """
+
+    kind: ClassVar[str] = "gallery"
+    caption: str
+    cards: Sequence[Card]
+    wide: bool = False
+
+    @property
+    def layout(self) -> str:
+        """How wide a card is, as the style knows it."""
+        pairs = all(len(card.images) <= 2 for card in self.cards)
+        return "wide" if self.wide else "pairs" if pairs else "threes"
+
+
+Block = str | Table | Figure | Code | Items | Folded | Gallery
 
 
 @dataclass(frozen=True)

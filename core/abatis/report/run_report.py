@@ -24,7 +24,12 @@ from abatis.report.corruptions_table import (
     list_corruption_rows,
     list_summary,
 )
-from abatis.report.eval_record import describe_check, read_record, split_threats
+from abatis.report.eval_record import (
+    describe_check,
+    read_pictures,
+    read_record,
+    split_threats,
+)
 from abatis.report.eval_sections import (
     format_interval,
     show_attacks,
@@ -37,6 +42,7 @@ from abatis.report.eval_sections import (
 from abatis.report.html import Block, Code, Figure, Lead, Section, Table, page, percent
 from abatis.report.json_part import Part
 from abatis.report.numbers import ROBUST, UPPER, Number, format_share, list_measured
+from abatis.report.pictures import show_gradients, show_pictures
 from abatis.report.svg import Point, lines
 from abatis.report.threats_table import (
     EXPLANATION,
@@ -108,7 +114,8 @@ def write_report(folder: Path) -> Path:
     shown = _show_evaluation(record, facts)
     beside = [*_show_threats(evaluation), *_show_corruptions(evaluation)]
     named = _name_sections(shown, str(record["threat"])) if record["union"].items() else shown
-    sections = [*beside, *named, *_show_further(evaluation)]
+    pictures = _show_pictures(read_pictures(folder, evaluation), record["class_names"])
+    sections = [*beside, *named[:2], *pictures, *named[2:], *_show_further(evaluation)]
     missing = [section.title.lower() for section in shown if not section.blocks]
     command = record["command"] if record["command"].value else environment["command"]
     sections += [
@@ -139,6 +146,15 @@ def _show_threats(record: Mapping[str, Any]) -> list[Section]:
     caption = f"{describe_union(record)}. {EXPLANATION}"
     table = Table(HEADINGS, rows, caption, frozenset(range(1, len(HEADINGS) - 1)))
     return [Section("Threats", [table])]
+
+
+def _show_pictures(pictures: Mapping[str, Any], classes: Part) -> list[Section]:
+    """Some images under attack, and input gradients."""
+    names = [str(name) for name in classes.parts()]
+    return [
+        Section("Pictures", show_pictures(pictures, names)),
+        Section("Input gradients", show_gradients(pictures, names)),
+    ]
 
 
 def _show_corruptions(record: Mapping[str, Any]) -> list[Section]:

@@ -186,6 +186,37 @@ def bars(
     return make_svg(top + len(labels) * pitch + 18, title, f"{x_label}. {summary}", body)
 
 
+def scatter(points: Sequence[Point], *, x_label: str, y_label: str, title: str) -> Markup:
+    """Draw points on two axes of one scale, with the line on which both are equal.
+
+    Args:
+        points: (x, y) each.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        title: what the plot shows.
+    """
+    found = [point for point in points if all(map(is_finite, point))]
+    if not found:
+        return _draw_nothing(title)
+    both = [value for point in found for value in point]
+    top, side = 32.0, WIDTH - 58
+    x, y = (
+        make_scale(both, 46, WIDTH - 12, outward=True),
+        make_scale(both, top + side, top, outward=True),
+    )
+    low, high = max(x.low, y.low), min(x.high, y.high)
+    equal = _draw_path("mark", f"M{x(low):.1f} {y(low):.1f}L{x(high):.1f} {y(high):.1f}")
+    dots = "".join(f"M{x(a) - 2:.1f} {y(b):.1f}a2 2 0 1 0 4 0a2 2 0 1 0-4 0" for a, b in found)
+    drawn = Markup('<path class="dots" d="{}"/>').format(dots)
+    above = sum(b > a for a, b in found)
+    return make_svg(
+        top + side + 40,
+        title,
+        f"{y_label} by {x_label}. {above} of {len(found)} points lie above the line of equality.",
+        [_draw_axes(x, y, x_label, y_label, False), equal, drawn],
+    )
+
+
 def points_with_error(
     rows: Sequence[tuple[str, float, float]], *, x_label: str, title: str, percent: bool = False
 ) -> Markup:

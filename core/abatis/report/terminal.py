@@ -24,7 +24,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from abatis.api.batch import SHOWN
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.report.console import SafeConsole
@@ -36,6 +35,7 @@ from abatis.report.corruptions_table import (
     list_corruption_rows,
     list_summary,
 )
+from abatis.report.epoch_lines import is_term, write_epoch
 from abatis.report.eval_record import split_threats
 from abatis.report.numbers import CLEAN, ROBUST, UPPER, find_headline, format_share, list_measured
 from abatis.report.threats_table import HEADINGS, describe_union, list_threat_rows
@@ -46,14 +46,20 @@ TEXTS = (HEADINGS[0], HEADINGS[-1])  # columns that are no numbers
 FORECAST_AFTER = 3  # steps; the first one includes the warm-up
 
 
+OnEpoch = Callable[[Mapping[str, Any]], None]
+"""Called with the row of each epoch."""
+
+
 class Reporter:
     """Writes one run to the terminal."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, on_epoch: OnEpoch | None = None) -> None:
+        self.on_epoch = on_epoch
         self.console = SafeConsole(quiet=quiet)
         # else a reader that leaves would end the run
         self.console.on_broken_pipe = self._silence  # type: ignore[method-assign]
         self._epochs = 0
+        self._heading = ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._steps = 0
@@ -67,7 +73,8 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Write one line; wrapped between words on a terminal, left whole where it is piped."""
-        self.console.print(escape(text), soft_wrap=not self.console.is_terminal)
+        shown = self.console.is_terminal or self.console.is_jupyter
+        self.console.print(escape(text), soft_wrap=not shown)
 
     def plan(self, rows: Sequence[PlanRow], notes: Sequence[str], config: RunConfig) -> None:
         """Write the plan: who provides what, with versions and options."""
@@ -112,7 +119,7 @@ class Reporter:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[state]}"),
         )
-        shown = self.console.is_terminal and not self.console.quiet
+        shown = self.console.shows_progress and not self.console.quiet
         with Progress(*columns, console=self.console, disable=not shown) as self._progress:
             self._task = self._progress.add_task(title, total=total, completed=done, state="")
             yield
@@ -141,8 +148,29 @@ class Reporter:
             )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Write one line after an epoch."""
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if _is_term(name))
+        """Write one line after an epoch: in columns on a terminal, in words where it is piped."""
+        if self.console.is_terminal:
+            self._add_columns(row)
+        else:
+            self._add_words(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
+        if self._progress is not None:
+            self._progress.update(
+                self._task, completed=row["step"], description=f"epoch {row['epoch']}"
+            )
+
+    def _add_columns(self, row: Mapping[str, Any]) -> None:
+        heading, line = write_epoch(row, self._epochs, self.console.width)
+        if heading != self._heading:  # also where the terminal has become wider
+            self._heading = heading
+            if "val_clean_acc" in row:
+                self.note("clean and robust accuracy are on held-out images")
+            self.console.print(heading, markup=False, style="bold")
+        self.console.print(line, markup=False)
+
+    def _add_words(self, row: Mapping[str, Any]) -> None:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if is_term(name))
         parts = [f"loss {row.get('loss', float('nan')):.4g} ({terms})"]
         if "val_clean_acc" in row:
             clean, robust = row["val_clean_acc"], row["val_robust_acc"]
@@ -151,10 +179,6 @@ class Reporter:
             )
         parts.append(format_duration(row["seconds"]))
         self.note(f"epoch {row['epoch']}/{self._epochs}: {'; '.join(parts)}")
-        if self._progress is not None:
-            self._progress.update(
-                self._task, completed=row["step"], description=f"epoch {row['epoch']}"
-            )
 
     @contextmanager
     def judging(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -165,7 +189,7 @@ class Reporter:
             nonlocal named
             if self._progress is not None:
                 self._progress.update(self._task, description=name, completed=done, total=total)
-            if name != named and total and not self.console.is_terminal:
+            if name != named and total and not self.console.shows_progress:
                 self.note(f"evaluation: {name} on {format_count(total, 'image')}")
             named = name
 
@@ -261,20 +285,6 @@ class Reporter:
 
 
 def _format(value: object) -> str:
-    return "/".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
-
-
-def _is_term(name: str) -> bool:
-    return (
-        name
-        not in (
-            "epoch",
-            "step",
-            "lr",
-            "loss",
-            "seconds",
-            "peak_memory_mb",
-        )
-        and not name.endswith("_acc")
-        and not name.startswith(SHOWN)
-    )
+    if isinstance(value, tuple | list):
+        return "/".join(str(part) for part in value) or "none"
+    return str(value)

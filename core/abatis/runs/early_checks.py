@@ -46,7 +46,7 @@ def check_before_data(
         PluginConflict: plugins that do not go together.
     """
     _check_given(config, model, data)
-    check_ladder(config.eval, config.judged_threats)
+    check_ladder(config.ladder, config.judged_threats)
     _check_processes(config)
     load_trackers(config.track)
     _check_continuation(config)

@@ -25,10 +25,11 @@ from abatis.config import discovery
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo
 from abatis.evaluate.pgd import differentiate
+from abatis.nets.auxiliaries import add_auxiliary
 from abatis.nets.backbones import switch_checkpointing
 from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
-from abatis.runs.network import make_run
+from abatis.runs.network import build_auxiliary, make_run
 from abatis.runs.prepare import add_own_trainers
 from abatis.system.cost_meter import CostMeter
 from abatis.train.optimizer import make_optimizer
@@ -104,7 +105,7 @@ def count_step(
         del batch
         meter.restart()
         _evaluate(config, fake, _make_batch(info, evaluation_batch))
-    gradients = sum(p.numel() * p.element_size() for p in net.module.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in fake.list_parameters())
     buckets = gradients if processes > 1 else 0  # what several processes exchange
     return StepCost(memory + buckets, meter.peak, images, flop, forward, moved, launches)
 
@@ -145,6 +146,7 @@ def _make_step(config: RunConfig, info: DataInfo, net: Net) -> Step:
     """The training step, with checks that read nothing."""
     run = make_run(config, info.num_classes, CPU)
     run.place_net(net)
+    run.place_adder(partial(add_auxiliary, net, partial(build_auxiliary, config, info, CPU)))
     loaded = discovery.load_plugins(config.plugin)
     plan = make_plan(loaded, config.options, read_use(config.use, loaded), run)
     plan = replace(add_own_trainers(plan, config, net, run), side_effects=_Unchecked())
@@ -160,7 +162,7 @@ def _make_step(config: RunConfig, info: DataInfo, net: Net) -> Step:
         deferred=True,
         statistics=config.statistics,
     )
-    optimizer = make_optimizer(config.optim, net.module)
+    optimizer = make_optimizer(config.optim, net.list_modules())
     optimizer.register_step_pre_hook(_drop_flag)
     return Step(setup, optimizer)
 

@@ -193,8 +193,8 @@ def _list_remedies(
     if found := _find_parts(short, info, net, cost.images, size):
         yield found
     elif not enough:
-        name, needed = _find_parts(together, info, net, cost.images, size) or ("", "")
-        yield (name + names, needed) if name else ("more options", "none was found to be enough")
+        parts, needed = _find_parts(together, info, net, cost.images, size) or ("", "")
+        yield (parts + names, needed) if parts else ("more options", "none was found to be enough")
 
 
 def _find_parts(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from abatis.errors import UsageError
-from abatis.runs.runner import Result
+from abatis.runs.result import Result
 from abatis.train.trainer import METRICS
 
 

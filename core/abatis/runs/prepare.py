@@ -19,22 +19,16 @@ from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import Data, DataInfo, batches_per_epoch
 from abatis.errors import DataError, UsageError
-from abatis.nets.backbones import (
-    build,
-    last_feature_map,
-    resolve,
-    switch_checkpointing,
-)
+from abatis.nets.auxiliaries import add_auxiliary
+from abatis.nets.backbones import last_feature_map, resolve, switch_checkpointing
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
-from abatis.nets.backbones.names import is_factory
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
-from abatis.nets.normalising import UNWRAPPED, Normalized, find_statistics
 from abatis.nets.outputs import unwrap_parallel
 from abatis.nets.sharding import Sharding
 from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
-from abatis.runs.network import make_run
+from abatis.runs.network import build_auxiliary, build_backbone, make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
@@ -47,7 +41,7 @@ from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
 from abatis.train.statistics_forwards import check_loss_forwards
-from abatis.train.trace import Say
+from abatis.train.trace import Say, describe_answer
 from abatis.train.trackers import Tracker
 
 
@@ -109,20 +103,20 @@ def prepare(
     reseed(config.seed, "initialisation")
     name = type(model).__name__ if model is not None else resolve(config.backbone, info.image_size)
     if model is None:
-        model = _build_backbone(config, info)
+        model = build_backbone(config, info, config.backbone, config.pretrained, config.own_options)
         notes += _warn_too_small(model, config.backbone, info)
     model, unwrapped = unwrap_parallel(model)
     loaded = discovery.load_plugins(config.plugin)
     run = _make_run(config, info, device, images)
     if not changed:
         model = change_network(loaded, config.options, run, model, say)
-    notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms)]
+    notes += [*unwrapped, *prepare_module(model, name, config.freeze_norms, config.freeze)]
     _check_trainable(model, name, info)
     if config.init is not None:
         notes.append(initialise(model, config, name))
     net = _make_net(config, model, device)
     notes += _try_network(net, info, images, config, name)
-    _complete_run(run, config, net, images)
+    _complete_run(run, config, info, net, images)
     use = read_use(config.use, loaded)
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
@@ -130,13 +124,22 @@ def prepare(
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
-    rows = (*inputs, *plan.rows, *_describe_statistics(config, net, plan), engine)
+    rows = (*inputs, *plan.rows, *_describe_auxiliaries(net))
+    rows = (*rows, *_describe_statistics(config, net, plan), engine)
     plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
     if say is not None:
-        for text in list_calls(plan):
-            say(f"trace: calls {text}")
+        _trace_plan(say, net, plan)
     return Prepared(net, plan, info, run.random, tuple(notes))
+
+
+def _trace_plan(say: Say, net: Net, plan: Plan) -> None:
+    """Say which auxiliary networks there are, and what the run calls."""
+    for name, one in net.auxiliaries.items():
+        how = "trained" if one.is_trained else "frozen"
+        say(f"trace: auxiliary network {name}, {how}: {describe_answer(one.module)}")
+    for text in list_calls(plan):
+        say(f"trace: calls {text}")
 
 
 def _collect_warnings(
@@ -157,24 +160,6 @@ def _collect_warnings(
     return notes + _warn_no_statistics(config, net, name)
 
 
-def _build_backbone(config: RunConfig, info: DataInfo) -> nn.Module:
-    mean, std = find_statistics(config.normalize, (info.mean, info.std), info.channels)
-    net = build(
-        config.backbone,
-        num_classes=info.num_classes,
-        channels=info.channels,
-        image_size=info.image_size,
-        mean=mean,
-        std=std,
-        pretrained=config.pretrained,
-        download=config.continue_from is None,
-        own=config.own_options,
-        zoo_dir=config.zoo_dir,
-    )
-    wraps = is_factory(config.backbone) and config.normalize not in UNWRAPPED
-    return Normalized(net, mean, std) if wraps else net
-
-
 def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     """The network on its device, sharded where that is asked for."""
     if config.sync_bn:
@@ -192,14 +177,18 @@ def _make_run(config: RunConfig, info: DataInfo, device: torch.device, images: D
         config,
         info.num_classes,
         device,
-        batches_per_epoch(len(images.train), config.batch_size) if images else 1,
+        config.epoch_updates
+        or (batches_per_epoch(len(images.train), config.batch_size) if images else 1),
         images.places if images else 0,
     )
 
 
-def _complete_run(run: Run, config: RunConfig, net: Net, images: Data | None) -> None:
+def _complete_run(
+    run: Run, config: RunConfig, info: DataInfo, net: Net, images: Data | None
+) -> None:
     """The same run, once the network is there."""
     run.place_net(net)
+    run.place_adder(partial(add_auxiliary, net, partial(build_auxiliary, config, info, run.device)))
     if images is not None:
         frozen = net.list_frozen()
         run.place_renewer(partial(renew_over_epoch, images.train, config, run.clock, frozen))
@@ -212,10 +201,13 @@ def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
         row = PlanRow("trainer", "mixing", BUILT_IN, config.mix.model_dump())
         plan = plan.with_trainer("mixing", Mixing(config.mix, run), row, first=True)
     if config.ema:
-        row = PlanRow("trainer", "averaging", BUILT_IN, {"decay": config.ema})
+        warmup = config.ema_warmup * run.epochs * run.steps_per_epoch  # updates
+        options = {"decay": config.ema, **({"warmup": config.ema_warmup} if warmup else {})}
+        row = PlanRow("trainer", "averaging", BUILT_IN, options)
         twin = None if net.sharding is None else net.sharding.make_twin()
         # last, so that it averages what the others leave behind
-        plan = plan.with_trainer("averaging", WeightAveraging(net.module, config.ema, twin), row)
+        averaging = WeightAveraging(net.module, config.ema, twin, warmup)
+        plan = plan.with_trainer("averaging", averaging, row)
     return plan
 
 
@@ -231,6 +223,22 @@ def _describe_inputs(
     return *data_rows(config, info), PlanRow("backbone", name, "", options)
 
 
+def _describe_auxiliaries(net: Net) -> tuple[PlanRow, ...]:
+    """The plan's rows of the networks that plugins use beside the one that is judged."""
+    return tuple(
+        PlanRow(
+            "auxiliary",
+            name,
+            "",
+            {
+                "parameters": f"{sum(weight.numel() for weight in one.module.parameters()):,}",
+                "trained": "yes" if one.is_trained else f"no, sha256 {one.digest[:16]}",
+            },
+        )
+        for name, one in net.auxiliaries.items()
+    )
+
+
 def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanRow, ...]:
     """The plan's row of the forwards that move the running statistics, where a run fixes them."""
     statistics = config.statistics
@@ -241,6 +249,7 @@ def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanR
         "attack": statistics.attack or "none",
         "loss": statistics.loss or "as the losses ask",
         "after": statistics.after or "none",
+        **({"first update": "replaces them"} if statistics.first == "replace" else {}),
     }
     return (PlanRow("statistics", "forwards", "", options),)
 
@@ -291,8 +300,15 @@ def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
 
 
 def _warn_idle(config: RunConfig) -> list[str]:
-    """A note for each plugin that would begin after the last epoch."""
-    return [
+    """A note for each plugin that would begin after the last epoch, or has epochs after it."""
+    late = [
+        f"--{name}.{option} {','.join(map(str, epochs))}: a run of {config.epochs} epochs ends "
+        "before the last of them"
+        for name, options in config.options.items()
+        for option, epochs in options.dated_epochs.items()
+        if max(epochs, default=0) > config.epochs
+    ]
+    return late + [
         f"{name} begins after epoch {options.idle_epochs}; "
         f"it will have no effect in a run of {config.epochs} epochs"
         for name, options in config.options.items()

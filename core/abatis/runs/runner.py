@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,15 +19,17 @@ from abatis.config.ladders import LADDERS, Ladder
 from abatis.config.run_config import RunConfig
 from abatis.config.toml import flatten
 from abatis.data import Data
+from abatis.data.order import choose_some
 from abatis.errors import UsageError
 from abatis.evaluate import EvaluationRequest, judge_with_pgd
-from abatis.evaluate.record import describe_evaluation
+from abatis.evaluate.record import describe_choice, describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.report.eval_record import check_files, list_threats, read_record, write_record
 from abatis.report.numbers import list_measured
 from abatis.report.run_report import write_report
-from abatis.report.terminal import Reporter
+from abatis.report.terminal import OnEpoch, Reporter
 from abatis.runs.early_checks import check_before_data
+from abatis.runs.ending import note_ending
 from abatis.runs.forecast import EVAL_BATCH, add_forecast
 from abatis.runs.held_out import check_not_trained_on, write_held_out
 from abatis.runs.open_data import check_classes, describe_run_data, open_run_data
@@ -39,6 +41,7 @@ from abatis.runs.own_run import (
 )
 from abatis.runs.prepare import Prepared, prepare
 from abatis.runs.rebuild import describe_run_origin
+from abatis.runs.result import Result, read_result
 from abatis.runs.run_folder import (
     PYTHON,
     check_weights,
@@ -76,34 +79,6 @@ VALIDATION_BATCH_AT_LEAST = 64  # images at a time in a validation
 
 
 @dataclass(frozen=True)
-class Result:
-    """The result of a run; every accuracy is a fraction of the test images.
-
-    Args:
-        folder: the run folder.
-        clean_acc: accuracy on the unchanged images; None where the run was not evaluated.
-        pgd20_acc: accuracy under PGD-20; None where it was not measured.
-        autoattack_acc: accuracy under AutoAttack; None where it was not measured.
-        robust_acc: share of the images that no attack broke; None where it was not measured, and
-            where the verdict is FAIL.
-        robust_acc_upper: the same share where the verdict is FAIL: an upper bound of the robust
-            accuracy, not to be believed; None elsewhere.
-        verdict: PASS, UNDECIDED (too little to judge), WARN or FAIL of the masking diagnostics;
-            None where they did not run.
-        n: number of test images.
-    """
-
-    folder: Path
-    clean_acc: float | None = None
-    pgd20_acc: float | None = None
-    autoattack_acc: float | None = None
-    robust_acc: float | None = None
-    robust_acc_upper: float | None = None
-    verdict: str | None = None
-    n: int = 0
-
-
-@dataclass(frozen=True)
 class Job:
     """One run, as this process sees it.
 
@@ -129,7 +104,13 @@ class Job:
         return self.reporter.note if self.config.trace else None
 
 
-def run(config: RunConfig, *, model: nn.Module | None = None, data: object = None) -> Result:
+def run(
+    config: RunConfig,
+    *,
+    model: nn.Module | None = None,
+    data: object = None,
+    on_epoch: OnEpoch | None = None,
+) -> Result:
     """Train a network and judge it; the same as ``defense-run``.
 
     The global random generators are left as they were.
@@ -139,6 +120,8 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
         model: your own module on images in [0, 1], used instead of ``config.backbone``.
         data: ``(train, test)``, used instead of ``config.data``: each a pair (x, y) of arrays, or
             a torch Dataset of (image in [0, 1], label).
+        on_epoch: called with the metrics of every epoch, a row of ``metrics.jsonl``. What it raises
+            ends the run, whose checkpoints stay.
 
     Returns:
         The run folder and the numbers of the evaluation.
@@ -157,15 +140,21 @@ def run(config: RunConfig, *, model: nn.Module | None = None, data: object = Non
     with distributed.connect(config.device), untouched():
         device = pick_device(config.device)
         with use_run_arithmetic(device, config.tf32, config.deterministic):
-            return _run(config, model, data, device)
+            return _run(config, model, data, device, on_epoch)
 
 
-def _run(config: RunConfig, model: nn.Module | None, data: object, device: torch.device) -> Result:
+def _run(
+    config: RunConfig,
+    model: nn.Module | None,
+    data: object,
+    device: torch.device,
+    on_epoch: OnEpoch | None,
+) -> Result:
     check_before_data(config, model, data, device)
     if distributed.was_restarted():
         config = config.model_copy(update={"resume": True})
     first = distributed.rank() == 0
-    reporter = Reporter(quiet=config.quiet or not first)
+    reporter = Reporter(config.quiet or not first, on_epoch if first else None)
     if config.dry_run:
         _show_plan(Job(config, model, data, device, Path(), reporter))
         return Result(Path())
@@ -213,7 +202,7 @@ def _train_and_judge(job: Job) -> Result:
             check_files(job.folder, read_record(job.folder))
         job.reporter.note(f"this run is already finished: {job.folder}")
         _note_early_stop(job, state["epochs_ended"], state["best"])
-        return _read_result(job.folder)
+        return read_result(job.folder)
     source = find_source(config) if start.loaded is None else None
     images = open_run_data(config, job.data, job.device)
     content = describe_content(config, images)
@@ -225,7 +214,10 @@ def _train_and_judge(job: Job) -> Result:
     prepared = add_forecast(config, prepared, len(images.train))
     prepared = _go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
-    with open_trackers(config.track if first else (), job.folder, options) as trackers:
+    with (
+        note_ending(job.folder) if first else nullcontext(),
+        open_trackers(config.track if first else (), job.folder, options) as trackers,
+    ):
         prepared = prepared.with_trackers(trackers)
         if first:
             set_aside(job.folder / CHECKPOINTS, start.rejected)
@@ -234,7 +226,7 @@ def _train_and_judge(job: Job) -> Result:
         job.reporter.plan(prepared.plan.rows, prepared.notes, config)
         trainer = Trainer(_describe_training(job, prepared, images, code, content))
         _train(job, trainer, start, source)
-        if config.eval != "none":
+        if config.ladder != "none":
             record = _judge(job, prepared.plan, trainer, images)
             job.reporter.evaluation(record)
             if first:
@@ -244,7 +236,7 @@ def _train_and_judge(job: Job) -> Result:
     distributed.first_says(None)  # the others wait until everything is written
     _note_early_stop(job, trainer.progress.epochs_ended, trainer.progress.best)
     job.reporter.closing(job.folder, images.info.note)
-    return _read_result(job.folder) if config.eval != "none" else Result(job.folder)
+    return read_result(job.folder) if config.ladder != "none" else Result(job.folder)
 
 
 def _note_early_stop(job: Job, epochs_ended: int, best: Mapping[str, float]) -> None:
@@ -255,13 +247,16 @@ def _note_early_stop(job: Job, epochs_ended: int, best: Mapping[str, float]) -> 
 
 def _is_judged(job: Job) -> bool:
     """Is there an evaluation that goes as far as this configuration asks for?"""
-    wanted, record = job.config.eval, read_record(job.folder)
+    wanted, record = job.config.ladder, read_record(job.folder)
     if wanted == "none":
         return True
     done = record.get("ladder")
     if done not in LADDERS or LADDERS.index(done) < LADDERS.index(wanted):
         return False
     if record.get("seed") != job.config.seed:
+        return False
+    subset = job.config.subset
+    if "points" in record and (subset is None or record["n"] < subset):
         return False
     if wanted == "clean":
         return True
@@ -312,15 +307,19 @@ def _describe_training(
 def _validate(config: RunConfig, images: Data, network: nn.Module) -> tuple[float, float]:
     """Clean and robust accuracy on the held-out images."""
     assert images.val is not None
-    clean, robust = judge_with_pgd(
-        network,
-        images.val,
-        config.threat_model,
-        steps=VALIDATION_STEPS,
-        seed=config.seed,
-        batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
-    )
-    return float(clean.double().mean()), float(robust.double().mean())
+    judged = [
+        judge_with_pgd(
+            network,
+            images.val,
+            threat,
+            steps=VALIDATION_STEPS,
+            seed=config.seed,
+            batch_size=max(config.batch_size, VALIDATION_BATCH_AT_LEAST),
+        )
+        for threat in config.trained_threats
+    ]
+    robust = torch.stack([held for _, held in judged]).all(0)  # under every threat, by point
+    return float(judged[0][0].double().mean()), float(robust.double().mean())
 
 
 def _train(job: Job, trainer: Trainer, start: Start, source: Source | None) -> None:
@@ -347,11 +346,12 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
     """Evaluate the best weights on the test set; returns what eval.json holds."""
     config, folder = job.config, job.folder
     model = load_into_network(folder, trainer.judged).to(job.device)
+    points = choose_some(images.test, config.subset)
     with stop_at_once(folder), job.reporter.judging() as progress:
         request = EvaluationRequest(
-            images.test,
+            points,
             config.threat_model,
-            ladder=cast(Ladder, config.eval),
+            ladder=cast(Ladder, config.ladder),
             seed=config.seed,
             batch_size=EVAL_BATCH,
             device=job.device,
@@ -365,10 +365,11 @@ def _judge(job: Job, plan: Plan, trainer: Trainer, images: Data) -> dict[str, An
             else describe_run_origin(folder, images.info, model),
         )
         numbers = evaluate_all(model, ask_each(request, config.judged_threats, folder))
-    threat = None if config.eval == "clean" else config.threat_model
+    threat = None if config.ladder == "clean" else config.threat_model
     record = {
         **numbers,
-        **describe_evaluation(str(folder), model, images.info, images.test, threat, config.seed),
+        **describe_evaluation(str(folder), model, images.info, points, threat, config.seed),
+        **describe_choice(points, images.test),
         **describe_selection(images, folder, int(trainer.progress.best["epoch"])),
     }
     return write_record(folder, record) if distributed.rank() == 0 else record
@@ -378,10 +379,3 @@ def _tell_trackers(trainer: Trainer, record: dict[str, Any]) -> None:
     """Give the numbers of the evaluation to the trackers, as ``test_...``."""
     measured = {f"test_{number.key}": record[number.key] for number in list_measured(record)}
     trainer.tell({"epoch": trainer.progress.epochs_ended, **measured})
-
-
-def _read_result(folder: Path) -> Result:
-    """The result that the evaluation in a run folder gives."""
-    record = read_record(folder)
-    names = {field.name for field in fields(Result)} - {"folder", "n"}
-    return Result(folder, **{name: record.get(name) for name in names}, n=record.get("n", 0))

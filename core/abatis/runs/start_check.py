@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +24,16 @@ from abatis.system.user_module import raised_at
 HALF = (torch.float16, torch.bfloat16)
 
 
-def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str]:
+def prepare_module(
+    module: nn.Module, name: str, freeze_norms: bool, freeze: Sequence[str] = ()
+) -> list[str]:
     """Make a network ready for training.
 
     Args:
         module: the network, which is changed.
         name: of the network, for messages.
         freeze_norms: batch norms keep their running statistics.
+        freeze: names of layers that are not trained.
 
     Returns:
         Notes for the user.
@@ -43,6 +49,7 @@ def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str
             "not trained",
             fix="give the Python module that the program was made from",
         )
+    _check_habits(module, name)
     read_extra_state(module)
     notes = []
     low = {part.dtype for part in module.parameters() if part.dtype in HALF}
@@ -65,7 +72,81 @@ def prepare_module(module: nn.Module, name: str, freeze_norms: bool) -> list[str
         notes.append(f"{norms} batch norms keep their running statistics, {how}")
     elif still:
         notes.append(f"{len(still)} modules stay in eval mode, as you set them")
-    return notes
+    return [*notes, *freeze_layers(module, name, freeze)]
+
+
+def freeze_layers(module: nn.Module, name: str, wanted: Sequence[str]) -> list[str]:
+    """Leave layers as they are: their parameters are not trained, and they stay in eval mode.
+
+    Args:
+        module: the network, in train mode.
+        name: of the network, for messages.
+        wanted: names of modules, their last parts, or patterns of these like ``stage1*``.
+
+    Returns:
+        A note, if there are any.
+
+    Raises:
+        UsageError: there is no such layer.
+    """
+    frozen: set[int] = set()
+    for pattern in wanted:
+        found = [
+            part
+            for own, part in module.named_modules()
+            if own and (fnmatchcase(own, pattern) or fnmatchcase(own.rpartition(".")[2], pattern))
+        ]
+        if not found:
+            raise UsageError(
+                f"--freeze {pattern}: {name} has no such layer",
+                fix=f"its layers are {', '.join(_list_layers(module))}",
+            )
+        for part in found:
+            frozen |= {id(parameter) for parameter in part.requires_grad_(False).parameters()}
+            part.eval()
+    if not wanted:
+        return []
+    size = sum(weight.numel() for weight in module.parameters() if id(weight) in frozen)
+    return [f"frozen: {', '.join(wanted)}, {size:,} parameters"]
+
+
+def _list_layers(module: nn.Module) -> list[str]:
+    """Names of the parts of a network, below wrappers and sequences that hold all or most of it."""
+    children = [
+        (name, child)
+        for name, child in module.named_children()
+        if next(child.parameters(), None) is not None
+    ]
+    if len(children) == 1:
+        return _list_layers(children[0][1]) or [children[0][0]]
+    names = []
+    for name, child in children:
+        whole = isinstance(child, nn.Sequential) and not next(iter(child._modules)).isdigit()
+        names += _list_layers(child) if whole else [name]
+    return names
+
+
+def _check_habits(module: nn.Module, name: str) -> None:
+    """Raise UsageError where a network cannot be saved, moved, printed or switched to a mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        values = dict(module.state_dict())
+        repr(module)
+        for mode in (False, True):
+            module.train(mode)
+    except Exception as error:
+        raise UsageError(
+            f"{name} cannot be trained: {summarise_error(error)}",
+            where=raised_at(error),
+            fix="state_dict(), repr() and train() must work as those of torch's modules",
+        ) from error
+    for part, mode in modes:
+        part.training = mode
+    if any(isinstance(value, Tensor) and value.is_meta for value in values.values()):
+        raise UsageError(
+            f"{name} has tensors on the meta device, which hold no values",
+            fix="make the network on the cpu, or load its weights",
+        )
 
 
 def _is_exported(module: nn.Module) -> bool:
@@ -97,7 +178,9 @@ def check_start(net: Net, images: Tensor, classes: int, name: str, copied: bool)
         with net.frozen_mode():
             output = try_network(net.module, images, name)
             notes += adapt_outputs(net.module, output, len(images), classes, None, name)
-            width = try_network(net.module, images, name).shape[1]
+            logits = try_network(net.module, images, name)
+            width = logits.shape[1]
+            _refuse_nan(logits, name)
         notes += _check_train_mode(net, images, width, name)
         _check_gradients(net, images, name)
         if copied:
@@ -122,7 +205,17 @@ def _check_train_mode(net: Net, images: Tensor, width: int, name: str) -> list[s
         output = net.module(images)
     except Exception as error:
         raise explain_failure(error, f"{name}, in train mode,", images) from error
+    _refuse_nan(output, f"{name}, in train mode,")
     return adapt_training_output(net.module, output, (len(images), width), name)
+
+
+def _refuse_nan(output: object, name: str) -> None:
+    """Raise UsageError where logits are NaN before the first update."""
+    if isinstance(output, Tensor) and bool(output.isnan().any()):
+        raise UsageError(
+            f"{name} returns NaN for the first images",
+            fix="correct the network or its weights: nothing was trained yet",
+        )
 
 
 def _check_gradients(net: Net, images: Tensor, name: str) -> None:

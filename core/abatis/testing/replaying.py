@@ -16,6 +16,7 @@ from abatis.api.randomness import Randomness, untouched
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
+from abatis.nets.module_state import read_tensors
 from abatis.nets.net import Net
 from abatis.testing.terms import TRAIN_SIZE, network_of, plan_of, step_of
 from abatis.train.optimizer import make_optimizer
@@ -34,6 +35,8 @@ class Replayed:
             the step as ``total``.
         x_adv: the images that the losses saw, (B, C, H, W).
         info: what the attacker reported, by name: (B,) each.
+        auxiliaries: parameters and buffers of the auxiliary networks that are trained, by the name
+            of the network.
     """
 
     parameters: dict[str, Tensor]
@@ -41,6 +44,7 @@ class Replayed:
     terms: dict[str, Tensor]
     x_adv: Tensor
     info: dict[str, Tensor]
+    auxiliaries: dict[str, dict[str, Tensor]]
 
     @property
     def total(self) -> Tensor:
@@ -55,6 +59,7 @@ def replay(
     *,
     options: Mapping[str, Any] | None = None,
     threat: str = "Linf:8/255",
+    also_train: Sequence[str] = (),
     attack: object = None,
     optim: object = None,
     statistics: object = None,
@@ -79,6 +84,7 @@ def replay(
         batches: one a step, with images (B, C, H, W).
         options: ``{"beta": 5}`` for one plugin, ``{"a": {"beta": 5}, "b": {...}}`` for several.
         threat: norm and radius.
+        also_train: further threats of the training attack.
         attack: the options ``--attack.*`` as a recipe has them, ``{"steps": 10, "bn": "train"}``.
         optim: the options ``--optim.*``; every step has the rate ``lr``.
         statistics: the options ``--statistics.*``: which forwards move the running statistics.
@@ -95,18 +101,27 @@ def replay(
         UsageError: options that do not fit together, or starts that the attack cannot use.
         PluginError: a plugin failed, or broke its contract.
     """
-    tables = {"attack": attack, "optim": optim, "statistics": statistics}
-    given = {name: table for name, table in tables.items() if table is not None}
-    config = RunConfig(threat=threat, clip_grad=clip_grad, accumulate=accumulate, **given)
-    _check_ramp(config)
+    given = _keep_given(attack=attack, optim=optim, statistics=statistics)
+    given |= {"threat": threat, "also_train": also_train, "clip_grad": clip_grad}
+    config = RunConfig(accumulate=accumulate, **given)
     names = (plugins,) if isinstance(plugins, str) else tuple(plugins)
     batches = [replace(batch, x=batch.x.to(dtype)) for batch in batches]
     with untouched():
-        with torch.no_grad():
-            classes = model.to(dtype).eval()(batches[0].x[:1]).shape[1] if batches else 0
+        classes = _count_classes(model.to(dtype), batches)
         model = network_of(*names, module=model, num_classes=classes, options=options)
         replayed = _Replay(Net(model.to(dtype).train()), names, config, batches, options, use)
         return replayed.run(start, epoch, step)
+
+
+def _keep_given(**tables: object) -> dict[str, Any]:
+    """The tables of options that were given."""
+    return {name: table for name, table in tables.items() if table is not None}
+
+
+def _count_classes(model: nn.Module, batches: Sequence[Batch]) -> int:
+    """How many logits a model makes of the first image; 0 where there is none."""
+    with torch.no_grad():
+        return int(model.eval()(batches[0].x[:1]).shape[1]) if batches else 0
 
 
 class _GivenStart:
@@ -143,14 +158,20 @@ class _Recorder(TrainerHooks):
     def after_update(self, ctx: StepContext) -> None:
         self.x_adv, self.info = ctx.x_adv.detach().clone(), _copy(ctx.info.items())
 
-    def record(self, module: nn.Module, result: StepResult) -> Replayed:
+    def record(self, net: Net, result: StepResult) -> Replayed:
         """What the step that has just ended left behind."""
+        module, others = net.module, net.auxiliaries.items()
         return Replayed(
             _copy(module.named_parameters()),
             _copy(module.named_buffers()),
             {**result.terms, "total": result.total.detach()},
             self.x_adv,
             self.info,
+            {
+                name: _copy(read_tensors(one.module).items())
+                for name, one in others
+                if one.is_trained
+            },
         )
 
 
@@ -179,6 +200,7 @@ class _Replay:
         options: Mapping[str, Any] | None,
         use: Mapping[str, str] | None,
     ) -> None:
+        _check_ramp(config)
         if not batches:
             raise UsageError("no batches were given", fix="give one batch for each step")
         self.net, self.config, self.batches = net, config, batches
@@ -196,7 +218,7 @@ class _Replay:
         for number, batch in enumerate(self.batches, start=first):
             with given.require_use():
                 result = stepper(batch, number, epoch, 0.0)
-            found.append(recorder.record(self.net.module, result))
+            found.append(recorder.record(self.net, result))
         return found
 
     def _make_plan(self, random: Randomness, given: _GivenStart | None) -> Plan:
@@ -210,6 +232,7 @@ class _Replay:
             options=self.options,
             use=self.use,
             threat=self.config.threat,
+            also_train=self.config.also_train,
             attack=self.config.attack,
             random=random,
             train_size=max(TRAIN_SIZE, places),
@@ -221,7 +244,7 @@ class _Replay:
         return step_of(
             self.net,
             plan,
-            make_optimizer(config.optim, self.net.module),
+            make_optimizer(config.optim, self.net.list_modules()),
             config.threat_model,
             random,
             batch_statistics=config.attack.bn == "train",

@@ -25,6 +25,7 @@ from abatis.config.option_groups import AttackConfig
 from abatis.errors import UsageError
 from abatis.nets.net import Net
 from abatis.system import distributed
+from abatis.testing.auxiliary import place_auxiliaries
 from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan
 from abatis.train.restatistics import renew_statistics
@@ -160,6 +161,7 @@ def plan_of(
     train_size: int = TRAIN_SIZE,
     given_start: Callable[[], Tensor] | None = None,
     train_batches: Sequence[Tensor] = (),
+    also_train: Sequence[str] = (),
 ) -> Plan:
     """Make the plan of some plugins on a network, outside any run.
 
@@ -174,6 +176,7 @@ def plan_of(
         random: the random numbers of the steps; of seed 0 if not given.
         train_size: how many training images there are.
         given_start: the noise of the attack's start, instead of the drawn one.
+        also_train: further threats of the training attack.
         train_batches: images (B, C, H, W) that ``run.restatistics`` passes over.
     """
     loaded = [_load(name) for name in names]
@@ -194,7 +197,9 @@ def plan_of(
         gatherer=distributed.gather,
         given_start=given_start,
         renewer=partial(renew_statistics, batches=train_batches) if train_batches else None,
+        further=tuple(map(Threat.parse, also_train)),
     )
+    place_auxiliaries(run, net)
     return make_plan(loaded, configs, use or {}, run)
 
 
@@ -211,11 +216,21 @@ def step_of(
     Args:
         net: the network of the plan.
         plan: what :func:`plan_of` returned.
-        optimizer: a torch optimizer of the network's parameters.
+        optimizer: a torch optimizer of ``net.list_parameters()``.
         threat: norm and radius.
         random: the random numbers that the plan was made with.
         setup: further settings, such as ``accumulate=2`` for two micro-batches.
+
+    Raises:
+        UsageError: a network is trained that the optimizer does not know.
     """
+    known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for name, one in net.auxiliaries.items():
+        if one.is_trained and not known.issuperset(map(id, one.list_parameters())):
+            raise UsageError(
+                f"the optimizer lacks the parameters of the auxiliary network '{name}'",
+                fix="make it of net.list_parameters(), behind the plan",
+            )
     return Step(StepSetup(net, plan, threat, random, **setup), optimizer)
 
 

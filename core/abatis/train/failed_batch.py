@@ -22,7 +22,13 @@ def write_failed_batch(error: NotFiniteError, training: Training) -> None:
     epoch, number = divmod(error.step, training.steps_per_epoch)
     train = training.data.train
     batch = epoch_batches(
-        len(train), config.batch_size, config.seed, epoch, config.order, train.labels
+        len(train),
+        config.batch_size,
+        config.seed,
+        epoch,
+        config.order,
+        train.labels,
+        config.epoch_updates,
     )[number]
     # JSON has no NaN
     terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}

@@ -10,6 +10,7 @@ from torch import nn
 
 from abatis.api.context import Loss, TrainerHooks
 from abatis.api.hooks import hookimpl
+from abatis.api.randomness import seeded
 from abatis.api.run import Run
 from abatis.errors import PluginError
 from abatis.system.plugin_errors import blame_plugin
@@ -34,7 +35,8 @@ def ask_hook(manager: pluggy.PluginManager, role: str, name: str, run: Run, **mo
         PluginError: The hook failed, or its answer cannot be called.
     """
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
-    with blame_plugin(name, f"defense_{role} hook"):
+    drawn = seeded(run.random.seed, f"{role}/{name}")  # initial weights that the hook makes
+    with drawn, blame_plugin(name, f"defense_{role} hook"):
         answer = manager.subset_hook_caller(f"defense_{role}", remove_plugins=others)(
             run=run, **more
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,14 +18,14 @@ STAY_INSIDE = "end the attack with Ball(batch.x, run.threat).project(x)"
 
 
 def find_inside(
-    attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1
+    attacked: Attacked, batch: Batch, threats: Sequence[Threat], name: str, reach: float = 1
 ) -> Tensor:
     """Which of an attacker's images lie in [0, 1] and in the ball; not read by the host.
 
     Args:
         attacked: What the attacker returned.
         batch: The clean images.
-        threat: Norm and radius.
+        threats: Norms and radii; each image counts in its own ball.
         name: The attacker's, for errors.
         reach: The multiple of the radius that this attacker may go to.
 
@@ -61,18 +62,38 @@ def find_inside(
         )
     if x is batch.x:
         return torch.ones_like(batch.y, dtype=torch.bool)
-    return Ball(batch.x, replace(threat, eps=threat.eps * reach)).contains(x)
+    own = attacked.threat
+    if own is not None and (own.shape != batch.y.shape or own.dtype != torch.int64):
+        raise PluginError(
+            f"attacker '{name}': threat is {tuple(own.shape)} {own.dtype}",
+            fix="give the number of its threat for each image, (B,) int64",
+        )
+    balls = [Ball(batch.x, replace(threat, eps=threat.eps * reach)) for threat in threats]
+    if own is None:
+        return balls[0].contains(x)
+    inside = torch.zeros_like(batch.y, dtype=torch.bool)
+    for number, ball in enumerate(balls):
+        inside |= (own == number) & ball.contains(x)
+    return inside
 
 
 def check_attacked(
-    attacked: Attacked, batch: Batch, threat: Threat, name: str, reach: float = 1
+    attacked: Attacked, batch: Batch, threats: Sequence[Threat], name: str, reach: float = 1
 ) -> Tensor:
     """Like :func:`find_inside`; raises PluginError where an image lies outside. Synchronises."""
-    inside = find_inside(attacked, batch, threat, name, reach)
+    inside = find_inside(attacked, batch, threats, name, reach)
     if not bool(inside.all()):
-        x = attacked.x
+        x, first = attacked.x, int((~inside).nonzero()[0])
+        number = 0 if attacked.threat is None else int(attacked.threat[first])
+        if not 0 <= number < len(threats):
+            raise PluginError(
+                f"attacker '{name}' names threat {number}, and the run has {len(threats)}",
+                fix="count them from 0, in the order of run.threats",
+            )
+        threat = threats[number]
+        own = ~inside if attacked.threat is None else ~inside & (attacked.threat == number)
         allowed = threat.text if reach == 1 else f"{reach:g} times {threat.text}"
-        farthest = float(Ball(batch.x, threat).distance(x).max())
+        farthest = float(Ball(batch.x, threat).distance(x)[own].max())
         raise PluginError(
             f"attacker '{name}' left the ball or [0, 1] for {int((~inside).sum())} of "
             f"{len(batch)} images",

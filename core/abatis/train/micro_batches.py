@@ -120,7 +120,9 @@ class MicroBatches:
         info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info}
         # without an attack the adversarial images are the clean ones, the same tensor
         same = all(attacked.x is batch.x for batch, attacked in self.attacked)
-        return Attacked(self.batch.x if same else torch.cat([part.x for part in parts]), info)
+        x = self.batch.x if same else torch.cat([part.x for part in parts])
+        threats = [part.threat for part in parts if part.threat is not None]
+        return Attacked(x, info, threat=torch.cat(threats) if threats else None)
 
     def _move_draws(self, rows: slice) -> None:
         """From here on, draws are those of these rows of the batch."""
@@ -140,7 +142,8 @@ class MicroBatches:
         # an attacker that leaves the ball by design says how far; networks are judged without it
         reach = getattr(plan.attacker, "reach", 1.0)
         check = find_inside if self.setup.deferred else check_attacked
-        inside = check(attacked, batch, self.setup.threat, plan.attacker_name, reach)
+        threats = (self.setup.threat, *plan.run.further)
+        inside = check(attacked, batch, threats, plan.attacker_name, reach)
         self.inside.append(inside)
         repeat_forwards(net, [word for word in moved_by if word != "steps"], batch.x, attacked.x)
         return batch, attacked

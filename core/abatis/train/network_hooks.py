@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from abatis.api.options import PluginConfig
-from abatis.api.randomness import reseed
 from abatis.api.run import Run
 from abatis.config.discovery import Plugin
 from abatis.config.hook_checks import make_manager
@@ -37,7 +36,6 @@ def change_network(
     active = [plugin for plugin in loaded if not options[plugin.name].is_neutral]
     manager = make_manager((plugin.name, plugin.module) for plugin in active)
     for name in list_implementers(manager, "network"):
-        reseed(run.random.seed, f"network/{name}")
         answer = ask_hook(manager, "network", name, run, module=module)
         if say is not None:
             say(f"trace: defense_network asked {name}: {describe_answer(answer)}")

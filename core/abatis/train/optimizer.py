@@ -6,7 +6,7 @@ There is no scheduler, and so no state of one to save.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ THIS_MACHINE = ("fused", "foreach", "capturable", "differentiable")
 """Settings of torch's optimizers that say how an update is computed, not which one."""
 
 
-def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
+def schedule_rate(config: OptimConfig, step: int, steps: int, per_epoch: int = 1) -> float:
     """The learning rate of a step, as a share of the peak.
 
     A warm-up comes first, and the schedule takes the rest of the training. The drops of piecewise
@@ -34,7 +34,10 @@ def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
         config: The options of the optimizer.
         step: Counts from 0.
         steps: How many steps the training has.
+        per_epoch: How many steps an epoch has.
     """
+    if config.rate_every == "epoch":
+        step, steps = step // per_epoch, steps // per_epoch
     step += config.rate_at == "end"
     warm = round(config.warmup * steps)
     if step < warm:
@@ -46,27 +49,63 @@ def schedule_rate(config: OptimConfig, step: int, steps: int) -> float:
         return float(config.gamma**drops)
     if config.schedule == "cosine":
         return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "one-cycle-cosine":
+        return _cycle(config, step - warm, steps - warm, (config.first, 1.0, config.final))
     if config.schedule == "one-cycle":
         rising = WARM_START + (1 - WARM_START) * progress / PEAK
         return min(rising, (1 - progress) / (1 - PEAK))
     return 1.0
 
 
+def schedule_momentum(
+    config: OptimConfig, step: int, steps: int, per_epoch: int = 1
+) -> float | None:
+    """The momentum of a step, for :func:`schedule_rate`'s arguments; None where it is constant."""
+    if config.momentum_range is None:
+        return None
+    if config.rate_every == "epoch":
+        step, steps = step // per_epoch, steps // per_epoch
+    warm = round(config.warmup * steps)
+    least, most = config.momentum_range
+    return _cycle(config, max(step - warm, 0), steps - warm, (most, least, most))
+
+
+def _cycle(config: OptimConfig, step: int, steps: int, values: tuple[float, float, float]) -> float:
+    """From the first value to the second, the peak's, and on to the third: half a cosine each.
+
+    As in torch's OneCycleLR the peak is at ``rise * steps - 1``, and the end at ``steps - 1``.
+    """
+    peak, (first, second, third) = config.rise * steps - 1, values
+    if peak > 0 and step <= peak:
+        return _ease(first, second, step / peak)
+    rest = steps - 1 - max(peak, -1)
+    return _ease(second, third, min(1.0, (step - peak) / rest) if rest > 0 else 1.0)
+
+
+def _ease(start: float, end: float, share: float) -> float:
+    """Half a cosine from one value to another."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+
+
 def make_optimizer(
-    config: OptimConfig, module: nn.Module, fused: bool = False
+    config: OptimConfig, trained: nn.Module | Sequence[nn.Module], fused: bool = False
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters, in groups by weight decay and layer.
 
     Args:
         config: The options of the optimizer.
-        module: The network.
+        trained: The network; or it and the auxiliary ones, whose layers all have the full rate.
         fused: Make the update in one kernel, which a flag on the device can skip
             (``optimizer.found_inf``).
 
     Raises:
         UsageError: Rates differ by layer, and the network does not say what its layers are.
     """
+    module, *auxiliaries = [trained] if isinstance(trained, nn.Module) else trained
     groups = _group_parameters(config, module)
+    level = config.model_copy(update={"layer_decay": 1.0})
+    for auxiliary in auxiliaries:
+        groups += _group_parameters(level, auxiliary)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -106,6 +145,8 @@ def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> 
 
 def _group_parameters(config: OptimConfig, module: nn.Module) -> list[dict[str, Any]]:
     """One group, as published code for small nets has it; else timm's, by the net's own rules."""
+    if config.decay_all and not config.decay_norms:
+        return _group_norms(module)
     if config.decay_all:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         return [{"params": trained}]
@@ -128,7 +169,30 @@ def _group_parameters(config: OptimConfig, module: nn.Module) -> list[dict[str, 
     return groups
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use a learning rate from now on, scaled layer by layer where the groups say so."""
+def _group_norms(module: nn.Module) -> list[dict[str, Any]]:
+    """All but the parameters of norms, and these, which do not decay."""
+    norms = {
+        id(parameter)
+        for part in module.modules()
+        if "norm" in type(part).__name__.lower()
+        for parameter in part.parameters(recurse=False)
+    }
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    others = [parameter for parameter in trained if id(parameter) not in norms]
+    still = [parameter for parameter in trained if id(parameter) in norms]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    return [*groups, {"params": still, "weight_decay": 0.0}] if still else groups
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float | None = None) -> None:
+    """Use a learning rate from now on, scaled layer by layer where the groups say so.
+
+    Args:
+        optimizer: Whose rate changes.
+        rate: That of the last layer.
+        momentum: That of SGD; None leaves it as it is.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
+        if momentum is not None:
+            group["momentum"] = momentum

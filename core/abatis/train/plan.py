@@ -191,9 +191,9 @@ def make_plan(
     loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, dropped=set())
     # a plugin whose loss is not used leaves the attack to the others as well
     dropped = {name for name in list_implementers(manager, "loss") if name != loss_name}
-    attacker_name, attacker = _choose_provider(
-        manager, "attacker", use.get("attacker"), run, dropped
-    )
+    wanted = use.get("attacker")
+    attacker_name, attacker = _choose_provider(manager, "attacker", wanted, run, dropped)
+    _check_threats(run, attacker_name, options)
     wrappers = list_loss_wrappers(manager)
     loss = wrap_loss(manager, wrappers, loss, run)
     regularizers = ask_all(manager, "regularizer", run)
@@ -225,6 +225,15 @@ def make_plan(
         adaptive=dict(adaptive),
         run=run,
     )
+
+
+def _check_threats(run: Run, attacker: str, options: Mapping[str, PluginConfig]) -> None:
+    """Raise UsageError where a run has several threats, and its attacker knows one."""
+    if run.further and not (attacker in options and options[attacker].several_threats):
+        raise UsageError(
+            f"--also-train {run.further[0]}: the attack of '{attacker}' knows one threat",
+            fix="use a plugin that attacks in several, like multi-norm, or --also-threat to judge",
+        )
 
 
 def _register_active(

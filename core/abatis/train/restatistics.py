@@ -77,7 +77,15 @@ def renew_over_epoch(
         module: The network.
     """
     epoch = clock.now.epoch
-    batches = epoch_batches(len(images), config.batch_size, config.seed, epoch, config.order)
+    batches = epoch_batches(
+        len(images),
+        config.batch_size,
+        config.seed,
+        epoch,
+        config.order,
+        images.labels,
+        config.epoch_updates,
+    )
     first = epoch * len(batches)
     own = list(enumerate(batches, start=first))[distributed.rank() :: distributed.world_size()]
     renew_statistics(module, (batch.x for batch in images.train_batches(own, config.seed)), frozen)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abatis.config.built_in import TRACKERS
+from abatis.nets.auxiliaries import check_frozen, load_trained, read_auxiliaries
 from abatis.nets.module_state import load_state, read_extra_state, read_tensors
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors
@@ -96,6 +97,8 @@ class Saver:
             load_moments(self.optimizer, state["optimizer"])
         else:
             self.net.sharding.load(loaded.folder, self.optimizer, self.training.twin)
+        load_trained(self.net, state.get("auxiliaries", {}))
+        check_frozen(self.net, state.get("auxiliaries", {}))
         for name, hooks in self.training.plan.trainers:
             hooks.load_state_dict(state["trainers"].get(name, {}))
         self.skipping.in_a_row = state["skipped_in_a_row"]
@@ -116,6 +119,7 @@ class Saver:
         """
         state = source.loaded.state
         self.net.module.load_state_dict(source.loaded.weights)
+        load_trained(self.net, state.get("auxiliaries", {}))
         take_over_moments(self.optimizer, state["optimizer"])
         for name, hooks in self.training.plan.trainers:
             if name in state["trainers"] and name not in TRACKERS:  # those have their own record
@@ -144,6 +148,7 @@ class Saver:
             "skipped_in_a_row": self.skipping.in_a_row,
             "optimizer": optimizer,
             "extra_state": read_extra_state(self.net.module),
+            "auxiliaries": read_auxiliaries(self.net),
             "trainers": {name: hooks.state_dict() for name, hooks in self.training.plan.trainers},
             "judged": self.judged.state_dict() if ended == self.progress.step else {},
         }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from abatis.api.context import Network
 from abatis.errors import PluginError
+from abatis.nets.net import Net
 
 
 class SideEffectChecks:
@@ -54,13 +55,23 @@ def _record_state(net: Network, tensors: dict[str, Tensor], role: str) -> dict[s
     state: dict[str, object] = {
         f"the {name}": (tensor._version, tensor.requires_grad) for name, tensor in tensors.items()
     }
-    for name, module in net.module.named_modules():
-        state[f"the mode of {name or 'the network'}"] = module.training
-    for name, weight in net.module.named_parameters():
+    _record_network(state, net, "", "the network", role)
+    for name, other in net.auxiliaries.items() if isinstance(net, Net) else ():
+        _record_network(state, other, f"{name}: ", f"the auxiliary network '{name}'", role)
+    return state
+
+
+def _record_network(
+    state: dict[str, object], net: Network, prefix: str, whole: str, role: str
+) -> None:
+    """Add modes, gradients and values of one network."""
+    for own, module in net.module.named_modules():
+        state[f"the mode of {prefix + own if own else whole}"] = module.training
+    for own, weight in net.module.named_parameters():
+        name = prefix + own
         state[f"requires_grad of {name}"] = weight.requires_grad
         state[f"the gradient of {name}"] = (
             None if weight.grad is None else (id(weight.grad), weight.grad._version)
         )
         if role in ("attacker", "loss", "regularizer"):
             state[f"the values of {name}"] = weight._version
-    return state

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from abatis.errors import NotFiniteError
+from abatis.nets.net import Net
 
 
 class SkipNonFinite:
@@ -16,13 +17,13 @@ class SkipNonFinite:
 
     Args:
         most: How many steps in a row may be skipped; 0 skips none.
-        module: The network that is trained.
+        net: The network that is trained.
         optimizer: Its optimizer.
     """
 
-    def __init__(self, most: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, most: int, net: Net, optimizer: torch.optim.Optimizer) -> None:
         self.most = most
-        self.module = module
+        self.net = net
         self.optimizer = optimizer
         self.in_a_row = 0
 
@@ -39,7 +40,9 @@ class SkipNonFinite:
         if not self.most:
             yield
             return
-        state = [*self.module.parameters(), *self.module.buffers()]
+        nets = self.net.list_trained()
+        weights = [weight for net in nets for weight in net.module.parameters()]
+        state: list[Tensor] = [*weights, *self.net.list_buffers()]
         kept = [tensor.detach().clone() for tensor in state]
         try:
             yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -60,6 +60,7 @@ class StepModule(nn.Module):
     def __init__(self, net: Net, plan: Plan) -> None:
         super().__init__()
         self.model = net.module
+        self.others = nn.ModuleList(net.list_modules()[1:])
         self.plan = plan
 
     def forward(self, ctx: StepContext) -> tuple[Tensor, dict[str, Term]]:
@@ -81,14 +82,13 @@ class Step:
         self.net = setup.net
         self.plan = setup.plan
         self.random = setup.random
+        self.net.auxiliaries_closed = True
         module = StepModule(self.net, self.plan)
         if self.net.sharding is None:
             self.module, self.exchanging = distributed.average_gradients(module)
         else:
             self.module, self.exchanging = self.net.sharding.share(module)
-        self.parameters = [
-            parameter for parameter in self.net.module.parameters() if parameter.requires_grad
-        ]
+        self.parameters = self.net.list_parameters()
         # calls of ctx.gather in a micro-batch; counted in the first step
         self.gathers: int | None = None
         # once a deferred check has failed, no step makes an update any more
@@ -117,7 +117,8 @@ class Step:
             batch = self._transform(batch, number, share)
         with _name_phase("attack"):
             micros = MicroBatches(self.setup, batch, number, epoch, progress, share)
-        with _name_phase("loss"):
+        first = number == 0 and self.setup.statistics.first == "replace"
+        with _name_phase("loss"), self.net.replace_statistics() if first else nullcontext():
             result = self._compute_gradients(micros)
         with _name_phase("update"):
             self._check_and_clip(result, micros)
@@ -146,7 +147,7 @@ class Step:
 
     def _compute_gradients(self, micros: MicroBatches) -> StepResult:
         self.gathers = micros.gather(self.gathers)
-        buffers = [] if micros.gathered is None else list(self.net.module.buffers())
+        buffers = [] if micros.gathered is None else self.net.list_buffers()
         before = [buffer.clone() for buffer in buffers]
         try:
             self._call_before_loss(micros)
@@ -253,15 +254,15 @@ class Step:
     def _find_odd_gradient(self, micros: MicroBatches) -> str:
         """Which term has a gradient that is not finite, in words."""
         with self.net.whole():
-            parameters = [
-                parameter for parameter in self.net.module.parameters() if parameter.requires_grad
-            ]
             for ctx in micros:
                 for name, term in self.plan.terms(ctx).items():
                     if not term.value.requires_grad:
                         continue
                     parts = torch.autograd.grad(
-                        term.value.mean(), parameters, retain_graph=True, allow_unused=True
+                        term.value.mean(),
+                        self.net.list_parameters(),
+                        retain_graph=True,
+                        allow_unused=True,
                     )
                     gradients = [part for part in parts if part is not None]
                     norm = torch.nn.utils.get_total_norm(gradients)

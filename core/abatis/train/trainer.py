@@ -28,7 +28,12 @@ from abatis.train.epoch_metrics import EpochMetrics
 from abatis.train.failed_batch import write_failed_batch
 from abatis.train.judged_weights import JudgedWeights
 from abatis.train.micro_batches import RowShare
-from abatis.train.optimizer import make_optimizer, schedule_rate, set_rate
+from abatis.train.optimizer import (
+    make_optimizer,
+    schedule_momentum,
+    schedule_rate,
+    set_rate,
+)
 from abatis.train.resume import stops_early
 from abatis.train.saving import Saver
 from abatis.train.skip_nonfinite import SkipNonFinite
@@ -58,7 +63,7 @@ class Trainer:
         deferred = (
             training.device.type == "cuda" and net.sharding is None and not config.skip_nonfinite
         )
-        self.optimizer = make_optimizer(config.optim, net.module, fused=deferred)
+        self.optimizer = make_optimizer(config.optim, net.list_modules(), fused=deferred)
         setup = StepSetup(
             net,
             training.plan,
@@ -71,7 +76,7 @@ class Trainer:
             statistics=config.statistics,
         )
         self.step = Step(setup, self.optimizer)
-        self.skipping = SkipNonFinite(config.skip_nonfinite, net.module, self.optimizer)
+        self.skipping = SkipNonFinite(config.skip_nonfinite, net, self.optimizer)
         self.progress = Progress()
         self.metrics = EpochMetrics()
         self.judged_weights = JudgedWeights(training.plan, net)
@@ -150,7 +155,13 @@ class Trainer:
         epoch, steps = self.progress.epochs_ended, self.training.steps
         first = self.progress.step - epoch * self.training.steps_per_epoch
         batches = epoch_batches(
-            len(train), config.batch_size, config.seed, epoch, config.order, train.labels
+            len(train),
+            config.batch_size,
+            config.seed,
+            epoch,
+            config.order,
+            train.labels,
+            config.epoch_updates,
         )[first:]
         numbered = enumerate(batches, start=self.progress.step)
 
@@ -162,7 +173,8 @@ class Trainer:
             number = self.progress.step
             size = len(batches[0])
             share = RowShare(distributed.rows_of(size).start, size)
-            set_rate(self.optimizer, self._rate_at(number))
+            momentum = schedule_momentum(config.optim, number, steps, self.training.steps_per_epoch)
+            set_rate(self.optimizer, self._rate_at(number), momentum)
             result = None
             with self.skipping.tolerate(report_skipped):
                 result = self.step(batch, number, epoch, number / steps, share)
@@ -222,8 +234,8 @@ class Trainer:
                 hooks.metrics(values)
 
     def _rate_at(self, step: int) -> float:
-        optim = self.config.optim
-        return optim.lr * schedule_rate(optim, step, self.training.steps)
+        optim, training = self.config.optim, self.training
+        return optim.lr * schedule_rate(optim, step, training.steps, training.steps_per_epoch)
 
     def _average_buffers(self) -> None:
         """From here on every process has the mean of all running statistics."""

@@ -67,7 +67,8 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        return batches_per_epoch(len(self.data.train), self.config.batch_size)
+        config = self.config
+        return config.epoch_updates or batches_per_epoch(len(self.data.train), config.batch_size)
 
     @property
     def steps(self) -> int:

@@ -142,7 +142,7 @@ def test_the_folder_is_named_after_the_data(data, folder):
         ("at", "--emr.weight 3", "--plugin emr"),
         ("at", "--plugin emr", "--methods"),
         ("at", "--name x", "--name"),
-        ("at", "--eval none", "--eval"),
+        ("at", "--ladder none", "--ladder"),
         ("at", "--epochs many", "epochs"),
         (",", "", "--methods is empty"),
     ],

@@ -302,3 +302,36 @@ def test_notes_say_what_the_numbers_do_not():
 def test_the_resamples_are_what_the_record_says():
     found = rank_methods([judged("at", ONE)], [], ["at"], "at")
     assert (found["resamples"], found["bootstrap_seed"]) == (RESAMPLES, 0) == (10_000, 0)
+
+
+def under(first, other, verdict="PASS"):
+    """An evaluation whose second threat was withstood by the points of ``other``."""
+    key = "robust_acc_upper" if verdict == "FAIL" else "robust_acc"
+    both = [int(a and b) for a, b in zip(first, other, strict=True)]
+    part = {"threat": "L2:1", key: sum(other) / 4, "verdict": verdict}
+    union = {"threats": ["Linf:0.1", "L2:1"], key: sum(both) / 4, "verdict": verdict}
+    return {"under": {"L2:1": part}, "union": union}
+
+
+def notes_of(runs):
+    compared = rank_methods(runs, [], list(dict.fromkeys(run.method for run in runs)), "at")
+    return [text for text in collect_notes(compared, runs, ()) if "threat" in text or "L2" in text]
+
+
+def test_further_threats_are_shown_and_the_first_one_ranks():
+    last = [0, 0, 0, 1]
+    runs = [
+        judged("at", TWO, **under(TWO, last)),
+        judged("at", TWO, 1, **under(TWO, THREE)),
+        judged("b", ONE, **under(ONE, THREE, "FAIL")),
+    ]
+    assert notes_of(runs) == [
+        "methods are ranked under the first threat, Linf:0.1, alone",
+        "robust under L2:1: at 50.00 %, b at most 75.00 %, not to be believed",
+        "robust under all of Linf:0.1 and L2:1: at 25.00 %, b at most 25.00 %, not to be believed",
+    ]
+    assert notes_of([judged("at", TWO), judged("b", ONE)]) == []
+    mixed = [judged("at", TWO, **under(TWO, ONE)), judged("b", ONE)]
+    assert notes_of(mixed)[1:] == [
+        "further threats differ and are not compared: at-s0 (L2:1), b-s0 (none)"
+    ]

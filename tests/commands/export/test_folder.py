@@ -21,6 +21,7 @@ from abatis.commands.export.folder import write_folder
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.digest import weights_digest
+from abatis.report.intervals import wilson_interval
 from abatis.runs.model_spec import find_model
 from abatis.runs.published import load_published
 from abatis.runs.run_folder import portable_options
@@ -220,3 +221,35 @@ def test_a_folder_that_is_neither(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="names no image classifier"):
         abatis.load(tmp_path)
+
+
+def test_the_card_of_a_run_under_several_threats_has_all_of_them(judged):
+    other = {
+        "threat": "L2:1/2",
+        "pgd20_acc": 0.75,
+        "robust_acc": 0.625,
+        "verdict": "WARN",
+        "findings": ["odd under the second"],
+        "per_point": {"PGD-20": [1, 1, 1, 1, 1, 1, 0, 0], "robust": [1, 1, 1, 0, 1, 1, 0, 0]},
+    }
+    union = {
+        "threats": ["Linf:8/255", "L2:1/2"],
+        "robust_acc": 0.375,
+        "count": 3,
+        "interval": list(wilson_interval(3, 8)),
+        "verdict": "WARN",
+        "per_point": [1, 1, 1, 0, 0, 0, 0, 0],
+    }
+    first = {"n": 8, "clean_acc": 1.0, "autoattack_acc": None, "pgd20_acc": 0.5, "findings": []}
+    points = {"clean": [1] * 8, "PGD-20": [1] * 4 + [0] * 4, "robust": [1] * 4 + [0] * 4}
+    folder = judged(**first, per_point=points, under={"L2:1/2": other}, union=union)
+    card = make_card(read_finished_run(folder), {})
+    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    assert "| Linf:8/255 | 50.00 % | - | 50.00 % | PASS |" in rows
+    assert "| L2:1/2 | 75.00 % | - | 62.50 % | WARN |" in rows
+    assert "| all of them | - | - | 37.50 % | WARN |" in rows
+    assert "3 of 8 images withstood every attack under Linf:8/255 and L2:1/2" in card
+    assert "- L2:1/2: odd under the second" in card
+    head = card.partition("# little")[0]
+    assert "threat: Linf:8/255" in head  # what programs read is of the first threat, and says so
+    assert "L2" not in head

@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
@@ -64,6 +65,41 @@ def test_the_average_is_the_default_and_both_are_named(tmp_path, content, label,
     assert torch.equal(logits_of(load_tiny(path, key=label)), run(GOOD))
 
 
+PARAMETERS = {name: value for name, value in GOOD.items() if "running" not in name}
+
+
+@pytest.mark.parametrize(
+    ("content", "average"),
+    [
+        ({"model": RAW, "ema": {"shadow": PARAMETERS}}, "ema.shadow"),
+        ({"model": RAW, "ema": {"decay": 0.9, "shadow_params": [*PARAMETERS.values()]}}, "ema.sha"),
+        ({"model": RAW, "EMA": PARAMETERS}, "EMA"),
+        (
+            {"model": {**RAW, **{f"model_ema.{k.replace('.', '')}": v for k, v in GOOD.items()}}},
+            "model_ema.convweight",
+        ),
+    ],
+)
+def test_an_average_that_does_not_fit_is_not_passed_over(tmp_path, content, average):
+    path = save(tmp_path / "w.pt", content)
+    with pytest.raises(UsageError, match=f"average of the weights .{average}") as caught:
+        load_tiny(path)
+    assert "--weights-key model" in str(caught.value)
+    with pytest.raises(UsageError, match="average of the weights"):
+        start_from(Tiny(), read_contents(path, True), "Tiny")
+    if average != "model_ema.convweight":
+        assert torch.equal(logits_of(load_tiny(path, key="model")), run(RAW))
+
+
+def test_averages_without_tensors_change_nothing_and_other_sets_are_named(tmp_path):
+    for none in ({}, None, "there/ema.pth", {"decay": 0.9}):
+        found = load_tiny(save(tmp_path / "w.pt", {"state_dict": GOOD, "state_dict_ema": none}))
+        assert torch.equal(logits_of(found), run(GOOD))
+    other = {"w": torch.ones(2), "b": torch.ones(2)}
+    found = load_tiny(save(tmp_path / "w.pt", {"net": GOOD, "discriminator": other}))
+    assert "not used, for it does not fit: discriminator" in found.notes
+
+
 def test_sets_without_a_convention_are_chosen_by_the_user(tmp_path):
     path = save(tmp_path / "w.pt", {"last": GOOD, "best": RAW})
     with pytest.raises(UsageError, match="2 sets of weights that fit: last, best"):
@@ -117,6 +153,19 @@ def test_the_normalisation_of_the_file_counts_unless_another_is_asked_for(tmp_pa
         torch.testing.assert_close(logits_of(found), run(GOOD, NORMALISED), rtol=0, atol=1e-6)
         asked = load_tiny(path, statistics=((0.0,) * 3, (1.0,) * 3))
         assert torch.equal(logits_of(asked), run(GOOD))
+
+
+def test_a_normalisation_that_does_nothing_is_one_too(tmp_path):
+    same = {"mean": torch.zeros(3), "std": torch.ones(3)}
+    found = load_tiny(save(tmp_path / "w.pt", {**same, **put("model.", GOOD)}))
+    assert found.normalised  # so that nobody puts another one there
+    assert torch.equal(logits_of(found), run(GOOD))
+    wrapped = Normalized(Tiny(), MEAN.tolist(), STD.tolist())
+    found = load_into(wrapped, read_contents(tmp_path / "w.pt", True), "Tiny")
+    assert torch.equal(logits_of(found), run(GOOD))
+    inner = {"model.0.mean": MEAN, "model.0.std": STD, **put("model.1.", GOOD)}
+    found = load_tiny(save(tmp_path / "w.pt", {**same, **inner}))
+    torch.testing.assert_close(logits_of(found), run(GOOD, NORMALISED), rtol=0, atol=1e-6)
 
 
 def test_two_normalisations_or_one_for_bytes_are_refused(tmp_path):
@@ -220,6 +269,42 @@ def test_nothing_in_a_pickle_is_run_and_what_is_left_out_is_named(tmp_path, monk
     assert "--allow-pickle" in str(caught.value)
 
 
+def test_values_that_are_no_weights_are_refused(tmp_path):
+    conv = GOOD["conv.weight"]
+    for odd, words in {
+        (conv * 100).to(torch.int8): "int8 in place of floating-point weights: 1 tensors .conv.w",
+        conv.to(torch.complex64): "complex64 in place of",
+        conv * torch.nan: "NaN or infinity in 1 of 9 tensors .conv.weight",
+        conv / 0: "NaN or infinity",
+    }.items():
+        path = save(tmp_path / "w.pt", {**GOOD, "conv.weight": odd})
+        with pytest.raises(UsageError, match=words):
+            load_tiny(path)
+        with pytest.raises(UsageError, match=words):
+            start_from(Tiny(), read_contents(path, True), "Tiny")
+    counted = {**GOOD, "norm.num_batches_tracked": torch.tensor(2.5)}  # an average of counters
+    assert torch.equal(logits_of(load_tiny(save(path, counted))), run(GOOD))
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path):
+    found = load_tiny(save(tmp_path / "w.safetensors", GOOD))
+    assert torch.equal(logits_of(found), run(GOOD))
+    save_file(GOOD, tmp_path / "w.ckpt")
+    whole = (tmp_path / "w.ckpt").read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    for length in (0x4B50, 0x43C):  # the first bytes are part of a length, here "PK" and "<"
+        header = length.to_bytes(8, "little") + whole[8:end].ljust(length)
+        (tmp_path / "w.ckpt").write_bytes(header + whole[end:])
+        assert torch.equal(logits_of(load_tiny(tmp_path / "w.ckpt")), run(GOOD))
+
+
+def test_a_folder_without_a_usual_name_lists_its_files(tmp_path):
+    save(tmp_path / "best.pth", GOOD)
+    with pytest.raises(UsageError, match="no weights in") as caught:
+        read_contents(tmp_path, True)
+    assert "name one of its files: best.pth" in str(caught.value)
+
+
 def test_files_that_are_no_weights_are_called_what_they_are(tmp_path):
     path = tmp_path / "w.bin"
     save(path, GOOD)
@@ -230,7 +315,15 @@ def test_files_that_are_no_weights_are_called_what_they_are(tmp_path):
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "Git LFS pointer",
         whole[:-200]: "cut off or damaged",
         b"\x1f\x8b" + b"0" * 20: "gzip",
-        b"junk" * 9: "cannot read weights",
+        b"junk" * 9: "is a text, not weights: 'junkjunk",
+        b'{"error": "Access denied"}': "is a text",
+        b"<!-- saved --><html>": "web page",
+        b"\x89PNG\r\n\x1a\n" + bytes(9): "PNG image",
+        b"\x89HDF\r\n\x1a\n" + bytes(9): "HDF5",
+        b"\xfd7zXZ\0" + bytes(9): "compressed by xz",
+        bytes(40): "is blank",
+        whole[100:]: "damaged or of another kind",
+        pickle.dumps(GOOD): "written by pickle",
     }.items():
         path.write_bytes(content)
         with pytest.raises(UsageError, match=words) as caught:

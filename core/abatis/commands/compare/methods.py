@@ -81,10 +81,10 @@ def plan_methods(
             "--plugin and --name are set by compare itself",
             fix="leave them out; --methods selects what is trained",
         )
-    if asked.eval in ("none", "clean"):
+    if asked.ladder in ("none", "clean"):
         raise UsageError(
             "without an evaluation of the robustness there is nothing to compare",
-            fix="--eval quick is the shortest evaluation",
+            fix="--ladder quick is the shortest evaluation",
         )
     return [
         _plan_method(plugins, asked, seeds, out or choose_out(asked.data)) for plugins in together

@@ -113,6 +113,12 @@ def make_parser(prog: str, trains: bool = False) -> Parser:
         help="show runs with the verdict FAIL; they get no rank",
     )
     if trains:
+        parser.add_argument(
+            "--jobs",
+            metavar="FILE",
+            type=read_path,
+            help="write one command a line for defense jobs or a cluster, instead of training",
+        )
         return parser
     parser.add_argument(
         "--transfer",

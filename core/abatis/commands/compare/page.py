@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import nan
 
+from abatis.commands.compare.pictures import show_gradients, show_margins, show_pictures
 from abatis.commands.compare.tables import Column, Compared, Row, make_columns, write_legend
 from abatis.commands.compare.ties import list_equals
 from abatis.commands.compare.transfer_table import show_transfer
@@ -40,6 +41,9 @@ def make_page(compared: Compared) -> str:
         Section("Ranking", [_table(compared, first), Items(write_legend(compared))]),
         Section("All measures", [_table(compared, others)]),
         Section("Accuracy", _plots(compared)),
+        Section("The same images", show_pictures(compared)),
+        Section("Input gradients", show_gradients(compared)),
+        Section("Margins", show_margins(compared)),
         Section("Transfer", show_transfer(compared["transfer"]) if "transfer" in compared else []),
         Section("Runs", _runs(compared)),
     ]

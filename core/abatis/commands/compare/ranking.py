@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun
+from abatis.commands.compare.further_threats import describe_further_threats
 from abatis.commands.compare.ties import (
     describe_ties,
     list_at_chance,
@@ -274,6 +275,7 @@ def collect_notes(
         if row["verdict"] == "UNDECIDED"
     ]
     notes += describe_ties(compared)
+    notes += describe_further_threats(runs)
     return [
         *notes,
         *_unequal(runs, frozenset(core)),

@@ -10,6 +10,7 @@ from abatis.commands.compare.compare_runs import find_baseline, report
 from abatis.commands.compare.finished_runs import FailedRun, JudgedRun, check_alike, read_run
 from abatis.commands.compare.methods import MethodRuns
 from abatis.commands.compare.options import Asked
+from abatis.commands.jobs.write import write_jobs
 from abatis.config.ladders import LADDERS
 from abatis.config.option_sets import FREE_IN_COMPARISON
 from abatis.config.run_config import RunConfig
@@ -32,9 +33,14 @@ def compare_methods(asked: Asked) -> int:
     baseline = find_baseline(options.baseline, order)
     config = methods[0].configs[0]
     console = SafeConsole(quiet=config.quiet)
-    runs, failed = train_missing(
-        methods, lambda text: console.print(text, markup=False, soft_wrap=not console.is_terminal)
-    )
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=not console.is_terminal)
+
+    if options.jobs is not None:
+        _write_jobs(options.jobs, methods, tell)
+        return 0
+    runs, failed = train_missing(methods, tell)
     if config.dry_run:
         return FAILED_RUN if failed else 0
     if runs:
@@ -63,11 +69,7 @@ def train_missing(
         AbatisError: A method cannot start, or a run folder holds another run; then none is trained.
         Stopped: The training was interrupted.
     """
-    todo = [(method.name, config) for method in methods for config in method.configs]
-    for _, config in todo:
-        _check_folder(config)
-    _check_methods(todo)
-    _check_data(todo)
+    todo = _check_all(methods)
     judged: list[JudgedRun] = []
     failed: list[FailedRun] = []
     for place, (name, config) in enumerate(todo, start=1):
@@ -82,6 +84,24 @@ def train_missing(
         elif not config.dry_run:
             judged.append(read_run(folder, name))
     return judged, failed
+
+
+def _check_all(methods: Sequence[MethodRuns]) -> list[tuple[str, RunConfig]]:
+    """Check that every run can start; returns them with the names of their methods."""
+    todo = [(method.name, config) for method in methods for config in method.configs]
+    for _, config in todo:
+        _check_folder(config)
+    _check_methods(todo)
+    _check_data(todo)
+    return todo
+
+
+def _write_jobs(path: Path, methods: Sequence[MethodRuns], tell: Callable[[str], None]) -> None:
+    """Write the commands of the runs that are not finished."""
+    waiting = [config for _, config in _check_all(methods) if not _is_done(config)]
+    write_jobs(path, waiting)
+    tell(f"wrote {len(waiting)} commands to {path}")
+    tell(f"run them with: defense jobs run {path}; then repeat this command without --jobs")
 
 
 def _check_folder(config: RunConfig) -> None:
@@ -154,4 +174,4 @@ def _is_done(config: RunConfig) -> bool:
     )
     if not {*config.also_threat} <= {*list_threats(record)}:
         return False
-    return LADDERS.index(measured) >= LADDERS.index(config.eval)
+    return LADDERS.index(measured) >= LADDERS.index(config.ladder)

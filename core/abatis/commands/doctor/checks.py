@@ -55,7 +55,7 @@ print(torchvision.__version__ if not failed else
     "pyautoattack": (
         "from abatis.system.timm_import import timm; timm; import abatis.evaluate.autoattack; "
         "from importlib.metadata import version; print(version('pyautoattack'))",
-        f"{INSTALL} pyautoattack; without it, only --eval quick works",
+        f"{INSTALL} pyautoattack; without it, only --ladder quick works",
     ),
     "pillow": (
         "import PIL.Image; print(PIL.__version__)",
@@ -95,7 +95,7 @@ SELF_TEST = """
 import sys, time, torch, abatis
 torch.set_num_threads(1)  # on images this small, threads that wait for each other cost more
 began = time.perf_counter()
-options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "eval": "none",
+options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "ladder": "none",
            "limit": 120, "batch_size": 32, "attack": {"steps": 3}, "quiet": True,
            "out": sys.argv[1], "name": "doctor"}
 abatis.run(abatis.RunConfig(**options, epochs=1))

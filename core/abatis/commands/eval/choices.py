@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from abatis.api.threat import Threat, refuse_twice
+from abatis.commands.eval.data_options import read_source
 from abatis.commands.eval.options import MADE
 from abatis.data import DataInfo, Split
 from abatis.errors import UsageError
@@ -63,7 +64,8 @@ def choose_folder(
         run is not None
         and is_same_data(asked, subject)
         and (asked.ladder == "clean" or [*run.judged_threats] == threats)
-        and asked.subset is None
+        and asked.limit in (None, run.limit)
+        and asked.subset in (None, run.subset)
         and asked.points is None
     ):
         return subject.path
@@ -71,6 +73,7 @@ def choose_folder(
         subject.path.name or subject.spec,
         Path(data).stem,
         "clean" if asked.ladder == "clean" else "-".join(map(str, threats)),
+        *([f"limit{asked.limit}"] if asked.limit else []),
         *([f"subset{asked.subset}"] if asked.subset else []),
         *([asked.points.stem] if asked.points else []),
     ]
@@ -80,5 +83,11 @@ def choose_folder(
 
 
 def is_same_data(asked: argparse.Namespace, subject: ModelSpec) -> bool:
-    """Whether a run is evaluated on the data it was trained on."""
-    return subject.run is not None and asked.data in (None, subject.run.data)
+    """Whether a run is evaluated on the data it was trained on, read as in its training."""
+    run = subject.run
+    return (
+        run is not None
+        and asked.data in (None, run.data)
+        and asked.image_size in (None, run.image_size)
+        and read_source(asked, run.source) == run.source
+    )

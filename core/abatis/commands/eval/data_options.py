@@ -10,6 +10,7 @@ from abatis.config.option_groups import SourceConfig
 from abatis.errors import UsageError
 
 PREFIX = "source."
+DEFAULT_SOURCE = SourceConfig()
 
 
 def add_source_options(parser: argparse._ActionsContainer) -> None:
@@ -19,12 +20,15 @@ def add_source_options(parser: argparse._ActionsContainer) -> None:
         parser.add_argument(flag, dest=f"{PREFIX}{name}", metavar="VALUE", help=field.description)
 
 
-def read_source(asked: argparse.Namespace) -> SourceConfig:
-    """The group as it was given; raises UsageError that names what is wrong."""
+def read_source(asked: argparse.Namespace, before: SourceConfig = DEFAULT_SOURCE) -> SourceConfig:
+    """The group as it was given, on top of another; raises UsageError that names what is wrong."""
     given = {name: getattr(asked, f"{PREFIX}{name}") for name in SourceConfig.model_fields}
     try:
         return SourceConfig.model_validate(
-            {name: value for name, value in given.items() if value is not None}
+            {
+                **before.model_dump(exclude_unset=True),
+                **{name: value for name, value in given.items() if value is not None},
+            }
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -20,6 +20,7 @@ from abatis.commands.eval.choices import (
     open_corruptions,
 )
 from abatis.commands.eval.data_options import read_source
+from abatis.commands.eval.options import DATA_DIR
 from abatis.commands.eval.points import choose_points, describe_points
 from abatis.data import Data, DataRequest, open_data
 from abatis.errors import UsageError
@@ -43,8 +44,8 @@ from abatis.report.run_report import write_report
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import ModelSpec, Wishes, find_model
 from abatis.runs.open_model import open_model
-from abatis.runs.own_run import describe_data, describe_plugins, describe_training
-from abatis.runs.prepare import prepare
+from abatis.runs.own_images import describe_own_run, open_own_data
+from abatis.runs.own_run import describe_data
 from abatis.runs.rebuild import describe_origin
 from abatis.system import distributed
 from abatis.system.device import pick_device
@@ -52,6 +53,7 @@ from abatis.system.files import explain_disk_errors
 from abatis.system.signals import stop_at_once
 
 TRIED_BY_OTHERS = 2  # images on which the attacks of --also are tried
+
 TRIED = 8  # images on which the network is tried before the evaluation
 
 
@@ -163,10 +165,18 @@ def read_wishes(asked: argparse.Namespace) -> Wishes:
 def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> Data:
     """The data a model is evaluated on: those of ``--data``, else the run's own."""
     run = subject.run
-    view = subject.view
-    if run is not None and is_same_data(asked, subject):
-        request = DataRequest.of(run, view, device).for_judging()
-        return open_data(replace(request, class_names=subject.class_names))
+    if run is not None and asked.data in (None, run.data):
+        return open_own_data(
+            subject,
+            device,
+            limit=asked.limit or run.limit,
+            data_dir=run.data_dir if asked.data_dir == DATA_DIR else asked.data_dir,
+            image_size=asked.image_size or run.image_size,
+            skip_broken=run.skip_broken or asked.skip_broken,
+            follow_links=run.follow_links or asked.follow_links,
+            download=asked.download,
+            source=read_source(asked, run.source),
+        )
     if asked.data is None:
         raise UsageError(
             f"no data set given for {asked.model}",
@@ -175,11 +185,12 @@ def open_images(asked: argparse.Namespace, subject: ModelSpec, device: Any) -> D
     request = DataRequest(
         asked.data,
         asked.data_dir,
+        asked.limit,
         image_size=asked.image_size,
         augment="none",
         device=device,
         skip_broken=asked.skip_broken,
-        view=view,
+        view=subject.view,
         follow_links=asked.follow_links,
         class_names=subject.class_names,
         trains=False,
@@ -199,22 +210,8 @@ def _describe_history(
 ) -> dict[str, Any]:
     """What is known of the training of the network."""
     if is_same_data(asked, subject):
-        return _prepare_run(subject, module, images, device)
+        return describe_own_run(subject, module, images, device)
     return {"training": describe_data(images, threat, device)} if len(images.train) else {}
-
-
-def _prepare_run(subject: ModelSpec, module: Any, images: Data, device: Any) -> dict[str, Any]:
-    """What only a run has: its training images, and the adaptive attacks of its plugins."""
-    if subject.run is None:
-        return {}
-    # its weights are loaded already
-    config = subject.run.model_copy(update={"init": None, "continue_from": None})
-    plan = prepare(config, images.info, device, module, changed=True).plan
-    return {
-        "training": describe_training(subject.run, module, images),
-        "adaptive": plan.adaptive,
-        "plugins": describe_plugins(plan.rows),
-    }
 
 
 def _read_selection(subject: ModelSpec) -> dict[str, Any]:

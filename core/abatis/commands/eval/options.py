@@ -7,9 +7,10 @@ from pathlib import Path
 
 from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
-from abatis.config.ladders import LADDERS
+from abatis.config.ladders import LADDERS, LADDERS_IN_WORDS
 from abatis.config.parser import Parser
 
+DATA_DIR = Path("data")  # where none is given
 MADE = "made"  # corruptions that are computed
 MASKED = 6  # exit code with --strict if the verdict is FAIL
 
@@ -104,7 +105,7 @@ def _add_data_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data-dir",
         type=read_path,
-        default=Path("data"),
+        default=DATA_DIR,
         metavar="PATH",
         help="folder of the named data sets (default: data)",
     )
@@ -112,6 +113,13 @@ def _add_data_options(parser: argparse._ActionsContainer) -> None:
         "--download",
         action="store_true",
         help="download a torchvision: data set that is not in --data-dir",
+    )
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="use only N training images, of all classes, and this share of the test images, as "
+        "defense-run does",
     )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side length in pixels for image folders"
@@ -142,11 +150,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         "--ladder",
         choices=LADDERS,
         default="standard",
-        help="clean: no attack, only clean accuracy; quick: clean and PGD-20; standard: also "
-        "margin-PGD-20 and AutoAttack; thorough: also PGD-100 with 5 restarts and AutoAttack plus; "
-        "rand: as standard with AutoAttack rand, for networks that answer at random, which the "
-        "others choose by themselves "
-        "(default: standard)",
+        help=f"{LADDERS_IN_WORDS}, which the others choose by themselves (default: standard)",
     )
     parser.add_argument(
         "--square-bf16",
@@ -157,7 +161,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         "--subset",
         type=_positive,
         metavar="N",
-        help="use only N test images, chosen from all classes, the same ones in every evaluation",
+        help="judge only N test images, of all classes, the same ones in every evaluation",
     )
     parser.add_argument(
         "--points",

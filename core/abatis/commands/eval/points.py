@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from abatis.data import Data, Split
-from abatis.data.order import choose_stratified
+from abatis.data.order import choose_some
 from abatis.errors import DataError, UsageError
+from abatis.evaluate.record import describe_choice
 
 FORM = "write one index a line, counted from 0 in the order of the test set, or a name like "
 FORM += "n01440764/ILSVRC2012_val_00000293.JPEG where images are files"
@@ -35,20 +36,16 @@ def choose_points(asked: argparse.Namespace, data: Data) -> Split:
         )
     if asked.points is not None:
         return test.subset(find_positions(asked.points, data))
-    if asked.subset is not None and asked.subset < len(test):
-        return test.subset(choose_stratified(test.labels, asked.subset))
-    return test
+    return choose_some(test, asked.subset)
 
 
 def describe_points(asked: argparse.Namespace, points: Split, test: Split) -> dict[str, Any]:
     """What eval.json says of the choice: indices in the test set; empty if these are all."""
-    if len(points) == len(test):
-        return {}
-    chosen = points.index.tolist()
-    if asked.points is None:
-        return {"points": chosen}
+    chosen = describe_choice(points, test)
+    if asked.points is None or not chosen:
+        return chosen
     digest = hashlib.sha256(asked.points.expanduser().read_bytes()).hexdigest()
-    return {"points": chosen, "points_file": {"name": asked.points.name, "sha256": digest}}
+    return {**chosen, "points_file": {"name": asked.points.name, "sha256": digest}}
 
 
 def find_positions(path: Path, data: Data) -> Tensor:

@@ -190,7 +190,9 @@ class CorruptedFolders:
         """See :class:`~abatis.evaluate.corruptions.sources.CorruptionSource`."""
         place = self._places[name] / str(severity)
         files = self._list_files() or []
-        wanted = [_find(place, Path(file)) for file in files]
+        names = self.info.class_names or ("",) * self.info.num_classes
+        folders = [names[label] for label in self.points.labels.tolist()]
+        wanted = [_find(place, Path(file), name) for file, name in zip(files, folders, strict=True)]
         missing = [file for file, path in zip(files, wanted, strict=True) if path is None]
         if missing:
             raise DataError(
@@ -204,14 +206,15 @@ class CorruptedFolders:
         return open_listing([*zip(found, labels, strict=True)], self.info, self.device)
 
 
-def _find(place: Path, file: Path) -> Path | None:
-    """The corrupted image of a file: of its class folder and its name, in any image format."""
-    folder = place / file.parent.name
-    exact = folder / file.name
-    if exact.is_file():
-        return exact
-    others = (folder / f"{file.stem}{ending}" for ending in (".JPEG", ".jpg", ".jpeg", ".png"))
-    return next((path for path in others if path.is_file()), None)
+def _find(place: Path, file: Path, class_name: str) -> Path | None:
+    """The corrupted image of a file: of its name, in any image format, in the folder of its class.
+
+    Clean images may lie elsewhere, as in a list: their class then has the name of the folder.
+    """
+    folders = [place / name for name in (file.parent.name, class_name) if name]
+    endings = (file.suffix, ".JPEG", ".jpg", ".jpeg", ".png")
+    found = (folder / f"{file.stem}{ending}" for folder in folders for ending in endings)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _load(path: Path) -> Any:

@@ -15,6 +15,7 @@ from abatis.evaluate.judge import Attack, Clean, Judge, compute_share
 from abatis.evaluate.masking.attacks import (
     AttackTally,
     WhiteBox,
+    run_cheap_attack_tests,
     run_gradient_attack_tests,
     run_other_attack_tests,
     run_white_box,
@@ -22,10 +23,15 @@ from abatis.evaluate.masking.attacks import (
 from abatis.evaluate.masking.doubts import SEARCHES, run_searches
 from abatis.evaluate.masking.gradients import grade_access, run_gradient_tests
 from abatis.evaluate.masking.outputs import run_mode_test, run_output_tests
-from abatis.evaluate.masking.radii import grade_radii, list_radii
+from abatis.evaluate.masking.radii import (
+    grade_radii,
+    grade_whole_box,
+    list_radii,
+    list_two_radii,
+)
 from abatis.evaluate.masking.record import GATES, NOTHING_CORRECT, Outcome, make_outcome
 from abatis.evaluate.masking.sufficiency import find_shortage
-from abatis.evaluate.masking.training import TrainingFacts, run_training_tests
+from abatis.evaluate.masking.training import TrainingFacts, grade_transfer, run_training_tests
 from abatis.evaluate.masking.unseen import grade_unseen
 from abatis.evaluate.pgd import Objective
 from abatis.report.verdicts import TOO_LITTLE, Verdict
@@ -33,6 +39,11 @@ from abatis.report.verdicts import TOO_LITTLE, Verdict
 CLAIM = 0.1
 """The share of points that must stand for a search to be worth its cost: so few claim nothing."""
 
+COSTLY = tuple(f"D{number}" for number in (10, 11, 12, 13, 14, 15, 16, 19, 22, 23, 26, 27, 28))
+"""The tests that the quick ladder leaves out: all that take more than 20 steps, queries, or images
+of the training."""
+
+LEFT_OUT = "the quick ladder leaves it out"
 NO_CLAIM = f"at most {100 * CLAIM:g} % of the points stand, which is no claim of robustness"
 UNKNOWN_TRAINING = "nothing is known about the training"
 REASONS = {
@@ -108,6 +119,14 @@ class Diagnosis:
         return replace(self, tests=tests, verdict=_find_verdict(tests, self.lack))
 
 
+def describe_left_out() -> str:
+    """Return what the quick ladder leaves out, in words."""
+    return (
+        f"the quick ladder left out AutoAttack, {len(COSTLY)} of {len(GATES)} diagnostic tests "
+        f"({', '.join(COSTLY)}), the margins and most of the curve; --ladder standard runs them"
+    )
+
+
 def diagnose(
     judge: Judge,
     clean: Clean,
@@ -117,8 +136,9 @@ def diagnose(
     training: TrainingFacts | None = None,
     standing: Tensor | None = None,
     access: GradientAccess | None = None,
+    cheap: bool = False,
 ) -> Diagnosis:
-    """Run all tests on the judge's points.
+    """Run all tests on the judge's points, or only the cheap ones.
 
     If the images have no gradient, only the tests that need none run, and the verdict is FAIL.
     A verdict is PASS only where there is enough to judge: see
@@ -134,6 +154,7 @@ def diagnose(
         training: needed by D11, D23 and D26.
         standing: which points the ladder left, (n,) bool; all that are correct where not given.
         access: how far autograd reaches the images; found out where not given.
+        cheap: leave out the tests of :data:`COSTLY`.
 
     Raises:
         DataError: the training images are not in [0, 1].
@@ -154,13 +175,22 @@ def diagnose(
         left = clean.correct
         if access.kind == "none":
             curve = measure_curve(judge, clean.correct, [0.0], seed)
+            if training is not None:
+                tests.append(grade_transfer(tally, left, training))
         else:
             white = run_white_box(tally, known or {})
             left = white.standing
-            curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
-        tests += run_other_attack_tests(tally, left)
-        searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
-    ordered = _order(tests, access.kind == "none", training)
+            if cheap:
+                curve = _run_cheap_tests_with_gradients(tally, white, clean.classes, tests)
+            else:
+                curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
+        searches: tuple[str, ...] = ()
+        unseen: float | None = None
+        if not cheap:
+            tests += run_other_attack_tests(tally, left)
+            searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
+        tests.append(tally.grade_budget())
+    ordered = _order(tests, access.kind == "none", training, cheap)
     verdict = _find_verdict(ordered, lack)
     return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
 
@@ -172,7 +202,7 @@ def _follow_up(
     gradients: bool,
     tests: list[Outcome],
 ) -> tuple[tuple[str, ...], float | None]:
-    """Run what doubts call for, D26, and last D24; add the outcomes to those of the other tests.
+    """Run what doubts call for, and D26; add the outcomes to those of the other tests.
 
     Returns:
         The searches that broke more than the ladder, and see ``unseen`` of :class:`Diagnosis`.
@@ -190,19 +220,19 @@ def _follow_up(
         doubtful = _find_alarm(tests) is not None
         outcome, unseen = grade_unseen(tally, training, gradients, doubtful)
         tests.append(outcome)
-    tests.append(tally.grade_budget())
     return searches, unseen
 
 
 def _order(
-    tests: Sequence[Outcome], blind: bool, training: TrainingFacts | None
+    tests: Sequence[Outcome], blind: bool, training: TrainingFacts | None, cheap: bool
 ) -> tuple[Outcome, ...]:
     """The outcomes of all tests; those that did not run say why."""
     found = {test.id: test for test in tests}
     unknown = UNKNOWN_TRAINING if training is None or not blind else ""
     usual = "the images have no gradient" if blind else unknown
+    reasons = REASONS | (dict.fromkeys(COSTLY, LEFT_OUT) if cheap else {})
     return tuple(
-        found.get(test) or make_outcome(test, "not applicable", REASONS.get(test, usual))
+        found.get(test) or make_outcome(test, "not applicable", reasons.get(test, usual))
         for test in GATES
     )
 
@@ -234,4 +264,17 @@ def _run_tests_with_gradients(
     tests.append(run_mode_test(judge, tally.correct, white.entropy.robust, STEPS, seed))
     if training is not None:
         tests += run_training_tests(tally, white.standing, training)
+    return curve
+
+
+def _run_cheap_tests_with_gradients(
+    tally: AttackTally, white: WhiteBox, num_classes: int, tests: list[Outcome]
+) -> Curve:
+    """The same without the tests of :data:`COSTLY`."""
+    judge, seed = tally.judge, tally.seed
+    tests += run_gradient_tests(judge, seed)
+    tests += run_cheap_attack_tests(tally, white)
+    known = {judge.threat.eps: white.standing}
+    curve = measure_curve(judge, tally.correct, list_two_radii(judge), seed, known)
+    tests.append(grade_whole_box(judge, curve, num_classes))
     return curve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,17 +18,36 @@ from abatis.evaluate.masking.probes import compute_logits
 from abatis.evaluate.masking.search import Search
 from abatis.evaluate.pgd import draw_start, margin
 
-QUERIES = 1000  # questions a point
-PAIRS = 12  # pairs of opposite probes for every step
 REACH = 0.5  # size of a probe, as a share of the radius
 GRID = 8  # probes have so many independent places a side at most
-MOMENTUM = 0.8
 STEPS = (0.5, 0.25, 0.125)  # sizes of a step as shares of the radius, for equal parts of the path
 NAME = "finite differences"
 
 
+@dataclass(frozen=True)
+class Climb:
+    """How to climb.
+
+    Args:
+        queries: questions a point.
+        pairs: of opposite probes for every step.
+        momentum: weight of the mean of all former slopes.
+        to_the_end: is the last image taken, in place of the first that fools? Where a network
+            answers at random, one wrong answer means little.
+    """
+
+    queries: int
+    pairs: int
+    momentum: float
+    to_the_end: bool = False
+
+
+STEADY = Climb(1000, 12, 0.8)
+RANDOM = Climb(8000, 50, 0.9, to_the_end=True)
+
+
 def climb_differences(
-    judge: Judge, clean: Clean, standing: Tensor, *, seed: int, queries: int = QUERIES
+    judge: Judge, clean: Clean, standing: Tensor, *, seed: int, climb: Climb | None = None
 ) -> Search:
     """Climb the margin along smoothed finite differences.
 
@@ -35,25 +56,34 @@ def climb_differences(
         clean: results on the clean images of the judge's points.
         standing: the points to attack, (n,) bool on the CPU.
         seed: of all draws.
-        queries: questions a point.
+        climb: STEADY or, for a network that answers at random, RANDOM where not given. The
+            latter attacks all points, since each is right by some draws.
 
     Raises:
         OutOfMemoryError: the device has no memory for a single image.
     """
-    attack = make_difference_climb(judge.net, judge.threat, seed, queries)
-    verdicts = judge.run_attack(NAME, attack, standing & clean.correct, f"masking: {NAME}")
-    settings = {"queries": queries, "pairs": PAIRS, "reach": REACH, "loss": "margin", "seed": seed}
+    climb = climb or (RANDOM if judge.random else STEADY)
+    wanted = torch.ones_like(standing) if judge.random else standing & clean.correct
+    attack = make_difference_climb(judge.net, judge.threat, seed, climb)
+    verdicts = judge.run_attack(NAME, attack, wanted, f"masking: {NAME}")
+    settings = {
+        "queries": climb.queries,
+        "pairs": climb.pairs,
+        "reach": REACH,
+        "loss": "margin",
+        "seed": seed,
+    }
     return Search({NAME: verdicts}, {NAME: settings})
 
 
-def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: int) -> Attack:
+def make_difference_climb(forward: Forward, threat: Threat, seed: int, climb: Climb) -> Attack:
     """Return projected ascent of the margin along a gradient estimated from opposite probes.
 
     The estimate is the mean of ``(m(x + d u) - m(x - d u)) u`` over random signs u (Spall, IEEE
     Transactions on Automatic Control 1992; Uesato et al., ICML 2018), averaged over the steps of
     the path. The probes are long, half the radius, so that ripples and jumps of the loss cancel.
     """
-    total = max(1, queries // (2 * PAIRS + 1))
+    total = max(1, climb.queries // (2 * climb.pairs + 1))
 
     def attack(batch: Batch) -> tuple[Tensor, Tensor]:
         point = draw_start(batch, threat, seed)
@@ -64,16 +94,18 @@ def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: 
         for step in range(total):
             logits = compute_logits(forward, point)
             wrong = ~find_correct(logits, batch.y[rows])
+            if climb.to_the_end:
+                wrong = torch.zeros_like(wrong)
             value = margin(logits, batch.y[rows]).nan_to_num(-torch.inf)
-            better = wrong | (value > highest[rows])
+            better = wrong | (value > highest[rows]) | climb.to_the_end
             found[rows[better]], highest[rows[better]] = point[better], value[better]
             fooled[rows[wrong]] = True
             rows, point, mean = rows[~wrong], point[~wrong], mean[~wrong]
             if not len(rows):
                 break
             left = Batch(point, batch.y[rows], batch.index[rows])
-            slope = estimate_slope(forward, left, threat, seed, step)
-            mean = MOMENTUM * mean + slope / column(lengths(slope).clamp(min=1e-12), slope)
+            slope = estimate_slope(forward, left, threat, seed, step, climb)
+            mean = climb.momentum * mean + slope / column(lengths(slope).clamp(min=1e-12), slope)
             share = STEPS[len(STEPS) * step // total]
             point = Ball(batch.x[rows], threat).climb(point, mean.clone(), share * threat.eps)
         return found, fooled
@@ -81,7 +113,9 @@ def make_difference_climb(forward: Forward, threat: Threat, seed: int, queries: 
     return attack
 
 
-def estimate_slope(forward: Forward, batch: Batch, threat: Threat, seed: int, step: int) -> Tensor:
+def estimate_slope(
+    forward: Forward, batch: Batch, threat: Threat, seed: int, step: int, climb: Climb
+) -> Tensor:
     """Return the mean of the margin's differences along random signs, (B, C, H, W).
 
     The signs depend on the seed, the step of the path and the index of each point.
@@ -93,7 +127,7 @@ def estimate_slope(forward: Forward, batch: Batch, threat: Threat, seed: int, st
     if threat.norm == "L2":
         size /= point[0].numel() ** 0.5
     slope = torch.zeros_like(point)
-    shape = (PAIRS, point.shape[1], *grid)
+    shape = (climb.pairs, point.shape[1], *grid)
     bits = draw_integers_of(batch.index, seed, "masking/differences", shape, 2, step)
     for signs in (2 * bits - 1).to(point).unbind(1):
         way = F.interpolate(signs, (height, width))
@@ -102,4 +136,4 @@ def estimate_slope(forward: Forward, batch: Batch, threat: Threat, seed: int, st
             for side in (1, -1)
         )
         slope += column((up - down).nan_to_num(0, 0, 0), way) * way
-    return slope / PAIRS
+    return slope / climb.pairs

@@ -33,6 +33,7 @@ from abatis.evaluate.masking.record import FEW
 from abatis.evaluate.masking.search import Search
 from abatis.evaluate.masking.surrogate import Surrogate, shrink
 from abatis.evaluate.pgd import STEP_SHARE, Objective, margin
+from abatis.evaluate.randomised import make_deep_pgd
 
 QUERIES = 53  # questions a point: the image, COPIES moved copies, and the rest in ROUNDS
 COPIES = 12
@@ -45,6 +46,8 @@ WIDE = 2.5  # half of the moved copies lie in a ball so many times as large
 GROUP = 256  # points that share a substitute
 PRACTICE = 64  # so many points are attacked in the rounds, if need be some that are broken already
 SQUARE_QUERIES = 500  # of the search by margins that starts at the images so made
+DEEP_STEPS = 40  # of PGD on the last substitute of a network that answers at random
+DEEP_RIVALS = 3
 LABEL_QUERIES = (1000, 3000, 6000)  # of searches by labels, each of which goes on from the last
 
 
@@ -60,7 +63,8 @@ def search_by_extraction(
     """Attack a substitute of the network, and search on from the images that this made.
 
     The network is asked under ``no_grad`` only, and its labels are all that is used, but for
-    Square, which uses its margins.
+    Square, which uses its margins. Where it answers at random, one wrong answer means little: all
+    points are attacked to the end, by images that fool the substitute most in place of a search.
 
     Args:
         judge: inside :func:`~abatis.evaluate.isolation.isolate`; the threat is Linf or L2.
@@ -73,26 +77,22 @@ def search_by_extraction(
     Raises:
         OutOfMemoryError: the device has no memory for a single image.
     """
-    wanted = standing & clean.correct
+    wanted = torch.ones_like(standing) if judge.random else standing & clean.correct
     extraction = extract(judge, clean, wanted, seed=seed, queries=queries, others=others)
-    forward, threat = judge.net, judge.threat
-    starts: Mapping[int, Tensor] = extraction.images
-    by_margin = make_square_search(forward, threat, seed, SQUARE_QUERIES, starts)
-    attacks = {
-        "extraction": (make_lookup(starts), queries),
-        "Square from extraction": (by_margin, SQUARE_QUERIES),
-    }
-    for number, asked in enumerate(LABEL_QUERIES):
-        ends: dict[int, Tensor] = {}
-        by_label = make_label_search(forward, threat, seed + number, asked, starts, ends)
-        attacks[f"{LABEL_SEARCH} {number + 1}" if number else LABEL_SEARCH] = by_label, asked
-        starts = ends
+    attacks = {"extraction": (make_lookup(extraction.images), queries)}
+    attacks |= (
+        _list_deep_attacks(judge, extraction, seed)
+        if judge.random
+        else _list_searches(judge, extraction, seed)
+    )
     verdicts: dict[str, Verdicts] = {}
     settings: dict[str, dict[str, object]] = {}
     left = wanted
     for name, (attack, asked) in attacks.items():
         verdicts[name] = judge.run_attack(name, attack, left, f"masking: {name}")
         settings[name] = {"queries": asked, "seed": seed}
+        if judge.random:
+            continue
         left = verdicts[name].robust
         if name == LABEL_SEARCH and int((wanted & ~left).sum()) <= FEW:
             break  # nothing was hidden from the other attacks, so that more would find nothing
@@ -100,17 +100,47 @@ def search_by_extraction(
     return Search(verdicts, settings)
 
 
+def _list_searches(
+    judge: Judge, extraction: Extraction, seed: int
+) -> dict[str, tuple[Attack, int]]:
+    """Searches from the images of the extraction, each from where the last one ended."""
+    forward, threat = judge.net, judge.threat
+    starts: Mapping[int, Tensor] = extraction.images
+    by_margin = make_square_search(forward, threat, seed, SQUARE_QUERIES, starts)
+    attacks = {"Square from extraction": (by_margin, SQUARE_QUERIES)}
+    for number, asked in enumerate(LABEL_QUERIES):
+        ends: dict[int, Tensor] = {}
+        by_label = make_label_search(forward, threat, seed + number, asked, starts, ends)
+        attacks[f"{LABEL_SEARCH} {number + 1}" if number else LABEL_SEARCH] = by_label, asked
+        starts = ends
+    return attacks
+
+
+def _list_deep_attacks(
+    judge: Judge, extraction: Extraction, seed: int
+) -> dict[str, tuple[Attack, int]]:
+    """Longer ascents on the substitutes: of the margin, and to the nearest rivals."""
+    rivals = min(DEEP_RIVALS, extraction.outputs - 1)
+    names = ["extraction, deep", *(f"extraction, deep to {n + 1}" for n in range(rivals))]
+    return {
+        name: (make_deep_attack(extraction, judge.threat, number, seed), 0)
+        for number, name in enumerate(names)
+    }
+
+
 @dataclass
 class Extraction:
     """What the attacks on substitutes made.
 
     Args:
+        outputs: the number of classes.
         images: by the point's index, the image that fools the network, or the best one for the
             substitute: (C, H, W) on the CPU.
         substitutes: of every group of points.
         groups: by the point's index, the number of its substitute.
     """
 
+    outputs: int
     images: dict[int, Tensor] = field(default_factory=dict)
     substitutes: list[Surrogate] = field(default_factory=list)
     groups: dict[int, int] = field(default_factory=dict)
@@ -135,9 +165,9 @@ def extract(
 
     All processes do the same work. See :func:`search_by_extraction` for the arguments.
     """
-    found = Extraction()
+    found = Extraction(clean.classes)
     further = None if others is None else next(iter(others.eval_batches(GROUP)), None)
-    for places, batch in pack_points(judge.points, clean.correct, GROUP):
+    for places, batch in pack_points(judge.points, wanted | clean.correct, GROUP):
         if not wanted[places].any():
             continue
         found.groups |= dict.fromkeys(batch.index.tolist(), len(found.substitutes))
@@ -207,13 +237,8 @@ class _Group:
         return torch.cat([rows, spare[: max(PRACTICE - len(rows), 0)]])
 
     def _aim(self, start: Tensor, y: Tensor, number: int) -> Objective:
-        """The margin for number 0, else the margin to the substitute's rival of that number."""
-        if not number:
-            return margin
-        logits = compute_logits(self.substitute, start)[:, : self.outputs]
-        others = logits.scatter(1, y[:, None], -torch.inf)
-        rival = others.topk(number, 1).indices[:, -1:]  # (B, 1)
-        return lambda z, true: (z.gather(1, rival) - z.gather(1, true[:, None])).squeeze(1)
+        """See :func:`aim`."""
+        return aim(compute_logits(self.substitute, start)[:, : self.outputs], y, number)
 
     def _ask(self, rows: Tensor, point: Tensor) -> None:
         """Ask the network about an image of some rows, and note whom it fools."""
@@ -222,7 +247,8 @@ class _Group:
         inside = Ball(self.batch.x[rows], self.judge.threat).contains(point)
         new = self.standing[rows] & inside
         self.best[rows[new]] = point[new]
-        self.standing[rows[new & wrong]] = False
+        if not self.judge.random:
+            self.standing[rows[new & wrong]] = False
 
     def _learn(self, point: Tensor) -> Tensor:
         """Ask the network about images, and keep its answers for the substitute."""
@@ -236,6 +262,21 @@ class _Group:
         answers = read_answers(logits)
         self.answers.append(torch.where(answers < 0, self.outputs, answers).cpu())
         return logits
+
+
+def aim(logits: Tensor, y: Tensor, number: int) -> Objective:
+    """Return the margin for number 0, else the margin to the rival of that rank.
+
+    Args:
+        logits: of a substitute where the attack starts, (B, K).
+        y: labels, (B,).
+        number: 0 to K - 1.
+    """
+    if not number:
+        return margin
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    rival = others.topk(number, 1).indices[:, -1:]  # (B, 1)
+    return lambda z, true: (z.gather(1, rival) - z.gather(1, true[:, None])).squeeze(1)
 
 
 def draw_copy(batch: Batch, threat: Threat, seed: int, number: int, edge: bool = False) -> Tensor:
@@ -258,6 +299,22 @@ def _ascend(
         forward, batch, threat, goal, start, STEPS, STEP_SHARE * threat.eps
     )
     return point
+
+
+def make_deep_attack(extraction: Extraction, threat: Threat, number: int, seed: int) -> Attack:
+    """Return PGD on the substitutes from the clean images, by the goal of :func:`aim`."""
+
+    def attack(batch: Batch) -> tuple[Tensor, Tensor]:
+        found = batch.x.clone()
+        for rows, substitute in extraction.split(batch.index):
+            some = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
+            logits = compute_logits(substitute, some.x)[:, : extraction.outputs]
+            goal = aim(logits, some.y, number)
+            pgd = make_deep_pgd(substitute, threat, DEEP_STEPS, seed, goal)
+            found[rows] = pgd(some)[0]
+        return found, torch.zeros_like(batch.y, dtype=torch.bool)
+
+    return attack
 
 
 def make_lookup(images: Mapping[int, Tensor]) -> Attack:

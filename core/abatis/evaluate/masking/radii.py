@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from abatis.evaluate.curves import Curve
 from abatis.evaluate.judge import Judge
@@ -30,14 +31,39 @@ def list_radii(judge: Judge) -> list[float]:
     )
 
 
+def list_two_radii(judge: Judge) -> list[float]:
+    """Return the radii of a cheap curve: 0, that of the threat, and that of the whole box."""
+    whole = _get_whole_radius(judge)
+    return sorted({0.0, min(judge.threat.eps, whole), whole})
+
+
+def grade_whole_box(judge: Judge, curve: Curve, num_classes: int) -> Outcome:
+    """Grade D20 on the largest radius alone."""
+    return _grade_huge(judge, curve, num_classes, (1,))
+
+
+def _grade_huge(judge: Judge, curve: Curve, num_classes: int, factors: Sequence[float]) -> Outcome:
+    whole, n = _get_whole_radius(judge), len(judge.points)
+    counts = dict(zip(curve.eps, (int(right.sum()) for right in curve.right), strict=True))
+    left = [counts[factor * whole] for factor in factors]
+    radii = " and ".join(f"{factor * whole:.3g}" for factor in factors)
+    chance = 1 / num_classes
+    return grade_share(
+        "D20",
+        max(left),
+        n,
+        f"{' and '.join(map(str, left))} of {n} points are classified correctly at the "
+        f"{'radii' if len(left) > 1 else 'radius'} {radii}; chance is {chance:.2g}",
+        (chance / 2, chance),
+    )
+
+
 def grade_radii(judge: Judge, curve: Curve, num_classes: int) -> list[Outcome]:
     """Grade D19, on the multiples of eps, and D20, on the two huge radii."""
     whole, n = _get_whole_radius(judge), len(judge.points)
     counts = dict(zip(curve.eps, (int(right.sum()) for right in curve.right), strict=True))
     near = [counts[min(factor * judge.threat.eps, whole)] for factor in GRID]
     rise = max(later - min(near[: place + 1]) for place, later in enumerate(near))
-    left = [counts[factor * whole] for factor in HUGE]
-    chance = 1 / num_classes
     return [
         grade_share(
             "D19",
@@ -45,12 +71,5 @@ def grade_radii(judge: Judge, curve: Curve, num_classes: int) -> list[Outcome]:
             n,
             f"from one radius to a larger one the accuracy rises by at most {rise} of {n} points",
         ),
-        grade_share(
-            "D20",
-            max(left),
-            n,
-            f"{' and '.join(map(str, left))} of {n} points are classified correctly at the radii "
-            f"{' and '.join(f'{factor * whole:.3g}' for factor in HUGE)}; chance is {chance:.2g}",
-            (chance / 2, chance),
-        ),
+        _grade_huge(judge, curve, num_classes, HUGE),
     ]

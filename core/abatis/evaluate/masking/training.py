@@ -1,9 +1,10 @@
-"""D11 and D23: what can only be measured by the run that trained the network."""
+"""D11 and D23: what needs images or networks of the training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -38,24 +39,40 @@ class TrainingFacts:
     attacked: bool | None = True
     twin_kind: str = "an undefended twin"
 
+    @cached_property
+    def network(self) -> nn.Module | None:
+        """The twin, which is made when it is asked for the first time."""
+        return (
+            self.twin()
+            if callable(self.twin) and not isinstance(self.twin, nn.Module)
+            else self.twin
+        )
+
+    @property
+    def trained_twin(self) -> nn.Module | None:
+        """The twin, if it was made."""
+        return self.twin if isinstance(self.twin, nn.Module) else self.__dict__.get("network")
+
 
 def run_training_tests(
     tally: AttackTally, standing: Tensor, training: TrainingFacts
 ) -> list[Outcome]:
     """Run D11 on the points that the white-box attacks left, (n,) bool, and D23."""
     return [
-        _grade_transfer(tally, standing, training),
+        grade_transfer(tally, standing, training),
         _grade_single_step(tally.judge, training, tally.seed),
     ]
 
 
-def _grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts) -> Outcome:
+def grade_transfer(tally: AttackTally, standing: Tensor, training: TrainingFacts) -> Outcome:
+    """Run D11, which needs no gradient of the network, on points that others left, (n,) bool."""
     name, judge = f"transfer from {training.twin_kind}", tally.judge
     if training.twin is None:
         return make_outcome("D11", "not applicable", "there is no network to transfer from")
     if not standing.any():
         return tally.grade_exclusive("D11", name, [], standing)
-    module = training.twin if isinstance(training.twin, nn.Module) else training.twin()
+    module = training.network
+    assert module is not None
     with isolate(module) as twin:
         attacks = [
             make_transfer(judge.net, twin, judge.threat, STEPS, tally.seed, loss)

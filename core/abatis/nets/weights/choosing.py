@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from abatis.errors import UsageError
@@ -11,8 +11,8 @@ from abatis.nets.weights.contents import WHOLE, Contents, Tensors
 from abatis.nets.weights.leftovers import show_names
 from abatis.nets.weights.matching import Fit, Target, match_set
 
-AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|avg|polyak)([._]|$)")
-RAW = re.compile(r"(^|[._])(unaveraged|non_?ema|raw)([._]|$)")
+AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|avg|polyak|shadow)([._]|$)", re.I)
+RAW = re.compile(r"(^|[._])(unaveraged|non_?ema|raw)([._]|$)", re.I)
 OPTION = "--weights-key (in Python weights_key=)"
 
 Accepts = Callable[[Fit], bool]
@@ -38,6 +38,7 @@ class Choice:
         fit: how the set fits the network.
         others: the names of other sets that would fit too.
         left: names of tensors of the set that belong to no set that fits.
+        unfit: the names of sets that do not fit.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Choice:
     fit: Fit
     others: tuple[str, ...]
     left: tuple[str, ...]
+    unfit: tuple[str, ...]
 
 
 def choose_weights(
@@ -85,8 +87,22 @@ def choose_weights(
     tensors = contents.sets[origin]
     known = {one for other in matches[origin] if accepts(other) for one in other.used}
     left = tuple(one for one in tensors if one not in known)
+    unfit = tuple(name for name, fits in matches.items() if not any(map(accepts, fits)))
+    if key is None and not any(is_average(label) for label in fitting):
+        tables = [one for one in left if tensors[one].dim()]  # single numbers are counters
+        _refuse_lost_average(contents, found, [*contents.lists, *unfit, *tables])
     others = tuple(other for other in fitting if other != found)
-    return Choice(found, tensors, fit, others, left)
+    return Choice(found, tensors, fit, others, left, unfit)
+
+
+def _refuse_lost_average(contents: Contents, found: str, unused: Sequence[str]) -> None:
+    """Raise UsageError where something that is not used is an average of the weights."""
+    if averages := [name for name in unused if is_average(name)]:
+        raise UsageError(
+            f"{contents.path} holds an average of the weights ({show_names(averages)}), which its "
+            f"authors evaluate and which does not fit; only the weights '{found}' do",
+            fix=f"to take those: --weights-key {found}; else write the average as a state_dict",
+        )
 
 
 def _list_fitting(matches: Mapping[str, list[Fit]], accepts: Accepts) -> dict[str, tuple[str, Fit]]:

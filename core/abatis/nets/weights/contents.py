@@ -14,6 +14,7 @@ from torch import Tensor
 from abatis.errors import UsageError
 from abatis.nets.weights.file_kinds import PICKLE, SAFETENSORS, find_kind
 from abatis.nets.weights.inert_pickle import Inert, name_origin, read_pickle
+from abatis.nets.weights.leftovers import show_names
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_AVERAGED, read_weights
 
 Tensors = Mapping[str, Tensor]
@@ -35,6 +36,7 @@ IN_FOLDER = (
     "open_clip_model.safetensors",
 )
 """The weights files of a folder, the first one counts: ours, those of the Hub and of accelerate."""
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -47,12 +49,14 @@ class Contents:
         sets: tensors by name, for each set of weights by its name.
         facts: what this package wrote about them, if it did.
         others: what else is there and was not read, in words.
+        lists: the names of entries that hold tensors without names.
     """
 
     path: Path
     sets: Mapping[str, Tensors]
     facts: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
 
 def read_contents(path: Path, allow_pickle: bool = False) -> Contents:
@@ -108,7 +112,18 @@ def _read_pickled(path: Path) -> Contents:
         for key in (content if WHOLE not in sets else ())
         if not any(name == key or name.startswith(f"{key}.") for name in sets)
     ]
-    return Contents(path, sets, others=(*others, *left_out))
+    return Contents(path, sets, others=(*others, *left_out), lists=(*_find_lists(content, ""),))
+
+
+def _find_lists(value: object, name: str) -> Iterator[str]:
+    """The dotted names of lists of tensors in a table, as averages of weights are often kept."""
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        yield name
+    if not isinstance(value, dict) or name.count(".") >= DEPTH:
+        return
+    for key, part in value.items():
+        if not OTHER_STATES.fullmatch(str(key)):
+            yield from _find_lists(part, f"{name}.{key}" if name else str(key))
 
 
 def _find_sets(value: object, name: str) -> Iterator[tuple[str, Tensors]]:
@@ -141,7 +156,8 @@ def _describe_content(content: object) -> str:
     if origin := name_origin(content):
         return f"the file holds a pickled {origin}, which is code, not weights"
     if not isinstance(content, dict):
-        return f"the file holds a {type(content).__name__}, not weights"
+        kind = type(content).__name__
+        return f"the file holds {'an' if kind[0] in 'aeiou' else 'a'} {kind}, not weights"
     if "param_groups" in content and "state" in content:
         return "the file holds the state of an optimizer, not weights"
     modules = [f"{key} ({part.origin})" for key, part in content.items() if isinstance(part, Inert)]
@@ -159,15 +175,18 @@ def _read_folder(folder: Path, allow_pickle: bool) -> Contents:
     for name in IN_FOLDER:
         if (folder / name).is_file():
             found = read_contents(folder / name, allow_pickle)
-            return Contents(folder, found.sets, found.facts, found.others)
+            return Contents(folder, found.sets, found.facts, found.others, found.lists)
     if (folder / ".metadata").is_file():
         raise UsageError(
             f"{folder} is a checkpoint of torch.distributed, in shards",
             fix=f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} w.pt",
         )
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)
     raise UsageError(
-        f"no weights in {folder}",
-        fix=f"name a weights file, or a folder that holds one of {', '.join(IN_FOLDER[1:4])}",
+        f"no weights in {folder} under a usual name",
+        fix=f"name one of its files: {show_names(files)}"
+        if files
+        else f"name a weights file, or a folder that holds one of {', '.join(IN_FOLDER[1:4])}",
     )
 
 

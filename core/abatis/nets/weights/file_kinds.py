@@ -10,10 +10,29 @@ from abatis.errors import UsageError
 SAFETENSORS, PICKLE = "safetensors", "pickle"
 SCRIPT, PROGRAM = "TorchScript program", "torch.export program"
 PROGRAM_SUFFIX = ".pt2"
+TEXT = 64  # bytes that tell whether a file is a text
+PICKLED = b"\x80"  # the first byte of a pickle
+START = 32  # bytes in which old files of torch.save have a mark
 HEADER = 512  # bytes that tell one kind from another
 POINTER = b"version https://git-lfs"
 TAR = slice(257, 262)  # where "ustar" stands
-PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+"""Stands at the start of the pickles that torch.save wrote before it wrote zip files."""
+OTHERS = {
+    b"\x1f\x8b": "is compressed by gzip",
+    b"BZh": "is compressed by bzip2",
+    b"\xfd7zXZ": "is compressed by xz",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd",
+    b"7z\xbc\xaf": "is a 7z archive",
+    b"Rar!": "is a RAR archive",
+    b"\x89HDF": "is HDF5, as Keras writes it",
+    b"\x93NUMPY": "is an array of numpy",
+    b"\x89PNG": "is a PNG image",
+    b"\xff\xd8\xff": "is a JPEG image",
+    b"GGUF": "is GGUF, a format of quantised weights",
+    b"%PDF": "is a PDF document",
+}
+"""First bytes of what is not weights."""
 
 
 def find_kind(path: Path) -> str:
@@ -30,13 +49,23 @@ def find_kind(path: Path) -> str:
         raise UsageError(
             f"cannot read {path}: {error.strerror or type(error).__name__}", fix="check the path"
         ) from error
-    _refuse_accidents(path, head)
-    if head[:2] == b"PK":
-        return _find_archive_kind(path)
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and 2 <= length <= size - 8:
         return SAFETENSORS
-    return SAFETENSORS if path.suffix == ".safetensors" else PICKLE
+    _refuse_accidents(path, head)
+    if head[:2] == b"PK":
+        return _find_archive_kind(path)
+    if MAGIC in head[:START]:
+        return PICKLE
+    if path.suffix == ".safetensors":
+        return SAFETENSORS
+    what = "was written by pickle" if head[:1] == PICKLED else "is damaged or of another kind"
+    raise UsageError(
+        f"cannot read weights: the file {what}; torch.save or safetensors did not write it",
+        where=str(path),
+        fix="copy or download it again; or load it where it was written, and torch.save its "
+        "state_dict",
+    )
 
 
 def _refuse_accidents(path: Path, head: bytes) -> None:
@@ -45,7 +74,7 @@ def _refuse_accidents(path: Path, head: bytes) -> None:
     what = ""
     if not head:
         what, fix = "is empty", "download it again"
-    elif text.lower().startswith(PAGES):
+    elif text.startswith(b"<"):
         what = "is a web page (HTML), not weights"
         fix = "download the file itself: a login, quota or preview page was saved in its place"
     elif text.startswith(POINTER):
@@ -53,10 +82,25 @@ def _refuse_accidents(path: Path, head: bytes) -> None:
         fix = "run: git lfs pull"
     elif head[TAR] == b"ustar":
         what, fix = "is a tar archive of files", "unpack it and name the weights file inside"
-    elif head[:2] == b"\x1f\x8b":
-        what, fix = "is compressed by gzip", "unpack it with gunzip first"
+    elif found := next((name for start, name in OTHERS.items() if head.startswith(start)), ""):
+        packed = "compressed" in found or "archive" in found
+        what, fix = found, "unpack it" if packed else "give what torch.save or safetensors wrote"
+    elif not text.strip(b"\0"):
+        what, fix = "is blank", "download it again"
+    elif line := _read_text(text):
+        what, fix = f"is a text, not weights: {line}", "download it again"
     if what:
         raise UsageError(f"cannot read weights: the file {what}", where=str(path), fix=fix)
+
+
+def _read_text(head: bytes) -> str:
+    """The start of a text; empty where the bytes are none."""
+    try:
+        found = head[:TEXT].decode()
+    except UnicodeDecodeError:
+        return ""
+    line = " ".join(found.split())
+    return f"'{line:.60}'" if line.isprintable() else ""
 
 
 def _find_archive_kind(path: Path) -> str:

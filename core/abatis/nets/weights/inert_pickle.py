@@ -130,7 +130,8 @@ def read_pickle(path: Path) -> tuple[Any, tuple[str, ...]]:
 
     reading: Any = SimpleNamespace(Unpickler=Reader, load=load, __name__="abatis")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=False, pickle_module=reading)
+        with path.open("rb") as file:  # of a path, torch would believe the suffix
+            found = torch.load(file, map_location="cpu", weights_only=False, pickle_module=reading)
     except Exception as error:  # a damaged pickle can fail in any way
         raise UsageError(
             f"cannot read weights: {torch_messages.describe_unreadable(error)}",

@@ -18,7 +18,9 @@ from abatis.nets.weights.leftovers import describe_dropped, show_names, sort_lef
 from abatis.nets.weights.matching import Fit, Target
 from abatis.nets.weights.pairs import LARGEST, Pair, find_pairs
 from abatis.nets.weights.released_names import Family, translate_released
+from abatis.nets.weights.values import check_values
 
+SINGLE = 4  # bytes of a float32
 DESIGN = "design"  # among the facts of a file: options that its tensors do not show
 
 
@@ -65,13 +67,14 @@ def load_into(
     contents, family = translate_released(contents, module)
     choice = choose_weights(target, contents, key, name, lambda fit: fit.is_complete)
     pairs = _find_pairs(choice)
-    dropped, unknown = sort_leftovers(choice.tensors, _leave_out(choice.left, pairs))
+    dropped, unknown = sort_leftovers(choice.tensors, _list_rest(choice))
     if unknown:
         raise UsageError(
             f"{contents.path} holds {len(unknown)} tensors that {name} does not have: "
             f"{show_names(unknown)}",
             fix="give the --backbone of all of them; or save the state_dict of the network alone",
         )
+    check_values(target, choice.fit, contents)
     _load(module, choice.fit, contents)
     notes = _describe(contents, choice, family)
     if unused := sorted(target.never_run.intersection(choice.fit.spared)):
@@ -125,8 +128,9 @@ def start_from(
     if wanted and not wanted.changes_nothing and not target.normalisation:
         raise UsageError(
             f"{contents.path} normalises images by {wanted}, and {name} does not",
-            fix="put the normalisation into the network, as a layer with buffers mean and std",
+            fix="add --normalize MEAN STD, or put a layer with buffers mean and std before it",
         )
+    check_values(target, choice.fit, contents)
     _load(module, choice.fit, contents)
     new = [*choice.fit.missing, *choice.fit.reshaped]
     parts = [f"weights from {contents.path}"]
@@ -139,7 +143,7 @@ def start_from(
         parts.append(f"normalised by mean {tuple(statistics[0])}, std {tuple(statistics[1])}")
     elif family is not None and not family.normalises:
         parts.append("the file does not say how its images were normalised: --normalize none?")
-    rest = _leave_out(choice.left, pairs)
+    rest = _list_rest(choice)
     parts += [f"{len(rest)} other tensors not used ({show_names(rest)})"] if rest else []
     return "; ".join(parts)
 
@@ -168,14 +172,19 @@ def _show_design(design: object) -> str:
 
 
 def _find_pairs(choice: Choice) -> list[Pair]:
-    """The normalisations of a file that the network did not take, without those that do nothing."""
-    return [pair for pair in find_pairs(choice.tensors, choice.left) if not pair.changes_nothing]
+    """The normalisations of a file that the network did not take.
+
+    One that does nothing counts where there is no other.
+    """
+    pairs = find_pairs(choice.tensors, choice.left)
+    return [pair for pair in pairs if not pair.changes_nothing] or pairs
 
 
-def _leave_out(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
-    """The names that are not those of a normalisation."""
+def _list_rest(choice: Choice) -> list[str]:
+    """The names of what the network did not take and that are not those of a normalisation."""
+    pairs = find_pairs(choice.tensors, choice.left)
     known = {key for pair in pairs for key in pair.keys}
-    return [name for name in names if name not in known]
+    return [name for name in choice.left if name not in known]
 
 
 @torch.no_grad()
@@ -210,10 +219,11 @@ def _describe(contents: Contents, choice: Choice, family: Family | None) -> list
         notes.append(f"weights '{choice.label}'")
     if fit.prefix:
         notes.append(f"the names in the file begin with '{fit.prefix}'")
-    kinds = {str(value.dtype) for value in fit.taken.values() if value.is_floating_point()}
-    low = sorted(kinds & {"torch.float16", "torch.bfloat16"})
-    if low:
+    values = [value for value in fit.taken.values() if value.is_floating_point()]
+    if low := sorted({str(value.dtype) for value in values if value.itemsize < SINGLE}):
         notes.append(f"the weights in the file are {low[0].removeprefix('torch.')}")
+    if choice.unfit:
+        notes.append(f"not used, for it does not fit: {show_names(choice.unfit)}")
     if contents.others:
         notes.append(f"not read from the file: {show_names(contents.others, 12)}")
     return notes
@@ -240,7 +250,8 @@ def _take_statistics(
         )
     note = f"normalised as the file says: {first}"
     if not target.normalisation:
-        return Normalized(module, first.mean, first.std), note
+        inside = module if first.changes_nothing else Normalized(module, first.mean, first.std)
+        return inside, note
     _fill(module, target, first.mean, first.std)
     return module, note
 

@@ -34,6 +34,7 @@ class Target:
         tensors: by name, as they are now.
         normalisation: the names of its own mean and std of the channels; empty if it has none.
         head: the names of the classifier's tensors.
+        parameters: the names of what is learnt; the rest are buffers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -45,6 +46,7 @@ class Target:
                 f"the network has tensors without a shape, such as {lazy[0]}",
                 fix="run it once on an image where it is made: lazy modules get their shapes then",
             )
+        self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         buffers = {name for name, _ in module.named_buffers()}
         pairs = find_pairs(self.tensors, [name for name in self.tensors if name in buffers])
         self.normalisation = pairs[0].keys if len(pairs) == 1 else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from abatis.data.sources.digits import read_digits
 from abatis.nets.net import Net
 from abatis.system import distributed
 from abatis.system.timm_import import timm
+from abatis.testing.auxiliary import place_auxiliaries
 from abatis.train.image_checks import check_attacked, check_batch
 from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan
@@ -32,6 +33,7 @@ from abatis.train.step_setup import StepSetup
 
 PIXELS = 8
 THREAT = Threat.parse("Linf:8/255")
+FURTHER = (Threat.parse("L1:2"),)  # of plugins that know several threats
 
 OptionsFor = Callable[[nn.Module, int], Mapping[str, Any]]
 """From a network and its number of classes to the options of the plugin under test."""
@@ -145,10 +147,11 @@ class Bench:
         configs = {plugin.name: self.config(net.module, changes) for plugin in loaded}
         num_classes = find_last_layer(net.module).out_features
         run = self._make_run(net, num_classes, configs.values(), random or Randomness(0))
+        place_auxiliaries(run, net)
         return make_plan(loaded, configs, {}, run)
 
     def _make_run(
-        self, net: Network, num_classes: int, configs: Iterable[PluginConfig], random: Randomness
+        self, net: Network, num_classes: int, configs: Collection[PluginConfig], random: Randomness
     ) -> Run:
         """What the hooks are given."""
         return Run(
@@ -164,6 +167,7 @@ class Bench:
             100,
             _gather,
             renewer=_renew,
+            further=FURTHER if any(config.several_threats for config in configs) else (),
         )
 
     def context(self, plan: Plan, net: Net, batch: Batch) -> StepContext:
@@ -175,9 +179,8 @@ class Bench:
             batch = changed
         with net.attack_mode(), plan.watch(plan.attacker_name, "attacker", net, batch):
             attacked = plan.attacker(net, batch)
-        check_attacked(
-            attacked, batch, THREAT, plan.attacker_name, getattr(plan.attacker, "reach", 1.0)
-        )
+        reach = getattr(plan.attacker, "reach", 1.0)
+        check_attacked(attacked, batch, plan.run.threats, plan.attacker_name, reach)
         return StepContext(
             batch,
             attacked.x,
@@ -205,10 +208,9 @@ class Bench:
     ) -> Step:
         """Make a training step on a network, with plain gradient descent."""
         net, random = Net(module), Randomness(0)
-        optimizer = torch.optim.SGD(module.parameters(), lr=lr)
-        setup = StepSetup(
-            net, self.plan(net, changes, random), THREAT, random, accumulate=accumulate
-        )
+        plan = self.plan(net, changes, random)
+        optimizer = torch.optim.SGD(net.list_parameters(), lr=lr)
+        setup = StepSetup(net, plan, THREAT, random, accumulate=accumulate)
         return Step(setup, optimizer)
 
 
@@ -230,3 +232,8 @@ def _sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
 def flatten_weights(module: nn.Module) -> Tensor:
     """Return all weights in one vector, detached."""
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+
+
+def flatten_trained(net: Net) -> Tensor:
+    """Return the weights of a network and of its trained auxiliary ones in one vector, detached."""
+    return torch.cat([flatten_weights(one.module) for one in net.list_trained()])

@@ -7,6 +7,7 @@ import io
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from abatis.api.randomness import Randomness, seeded
 from abatis.api.term import total
 from abatis.config import discovery
 from abatis.config.command_line import parse_run
+from abatis.nets.auxiliaries import load_trained, read_auxiliaries
 from abatis.nets.module_state import read_tensors
 from abatis.nets.net import Net
 from abatis.system import distributed
@@ -28,6 +30,7 @@ from abatis.testing.contract.bench import (
     Bench,
     digits_batch,
     find_last_layer,
+    flatten_trained,
     flatten_weights,
     smooth_network,
     tiny_batch,
@@ -228,7 +231,7 @@ class PluginContract:
         """Return the weights after two steps on this process's rows, with averaged gradients."""
         module, rows = self.bench.change(smooth_network(10)), distributed.rows_of(SAMPLES)
         step = self.bench.step(module, accumulate=accumulate)
-        step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(module))
+        step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(step.net))
         with seeded(0, "contract"):
             for number in range(2):
                 step(
@@ -238,7 +241,7 @@ class PluginContract:
                     number / 2,
                     RowShare(rows.start, SAMPLES),
                 )
-        return torch.cat([flatten_weights(module), *_flatten_judged(step.plan)])
+        return torch.cat([flatten_trained(step.net), *_flatten_judged(step.plan)])
 
     def test_switched_off_equals_absent(self) -> None:
         config = self._config()
@@ -264,51 +267,48 @@ class PluginContract:
         )
 
     def test_goes_on_from_its_state(self) -> None:
-        straight, again, resumed = (self._make_network() for _ in range(3))
         with seeded(0, "contract"):
-            _, judged = self._steps(straight, range(4), {})
-            self._steps(again, range(4), {})
-            state, _ = self._steps(resumed, range(2), {})
-            _, found = self._steps(resumed, range(2, 4), state)
-        assert torch.equal(flatten_weights(straight), flatten_weights(again)), (
+            straight = self._steps(self._make_network(), range(4))
+            again = self._steps(self._make_network(), range(4))
+            module = self._make_network()
+            found = self._steps(module, range(2, 4), self._steps(module, range(2)).state)
+        assert torch.equal(straight.weights, again.weights), (
             "two runs from the start make different updates: draw from run.random, and keep"
             " nothing in variables of a module or class, which outlive a run"
         )
-        assert torch.equal(flatten_weights(straight), flatten_weights(resumed)), (
+        assert torch.equal(straight.weights, found.weights), (
             "a resumed run makes different updates: keep what lasts from step to step in"
-            " TrainerHooks.state_dict and load_state_dict, nowhere else"
+            " TrainerHooks.state_dict and load_state_dict, or in a network of run.auxiliary,"
+            " nowhere else"
         )
-        for one, other in zip(judged, found, strict=True):
+        for one, other in zip(straight.judged, found.judged, strict=True):
             assert torch.equal(one, other), (
                 "a resumed run judges different weights: keep the weights and the running"
                 " statistics that judged() returns in TrainerHooks.state_dict"
             )
 
     def _steps(
-        self, module: nn.Module, numbers: range, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[Tensor]]:
-        """Make some steps with a new plugin in a given state.
-
-        Returns:
-            The state after the steps, as a checkpoint keeps it, and the weights that are judged
-            at the end of an epoch.
-        """
+        self, module: nn.Module, numbers: range, state: Mapping[str, Any] | None = None
+    ) -> _Left:
+        """Make some steps with a new plugin in a given state."""
         step, file = self.bench.step(module), io.BytesIO()
-        for name, hooks in step.plan.trainers:
-            if state:
-                hooks.load_state_dict(state[name])
+        if state is not None:
+            load_trained(step.net, state["auxiliaries"])
+            for name, hooks in step.plan.trainers:
+                hooks.load_state_dict(state["trainers"][name])
         for number in numbers:
             step(tiny_batch(8, 10), number, 0, number / 4)
-        torch.save({name: hooks.state_dict() for name, hooks in step.plan.trainers}, file)
+        kept = {name: hooks.state_dict() for name, hooks in step.plan.trainers}
+        torch.save({"trainers": kept, "auxiliaries": read_auxiliaries(step.net)}, file)
         file.seek(0)
         try:
-            kept: dict[str, Any] = torch.load(file, weights_only=True)
+            loaded: dict[str, Any] = torch.load(file, weights_only=True)
         except pickle.UnpicklingError as error:
             raise AssertionError(
                 "state_dict returns what a checkpoint cannot hold: it may hold numbers, strings,"
                 " lists, dicts and tensors"
             ) from error
-        return kept, _flatten_judged(step.plan)
+        return _Left(loaded, flatten_trained(step.net), _flatten_judged(step.plan))
 
     def test_twenty_steps_on_digits_lower_the_total(self) -> None:
         step, batch = self.bench.step(self._make_network()), digits_batch(16)
@@ -317,6 +317,21 @@ class PluginContract:
         assert totals[-1] < totals[0], (
             f"the total went from {totals[0]:.6g} to {totals[-1]:.6g} in 20 steps"
         )
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What some steps leave behind.
+
+    Attributes:
+        state: as a checkpoint keeps it.
+        weights: all that were trained, detached.
+        judged: the state of every network that hooks give to be judged.
+    """
+
+    state: dict[str, Any]
+    weights: Tensor
+    judged: list[Tensor]
 
 
 STANDARD = {
@@ -354,8 +369,8 @@ def _name_case(case: str) -> Iterator[None]:
         raise AssertionError(f"at {case}: {error}") from error
 
 
-def _average_gradients(module: nn.Module) -> None:
-    weights = list(module.parameters())
+def _average_gradients(net: Net) -> None:
+    weights = net.list_parameters()
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     for weight, whole in zip(weights, distributed.sum_over_processes(own), strict=True):
         weight.grad = whole / distributed.world_size()

@@ -39,7 +39,7 @@ def random_start(run: Run, ball: Ball) -> Tensor:
     if start == "normal":
         return ball.x + NORMAL_START * run.random.normal("attack/normal", ball.x)
     # L2 takes a direction, and a radius from the uniform draw
-    direction = run.random.normal("attack/normal", ball.x) if ball.norm == "L2" else None
+    direction = run.random.normal("attack/normal", ball.x) if ball.norm != "Linf" else None
     return ball.uniform_start(run.random.uniform("attack/uniform", ball.x), direction)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,7 +31,16 @@ class EmrConfig(PluginConfig):
         (60, 90),
         description="epochs, counted from 1, at whose start the weight is multiplied by decay",
     )
+    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (),
+        description="shares of the training, such as 0.6,0.9, after which the weight is multiplied "
+        "by decay, in place of decay-epochs",
+    )
     decay: float = Field(0.1, ge=0, le=1, description="factor of each decay of the weight")
+
+    @property
+    def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
+        return {} if self.decay_at else {"decay-epochs": self.decay_epochs}
 
     @property
     def needs_double_backward(self) -> bool:

@@ -37,9 +37,12 @@ class EffectiveMarginPenalty:
         # the released code differentiates a batch mean, so 1/N is inside the square:
         # mean_i(squares) / N
         value = squares / ctx.global_size if self.config.reduction == "sum" else squares
-        return {"grad_sq": Term(value, weight=self.weight(ctx.epoch))}
+        return {"grad_sq": Term(value, weight=self.weight(ctx.epoch, ctx.progress))}
 
-    def weight(self, epoch: int) -> float:
-        """Return lambda in an epoch, counted from 0."""
-        drops = sum(epoch + 1 >= start for start in self.config.decay_epochs)
+    def weight(self, epoch: int, progress: float = 0.0) -> float:
+        """Return lambda in an epoch, counted from 0, or at a share of the training."""
+        if self.config.decay_at:
+            drops = sum(progress >= share for share in self.config.decay_at)
+        else:
+            drops = sum(epoch + 1 >= start for start in self.config.decay_epochs)
         return self.config.weight * self.config.decay**drops

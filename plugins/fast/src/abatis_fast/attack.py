@@ -54,5 +54,5 @@ class SingleStep:
 
 def uniform_start(run: Run, ball: Ball, purpose: str) -> Tensor:
     """Return a uniform point of ball and box, (B, C, H, W), regardless of ``run.attack.start``."""
-    normal = run.random.normal(f"{purpose}/direction", ball.x) if ball.norm == "L2" else None
+    normal = run.random.normal(f"{purpose}/direction", ball.x) if ball.norm != "Linf" else None
     return ball.uniform_start(run.random.uniform(purpose, ball.x), normal)

@@ -8,11 +8,14 @@ from abatis import Attacker, Loss, PluginConfig, Run, hookimpl
 
 
 class TradesConfig(PluginConfig):
-    """The option of TRADES, with the default of the released CIFAR-10 script."""
+    """The options of TRADES, with the defaults of the released CIFAR-10 script."""
 
     soft_labels = True
 
     beta: float = Field(6.0, ge=0, description="weight of the KL term (1/lambda in the paper)")
+    smoothing: float = Field(
+        0.0, ge=0, lt=1, description="label smoothing of the clean cross-entropy alone"
+    )
 
     @property
     def needs_clean(self) -> bool:

@@ -1,6 +1,6 @@
 """Clean cross-entropy plus KL from clean to adversarial prediction (Zhang et al., ICML 2019).
 
-    CE_i = -log p_iy
+    CE_i = -(1 - e) log p_iy - (e / K) sum_k log p_ik,  e: label smoothing, 0 as released
     KL_i = sum_k p_ik (log p_ik - log p'_ik),  weighted by beta
 
 p: clean, p': adversarial softmax. Nothing is detached: the gradient flows through both arguments of
@@ -27,7 +27,12 @@ class TradesLoss:
         self.config = config
 
     def __call__(self, ctx: StepContext) -> Terms:
-        ce = F.cross_entropy(ctx.logits_clean, ctx.batch.target, reduction="none")  # (B,)
+        ce = F.cross_entropy(
+            ctx.logits_clean,
+            ctx.batch.target,
+            reduction="none",
+            label_smoothing=self.config.smoothing,
+        )  # (B,)
         kl = kl_divergence(ctx.logits_clean.log_softmax(dim=1), ctx.logits_adv)  # (B,)
         return {"ce": Term(ce), "kl": Term(kl, weight=self.config.beta, reweight=True)}
 

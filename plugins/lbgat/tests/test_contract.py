@@ -1,0 +1,10 @@
+from abatis.testing import PluginContract
+
+
+class TestLbgat(PluginContract):
+    plugin = "lbgat"
+
+
+class TestLbgatWithoutKL(PluginContract):
+    plugin = "lbgat"
+    options = {"beta": 0.0}
