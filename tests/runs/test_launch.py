@@ -66,19 +66,6 @@ def test_a_mistake_is_told_once_and_keeps_its_exit_code(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_forecast_what_a_dry_run_does(tmp_path):
-    """Each counts a step of its own rows, and the first one shows it."""
-    asked = ("--epochs", "1", "--forecast", "h200")
-    said = []
-    for words in ((), ("--dry-run",)):
-        code, out, err = finish(start(tmp_path, *asked, *words))
-        assert code == 0, err
-        said.append([line.split() for line in out.splitlines() if line.startswith("forecast")][:2])
-    assert said[0] == said[1]
-    assert [row[1:3] for row in said[0]] == [["step", "memory"], ["evaluation", "memory"]]
-
-
-@pytest.mark.slow
 def test_a_signal_stops_both_after_the_same_step_and_the_run_goes_on(tmp_path):
     whole = finish(start(tmp_path / "whole", "--epochs", "3", "--checkpoint-every", "1"))
     assert whole[0] == 0, whole

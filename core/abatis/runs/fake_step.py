@@ -31,7 +31,6 @@ from abatis.nets.folding import find_folding
 from abatis.nets.net import Net
 from abatis.runs.network import build_auxiliary, make_run
 from abatis.runs.prepare import add_own_trainers
-from abatis.system import distributed
 from abatis.system.cost_meter import CostMeter
 from abatis.train.optimizer import make_optimizer
 from abatis.train.plan import make_plan, read_use
@@ -91,7 +90,7 @@ def count_step(
     meter = CostMeter(PATIENCE, on_cpu)
     images = -(-config.batch_size // processes)
     unreal = FakeTensorMode(allow_non_fake_inputs=True)
-    with distributed.apart(), _silence(), unreal, meter:
+    with _silence(), unreal, meter:
         fake = _copy_net(config, info, net)
         step = _make_step(config, info, fake)
         batch = _make_batch(info, images)

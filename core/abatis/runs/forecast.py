@@ -74,8 +74,7 @@ def add_forecast(config: RunConfig, prepared: Prepared, images: int | None) -> P
 def forecast(config: RunConfig, info: DataInfo, net: Net, images: int | None) -> list[PlanRow]:
     """The plan's rows of a forecast; on a GPU the memory is always forecast, else only if asked.
 
-    On a CPU, counting would take longer than the first steps of a small run. Each of several
-    processes makes its own forecast.
+    On a CPU, counting would take longer than the first steps of a small run.
 
     Args:
         config: the run.
@@ -86,6 +85,9 @@ def forecast(config: RunConfig, info: DataInfo, net: Net, images: int | None) ->
     device = next(net.module.parameters()).device
     if config.forecast == "none" and (device.type != "cuda" or config.dry_run):
         return []
+    if distributed.several():
+        why = "it is made by one process: add --dry-run"
+        return [_give_none(why)] if config.forecast != "none" else []
     if config.shard != "none":
         return [_give_none("with --shard, a process holds parts of the network")]
     try:
@@ -130,8 +132,7 @@ def _make_rows(
 
 
 def _count(config: RunConfig, info: DataInfo, net: Net) -> StepCost:
-    processes = max(1, config.nproc, distributed.world_size())
-    return count_step(config, info, net, EVAL_BATCH, processes)
+    return count_step(config, info, net, EVAL_BATCH, max(1, config.nproc))
 
 
 def _shorten(config: RunConfig) -> RunConfig:

@@ -27,8 +27,6 @@ Value = TypeVar("Value")
 # The longest wait is for a process whose share of an attack takes longer than that of the others.
 SILENCE = timedelta(minutes=30)
 
-_apart = False  # see apart()
-
 
 def rank() -> int:
     """Return the number of this process, 0 if it is the only one."""
@@ -42,18 +40,7 @@ def world_size() -> int:
 
 def several() -> bool:
     """Is there more than one process?"""
-    return dist.is_available() and dist.is_initialized() and not _apart
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Inside, this process counts as the only one: nothing is exchanged."""
-    global _apart
-    before, _apart = _apart, True
-    try:
-        yield
-    finally:
-        _apart = before
+    return dist.is_available() and dist.is_initialized()
 
 
 def was_restarted() -> bool:
