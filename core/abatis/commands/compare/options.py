@@ -113,12 +113,7 @@ def make_parser(prog: str, trains: bool = False) -> Parser:
         help="show runs with the verdict FAIL; they get no rank",
     )
     if trains:
-        parser.add_argument(
-            "--jobs",
-            metavar="FILE",
-            type=read_path,
-            help="write one command a line for defense jobs or a cluster, instead of training",
-        )
+        _add_jobs(parser)
         return parser
     parser.add_argument(
         "--transfer",
@@ -153,3 +148,12 @@ def _check_spelling(others: Sequence[str], parser: Parser) -> None:
                 f"unknown option {flag}: {did_you_mean(flag, own)}",
                 fix=f"{parser.prog} --help lists all options; those of defense-run need --methods",
             )
+
+
+def _add_jobs(parser: Parser) -> None:
+    parser.add_argument(
+        "--jobs",
+        metavar="FILE",
+        type=read_path,
+        help="write one command a line for defense jobs or a cluster, instead of training",
+    )

@@ -172,11 +172,8 @@ def diagnose(
             tally.open = standing.clone()
         access = access or find_gradient_access(judge, seed)
         tests = [*run_output_tests(judge, bool(clean.distribution.all())), grade_access(access)]
-        left = clean.correct
         if access.kind == "none":
-            curve = measure_curve(judge, clean.correct, [0.0], seed)
-            if training is not None:
-                tests.append(grade_transfer(tally, left, training))
+            left, curve = _run_blind_tests(tally, None if cheap else training, tests)
         else:
             white = run_white_box(tally, known or {})
             left = white.standing
@@ -184,30 +181,50 @@ def diagnose(
                 curve = _run_cheap_tests_with_gradients(tally, white, clean.classes, tests)
             else:
                 curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
-        searches: tuple[str, ...] = ()
-        unseen: float | None = None
-        if not cheap:
-            tests += run_other_attack_tests(tally, left)
-            searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
+        rest = None if cheap else left
+        searches, unseen = _follow_up(tally, clean, training, rest, access.kind != "none", tests)
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training, cheap)
     verdict = _find_verdict(ordered, lack)
     return Diagnosis(verdict, ordered, tally.robust, curve, lack, tally.breakers, searches, unseen)
 
 
+def _run_blind_tests(
+    tally: AttackTally, training: TrainingFacts | None, tests: list[Outcome]
+) -> tuple[Tensor, Curve]:
+    """Add what speaks of a network without gradients; return all right points, and the curve."""
+    if training is not None:
+        tests.append(grade_transfer(tally, tally.correct, training))
+    return tally.correct, measure_curve(tally.judge, tally.correct, [0.0], tally.seed)
+
+
 def _follow_up(
     tally: AttackTally,
     clean: Clean,
     training: TrainingFacts | None,
+    left: Tensor | None,
     gradients: bool,
     tests: list[Outcome],
 ) -> tuple[tuple[str, ...], float | None]:
-    """Run what doubts call for, and D26; add the outcomes to those of the other tests.
+    """Run what needs no gradients, what doubts call for, and D26; none of it if cheap.
+
+    The outcomes are added to those of the other tests.
+
+    Args:
+        tally: of all attacks so far.
+        clean: results on the clean images.
+        training: needed by D26.
+        left: the points that the white-box attacks left, (n,) bool; None for a cheap diagnosis.
+        gradients: does autograd reach the images?
+        tests: the outcomes so far.
 
     Returns:
         The searches that broke more than the ladder, and see ``unseen`` of :class:`Diagnosis`.
     """
     searches: tuple[str, ...] = ()
+    if left is None:
+        return searches, None
+    tests += run_other_attack_tests(tally, left)
     if _find_alarm(tests) is not None:
         if compute_share(tally.robust) > CLAIM:
             others = None if training is None else training.images
