@@ -137,7 +137,7 @@ def describe_accuracies(trial: Trial) -> str:
 
 
 def describe_values(values: Mapping[str, Value]) -> str:
-    """``optim.lr 0.0213, emr.weight 4``."""
+    """``optim.lr 0.0213, attack.steps 4``."""
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()
