@@ -17,3 +17,4 @@ LADDERS_IN_WORDS = (
     " answer at random"
 )
 """What each of them runs."""
+LADDERS_OF_A_RUN = f"evaluation after training. none; {LADDERS_IN_WORDS}"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from abatis.api.options import Options, PluginConfig
 from abatis.config.built_in import ATTACKS, DATA_SOURCES, JUDGED, LOSSES, TRACKERS
-from abatis.config.ladders import LADDERS_IN_WORDS
+from abatis.config.ladders import LADDERS_OF_A_RUN
 from abatis.config.option_facts import (
     BESIDE_STEP,
     DISPLAY,
@@ -335,9 +335,7 @@ class RunOptions(Options):
         json_schema_extra=BESIDE_STEP,
     )
     ladder: Literal["none", "clean", "quick", "rand", "standard", "thorough"] = Field(
-        "standard",
-        description=f"evaluation after training. none; {LADDERS_IN_WORDS}",
-        json_schema_extra=BESIDE_STEP,
+        "standard", description=LADDERS_OF_A_RUN, json_schema_extra=BESIDE_STEP
     )
     subset: int | None = Field(
         None,

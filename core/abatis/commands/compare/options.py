@@ -67,12 +67,7 @@ def parse(words: Sequence[str], prog: str) -> Asked:
 
 
 def make_parser(prog: str, trains: bool = False) -> Parser:
-    """The parser of all options but those of defense-run.
-
-    Args:
-        prog: the command.
-        trains: are methods trained? Then the options of an evaluation are those of defense-run.
-    """
+    """The parser of compare's own options, and without methods of those of an evaluation."""
     usage = f"""{prog} MODEL [MODEL ...] [--OPTION VALUE ...]
        {prog} --methods NAME [NAME ...] [--OPTION VALUE ...]"""
     parser = Parser(

@@ -44,6 +44,9 @@ COSTLY = tuple(f"D{number}" for number in (10, 11, 12, 13, 14, 15, 16, 19, 22, 2
 of the training."""
 
 LEFT_OUT = "the quick ladder leaves it out"
+_NOTHING_MORE: tuple[tuple[str, ...], float | None] = ((), None)
+"""What the cheap tests leave unknown: searches, and what stands of the training images."""
+
 NO_CLAIM = f"at most {100 * CLAIM:g} % of the points stand, which is no claim of robustness"
 UNKNOWN_TRAINING = "nothing is known about the training"
 REASONS = {
@@ -141,16 +144,13 @@ def diagnose(
     """Run all tests on the judge's points, or only the cheap ones.
 
     If the images have no gradient, only the tests that need none run, and the verdict is FAIL.
-    A verdict is PASS only where there is enough to judge: see
-    :func:`~abatis.evaluate.masking.sufficiency.find_shortage`.
-    The global random generators are left as they were.
+    A verdict is PASS only where there is enough to judge (``sufficiency.find_shortage``).
 
     Args:
         judge: inside :func:`~abatis.evaluate.isolation.isolate`.
         clean: results on the clean images of these points.
         seed: of the attacks.
-        known: which points withstood PGD-20 with this seed, (n,) bool by its loss, if no image
-            that it made was rejected.
+        known: which points withstood PGD-20 with this seed, (n,) bool by its loss.
         training: needed by D11, D23 and D26.
         standing: which points the ladder left, (n,) bool; all that are correct where not given.
         access: how far autograd reaches the images; found out where not given.
@@ -177,12 +177,21 @@ def diagnose(
         else:
             white = run_white_box(tally, known or {})
             left = white.standing
+<<<<<<< HEAD
             if cheap:
                 curve = _run_cheap_tests_with_gradients(tally, white, clean.classes, tests)
             else:
                 curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
         rest = None if cheap else left
         searches, unseen = _follow_up(tally, clean, training, rest, access.kind != "none", tests)
+=======
+            run_them = _run_cheap_tests_with_gradients if cheap else _run_tests_with_gradients
+            curve = run_them(tally, white, clean.classes, training, tests)
+        searches, unseen = _NOTHING_MORE
+        if not cheap:
+            tests += run_other_attack_tests(tally, left)
+            searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
+>>>>>>> h20judge
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training, cheap)
     verdict = _find_verdict(ordered, lack)
@@ -285,7 +294,11 @@ def _run_tests_with_gradients(
 
 
 def _run_cheap_tests_with_gradients(
-    tally: AttackTally, white: WhiteBox, num_classes: int, tests: list[Outcome]
+    tally: AttackTally,
+    white: WhiteBox,
+    num_classes: int,
+    training: TrainingFacts | None,
+    tests: list[Outcome],
 ) -> Curve:
     """The same without the tests of :data:`COSTLY`."""
     judge, seed = tally.judge, tally.seed
