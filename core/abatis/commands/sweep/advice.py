@@ -137,11 +137,7 @@ def describe_accuracies(trial: Trial) -> str:
 
 
 def describe_values(values: Mapping[str, Value]) -> str:
-<<<<<<< HEAD
     """``optim.lr 0.0213, batch-size 64``."""
-=======
-    """``optim.lr 0.0213, attack.steps 4``."""
->>>>>>> h20judge
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()

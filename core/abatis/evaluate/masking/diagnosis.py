@@ -44,7 +44,6 @@ COSTLY = tuple(f"D{number}" for number in (10, 11, 12, 13, 14, 15, 16, 19, 22, 2
 of the training."""
 
 LEFT_OUT = "the quick ladder leaves it out"
-_NOTHING_MORE: tuple[tuple[str, ...], float | None] = ((), None)
 """What the cheap tests leave unknown: searches, and what stands of the training images."""
 
 NO_CLAIM = f"at most {100 * CLAIM:g} % of the points stand, which is no claim of robustness"
@@ -177,21 +176,10 @@ def diagnose(
         else:
             white = run_white_box(tally, known or {})
             left = white.standing
-<<<<<<< HEAD
-            if cheap:
-                curve = _run_cheap_tests_with_gradients(tally, white, clean.classes, tests)
-            else:
-                curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests)
-        rest = None if cheap else left
-        searches, unseen = _follow_up(tally, clean, training, rest, access.kind != "none", tests)
-=======
             run_them = _run_cheap_tests_with_gradients if cheap else _run_tests_with_gradients
             curve = run_them(tally, white, clean.classes, training, tests)
-        searches, unseen = _NOTHING_MORE
-        if not cheap:
-            tests += run_other_attack_tests(tally, left)
-            searches, unseen = _follow_up(tally, clean, training, access.kind != "none", tests)
->>>>>>> h20judge
+        rest = None if cheap else left
+        searches, unseen = _follow_up(tally, clean, training, rest, access.kind != "none", tests)
         tests.append(tally.grade_budget())
     ordered = _order(tests, access.kind == "none", training, cheap)
     verdict = _find_verdict(ordered, lack)
