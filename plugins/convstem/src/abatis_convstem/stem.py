@@ -71,7 +71,7 @@ def replace_stem(module: nn.Module, refuse: bool) -> nn.Module | None:
     for part in module.modules():
         patches, stem = getattr(part, "patch_embed", None), getattr(part, "stem", None)
         proj = getattr(patches, "proj", None)
-        if isinstance(proj, nn.Conv2d) and _is_patch(proj):
+        if patches is not None and isinstance(proj, nn.Conv2d) and _is_patch(proj):
             patches.proj = make_vit_stem(proj.in_channels, proj.stride[0], proj.out_channels).to(
                 proj.weight
             )
