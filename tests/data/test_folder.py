@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from abatis.commands.eval.judge_model import open_images
+from abatis.commands.eval.options import make_parser
 from abatis.config.run_config import RunConfig
 from abatis.errors import DataError
 from abatis.runs.model_spec import Kind, ModelSpec
@@ -233,7 +233,9 @@ def test_a_net_of_timm_s_is_trained_and_judged_on_its_own_view(tmp_path: Path) -
     trained = open_run_data(config, None, CPU)
     assert (trained.info.image_size, trained.info.view.interpolation) == (160, "bicubic")
     judged = open_images(
-        Namespace(data=None), ModelSpec("runs/x", Kind.RUN, Path("runs/x"), run=config), CPU
+        make_parser("").parse_args(["runs/x"]),
+        ModelSpec("runs/x", Kind.RUN, Path("runs/x"), run=config),
+        CPU,
     )
     images = [next(data.test.eval_batches(2)).x for data in (trained, judged)]
     assert torch.equal(*images)

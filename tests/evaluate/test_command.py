@@ -188,7 +188,7 @@ def test_a_signal_keeps_the_finished_attacks_and_says_so(
     assert len(told.splitlines()) == 3
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert main(words) == 0
-    assert asked[:3] == ["PGD-20", "margin PGD-20", "margin PGD-20"]
+    assert asked[:3] == ["PGD-20", "margin-PGD-20", "margin-PGD-20"]
 
 
 def test_quick_has_no_attack_under_l1_and_says_so(run, tmp_path, capsys):

@@ -362,7 +362,9 @@ def test_one_point_and_two_classes(adversarial):
         "rho_adv_Linf",
         "histogram",
         "unreached",
+        "per_point",
     }
+    assert record["per_point"]["input_L2"] == pytest.approx([0.204])
     assert record["measures"]["probability"]["mean"] == pytest.approx(np.tanh(0.5))
     assert list(record["measures"]["input_L2"]["quantiles"].values()) == pytest.approx([0.204] * 5)
     assert record["rho_adv_L2"] == pytest.approx(0.204 / 0.05**0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 import abatis
 from abatis.cli import main
 from abatis.commands.eval.judge_model import open_images
+from abatis.commands.eval.options import make_parser
 from abatis.nets.weights_file import write_weights
 from abatis.runs.model_spec import find_model
 from abatis.runs.open_data import describe_run_data, open_run_data
@@ -167,7 +167,7 @@ def test_a_run_that_numbered_its_classes_as_text_keeps_its_labels(tmp_path):
     for file in folder.glob("*.safetensors"):
         write_weights(file, load_file(file), {"class_names": order})
     resumed = config.model_copy(update={"resume": True, "epochs": 2})
-    judged = open_images(Namespace(data=None), find_model(str(folder), None), CPU)
+    judged = open_images(make_parser("").parse_args(["runs/x"]), find_model(str(folder), None), CPU)
     for info in (
         judged.info,
         describe_run_data(resumed),

@@ -48,7 +48,7 @@ def change(**tables):
     ("now", "found"),
     [
         (change(), ()),
-        (change(options={"out": "b", "workers": 3, "nproc": 2, "eval": "none"}), ()),
+        (change(options={"out": "b", "workers": 3, "nproc": 2, "ladder": "none"}), ()),
         (change(options={"epochs": 6}), ("epochs was 5, now 6",)),
         (change(machine={"device": "cuda"}), ("device was cpu, now cuda",)),
         (change(machine={"threads": 2}), ("threads was 1, now 2",)),

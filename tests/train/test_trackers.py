@@ -11,6 +11,7 @@ import pytest
 import abatis
 from abatis import TrainerHooks
 from abatis.errors import PluginError, UsageError
+from abatis.report.eval_record import read_record
 from abatis.train.trackers import Tracker
 from tests.helpers import final_bytes, plugin, tiny
 
@@ -36,6 +37,7 @@ def test_a_hook_is_told_what_metrics_jsonl_has_and_then_the_evaluation(install, 
         "epoch": 2,
         "test_clean_acc": result.clean_acc,
         "test_pgd20_acc": result.pgd20_acc,
+        "test_margin_pgd20_acc": read_record(result.folder)["margin_pgd20_acc"],
         "test_robust_acc": result.robust_acc,
     }
 
@@ -84,7 +86,8 @@ def expected(folder):
     }
     record = json.loads((folder / "eval.json").read_text())
     return seen | {
-        (f"test_{key}", 2): record[key] for key in ("clean_acc", "pgd20_acc", "robust_acc")
+        (f"test_{key}", 2): record[key]
+        for key in ("clean_acc", "pgd20_acc", "margin_pgd20_acc", "robust_acc")
     }
 
 

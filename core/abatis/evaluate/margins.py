@@ -145,7 +145,11 @@ class Margins:
             **({} if self.five_steps is None else {FIVE_STEPS: _mean_of(self.five_steps)}),
             "histogram": {"measure": "logit", **_histogram(clean, self.adversarial)},
             "unreached": {name: int((~values.isfinite()).sum()) for name, values in found.items()},
-            BY_POINT: {name: _list_values(self.measures[name]) for name in BY_POINT_OF},
+            BY_POINT: {
+                name: _list_values(self.measures[name])
+                for name in BY_POINT_OF
+                if name in self.measures
+            },
         }
 
 

@@ -20,7 +20,7 @@ from tests.commands.compare.run_folders import record, run_folder
 CLEAN, RIGHT, LESS = [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
 TINY = (
     "--data digits --backbone cnn --limit 64 --batch-size 32 --epochs 1 --threat Linf:0.1 "
-    "--attack.steps 2 --eval quick --quiet"
+    "--attack.steps 2 --ladder quick --quiet"
 )
 
 
@@ -175,13 +175,13 @@ def test_a_longer_ladder_is_judged_again_and_a_shorter_one_is_there_already(tmp_
 
     def train(config):
         if not config.dry_run:
-            asked.append(config.eval)
+            asked.append(config.ladder)
 
     monkeypatch.setattr(train_methods, "run", train)
     assert compare(f"--methods at {TINY} --out {tmp_path}") == 0
     assert asked == []
     finished(tmp_path, "mart", ladder="quick")
-    longer = TINY.replace("--eval quick", "--eval standard")
+    longer = TINY.replace("--ladder quick", "--ladder standard")
     assert (
         main(["compare", *f"--methods at mart {longer} --out {tmp_path}".split()]) == 2
     )  # not evaluated in the same way

@@ -8,9 +8,9 @@ There is one RunConfig for each method and seed. Loads without torch. What the m
   images here, unless ``--use attacker=none`` is given for all.
 * From a plugin's recommended recipe, only the options of the plugin itself are used,
   ``[a] weight = ...``. A recipe is recommended if its file is named ``recipes/DATA-*.toml`` after
-  the data set of the comparison and does not end in ``-released``. If there are several, the first
-  choice is one for exactly this combination of plugins, then one for this backbone, then the first
-  by name.
+  the data set of the comparison, does not end in ``-released`` and asks for no additional images.
+  If there are several, the first choice is one for exactly this combination of plugins, then one
+  for this backbone, then the first by name.
 * Without such a recipe, the defaults of the plugin are used. Options of the command line override
   both.
 
@@ -145,6 +145,7 @@ def _find_recipe(
             used = normalise_plugins(table.get("plugin", ()))
             named = path.stem.startswith(f"{asked.data}-") and not path.stem.endswith("-released")
             fits = named and table.get("data") == asked.data and set(used) <= set(together)
+            fits = fits and "extra" not in table  # made for additional images
             if fits and plugin.replace("-", "_") in table:
                 fitting.append(
                     ((-len(used), table.get("backbone") != asked.backbone, recipe), table)

@@ -58,17 +58,17 @@ def list_hooks(module: object) -> list[Role]:
 
 
 def list_defaults(config_class: type[PluginConfig]) -> dict[str, str]:
-    """Every option and its default, as on the command line."""
+    """Every option that has a default, and it, as on the command line."""
     return {
         discovery.normalise_name(name): _format_value(value)
-        for name, value in config_class().model_dump(mode="json").items()
+        for name, value in config_class().model_dump(mode="json", exclude_none=True).items()
     }
 
 
 def _format_value(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_format_value, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _with_others(method: Method, known: Mapping[str, Method]) -> Iterator[str]:

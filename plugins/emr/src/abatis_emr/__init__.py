@@ -31,8 +31,8 @@ class EmrConfig(PluginConfig):
         (60, 90),
         description="epochs, counted from 1, at whose start the weight is multiplied by decay",
     )
-    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (),
+    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(
+        None,
         description="shares of the training, such as 0.6,0.9, after which the weight is multiplied "
         "by decay, in place of decay-epochs",
     )
