@@ -70,7 +70,7 @@ def test_folders_of_wnids_are_judged_by_the_outputs_of_imagenet(
     assert mapped["clean_acc"] == points["clean_acc"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_photographs_without_training_images_are_judged_to_a_report(
     tmp_path: Path, weights: Path
 ) -> None:
