@@ -39,7 +39,7 @@ docs: $(DOCS)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r requirements-slow.txt
-	folder=$$(mktemp -d) && cp examples/notebooks/*.ipynb $$folder && $(BIN)/jupyter execute --inplace $$folder/*.ipynb \
+	folder=$$(mktemp -d) && cp examples/notebooks/*.ipynb $$folder && PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace $$folder/*.ipynb \
 		&& cp $$folder/*.ipynb examples/notebooks/
 
 # in an environment of their own, which needs no torch
