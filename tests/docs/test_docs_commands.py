@@ -11,7 +11,8 @@ What would take hours is made small by one rule:
 * A file or run folder that a command names, and the page does not make, stands in: a network of
   minutes, random images.
 * Left to other tests: make, pip, pytest, torchrun, benchmarks, the plugin that the tutorials
-  build, weights that come over the network, and corruptions, for which digits are too small.
+  build, weights that come over the network, photographs and generated images, and corruptions, for
+  which digits are too small.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ pytestmark = pytest.mark.slow
 SMALL = ["--epochs", "1", "--limit", "60", "--attack.steps", "1", "--ladder", "none"]
 MADE_OF_DIGITS = ("digits", "npz:digits.npz", "folder:digits")
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>python|toml|sh)\n(?P<text>.*?)```", re.DOTALL)
-OVER_THE_NETWORK = ("convnext_tiny", "swin_base_patch4_window7_224")
+OVER_THE_NETWORK = ("convnext_tiny", "swin_base_patch4_window7_224", "rb:Salman2020Do_R50")
+LARGE_DATA = ("folder:imagenet", "generated.npz")
 RUN_PYTHON = ("quickstart.md", "bring-your-own.md")  # pages whose python blocks make files
 
 
@@ -97,7 +99,7 @@ def execute(words: list[str]) -> None:
     words = words[1 if words[0] == "defense-run" else 2 :]
     if (
         set(plugins_named(words)) - set(registry.read_registry())
-        or set(words) & set(OVER_THE_NETWORK)
+        or set(words) & {*OVER_THE_NETWORK, *LARGE_DATA}
         or "--corruptions" in words
         or command == "new"
     ):

@@ -24,7 +24,7 @@ RUN = (
     "32",
     "--attack.steps",
     "1",
-    "--eval",
+    "--ladder",
     "none",
     "--name",
     "run",

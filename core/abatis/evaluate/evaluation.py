@@ -33,7 +33,7 @@ from abatis.report.notebook import show_numbers
 from abatis.system import distributed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The results on n points.
 
@@ -81,6 +81,11 @@ class Evaluation:
     def verdict(self) -> str:
         """PASS, UNDECIDED, WARN or FAIL of the masking diagnostics."""
         return self.diagnosis.verdict
+
+    def __repr__(self) -> str:
+        shown = {"ladder": self.ladder, "threat": self.threat, "n": self.n, **self.accuracies}
+        shown["verdict"] = self.verdict
+        return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
