@@ -132,3 +132,11 @@ def _flag_hint(word: str, flags: Sequence[str]) -> str:
         check_is_unknown(plugin, f"option {word} belongs to it")
     hint = did_you_mean(word, flags)
     return hint if hint.startswith("did") else "no option has a similar name"
+
+
+def read_count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

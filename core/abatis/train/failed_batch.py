@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 
-from abatis.data import epoch_batches
 from abatis.errors import NotFiniteError
 from abatis.system import distributed
 from abatis.system.files import explain_disk_errors, write_text
+from abatis.train.batches import cut_epoch
 from abatis.train.training import Training
 
 FAILED_BATCH = "not-finite.json"  # in the run folder
@@ -20,16 +20,7 @@ def write_failed_batch(error: NotFiniteError, training: Training) -> None:
         return
     config = training.config
     epoch, number = divmod(error.step, training.steps_per_epoch)
-    train = training.data.train
-    batch = epoch_batches(
-        len(train),
-        config.batch_size,
-        config.seed,
-        epoch,
-        config.order,
-        train.labels,
-        config.epoch_updates,
-    )[number]
+    batch = cut_epoch(config, training.data.train, epoch)[number]
     # JSON has no NaN
     terms = {name: mean if math.isfinite(mean) else str(mean) for name, mean in error.terms.items()}
     record = {

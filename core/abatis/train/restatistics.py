@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from abatis.api.run import Clock
 from abatis.config.run_config import RunConfig
-from abatis.data import Split, epoch_batches
+from abatis.data import Split
 from abatis.errors import UsageError
 from abatis.nets.net import BATCH_STATISTICS, RUNNING
 from abatis.system import distributed
+from abatis.train.batches import cut_epoch
 
 
 @torch.no_grad()
@@ -77,15 +78,7 @@ def renew_over_epoch(
         module: The network.
     """
     epoch = clock.now.epoch
-    batches = epoch_batches(
-        len(images),
-        config.batch_size,
-        config.seed,
-        epoch,
-        config.order,
-        images.labels,
-        config.epoch_updates,
-    )
+    batches = cut_epoch(config, images, epoch)
     first = epoch * len(batches)
     own = list(enumerate(batches, start=first))[distributed.rank() :: distributed.world_size()]
     renew_statistics(module, (batch.x for batch in images.train_batches(own, config.seed)), frozen)

@@ -13,7 +13,6 @@ from torch import nn
 
 from abatis.api.randomness import reseed
 from abatis.api.run import Now
-from abatis.data import epoch_batches
 from abatis.errors import NotFiniteError, Stopped
 from abatis.nets.weights_file import WEIGHTS_LAST
 from abatis.system import distributed
@@ -21,6 +20,7 @@ from abatis.system.change_file import change_text
 from abatis.system.device import peak_memory_mb
 from abatis.system.files import explain_disk_errors
 from abatis.system.signals import AGAIN, StopRequest
+from abatis.train.batches import cut_epoch
 from abatis.train.best_weights import keep_best
 from abatis.train.checkpoint import Loaded
 from abatis.train.continuation import Source
@@ -154,15 +154,7 @@ class Trainer:
         config, train = self.config, self.training.data.train
         epoch, steps = self.progress.epochs_ended, self.training.steps
         first = self.progress.step - epoch * self.training.steps_per_epoch
-        batches = epoch_batches(
-            len(train),
-            config.batch_size,
-            config.seed,
-            epoch,
-            config.order,
-            train.labels,
-            config.epoch_updates,
-        )[first:]
+        batches = cut_epoch(config, train, epoch)[first:]
         numbered = enumerate(batches, start=self.progress.step)
 
         def report_skipped(error: NotFiniteError) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from abatis.api.options import read_path
 from abatis.commands.eval.data_options import add_source_options
 from abatis.config.ladders import LADDERS, LADDERS_IN_WORDS
-from abatis.config.parser import Parser
+from abatis.config.parser import Parser, read_count
 
 DATA_DIR = Path("data")  # where none is given
 MADE = "made"  # corruptions that are computed
@@ -116,7 +116,7 @@ def _add_data_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=_positive,
+        type=read_count,
         metavar="N",
         help="use only N training images, of all classes, and this share of the test images, as "
         "defense-run does",
@@ -159,7 +159,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--subset",
-        type=_positive,
+        type=read_count,
         metavar="N",
         help="judge only N test images, of all classes, the same ones in every evaluation",
     )
@@ -172,7 +172,7 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=_positive,
+        type=read_count,
         default=256,
         metavar="N",
         help="images per batch (default: 256)",
@@ -207,10 +207,3 @@ def _add_further_options(parser: argparse._ActionsContainer) -> None:
         help="run another attack beside the ladder: foolbox:NAME, torchattacks:NAME, adv-lib:NAME "
         "or FILE.py:FUNCTION, a function f(model, x, y) that returns images; repeat it for several",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abatis.api.options import read_path
-from abatis.config.parser import Parser
+from abatis.config.parser import Parser, read_count
 from abatis.errors import UsageError
 
 LAUNCHERS = ("here", "slurm", "local")
@@ -83,11 +83,11 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument("action", choices=("run",), help="what to do with the commands")
     parser.add_argument("file", type=read_path, metavar="FILE", help="one command a line")
     parser.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="commands at a time (default: 1)"
+        "--workers", type=read_count, default=1, metavar="N", help="commands at a time (default: 1)"
     )
     parser.add_argument(
         "--line",
-        type=_count,
+        type=read_count,
         metavar="N",
         help="run only the command on line N, counted from 1, as a job of an array does",
     )
@@ -100,14 +100,7 @@ def make_parser(prog: str) -> Parser:
         " slurm (default: here)",
     )
     parser.add_argument("--partition", metavar="NAME", help="of Slurm")
-    parser.add_argument("--gpus", type=_count, metavar="N", help="GPUs of a job")
-    parser.add_argument("--cpus", type=_count, metavar="N", help="cores of a job")
-    parser.add_argument("--minutes", type=_count, metavar="N", help="time limit of a job")
+    parser.add_argument("--gpus", type=read_count, metavar="N", help="GPUs of a job")
+    parser.add_argument("--cpus", type=read_count, metavar="N", help="cores of a job")
+    parser.add_argument("--minutes", type=read_count, metavar="N", help="time limit of a job")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value

@@ -11,7 +11,7 @@ from abatis.api.options import read_path
 from abatis.commands.compare.methods import choose_out
 from abatis.commands.sweep.space import FORMS, Space, Value, parse_spaces, write_words
 from abatis.config.command_line import parse_run
-from abatis.config.parser import Parser
+from abatis.config.parser import Parser, read_count
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
 
@@ -134,11 +134,11 @@ def make_parser(prog: str) -> Parser:
         help="an option and its values, such as optim.lr=log:0.01:0.3; repeat it for several",
     )
     parser.add_argument(
-        "--trials", type=_count, default=30, metavar="N", help="values to try (default: 30)"
+        "--trials", type=read_count, default=30, metavar="N", help="values to try (default: 30)"
     )
     parser.add_argument(
         "--seeds",
-        type=_count,
+        type=read_count,
         default=1,
         metavar="N",
         help="trainings of each trial, whose mean counts (default: 1)",
@@ -170,10 +170,3 @@ def make_parser(prog: str) -> Parser:
         " values are then drawn at random",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value

@@ -176,8 +176,7 @@ def diagnose(
         else:
             white = run_white_box(tally, known or {})
             left = white.standing
-            run_them = _run_cheap_tests_with_gradients if cheap else _run_tests_with_gradients
-            curve = run_them(tally, white, clean.classes, training, tests)
+            curve = _run_tests_with_gradients(tally, white, clean.classes, training, tests, cheap)
         rest = None if cheap else left
         searches, unseen = _follow_up(tally, clean, training, rest, access.kind != "none", tests)
         tests.append(tally.grade_budget())
@@ -267,32 +266,24 @@ def _run_tests_with_gradients(
     num_classes: int,
     training: TrainingFacts | None,
     tests: list[Outcome],
+    cheap: bool,
 ) -> Curve:
-    """Add the outcomes of all tests that need gradients; return the curve they use."""
+    """Add the outcomes of all tests that need gradients, without those of :data:`COSTLY` if cheap.
+
+    Returns:
+        The curve that they use.
+    """
     judge, seed = tally.judge, tally.seed
     tests += run_gradient_tests(judge, seed)
-    tests += run_gradient_attack_tests(tally, white)
+    tests += (run_cheap_attack_tests if cheap else run_gradient_attack_tests)(tally, white)
     known = {judge.threat.eps: white.standing}
-    curve = measure_curve(judge, tally.correct, list_radii(judge), seed, known)
+    radii = list_two_radii(judge) if cheap else list_radii(judge)
+    curve = measure_curve(judge, tally.correct, radii, seed, known)
+    if cheap:
+        tests.append(grade_whole_box(judge, curve, num_classes))
+        return curve
     tests += grade_radii(judge, curve, num_classes)
     tests.append(run_mode_test(judge, tally.correct, white.entropy.robust, STEPS, seed))
     if training is not None:
         tests += run_training_tests(tally, white.standing, training)
-    return curve
-
-
-def _run_cheap_tests_with_gradients(
-    tally: AttackTally,
-    white: WhiteBox,
-    num_classes: int,
-    training: TrainingFacts | None,
-    tests: list[Outcome],
-) -> Curve:
-    """The same without the tests of :data:`COSTLY`."""
-    judge, seed = tally.judge, tally.seed
-    tests += run_gradient_tests(judge, seed)
-    tests += run_cheap_attack_tests(tally, white)
-    known = {judge.threat.eps: white.standing}
-    curve = measure_curve(judge, tally.correct, list_two_radii(judge), seed, known)
-    tests.append(grade_whole_box(judge, curve, num_classes))
     return curve

@@ -225,7 +225,8 @@ class _Group:
                     return
                 some = Batch(self.batch.x[rows], self.batch.y[rows], self.batch.index[rows])
                 start = draw_copy(some, self.judge.threat, self.seed, COPIES + number)
-                goal = self._aim(start, some.y, number % (rivals + 1))
+                logits = compute_logits(self.substitute, start)[:, : self.outputs]
+                goal = aim(logits, some.y, number % (rivals + 1))
                 self._ask(rows, _ascend(self.substitute, some, self.judge.threat, goal, start))
 
     def _choose(self, wanted: Tensor) -> Tensor:
@@ -235,10 +236,6 @@ class _Group:
             return rows
         spare = (self.standing & ~wanted).nonzero().flatten()
         return torch.cat([rows, spare[: max(PRACTICE - len(rows), 0)]])
-
-    def _aim(self, start: Tensor, y: Tensor, number: int) -> Objective:
-        """See :func:`aim`."""
-        return aim(compute_logits(self.substitute, start)[:, : self.outputs], y, number)
 
     def _ask(self, rows: Tensor, point: Tensor) -> None:
         """Ask the network about an image of some rows, and note whom it fools."""
