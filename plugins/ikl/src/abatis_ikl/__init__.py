@@ -25,7 +25,7 @@ class IklConfig(PluginConfig):
         4.0,
         gt=0,
         le=100,
-        description="temperature of the predictions in the class means, or in the weights of samples",
+        description="temperature of the predictions in the class means, or in weights of samples",
     )
     weights: Literal["classes", "samples"] = Field(
         "classes",
