@@ -12,7 +12,7 @@ DEFENSE_API = "1.1"
 
 
 class SeatConfig(PluginConfig):
-    """The options of SEAT and SWA, with the defaults of the released code."""
+    """The options of SEAT and KD-SWA, with the defaults of the released code."""
 
     soft_labels = True
 
