@@ -111,7 +111,7 @@ def test_a_table_of_a_plugin_that_is_not_selected_is_ignored_with_a_note(tmp_pat
     assert run(line) == 0
     assert (
         capsys.readouterr().err
-        == "note: options of 'emr' are ignored: that plugin is not selected\n"
+        == "note: options of 'emr' are ignored: that plugin is not selected; add --plugin emr\n"
     )
     assert run([*line, "--quiet"]) == 0
     assert capsys.readouterr().err == ""

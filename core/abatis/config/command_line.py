@@ -72,7 +72,8 @@ def parse_run(
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
     if notes is not None:
         notes += [
-            f"note: options of '{key}' are ignored: that plugin is not selected"
+            f"note: options of '{key}' are ignored: that plugin is not selected;"
+            f" add --plugin {discovery.normalise_name(key)}"
             for key in table.keys() - kept.keys()
         ]
     return RunConfig.model_validate(
