@@ -361,6 +361,20 @@ def test_an_evaluation_knows_the_other_names_too():
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "--threat Linf:0.1 --threat L2:1 --threat L1:3",
+        "--threat=Linf:0.1 --threat=L2:1 --also-train L1:3",
+        "--threat Linf:0.1 --threat Linf:0.1 --also-train L2:1 --threat L1:3",
+    ],
+)
+def test_every_threat_but_the_first_is_trained_too(line, capsys):
+    config = parse(line)
+    assert (config.threat, config.also_train) == ("Linf:0.1", ("L2:1", "L1:3"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
     ("line", "what"),
     [
         ("--epochs 3 --epochs 4", "--epochs is given twice: 3 and 4"),
