@@ -159,6 +159,7 @@ def _collect_warnings(
         notes += _warn_unused_images(config, images)
     notes += _warn_no_crops(config, info)
     notes += _warn_idle(config)
+    notes += _warn_one_threat(config)
     return notes + _warn_no_statistics(config, net, name)
 
 
@@ -315,6 +316,15 @@ def _warn_idle(config: RunConfig) -> list[str]:
         f"it will have no effect in a run of {config.epochs} epochs"
         for name, options in config.options.items()
         if options.idle_epochs >= config.epochs
+    ]
+
+
+def _warn_one_threat(config: RunConfig) -> list[str]:
+    """A note for each plugin that attacks in several threats, where the run has one."""
+    return [
+        f"{name} attacks in several threats, and this run has one: add --also-train L2:0.5"
+        for name, options in config.options.items()
+        if options.several_threats and not config.also_train
     ]
 
 
