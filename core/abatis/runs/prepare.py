@@ -124,7 +124,8 @@ def prepare(
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
     inputs = _describe_inputs(config, info, net.module, name)
-    rows = (*inputs, *plan.rows, *_describe_auxiliaries(net))
+    features = _describe_features(net, plan, info, name)
+    rows = (*inputs, *features, *plan.rows, *_describe_auxiliaries(net))
     rows = (*rows, *_describe_statistics(config, net, plan), engine)
     plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
@@ -138,6 +139,9 @@ def _trace_plan(say: Say, net: Net, plan: Plan) -> None:
     for name, one in net.auxiliaries.items():
         how = "trained" if one.is_trained else "frozen"
         say(f"trace: auxiliary network {name}, {how}: {describe_answer(one.module)}")
+    for row in plan.rows:
+        if row.role == "features":
+            say(f"trace: features of the images are what {row.provider} gets")
     for text in list_calls(plan):
         say(f"trace: calls {text}")
 
@@ -237,6 +241,23 @@ def _describe_auxiliaries(net: Net) -> tuple[PlanRow, ...]:
         )
         for name, one in net.auxiliaries.items()
     )
+
+
+def _describe_features(net: Net, plan: Plan, info: DataInfo, name: str) -> tuple[PlanRow, ...]:
+    """The plan's row of the layer whose input is the features, where a plugin reads them."""
+    if not plan.features_for:
+        return ()
+    device = next(net.module.parameters()).device
+    x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
+    readers = ", ".join(plan.features_for)
+    try:
+        head = net.find_head(x)
+    except UsageError as error:
+        raise UsageError(
+            f"{readers} reads features, and {name} has none", where=error.what, fix=error.fix
+        ) from error
+    layers = (own for own, part in net.module.named_modules() if part is head)
+    return (PlanRow("features", next(layers), "", {"read by": readers}),)
 
 
 def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanRow, ...]:

@@ -64,6 +64,7 @@ class Plan:
         loss_name: The plugin, or the built-in loss.
         clean_first: Is the forward pass on the clean images made before the adversarial one?
         needs_double_backward: Does a plugin differentiate a gradient?
+        features_for: Plugins that read the network's features, which every forward pass then keeps.
         hard_labels: Plugins that are defined for one label per sample only.
         adaptive: Attacks that plugins bring against themselves, by plugin; run by the evaluation.
         run: What the hooks were given; the engine moves its clock.
@@ -84,6 +85,7 @@ class Plan:
     adaptive: Mapping[str, AdaptiveAttack]
     run: Run
     judged_by: str = TRAINED
+    features_for: tuple[str, ...] = ()
     side_effects: SideEffectChecks = field(default_factory=SideEffectChecks)
 
     @property
@@ -133,7 +135,9 @@ class Plan:
     def _ask_terms(
         self, name: str, role: str, function: Loss | Regularizer, ctx: StepContext
     ) -> Terms:
-        with self.watch(name, role, ctx.net, ctx.batch, adversarial_images=ctx.x_adv) as first:
+        images = {f"images '{key}'": further for key, further in ctx.images.items()}
+        images |= {"adversarial_images": ctx.x_adv}
+        with self.watch(name, role, ctx.net, ctx.batch, **images) as first:
             terms = function(ctx)
             check_terms(terms, ctx, name)
             if first and any(weight.requires_grad for weight in ctx.net.module.parameters()):
@@ -208,8 +212,7 @@ def make_plan(
     }
     acting = [name for names in roles.values() for name in names]
     configs = {name: options[name] for name in acting if name in options}
-    roles = {"network": run.networks, **roles}
-    roles["adaptive attack"] = [name for name, _ in adaptive]
+    roles = {"network": run.networks, **roles, "adaptive attack": [name for name, _ in adaptive]}
     built_in = {attacker_name: getattr(attacker, "options", {})}
     return Plan(
         attacker=attacker,
@@ -224,6 +227,7 @@ def make_plan(
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=dict(adaptive),
         run=run,
+        features_for=tuple(name for name, config in configs.items() if config.needs_features),
     )
 
 
