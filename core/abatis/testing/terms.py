@@ -46,6 +46,7 @@ def loss_terms(
     epoch: int = 0,
     further: Mapping[str, Tensor] | None = None,
     features: Mapping[str, Tensor] | None = None,
+    also_train: Sequence[str] = (),
 ) -> Mapping[str, Term]:
     """Compute the terms of one or several plugins from logits, without a network.
 
@@ -63,6 +64,7 @@ def loss_terms(
         epoch: the epoch, from 0.
         further: logits at further images of the attacker, by name: (B, K) each.
         features: the features (B, D) at ``clean``, ``adv`` and further images, by name.
+        also_train: further threats of the training attack.
 
     Returns:
         The terms by name; those of a regularizer are named ``plugin/term``.
@@ -71,7 +73,11 @@ def loss_terms(
         UsageError: a plugin needs a network.
     """
     plan = plan_of(
-        *names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options
+        *names,
+        net=Net(_NoNetwork()),
+        num_classes=logits_clean.shape[1],
+        options=options,
+        also_train=also_train,
     )
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
     ctx = _make_context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)

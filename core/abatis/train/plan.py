@@ -194,7 +194,8 @@ def make_plan(
     use = read_use(use, loaded)
     loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, dropped=set())
     # a plugin whose loss is not used leaves the attack to the others as well
-    dropped = {name for name in list_implementers(manager, "loss") if name != loss_name}
+    others = list_implementers(manager, "loss") if "loss" in use else []
+    dropped = {name for name in others if name != loss_name}
     wanted = use.get("attacker")
     attacker_name, attacker = _choose_provider(manager, "attacker", wanted, run, dropped)
     _check_threats(run, attacker_name, options)
