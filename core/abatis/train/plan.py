@@ -192,12 +192,12 @@ def make_plan(
     """
     manager = _register_active(loaded, options, say)
     use = read_use(use, loaded)
-    loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, dropped=set())
+    loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, set())
     # a plugin whose loss is not used leaves the attack to the others as well
-    others = list_implementers(manager, "loss") if "loss" in use else []
-    dropped = {name for name in others if name != loss_name}
-    wanted = use.get("attacker")
-    attacker_name, attacker = _choose_provider(manager, "attacker", wanted, run, dropped)
+    losses = {*list_implementers(manager, "loss")} if "loss" in use else set()
+    attacker_name, attacker = _choose_provider(
+        manager, "attacker", use.get("attacker"), run, losses - {loss_name}
+    )
     _check_threats(run, attacker_name, options)
     wrappers = list_loss_wrappers(manager)
     loss = wrap_loss(manager, wrappers, loss, run)
@@ -211,16 +211,15 @@ def make_plan(
         "regularizer": [name for name, _ in regularizers],
         "trainer": [name for name, _ in trainers],
     }
-    acting = [name for names in roles.values() for name in names]
-    configs = {name: options[name] for name in acting if name in options}
+    acting = {name for names in roles.values() for name in names}
+    configs = {name: config for name, config in options.items() if name in acting}
     roles = {"network": run.networks, **roles, "adaptive attack": [name for name, _ in adaptive]}
-    built_in = {attacker_name: getattr(attacker, "options", {})}
     return Plan(
         attacker=attacker,
         loss=loss,
         regularizers=tuple(regularizers),
         trainers=tuple(trainers),
-        rows=tuple(_make_rows(roles, loaded, options, built_in)),
+        rows=tuple(_make_rows(roles, loaded, options, attacker)),
         attacker_name=attacker_name,
         loss_name=loss_name,
         clean_first=any(config.needs_clean for config in configs.values()),
@@ -300,13 +299,14 @@ def _make_rows(
     roles: Mapping[str, Sequence[str]],
     loaded: Sequence[Plugin],
     options: Mapping[str, PluginConfig],
-    built_in: Mapping[str, Mapping[str, object]],
+    attacker: Attacker,
 ) -> Iterator[PlanRow]:
     """Who provides what, and the selected plugins that provide nothing, with the reason."""
     versions = {plugin.name: plugin.version for plugin in loaded}
     for role, names in roles.items():
         for name in names:
-            shown = options[name].model_dump() if name in options else built_in.get(name, {})
+            of_built_in = getattr(attacker, "options", {}) if role == "attacker" else {}
+            shown = options[name].model_dump() if name in options else of_built_in
             yield PlanRow(role, name, versions.get(name, BUILT_IN), shown)
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:

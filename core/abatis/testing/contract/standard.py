@@ -234,13 +234,8 @@ class PluginContract:
         step.optimizer.register_step_pre_hook(lambda *_: _average_gradients(step.net))
         with seeded(0, "contract"):
             for number in range(2):
-                step(
-                    tiny_batch(SAMPLES, 10).rows(rows),
-                    number,
-                    0,
-                    number / 2,
-                    RowShare(rows.start, SAMPLES),
-                )
+                batch = tiny_batch(SAMPLES, 10).rows(rows)
+                step(batch, number, 0, number / 2, RowShare(rows.start, SAMPLES))
         return torch.cat([flatten_trained(step.net), *_flatten_judged(step.plan)])
 
     def test_switched_off_equals_absent(self) -> None:
@@ -270,8 +265,8 @@ class PluginContract:
         with seeded(0, "contract"):
             straight = self._steps(self._make_network(), range(4))
             again = self._steps(self._make_network(), range(4))
-            state = self._steps(self._make_network(), range(2)).state
-            found = self._steps(self._make_network(), range(2, 4), state)
+            first = self._steps(self._make_network(), range(2))
+            found = self._steps(self._make_network(), range(2, 4), first.state)
         assert torch.equal(straight.weights, again.weights), (
             "two runs from the start make different updates: draw from run.random, and keep"
             " nothing in variables of a module or class, which outlive a run"
@@ -301,8 +296,8 @@ class PluginContract:
         for number in numbers:
             step(tiny_batch(8, 10), number, 0, number / 4)
         kept = {name: hooks.state_dict() for name, hooks in step.plan.trainers}
-        networks = {"network": module.state_dict(), "auxiliaries": read_auxiliaries(step.net)}
-        torch.save({"trainers": kept, **networks}, file)
+        others = read_auxiliaries(step.net)
+        torch.save({"network": module.state_dict(), "auxiliaries": others, "trainers": kept}, file)
         file.seek(0)
         try:
             loaded: dict[str, Any] = torch.load(file, weights_only=True)
