@@ -169,9 +169,7 @@ def test_the_plan_and_the_trace_show_the_layer(install, tmp_path, capsys):
     (row,) = [row for row in rows if row["role"] == "features"]
     assert row["options"] == {"read by": "pulls"}
     run(tiny(tmp_path, plugin=["pulls"], dry_run=True, trace=True, quiet=False))
-    assert f"trace: features of the images are what {row['provider']} gets" in (
-        capsys.readouterr().out
-    )
+    assert f"trace: features are the input of layer {row['provider']}" in capsys.readouterr().out
 
 
 def test_what_does_not_go_with_it_says_the_way_out(install, tmp_path):

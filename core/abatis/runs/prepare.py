@@ -141,7 +141,7 @@ def _trace_plan(say: Say, net: Net, plan: Plan) -> None:
         say(f"trace: auxiliary network {name}, {how}: {describe_answer(one.module)}")
     for row in plan.rows:
         if row.role == "features":
-            say(f"trace: features of the images are what {row.provider} gets")
+            say(f"trace: features are the input of layer {row.provider}")
     for text in list_calls(plan):
         say(f"trace: calls {text}")
 
