@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from benchmarks.paper_scale.exam import take_exam
-from benchmarks.paper_scale.rows import ROWS, Row
+from benchmarks.paper_scale.rows import BRIEF, ROWS, Row
 
 import abatis
 from abatis.api.threat import Threat
@@ -67,7 +67,14 @@ def read_record(path: Path) -> dict[str, Any]:
 def run_row(row: Row, runs: Path, data_dir: Path) -> dict[str, Any]:
     """Train, or go on; then judge. Returns what the record keeps."""
     folder, history = runs / row.name, runs / f"{row.name}-margins.json"
-    train(row, folder, history, data_dir)
+    trials = choose(row, runs, data_dir)
+    words = [*row.args, *(trials[0]["args"] if trials else ()), "--seed", str(row.seed)]
+    if row.history:
+        plugin = Path(__file__).parent / "margin_history.py"
+        words += ["--plugin", "average-margin", "--plugin", str(plugin)]
+        words += ["--margin-history.data-dir", str(data_dir)]
+        words += ["--margin-history.file", str(history)]
+    train(folder, words, data_dir)
     threats = JUDGED[row.part]
     began = time.process_time()
     subprocess.run(
@@ -84,40 +91,56 @@ def run_row(row: Row, runs: Path, data_dir: Path) -> dict[str, Any]:
         points = test.subset(choose_stratified(test.labels, POINTS))
         model = abatis.load(folder)
         exams = {text: take_exam(model, points, Threat.parse(text)) for text in EXAMS[row.part]}
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "method": row.method,
         "seed": row.seed,
         "args": list(row.args),
+        "trials": trials,
         "commit": os.environ.get("ABATIS_COMMIT", "not given"),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "judging_seconds_here": round(time.process_time() - began, 1),
-        "last_epoch": metrics[-1],
+        "last_epoch": read_metrics(folder)[-1],
         "exam": exams,
         "history": json.loads(history.read_text()) if history.exists() else [],
         "evaluations": read_evaluations(folder),
     }
 
 
-def train(row: Row, folder: Path, history: Path, data_dir: Path) -> None:
-    """Train the row in its folder, from its last checkpoint if there is one.
+def choose(row: Row, runs: Path, data_dir: Path) -> list[dict[str, Any]]:
+    """Return the trials of a row with their accuracy on held-out images, the best one first."""
+    found = []
+    for number, trial in enumerate(row.trials):
+        folder = runs / f"{row.name}-trial{number}"
+        train(folder, [*row.args, *BRIEF, *trial, "--seed", str(row.seed)], data_dir)
+        last = read_metrics(folder)[-1]
+        found.append(
+            {"args": trial, "robust": last["val_robust_acc"], "clean": last["val_clean_acc"]}
+        )
+    return sorted(found, key=lambda trial: (trial["robust"], trial["clean"]), reverse=True)
+
+
+def train(folder: Path, words: list[str], data_dir: Path) -> None:
+    """Train with these arguments, from the folder's last checkpoint if there is one.
 
     Raises:
         SystemExit: the run did not end; its own message says why.
     """
-    words = [*row.args, "--seed", str(row.seed), "--ladder", "none", "--data-dir", str(data_dir)]
-    words += ["--out", str(folder.parent), "--name", row.name]
-    if row.history:
-        plugin = Path(__file__).parent / "margin_history.py"
-        words += ["--plugin", "average-margin", "--plugin", str(plugin)]
-        words += ["--margin-history.data-dir", str(data_dir)]
-        words += ["--margin-history.file", str(history)]
+    words = [*words, "--ladder", "none", "--data-dir", str(data_dir)]
+    words += ["--out", str(folder.parent), "--name", folder.name]
+    ended = folder / "ended.json"
+    if ended.exists() and json.loads(ended.read_text())["state"] == "finished":
+        return
     if folder.exists():
         words += ["--resume"]
-    ended = subprocess.run([command("defense-run"), *words], check=False).returncode
-    if ended:
-        raise SystemExit(f"{row.name}: training ended with exit code {ended}")
+    code = subprocess.run([command("defense-run"), *words], check=False).returncode
+    if code:
+        raise SystemExit(f"{folder.name}: training ended with exit code {code}")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def read_evaluations(folder: Path) -> dict[str, Any]:

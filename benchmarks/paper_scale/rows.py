@@ -25,6 +25,8 @@ class Row:
         seed: of the run.
         args: of ``defense-run``, besides seed and folder.
         history: measure the margins at the ends of epochs.
+        trials: arguments of which the best is taken, by the accuracy on held-out images (robust,
+            then clean) after a brief training.
     """
 
     part: str
@@ -32,6 +34,7 @@ class Row:
     seed: int
     args: tuple[str, ...]
     history: bool = False
+    trials: tuple[tuple[str, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,11 +61,14 @@ def list_average_margin() -> list[Row]:
     return [*first, *more, Row("average-margin", "mlp released", 0, (*mlp, *ARMS["released"]))]
 
 
+NET = "benchmarks/paper_scale/small_net.py"  # from the repository's folder
 LINF = (
-    *("--data", "mnist", "--backbone", "cnn", "--threat", "Linf:0.3", "--epochs", "15"),
+    *("--data", "mnist", "--backbone", f"{NET}:make", "--threat", "Linf:0.3", "--epochs", "10"),
     *("--batch-size", "128", "--augment", "none", "--attack.steps", "10"),
-    *("--attack.step-size", "0.05", "--optim.lr", "0.05", "--optim.schedule", "one-cycle"),
+    *("--attack.step-size", "0.05", "--optim.schedule", "one-cycle"),
 )
+TRIALS = tuple(("--optim.lr", rate) for rate in ("0.05", "0.1", "0.2"))
+BRIEF = ("--limit", "10000", "--epochs", "3")
 LINF_METHODS: dict[str, tuple[str, ...]] = {
     "at": (),
     "emr": ("--plugin", "emr"),
@@ -82,7 +88,10 @@ LINF_METHODS: dict[str, tuple[str, ...]] = {
 
 def list_linf() -> list[Row]:
     """All of MNIST, Linf 0.3, one small convolutional net, the same budget for every method."""
-    return [Row("mnist-linf", method, 0, (*LINF, *args)) for method, args in LINF_METHODS.items()]
+    return [
+        Row("mnist-linf", method, 0, (*LINF, *args), trials=TRIALS)
+        for method, args in LINF_METHODS.items()
+    ]
 
 
 def list_amm() -> list[Row]:
