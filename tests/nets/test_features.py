@@ -151,6 +151,19 @@ def test_half_precision_is_widened():
     assert (logits.dtype, features.dtype) == (torch.float32, torch.float32)
 
 
+def test_an_attack_in_bf16_has_features_of_folded_weights():
+    sizes = {"channels": 1, "image_size": 8, "mean": (0,), "std": (1,)}
+    net = Net(build("resnet8", num_classes=10, **sizes), attack_precision="bf16")
+    x = torch.rand(2, 1, 8, 8)
+    assert net.tune(x)["norms folded"] != "0 of 9"
+    with net.attack_mode(), torch.no_grad():
+        features = net.features(x)
+    with net.frozen_mode(), torch.no_grad():
+        exact = net.features(x)
+    assert torch.allclose(features, exact, rtol=0, atol=0.02 * float(exact.abs().max()))
+    assert not torch.equal(features, exact)
+
+
 def test_a_killed_run_goes_on_to_the_bit(install, tmp_path):
     install(pulls_features())
     config = {"plugin": ["pulls"], "accumulate": 2}

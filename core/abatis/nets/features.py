@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from abatis.errors import UsageError
 
+NEVER_HEADS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
+
 
 def find_head(module: nn.Module, x: Tensor) -> nn.Module:
     """Find the layer that makes the logits; for timm's networks it is that of get_classifier().
@@ -36,7 +38,8 @@ def find_head(module: nn.Module, x: Tensor) -> nn.Module:
 
     with ExitStack() as stack:
         for part in module.modules():
-            stack.callback(part.register_forward_hook(note).remove)
+            if not isinstance(part, NEVER_HEADS):  # they take no hooks while they are folded
+                stack.callback(part.register_forward_hook(note).remove)
         logits = module(x)
     makers = [(part, given) for part, given, output in calls if output is logits]
     name = type(module).__name__

@@ -72,8 +72,12 @@ class Net:
     def _forward(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         # Autocast is entered for each forward: it caches cast weights, and would not see a weight
         # that was perturbed in between.
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast(x):
             return widen(run(x.contiguous(memory_format=self._format)))
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        low = self.precision == "bf16"
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low)
 
     def features(self, x: Tensor) -> Tensor:
         """The features (B, D) of a forward pass, in float32 or wider."""
@@ -90,20 +94,13 @@ class Net:
         return logits, widen(noted[-1])
 
     def find_head(self, x: Tensor) -> nn.Module:
-        """The layer that makes the logits, found at the first call.
-
-        Args:
-            x: images, (B, C, H, W) in [0, 1].
-
-        Raises:
-            UsageError: there is none, or the network is sharded.
-        """
+        """The layer that makes the logits, found at the first call; UsageError where none does."""
         if self.sharding is not None:
             raise UsageError(
                 "--shard is not supported with the features of a network", fix="leave out --shard"
             )
         if self._head is None:
-            with self.frozen_mode(), torch.no_grad():
+            with self.frozen_mode(), torch.no_grad(), self._autocast(x):
                 self._head = find_head(self.module, x[:2])
         return self._head
 
