@@ -190,7 +190,8 @@ class RunOptions(Options):
     )
     also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
-        description="a further threat to train on, for plugins that know several; repeat for more",
+        description="a further threat to train on, for plugins that know several; repeat for more."
+        " A second --threat means the same",
         json_schema_extra=STEP,
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(

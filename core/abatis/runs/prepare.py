@@ -37,6 +37,7 @@ from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.judged_weights import choose_judged
+from abatis.train.layer_rates import describe_rates
 from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
@@ -123,9 +124,12 @@ def prepare(
     notes += _collect_warnings(config, info, images, net, name)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
-    inputs = _describe_inputs(config, info, net.module, name)
-    features = _describe_features(net, plan, info, name)
-    rows = (*inputs, *features, *plan.rows, *_describe_auxiliaries(net))
+    described = (
+        *_describe_inputs(config, info, net.module, name),
+        *describe_rates(net.module, config.optim.rates, name),
+        *_describe_features(net, plan, info, name),
+    )
+    rows = (*described, *plan.rows, *_describe_auxiliaries(net))
     rows = (*rows, *_describe_statistics(config, net, plan), engine)
     plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
     plan = choose_judged(plan, use.get("weights"))

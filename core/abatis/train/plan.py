@@ -235,8 +235,9 @@ def _check_threats(run: Run, attacker: str, options: Mapping[str, PluginConfig])
     """Raise UsageError where a run has several threats, and its attacker knows one."""
     if run.further and not (attacker in options and options[attacker].several_threats):
         raise UsageError(
-            f"--also-train {run.further[0]}: the attack of '{attacker}' knows one threat",
-            fix="use a plugin that attacks in several, like multi-norm, or --also-threat to judge",
+            f"threats {', '.join(map(str, run.threats))}: the attack of '{attacker}' knows one",
+            fix="use a plugin that attacks in several, like multi-norm; or judge the others alone:"
+            f" --also-threat {run.further[0]}",
         )
 
 

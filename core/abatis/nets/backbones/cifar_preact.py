@@ -7,6 +7,7 @@ few options of it, see :class:`Design`.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from abatis.nets.backbones.pooled import SHORT_NAMES, PooledNet, build_net, conv3x3, register
+from abatis.system.timm_import import timm
 
 ACTIVATIONS = ("relu", "silu")
 PADDINGS = ("symmetric", "same")
@@ -33,7 +35,8 @@ SIZES = (
     (94, 16),
     (106, 16),
 )
-"""Depth and factor of the wide ResNets that have names."""
+"""Depth and factor of the wide ResNets that lists name; others are made when they are asked for."""
+SIZED = re.compile(r"(?:cifar_)?wrn(\d+)[-_](\d+)([-_]silu)?")
 USUAL = {28: 10, 34: 10, 70: 16}  # factors that a name may leave out
 
 
@@ -181,6 +184,16 @@ def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:
 for _depth, _factor in SIZES:
     _add_wide_resnet(_depth, _factor, silu=False)
     _add_wide_resnet(_depth, _factor, silu=True)
+
+
+def is_model(name: str) -> bool:
+    """Does timm know a network? Wide ResNets of any size are made known to it first."""
+    sized = SIZED.fullmatch(name)
+    if sized and not timm.is_model(name) and name not in SHORT_NAMES:
+        depth, factor = int(sized[1]), int(sized[2])
+        if depth >= 10 and depth % 6 == 4 and factor >= 1:
+            _add_wide_resnet(depth, factor, silu=sized[3] is not None)
+    return bool(timm.is_model(name))
 
 
 @register("wrn34-r")

@@ -43,21 +43,22 @@ def resolve(name: str, image_size: int) -> str:
     Raises:
         UsageError: There is no such backbone, or it has no such weights.
     """
+    known = cifar_preact.is_model(name)  # which may add a short name
     if name in SHORT_NAMES and not (name == "resnet18" and image_size > SMALL_IMAGE):
         return SHORT_NAMES[name]
     if name.startswith(TORCHVISION):
         find_weights(name)
     if has_prefix(name):
         return name
-    if timm.is_model(name):
+    if known:
         _check_tag(name)
         return name
     near = difflib.get_close_matches(name.lower(), [*SHORT_NAMES, *timm.list_models()], n=1)
     hint = did_you_mean(near[0] if near else name, near or SHORT_NAMES)
     raise UsageError(
         f"unknown backbone '{name}': {hint}",
-        fix="use one of our short names, any timm model name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, rb:NAME or FILE.py:FACTORY",
+        fix="use one of our short names, wrnDEPTH-FACTOR[-silu], any timm model name,"
+        " torchvision:NAME, hf-hub:ORG/NAME, local-dir:PATH, rb:NAME or FILE.py:FACTORY",
     )
 
 
