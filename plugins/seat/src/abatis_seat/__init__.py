@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from abatis import PluginConfig, Run, TrainerHooks, hookimpl
+from abatis import PluginConfig, Run, Share, TrainerHooks, hookimpl
 
 DEFENSE_API = "1.1"
 
@@ -14,6 +14,7 @@ DEFENSE_API = "1.1"
 class SeatConfig(PluginConfig):
     """The options of SEAT and SWA, with the defaults of the released code."""
 
+    shares = {"start": "begin_at"}
     soft_labels = True
 
     average: Literal["ema", "swa"] = Field(
@@ -26,9 +27,15 @@ class SeatConfig(PluginConfig):
         55, ge=0, le=10**6, description="number of first epochs that the average swa leaves out"
     )
 
+    begin_at: Share | None = Field(
+        None,
+        description="share of the training, such as 0.5, that the average swa leaves out, in place "
+        "of start",
+    )
+
     @property
     def idle_epochs(self) -> int:
-        return self.start if self.average == "swa" else 0
+        return self.start if self.average == "swa" and self.begin_at is None else 0
 
 
 @hookimpl
