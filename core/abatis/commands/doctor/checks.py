@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from abatis.system.printable import make_printable
 
 CANNOT_START = 1  # exit code
 TIMEOUT = 120  # seconds for one check
-AT_ONCE = 2  # processes: one for the small run, one for all else
-INSTALL = "python -m pip install -c constraints.txt"
+INDENT = 39  # columns before the detail of a check
+CONSTRAINTS = "constraints.txt"  # in a checkout
+INSTALL = "python -m pip install" + (f" -c {CONSTRAINTS}" if Path(CONSTRAINTS).is_file() else "")
 
 PARTS = {
     "torch": ("import torch; print(torch.__version__)", f"{INSTALL} torch"),
@@ -191,17 +193,16 @@ def _run_checks(tell: Callable[[Check], None]) -> list[Check]:
     programs.append(Program("device", "all", DEVICES, "fix the driver, or use --device cpu"))
     programs.append(Program("device", "NVIDIA cards", CARD, "or use --device cpu"))
     others = [_check_registry(), *([found] if isinstance(found, Check) else [])]
-    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as folder:
+    for check in others:
+        tell(check)
+    with tempfile.TemporaryDirectory() as folder:
         fix = "fix what else is broken"
-        small_run = Program("self-test", "a small run", SELF_TEST, fix, (folder,), needed=True)
-        parts = [pool.submit(_try_all, some, tell) for some in (programs, [small_run])]
-        for check in others:
-            tell(check)
-        return [*(check for part in parts for check in part.result()), *others]
+        programs.append(Program("self-test", "a small run", SELF_TEST, fix, (folder,), needed=True))
+        return [*others, *_try_all(programs, tell)]
 
 
 def _try_all(programs: Sequence[Program], tell: Callable[[Check], None]) -> list[Check]:
-    """Run programs one after the other in another process."""
+    """Run programs one after the other in another process, which imports a library once."""
     worker, checks = Worker(), []
     try:
         for program in programs:
@@ -238,7 +239,16 @@ def _check_registry() -> Check:
 
 def _show(check: Check) -> None:
     state = "BROKEN" if not check.ok else "WARN" if check.fix else "ok"
-    lines = [f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}"]
+    lines = _fold(f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}", INDENT)
     if check.fix:
-        lines.append(f"{'':<7} fix: {check.fix}")
-    print("\n".join(map(make_printable, lines)), flush=True)
+        lines += _fold(f"{'':<7} fix: {check.fix}", 13)
+    print("\n".join(lines), flush=True)
+
+
+def _fold(line: str, indent: int) -> list[str]:
+    """A line, folded where a terminal is too narrow for it."""
+    line = make_printable(line)
+    if not sys.stdout.isatty():
+        return [line]
+    width = max(shutil.get_terminal_size().columns, 2 * INDENT)
+    return textwrap.wrap(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)
