@@ -46,7 +46,7 @@ def _warn_late_epochs(name: str, options: PluginConfig, epochs: int) -> list[str
                 hint = f"; {_write(name, options.shares[option])} takes shares of the training"
             notes.append(
                 f"{_write(name, option)}: a run of {epochs} epochs ends before epoch "
-                f"{', '.join(late)}{hint}"
+                f"{' and '.join(late)}{hint}"
             )
     return notes
 

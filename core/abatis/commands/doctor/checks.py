@@ -25,7 +25,7 @@ from abatis.system.printable import make_printable
 
 CANNOT_START = 1  # exit code
 TIMEOUT = 120  # seconds for one check
-INDENT = 39  # columns before the detail of a check
+INDENT = 38  # columns before the detail of a check
 CONSTRAINTS = "constraints.txt"  # in a checkout
 INSTALL = "python -m pip install" + (f" -c {CONSTRAINTS}" if Path(CONSTRAINTS).is_file() else "")
 
@@ -44,7 +44,8 @@ print(torchvision.__version__ if not failed else
       f"warning: {torchvision.__version__}, but 'import torchvision' fails beside torch"
       f" {torch.__version__}: {failed}; abatis works around it, your own code does not")
 """,
-        f"{INSTALL} torch torchvision: their releases must match",
+        f"{INSTALL} --force-reinstall torch torchvision: both from one index, since their releases and "
+        "builds must match",
     ),
     "timm": (
         "from abatis.system.timm_import import timm; print(timm.__version__)",
@@ -103,7 +104,7 @@ options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "ladder": 
 abatis.run(abatis.RunConfig(**options, epochs=1))
 folder = abatis.run(abatis.RunConfig(**options, epochs=2, resume=True)).folder
 assert torch.isfinite(abatis.load(folder)(torch.rand(2, 1, 8, 8))).all()
-print(f"trained, saved, resumed and loaded in {time.perf_counter() - began:.1f} s")
+print(f"trained, saved, resumed, loaded: {time.perf_counter() - began:.1f} s")
 """
 
 
@@ -165,11 +166,9 @@ def check_all(words: Sequence[str], prog: str) -> int:
         "free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
     }
     if not asked.json:
-        print(
-            f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
-            f"{about['free_gib']} GiB free disk space here",
-            flush=True,
-        )
+        first = f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
+        first += f"{about['free_gib']} GiB free disk space here"
+        print("\n".join(_fold(first, 0)), flush=True)
     checks = _run_checks((lambda check: None) if asked.json else _show)
     can_start = all(check.ok for check in checks if check.needed)
     if asked.json:
