@@ -44,8 +44,8 @@ print(torchvision.__version__ if not failed else
       f"warning: {torchvision.__version__}, but 'import torchvision' fails beside torch"
       f" {torch.__version__}: {failed}; abatis works around it, your own code does not")
 """,
-        f"{INSTALL} --force-reinstall torch torchvision: both from one index, since their releases and "
-        "builds must match",
+        f"{INSTALL} --force-reinstall torch torchvision: both from one index, "
+        "since their releases and builds must match",
     ),
     "timm": (
         "from abatis.system.timm_import import timm; print(timm.__version__)",
