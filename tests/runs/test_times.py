@@ -59,8 +59,8 @@ def test_every_option_that_counts_epochs_has_one_of_shares(name):
             "emr",
             20,
             {},
-            "--emr.decay-epochs: a run of 20 epochs ends before epoch 60 and 90; --emr.decay-at takes"
-            " shares of the training",
+            "--emr.decay-epochs: a run of 20 epochs ends before epoch 60 and 90; --emr.decay-at"
+            " takes shares of the training",
         ),
         (
             "emr",
