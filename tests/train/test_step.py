@@ -262,7 +262,7 @@ def test_a_failing_backward_pass_names_the_plugin():
 
 
 def test_a_penalty_that_the_network_cannot_be_differentiated_for_is_explained():
-    module = nn.Sequential(nn.Flatten(), nn.Hardsigmoid(), nn.Linear(64, 10)).double()
+    module = nn.Sequential(nn.Flatten(), nn.Hardsigmoid(), nn.Linear(192, 10)).double()
     with pytest.raises(UsageError, match="no second derivative of hardsigmoid") as caught:
         make_step(module, "emr")(tiny_batch(4, 10), 0, 0, 0.0)
     assert len(str(caught.value).splitlines()) <= 4
