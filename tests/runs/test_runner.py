@@ -433,25 +433,6 @@ def test_dry_run_needs_no_images(tmp_path, capsys):
     assert "cifar10" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("burn_in", "warned"), [(3, True), (2, True), (1, False)])
-def test_a_plugin_that_begins_too_late_is_named_before_the_run(burn_in, warned, tmp_path, capsys):
-    line = [
-        "--plugin",
-        "mail",
-        "--backbone",
-        "resnet8",
-        "--data-dir",
-        str(tmp_path),
-        "--epochs",
-        "2",
-        "--dry-run",
-    ]
-    assert defense_run([*line, "--mail.burn-in", str(burn_in)]) == 0
-    assert (
-        f"mail begins after epoch {burn_in}; it will have no effect" in capsys.readouterr().out
-    ) is warned
-
-
 def test_missing_images_name_the_folder_and_the_offline_default(tmp_path, capsys, monkeypatch):
     from abatis.data.sources import published
 

@@ -46,6 +46,17 @@ def raised_by(act):
     return caught.value
 
 
+def test_an_operation_without_a_second_derivative():
+    def differentiate_twice():
+        x = torch.ones(1, requires_grad=True)
+        value = torch.nn.functional.hardsigmoid(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        gradient.sum().backward()
+
+    assert torch_messages.find_missing_derivative(raised_by(differentiate_twice)) == "hardsigmoid"
+    assert torch_messages.find_missing_derivative(RuntimeError("no way back")) == ""
+
+
 def save_to_a_full_disk(megabytes):
     with open("/dev/full", "wb") as file:
         torch.save({"weights": torch.zeros(megabytes * 2**18)}, file)

@@ -32,6 +32,7 @@ from abatis.runs.network import build_auxiliary, build_backbone, make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
+from abatis.runs.times import warn_about_times
 from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
@@ -122,6 +123,7 @@ def prepare(
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
     notes += _collect_warnings(config, info, images, net, name)
+    notes += warn_about_times(config, None if images is None else run.steps_per_epoch)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
     described = (
@@ -164,7 +166,6 @@ def _collect_warnings(
         notes += _warn_missing_classes(images)
         notes += _warn_unused_images(config, images)
     notes += _warn_no_crops(config, info)
-    notes += _warn_idle(config)
     return notes + _warn_no_statistics(config, net, name)
 
 
@@ -322,23 +323,6 @@ def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
     if config.crop_padding == "zeros" or info.augment != "none":
         return []
     return [f"--crop-padding {config.crop_padding} has no effect: images are not cropped"]
-
-
-def _warn_idle(config: RunConfig) -> list[str]:
-    """A note for each plugin that would begin after the last epoch, or has epochs after it."""
-    late = [
-        f"--{name}.{option} {','.join(map(str, epochs))}: a run of {config.epochs} epochs ends "
-        "before the last of them"
-        for name, options in config.options.items()
-        for option, epochs in options.dated_epochs.items()
-        if max(epochs, default=0) > config.epochs
-    ]
-    return late + [
-        f"{name} begins after epoch {options.idle_epochs}; "
-        f"it will have no effect in a run of {config.epochs} epochs"
-        for name, options in config.options.items()
-        if options.idle_epochs >= config.epochs
-    ]
 
 
 def _check_trainable(model: nn.Module, name: str, info: DataInfo) -> None:
