@@ -91,8 +91,11 @@ def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str
         "std": module.normalize.std.flatten().tolist(),
     }
     seen = {"input_size": (channels, size, size), **run.view, **statistics}
+    backbone: Any = module.backbone
+    if run.timm_network and not hasattr(backbone, "pretrained_cfg"):  # timm did not make it
+        backbone.pretrained_cfg = timm.models.resolve_pretrained_cfg(run.timm_network[0]).to_dict()
     timm.models.save_for_hf(
-        module.backbone,
+        backbone,
         out,
         safe_serialization=True,
         model_args={"in_chans": channels, **options},

@@ -14,7 +14,7 @@ from abatis.nets.backbones import (  # noqa: F401  # each registers its nets
 from abatis.nets.backbones.from_repository import is_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import find_weights
-from abatis.nets.backbones.pooled import SHORT_NAMES
+from abatis.nets.backbones.own_nets import OWN_NETS, SHORT_NAMES
 from abatis.nets.backbones.zoo.table import PREFIX as ZOO
 from abatis.system.timm_import import timm
 
@@ -47,7 +47,7 @@ def resolve(name: str, image_size: int) -> str:
         return SHORT_NAMES[name]
     if name.startswith(TORCHVISION):
         find_weights(name)
-    if has_prefix(name):
+    if has_prefix(name) or name in OWN_NETS:
         return name
     if timm.is_model(name):
         _check_tag(name)
