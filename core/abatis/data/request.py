@@ -42,6 +42,8 @@ class DataRequest:
         trains: a network is to be trained, so that training images are needed.
         source: how the data are read, for sources that leave a choice.
         download: fetch a data set of torchvision's that is not in ``data_dir``.
+        measure: mean and std are needed; where they would have to be measured on all images of a
+            file, they are else 0 and 1.
     """
 
     spec: str
@@ -61,6 +63,7 @@ class DataRequest:
     trains: bool = True
     source: SourceConfig = DEFAULT_SOURCE
     download: bool = False
+    measure: bool = True
 
     @property
     def place(self) -> str:

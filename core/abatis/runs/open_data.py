@@ -21,9 +21,13 @@ from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
 
 
 def describe_run_data(config: RunConfig) -> DataInfo:
-    """The facts of a run's data; raises DataError, UsageError."""
+    """The facts of a run's data as its plan shows them, without reading all of a large file.
+
+    Raises DataError, UsageError.
+    """
     request = DataRequest.of(config, find_view(config))
-    return describe(replace(request, class_names=_read_class_names(config)))
+    names = _read_class_names(config)
+    return describe(replace(request, class_names=names, measure=False))
 
 
 def open_run_data(config: RunConfig, given: object, device: torch.device) -> Data:

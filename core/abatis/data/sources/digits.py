@@ -57,7 +57,8 @@ def _load() -> tuple[Any, Any]:
             return rows[:, :-1], rows[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    values, labels = load_digits(return_X_y=True)
+    return values, labels
 
 
 DIGITS = DigitsSource()
