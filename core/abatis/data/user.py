@@ -183,7 +183,8 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none", class_names=names)
     training = _DatasetImages(train, "train", y_train, shape, some)
     testing = _DatasetImages(test, "test", y_test, shape, torch.arange(len(y_test)))
-    device, workers, rounding = request.device, request.workers, Rounding()
+    # it may be a Dataset that cannot be sent to other processes: they are used where asked for
+    device, workers, rounding = request.device, request.workers or 0, Rounding()
     return Data(
         info,
         *hold_out(StreamSplit(training, device, workers, rounding=rounding), request.validation),
