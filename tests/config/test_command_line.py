@@ -262,6 +262,15 @@ def test_help_and_listing_take_a_small_share_of_importing_torch():
         assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name
 
 
+@pytest.mark.slow
+def test_a_plan_and_a_network_of_ours_take_little_more_than_torch():
+    startup.write_weights()
+    cpu, _ = startup.measure(startup.NETWORKS | {startup.TORCH: startup.OTHERS[startup.TORCH]}, 5)
+    startup.WEIGHTS.unlink()
+    for name in startup.NETWORKS:
+        assert ratio(cpu, name, startup.TORCH) <= startup.NETWORK_SHARE, name
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     file = tmp_path / "bom.toml"
     file.write_text('data = "digits"\n', encoding="utf-8-sig")

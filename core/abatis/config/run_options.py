@@ -226,8 +226,12 @@ class RunOptions(Options):
         description="micro-batches per update (gradient accumulation), to save memory",
         json_schema_extra=STEP,
     )
-    workers: int = Field(
-        0, ge=0, le=256, description="processes that load folder data", json_schema_extra=MACHINE
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="processes that load folder data; if not given, as the number of cores allows",
+        json_schema_extra=MACHINE,
     )
     skip_nonfinite: int = Field(
         0,

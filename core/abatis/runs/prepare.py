@@ -14,6 +14,7 @@ from torch import nn
 from abatis.api.randomness import Randomness, reseed
 from abatis.api.run import Run
 from abatis.config import discovery
+from abatis.config.built_in import SHARDING, load_built_in
 from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
@@ -25,7 +26,6 @@ from abatis.nets.backbones.from_timm import with_sync_batch_norm
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
 from abatis.nets.outputs import unwrap_parallel
-from abatis.nets.sharding import Sharding
 from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.network import build_auxiliary, build_backbone, make_run
@@ -176,7 +176,7 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     switch = partial(switch_checkpointing, model) if config.grad_checkpointing else None
     net = Net(model.to(device), config.precision, config.attack.precision, switch)
     if config.shard != "none" and distributed.several():
-        net.sharding = Sharding(model, config.shard)
+        net.sharding = load_built_in(SHARDING)(model, config.shard)
     return net
 
 

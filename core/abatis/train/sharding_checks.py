@@ -7,7 +7,7 @@ from torch import nn
 from abatis.api.context import TrainerHooks
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
-from abatis.nets.sharding import find_blocks
+from abatis.nets.blocks import find_blocks
 from abatis.system import distributed
 from abatis.train.plan import Plan
 
