@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from abatis.runs.load import load
     from abatis.runs.own_images import judged_images
     from abatis.runs.result import Result
-    from abatis.runs.runner import run
+    from abatis.runs.run import run
     from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
@@ -80,7 +80,7 @@ _HOME = {
     "runs.load": ("load",),
     "runs.own_images": ("judged_images",),
     "runs.result": ("Result",),
-    "runs.runner": ("run",),
+    "runs.run": ("run",),
     "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }

@@ -111,7 +111,7 @@ def test_a_table_of_a_plugin_that_is_not_selected_is_ignored_with_a_note(tmp_pat
     assert run(line) == 0
     assert (
         capsys.readouterr().err
-        == "note: options of 'emr' are ignored: that plugin is not selected\n"
+        == "note: options of 'emr' are ignored: that plugin is not selected; add --plugin emr\n"
     )
     assert run([*line, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
@@ -262,6 +262,15 @@ def test_help_and_listing_take_a_small_share_of_importing_torch():
         assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name
 
 
+@pytest.mark.slow
+def test_a_plan_and_a_network_of_ours_take_little_more_than_torch():
+    startup.write_weights()
+    cpu, _ = startup.measure(startup.NETWORKS | {startup.TORCH: startup.OTHERS[startup.TORCH]}, 5)
+    startup.WEIGHTS.unlink()
+    for name in startup.NETWORKS:
+        assert ratio(cpu, name, startup.TORCH) <= startup.NETWORK_SHARE, name
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     file = tmp_path / "bom.toml"
     file.write_text('data = "digits"\n', encoding="utf-8-sig")
@@ -358,6 +367,20 @@ def test_an_evaluation_knows_the_other_names_too():
     with pytest.raises(UsageError) as caught:
         evaluate(["runs/x", "--eps", "8"])
     assert caught.value.fix == "write --threat Linf:8/255"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--threat Linf:0.1 --threat L2:1 --threat L1:3",
+        "--threat=Linf:0.1 --threat=L2:1 --also-train L1:3",
+        "--threat Linf:0.1 --threat Linf:0.1 --also-train L2:1 --threat L1:3",
+    ],
+)
+def test_every_threat_but_the_first_is_trained_too(line, capsys):
+    config = parse(line)
+    assert (config.threat, config.also_train) == ("Linf:0.1", ("L2:1", "L1:3"))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,12 @@ class PluginConfig(Options):
         return False
 
     @property
+    def needs_features(self) -> bool:
+        """Does the plugin read ``ctx.features_clean`` and the like? Then the network must have
+        features, and no forward pass is compiled."""
+        return False
+
+    @property
     def needs_double_backward(self) -> bool:
         """Does the plugin differentiate an input gradient? Then the step cannot be compiled."""
         return False

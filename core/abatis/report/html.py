@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from abatis.report.words import NO_BREAK_SPACE, format_percent
 from abatis.system.printable import replace_controls
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "quiet": "·"}
 
@@ -230,11 +232,12 @@ def page(title: str, lead: Lead | None, sections: Sequence[Section]) -> str:
 
 @cache
 def _templates() -> Environment:
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(
-        loader=loader,
+    import jinja2  # when a page is written, and not with every command
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )

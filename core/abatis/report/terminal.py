@@ -90,8 +90,10 @@ class Reporter:
         self.console.print(table)
         self._epochs = config.epochs
         optim = config.optim
+        updates = f" of {config.epoch_updates} updates" if config.epoch_updates else ""
         self.note(
-            f"epochs {config.epochs}, batch {config.batch_size}, "
+            f"epochs {config.epochs}{updates}, batch {config.batch_size}, "
+            f"threat {' and '.join([config.threat, *config.also_train])}, "
             f"{optim.name} lr {optim.lr:g} {optim.schedule}, "
             f"weight decay {optim.weight_decay:g}, {config.precision}, seed {config.seed}"
         )

@@ -72,7 +72,7 @@ def test_max_keeps_the_larger_loss():
 
 
 def test_a_plugin_that_knows_one_threat_is_refused():
-    with pytest.raises(UsageError, match="the attack of 'trades' knows one threat"):
+    with pytest.raises(UsageError, match="the attack of 'trades' knows one"):
         plan_of("trades", net=Net(tiny_network(10)), num_classes=10, **NORMS)
-    with pytest.raises(UsageError, match="the attack of 'pgd' knows one threat"):
+    with pytest.raises(UsageError, match="the attack of 'pgd' knows one"):
         plan_of(net=Net(tiny_network(10)), num_classes=10, **NORMS)

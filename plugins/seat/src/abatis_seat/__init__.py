@@ -1,18 +1,18 @@
-"""SEAT and SWA: options and hook. The averages are in averages.py."""
+"""SEAT, SWA and KD-SWA: options and hooks. The rest is in averages.py and distillation.py."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from abatis import PluginConfig, Run, Share, TrainerHooks, hookimpl
+from abatis import Loss, PluginConfig, Run, Share, TrainerHooks, UsageError, hookimpl
 
 DEFENSE_API = "1.1"
 
 
 class SeatConfig(PluginConfig):
-    """The options of SEAT and SWA, with the defaults of the released code."""
+    """The options of SEAT and KD-SWA, with the defaults of the released code."""
 
     shares = {"start": "begin_at"}
     soft_labels = True
@@ -26,6 +26,20 @@ class SeatConfig(PluginConfig):
     start: int = Field(
         55, ge=0, le=10**6, description="number of first epochs that the average swa leaves out"
     )
+    standard: str = Field(
+        "",
+        description="a network trained without attack to distil from, named as defense eval takes"
+        " it, like runs/clean; needs --seat.robust",
+    )
+    robust: str = Field(
+        "", description="an adversarially trained network to distil from; needs --seat.standard"
+    )
+    ce_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy in distillation")
+    standard_weight: float = Field(0.1, ge=0, description="weight of the standard network")
+    robust_weight: float = Field(0.6, ge=0, description="weight of the robust network")
+    temperature: float = Field(
+        2.0, gt=0, le=100, description="temperature of the predictions in distillation"
+    )
 
     begin_at: Share | None = Field(
         None,
@@ -37,10 +51,37 @@ class SeatConfig(PluginConfig):
     def idle_epochs(self) -> int:
         return self.start if self.average == "swa" and self.begin_at is None else 0
 
+    @model_validator(mode="after")
+    def _check_teachers(self) -> SeatConfig:
+        if bool(self.standard) != bool(self.robust):
+            given, missing = "standard", "robust"
+            if self.robust:
+                given, missing = missing, given
+            raise UsageError(
+                f"--seat.{given} alone: the distillation needs two networks",
+                fix=f"give --seat.{missing} as well; --seat.{missing}-weight 0 takes it out",
+            )
+        return self
+
 
 @hookimpl
 def defense_config() -> type[PluginConfig]:
     return SeatConfig
+
+
+@hookimpl
+def defense_loss(run: Run) -> Loss | None:
+    from abatis import load
+    from abatis_seat.distillation import DistillationLoss
+
+    config = run.config(SeatConfig)
+    if not config.standard:
+        return None
+    standard, robust = (
+        run.auxiliary(f"seat-{role}", load(path, num_classes=run.num_classes), train=False)
+        for role, path in (("standard", config.standard), ("robust", config.robust))
+    )
+    return DistillationLoss(standard, robust, config)
 
 
 @hookimpl
