@@ -160,7 +160,7 @@ class RunOptions(Options):
         None,
         ge=0,
         description="training images held out to choose the best weights: a number, or a share"
-        " below 1; 0 trains on all and judges the last weights; a tenth, at most 1000",
+        " below 1; 0 trains on all and judges the last weights (default: a tenth, up to 1000)",
         json_schema_extra=STEP,
     )
     order: Literal["shuffled", "fixed", "balanced"] = Field(

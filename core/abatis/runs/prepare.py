@@ -126,14 +126,8 @@ def prepare(
     notes += warn_about_times(config, None if images is None else run.steps_per_epoch)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
-    described = (
-        *_describe_inputs(config, info, net.module, name),
-        *describe_rates(net.module, config.optim.rates, name),
-        *_describe_features(net, plan, info, name),
-    )
-    rows = (*described, *plan.rows, *_describe_auxiliaries(net))
-    rows = (*rows, *_describe_statistics(config, net, plan), engine)
-    plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
+    rows = _describe_run(config, info, net, plan, name)
+    plan = add_own_trainers(replace(plan, rows=(*rows, engine)), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         _trace_plan(say, net, plan)
@@ -218,6 +212,20 @@ def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
         averaging = WeightAveraging(net.module, config.ema, twin, warmup)
         plan = plan.with_trainer("averaging", averaging, row)
     return plan
+
+
+def _describe_run(
+    config: RunConfig, info: DataInfo, net: Net, plan: Plan, name: str
+) -> tuple[PlanRow, ...]:
+    """All rows of the plan but that of the engine."""
+    return (
+        *_describe_inputs(config, info, net.module, name),
+        *describe_rates(net.module, config.optim.rates, name),
+        *_describe_features(net, plan, info, name),
+        *plan.rows,
+        *_describe_auxiliaries(net),
+        *_describe_statistics(config, net, plan),
+    )
 
 
 def _describe_inputs(
