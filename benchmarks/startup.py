@@ -166,8 +166,8 @@ def page(record: Mapping[str, Any]) -> str:
         "rounds; the share is the median of the shares within each round. The aim is "
         f"{record['goal_seconds']} s and at most "
         f"{record['limit_of_torch']} of `import torch`, and at most "
-        f"{record['limit_of_torch_with_a_network']} for the two that build a network. Wall time counts whatever else the machine "
-        "did. Import times are those "
+        f"{record['limit_of_torch_with_a_network']} for the two that build a network. Wall time "
+        "counts whatever else the machine did. Import times are those "
         "of one run, of a package without what it imports.\n\n" + "\n".join(lines) + "\n"
     )
 
