@@ -7,7 +7,6 @@ import pytest
 import torch
 from pyautoattack import fab_base, fab_projections
 from pyautoattack.fab_pt import FABAttack_PT
-from tests.evaluate.test_fewer_queries import CPU
 
 from abatis.api.threat import Threat
 from abatis.evaluate import autoattack
@@ -19,6 +18,7 @@ from abatis.evaluate.fab_projection import (
 )
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
+from tests.evaluate.test_fewer_queries import CPU
 
 PROJECTIONS = {
     "Linf": (project_linf, fab_projections.projection_linf, torch.inf),
@@ -89,13 +89,13 @@ def project_by_sorting(norm, t, w, b):
 def test_same_point_as_a_sort(norm, reach):
     """The plane lies at a share of what the box allows; many pixels are at the box already."""
     draw = torch.Generator().manual_seed(0)
-    t = torch.rand(30, 40, generator=draw, dtype=torch.float64)
+    t = torch.rand(10, 40, generator=draw, dtype=torch.float64)
     t[:, ::5], t[:, ::7] = 0, 1
-    w = torch.randn(30, 40, generator=draw, dtype=torch.float64)
+    w = torch.randn(10, 40, generator=draw, dtype=torch.float64)
     furthest = torch.where(w > 0, w * (1 - t), -w * t).sum(1)
     b = (w * t).sum(1) + reach * furthest
     found = PROJECTIONS[norm][0](t, w, b)
-    for row in range(30):
+    for row in range(10):
         wanted = project_by_sorting(norm, t[row], w[row], float(b[row]))
         torch.testing.assert_close(found[row], wanted, rtol=1e-9, atol=1e-11)
 
@@ -131,7 +131,7 @@ def test_fab_finds_the_same_distances(digits, network, threat):
             if own:
                 replace_projections(fab)
             distances.append((fab.perturb(x, y) - x).flatten(1).norm(order, 1))
-    assert 0 < int((distances[0] > 0).sum()) < 16
+    assert (distances[0] > 0).sum() > 8
     torch.testing.assert_close(*distances, rtol=1e-4, atol=1e-4 / 255)
 
 
