@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import SHORT_NAMES, PooledNet, build_net, conv3x3, register
+from abatis.nets.backbones.own_nets import OWN_NETS, SHORT_NAMES, register
+from abatis.nets.backbones.pooled import PooledNet, conv3x3
 from abatis.system.timm_import import timm
 
 ACTIVATIONS = ("relu", "silu")
@@ -144,19 +145,12 @@ def preact_trunk(
     return nn.Sequential(layers)
 
 
-def build_preact(
-    name: str,
-    pretrained: bool,
-    stem: int,
-    widths: Sequence[int],
-    blocks: int,
-    **options: Any,
-) -> PooledNet:
-    """What an entrypoint returns; the fields of :class:`Design` are options of each net."""
+def build_preact(stem: int, widths: Sequence[int], blocks: int, **options: Any) -> PooledNet:
+    """A net of this form; the fields of :class:`Design` are options of each."""
     given = {key: options.pop(key) for key in Design.__dataclass_fields__ if key in options}
     design, usual = Design(**given), Design()
     trunk = partial(preact_trunk, stem, widths, blocks, design=design)
-    net = build_net(name, pretrained, trunk, width=widths[-1], **options)
+    net = PooledNet(trunk, width=widths[-1], **options)
     net.design = {
         key: value
         for key, value in vars(design).items()
@@ -171,12 +165,12 @@ def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:
     widths = [16 * factor, 32 * factor, 64 * factor]
     design = EDM if silu else {}
 
-    def entrypoint(pretrained: bool = False, **options: Any) -> PooledNet:
-        return build_preact(name, pretrained, 16, widths, (depth - 4) // 6, **{**design, **options})
+    def build(**options: Any) -> PooledNet:
+        return build_preact(16, widths, (depth - 4) // 6, **{**design, **options})
 
-    entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__doc__ = f"WRN-{depth}-{factor}{' with SiLU' * silu}."
-    register(f"wrn{depth}-{factor}" + "-silu" * silu)(entrypoint)
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"WRN-{depth}-{factor}{' with SiLU' * silu}."
+    register(f"wrn{depth}-{factor}" + "-silu" * silu)(build)
     if USUAL.get(depth) == factor:
         SHORT_NAMES[f"wrn{depth}" + "-silu" * silu] = name
 
@@ -186,32 +180,37 @@ for _depth, _factor in SIZES:
     _add_wide_resnet(_depth, _factor, silu=True)
 
 
-def is_model(name: str) -> bool:
-    """Does timm know a network? Wide ResNets of any size are made known to it first."""
+def add_sized(name: str) -> None:
+    """Make a wide ResNet of any size known by its name; other names change nothing."""
     sized = SIZED.fullmatch(name)
-    if sized and not timm.is_model(name) and name not in SHORT_NAMES:
+    if sized and name not in SHORT_NAMES and name not in OWN_NETS:
         depth, factor = int(sized[1]), int(sized[2])
         if depth >= 10 and depth % 6 == 4 and factor >= 1:
             _add_wide_resnet(depth, factor, silu=sized[3] is not None)
-    return bool(timm.is_model(name))
+
+
+def is_model(name: str) -> bool:
+    """Is it a network of ours or of timm's, by timm's name?"""
+    add_sized(name)
+    return name in OWN_NETS or bool(timm.is_model(name))
 
 
 @register("wrn34-r")
-def cifar_wrn34_r(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_wrn34_r(**options: Any) -> PooledNet:
     """WRN-34-R (Huang et al., 2021): a narrower last stage."""
-    return build_preact("cifar_wrn34_r", pretrained, 16, [320, 640, 512], 5, **options)
+    return build_preact(16, [320, 640, 512], 5, **options)
 
 
 @register("preactresnet18")
-def cifar_preactresnet18(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_preactresnet18(**options: Any) -> PooledNet:
     """PreActResNet-18, with the batch norm and ReLU before pooling."""
     widths = [64, 128, 256, 512]
-    return build_preact("cifar_preactresnet18", pretrained, 64, widths, 2, **options)
+    return build_preact(64, widths, 2, **options)
 
 
 @register("preactresnet18-silu")
-def cifar_preactresnet18_silu(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_preactresnet18_silu(**options: Any) -> PooledNet:
     """PreActResNet-18 with SiLU and 3x3 shortcuts (Gowal et al., 2020)."""
     widths = [64, 128, 256, 512]
     options = {**EDM, "shortcut": "raw-3x3", **options}
-    return build_preact("cifar_preactresnet18_silu", pretrained, 64, widths, 2, **options)
+    return build_preact(64, widths, 2, **options)

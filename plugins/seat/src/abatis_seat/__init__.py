@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from abatis import Loss, PluginConfig, Run, TrainerHooks, UsageError, hookimpl
+from abatis import Loss, PluginConfig, Run, Share, TrainerHooks, UsageError, hookimpl
 
 DEFENSE_API = "1.1"
 
@@ -14,6 +14,7 @@ DEFENSE_API = "1.1"
 class SeatConfig(PluginConfig):
     """The options of SEAT and KD-SWA, with the defaults of the released code."""
 
+    shares = {"start": "begin_at"}
     soft_labels = True
 
     average: Literal["ema", "swa"] = Field(
@@ -40,10 +41,17 @@ class SeatConfig(PluginConfig):
         2.0, gt=0, le=100, description="temperature of the predictions in distillation"
     )
 
+    begin_at: Share | None = Field(
+        None,
+        description="share of the training, such as 0.5, that the average swa leaves out, in place "
+        "of start",
+    )
+
     @property
     def idle_epochs(self) -> int:
-        # the distillation begins at once
-        return self.start if self.average == "swa" and self.standard is None else 0
+        if self.average != "swa" or self.begin_at is not None or self.standard is not None:
+            return 0  # the distillation begins at once
+        return self.start
 
     @model_validator(mode="after")
     def _check_teachers(self) -> SeatConfig:
