@@ -117,6 +117,7 @@ def test_run_toml_has_all_but_what_is_not_recorded():
         continue_from=Path("r"),
         weights_key="ema",
         limit=5,
+        workers=2,
         subset=5,
         epoch_updates=5,
         image_size=32,

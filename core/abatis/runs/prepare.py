@@ -160,6 +160,7 @@ def _collect_warnings(
         notes += _warn_missing_classes(images)
         notes += _warn_unused_images(config, images)
     notes += _warn_no_crops(config, info)
+    notes += _warn_one_threat(config)
     return notes + _warn_no_statistics(config, net, name)
 
 
@@ -331,6 +332,15 @@ def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
     if config.crop_padding == "zeros" or info.augment != "none":
         return []
     return [f"--crop-padding {config.crop_padding} has no effect: images are not cropped"]
+
+
+def _warn_one_threat(config: RunConfig) -> list[str]:
+    """A note for each plugin that attacks in several threats, where the run has one."""
+    return [
+        f"{name} attacks in several threats, and this run has one: add --also-train L2:0.5"
+        for name, options in config.options.items()
+        if options.several_threats and not config.also_train
+    ]
 
 
 def _check_trainable(model: nn.Module, name: str, info: DataInfo) -> None:

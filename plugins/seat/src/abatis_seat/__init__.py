@@ -26,13 +26,13 @@ class SeatConfig(PluginConfig):
     start: int = Field(
         55, ge=0, le=10**6, description="number of first epochs that the average swa leaves out"
     )
-    standard: str = Field(
-        "",
+    standard: str | None = Field(
+        None,
         description="a network trained without attack to distil from, named as defense eval takes"
         " it, like runs/clean; needs --seat.robust",
     )
-    robust: str = Field(
-        "", description="an adversarially trained network to distil from; needs --seat.standard"
+    robust: str | None = Field(
+        None, description="an adversarially trained network to distil from; needs --seat.standard"
     )
     ce_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy in distillation")
     standard_weight: float = Field(0.1, ge=0, description="weight of the standard network")
@@ -49,14 +49,14 @@ class SeatConfig(PluginConfig):
 
     @property
     def idle_epochs(self) -> int:
-        return self.start if self.average == "swa" and self.begin_at is None else 0
+        if self.average != "swa" or self.begin_at is not None or self.standard is not None:
+            return 0  # the distillation begins at once
+        return self.start
 
     @model_validator(mode="after")
     def _check_teachers(self) -> SeatConfig:
-        if bool(self.standard) != bool(self.robust):
-            given, missing = "standard", "robust"
-            if self.robust:
-                given, missing = missing, given
+        if (self.standard is None) != (self.robust is None):
+            given, missing = ("standard", "robust") if self.standard else ("robust", "standard")
             raise UsageError(
                 f"--seat.{given} alone: the distillation needs two networks",
                 fix=f"give --seat.{missing} as well; --seat.{missing}-weight 0 takes it out",
@@ -75,7 +75,7 @@ def defense_loss(run: Run) -> Loss | None:
     from abatis_seat.distillation import DistillationLoss
 
     config = run.config(SeatConfig)
-    if not config.standard:
+    if config.standard is None or config.robust is None:
         return None
     standard, robust = (
         run.auxiliary(f"seat-{role}", load(path, num_classes=run.num_classes), train=False)
