@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         TrainerHooks,
     )
     from abatis.api.hooks import DEFENSE_API, hookimpl
-    from abatis.api.options import PluginConfig
+    from abatis.api.options import PluginConfig, Share
     from abatis.api.randomness import Randomness
     from abatis.api.run import Now, Run
     from abatis.api.term import Term, Terms
@@ -66,7 +66,7 @@ _HOME = {
         "TrainerHooks",
     ),
     "api.hooks": ("DEFENSE_API", "hookimpl"),
-    "api.options": ("PluginConfig",),
+    "api.options": ("PluginConfig", "Share"),
     "api.randomness": ("Randomness",),
     "api.run": ("Now", "Run"),
     "api.term": ("Term", "Terms"),
@@ -109,6 +109,7 @@ __all__ = [
     "Result",
     "Run",
     "RunConfig",
+    "Share",
     "StepContext",
     "Term",
     "Terms",

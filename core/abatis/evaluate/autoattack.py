@@ -14,6 +14,7 @@ from torch import Tensor
 
 from abatis.api.batch import Batch
 from abatis.evaluate import pyautoattack_messages
+from abatis.evaluate.fab_projection import replace_projections
 from abatis.evaluate.fewer_queries import ask_in_bf16, drop_fooled, skip_known
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts
@@ -153,6 +154,7 @@ def _build_package(judge: Judge, version: Version, seed: int, device: torch.devi
     foreign.verbose = False
     if not pyautoattack_messages.is_tested():
         return foreign
+    replace_projections(foreign.fab)
     if version == "fast":
         ask_in_bf16(foreign.square, judge.net)
     if judge.steady and version != "rand":

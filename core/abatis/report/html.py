@@ -157,19 +157,17 @@ class Gallery:
     Args:
         caption: a sentence above them.
         cards: the cards.
-        wide: does each card take a row?
     """
 
     kind: ClassVar[str] = "gallery"
     caption: str
     cards: Sequence[Card]
-    wide: bool = False
 
     @property
     def layout(self) -> str:
-        """How wide a card is, as the style knows it."""
-        pairs = all(len(card.images) <= 2 for card in self.cards)
-        return "wide" if self.wide else "pairs" if pairs else "threes"
+        """How wide a card is, as the style knows it: by the most images that one has."""
+        most = max(len(card.images) for card in self.cards)
+        return {0: "pairs", 1: "pairs", 2: "pairs", 3: "threes", 4: "fours"}.get(most, "wide")
 
 
 Block = str | Table | Figure | Code | Items | Folded | Gallery

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones import build
+from abatis.nets.backbones.cifar_preact import is_model
 from abatis.nets.backbones.from_repository import CONFIG
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.own_nets import OWN_NETS
@@ -98,7 +99,7 @@ def _build_named(folder: Path, description: Mapping[str, Any]) -> nn.Module:
 
 
 def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
-    if architecture not in OWN_NETS and not timm.is_model(architecture):
+    if not is_model(architecture):
         raise UsageError(
             f"{folder} holds the weights of {architecture}, which timm does not know",
             fix="abatis.load(folder, model=your_module); or give its model.pt2 to defense eval",

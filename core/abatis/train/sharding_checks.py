@@ -45,6 +45,12 @@ def check_sharding(config: RunConfig, plan: Plan, module: nn.Module) -> None:
             f" {', '.join(plan.run.networks)}",
             fix=NOT_BUILT,
         )
+    if plan.features_for:
+        raise UsageError(
+            f"{how} is not supported with the features of a network, which"
+            f" {', '.join(plan.features_for)} reads",
+            fix=NOT_BUILT,
+        )
     acting = [name for name, hooks in plan.trainers if _acts_on_weights(hooks)]
     if acting:
         raise UsageError(

@@ -7,6 +7,7 @@ few options of it, see :class:`Design`.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abatis.nets.backbones.own_nets import SHORT_NAMES, register
+from abatis.nets.backbones.own_nets import OWN_NETS, SHORT_NAMES, register
 from abatis.nets.backbones.pooled import PooledNet, conv3x3
+from abatis.system.timm_import import timm
 
 ACTIVATIONS = ("relu", "silu")
 PADDINGS = ("symmetric", "same")
@@ -34,7 +36,8 @@ SIZES = (
     (94, 16),
     (106, 16),
 )
-"""Depth and factor of the wide ResNets that have names."""
+"""Depth and factor of the wide ResNets that lists name; others are made when they are asked for."""
+SIZED = re.compile(r"(?:cifar_)?wrn(\d+)[-_](\d+)([-_]silu)?")
 USUAL = {28: 10, 34: 10, 70: 16}  # factors that a name may leave out
 
 
@@ -175,6 +178,21 @@ def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:
 for _depth, _factor in SIZES:
     _add_wide_resnet(_depth, _factor, silu=False)
     _add_wide_resnet(_depth, _factor, silu=True)
+
+
+def add_sized(name: str) -> None:
+    """Make a wide ResNet of any size known by its name; other names change nothing."""
+    sized = SIZED.fullmatch(name)
+    if sized and name not in SHORT_NAMES and name not in OWN_NETS:
+        depth, factor = int(sized[1]), int(sized[2])
+        if depth >= 10 and depth % 6 == 4 and factor >= 1:
+            _add_wide_resnet(depth, factor, silu=sized[3] is not None)
+
+
+def is_model(name: str) -> bool:
+    """Is it a network of ours or of timm's, by timm's name?"""
+    add_sized(name)
+    return name in OWN_NETS or bool(timm.is_model(name))
 
 
 @register("wrn34-r")

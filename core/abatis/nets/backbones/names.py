@@ -43,6 +43,7 @@ def resolve(name: str, image_size: int) -> str:
     Raises:
         UsageError: There is no such backbone, or it has no such weights.
     """
+    cifar_preact.add_sized(name)
     if name in SHORT_NAMES and not (name == "resnet18" and image_size > SMALL_IMAGE):
         return SHORT_NAMES[name]
     if name.startswith(TORCHVISION):
@@ -56,8 +57,8 @@ def resolve(name: str, image_size: int) -> str:
     hint = did_you_mean(near[0] if near else name, near or SHORT_NAMES)
     raise UsageError(
         f"unknown backbone '{name}': {hint}",
-        fix="use one of our short names, any timm model name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, rb:NAME or FILE.py:FACTORY",
+        fix="use one of our short names, wrnDEPTH-FACTOR[-silu], any timm model name,"
+        " torchvision:NAME, hf-hub:ORG/NAME, local-dir:PATH, rb:NAME or FILE.py:FACTORY",
     )
 
 
