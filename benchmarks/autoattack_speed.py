@@ -106,7 +106,7 @@ SETTINGS = {
     ),
     "resnet18": Setting(
         "CIFAR-10 images",
-        Threat.parse("Linf:0.5/255"),
+        Threat.parse("Linf:1/510"),
         4,
         cifar10,
         TRAINED,
