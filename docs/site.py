@@ -36,6 +36,7 @@ GUIDE = [
     "concepts",
     "evaluation",
     "reliability",
+    "evidence",
     "speed",
     "large-models",
     "scaling",

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.commands.compare.run_folders import record, run_folder
 
 CORE = Path(__file__).resolve().parents[1] / "core" / "abatis"
@@ -24,6 +26,33 @@ for name in sys.argv[1:]:
     except ModuleNotFoundError as error:  # a tracker whose library is not installed
         assert not error.name.startswith("abatis"), error
 print(*sorted(sys.modules))
+"""
+HEAVY = {
+    "matplotlib",
+    "optuna",
+    "pyautoattack",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "timm",
+    "torch._dynamo",
+    "torchvision",
+}
+OWN_NETWORK = """
+import sys
+from safetensors.torch import save_file
+from abatis.cli import run
+words = ["--data", "digits", "--backbone", "resnet18", "--plugin", "mart"]
+assert run([*words, *sys.argv[1:]]) == 0
+import abatis
+from abatis.nets.backbones.own_nets import OWN_NETS
+save_file(OWN_NETS["cifar_resnet8"].build(in_chans=1).state_dict(), "net.safetensors")
+net = abatis.load("net.safetensors", backbone="resnet8", normalize="none", channels=1)
+print("modules", *sorted(sys.modules))
+import timm
+made = timm.create_model("cifar_resnet8", num_classes=10, in_chans=1)
+made.load_state_dict(net.backbone.state_dict())
+assert timm.is_model("mnist_lenet") and made.pretrained_cfg["first_conv"] == "features.stem"
 """
 COMPARE = """
 import sys
@@ -75,3 +104,27 @@ def test_comparing_finished_runs_loads_no_autoattack(tmp_path):
     assert (tmp_path / "compared" / "compare.json").is_file()
     assert "abatis.commands.compare.ranking" in loaded
     assert loaded.isdisjoint({"pyautoattack", "abatis.evaluate", "abatis.runs.runner"})
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (["--dry-run"], HEAVY | {"jinja2", "abatis.evaluate.autoattack", "abatis.runs.runner"}),
+        pytest.param(
+            ["--limit", "60", "--epochs", "1", "--ladder", "none"],
+            HEAVY - {"pyautoattack"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_our_own_networks_need_neither_timm_nor_torchvision(words, unused, tmp_path, monkeypatch):
+    """timm knows them all the same, as soon as it is imported."""
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", OWN_NETWORK, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("modules ")]
+    loaded = set(line.split())
+    assert {"torch", "abatis_mart", "abatis.nets.backbones.cifar_resnet"} <= loaded
+    assert loaded.isdisjoint({*unused, "abatis_trades"})
+    assert "cifar_resnet18" in done.stdout

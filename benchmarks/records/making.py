@@ -100,7 +100,6 @@ def make(order: Order) -> dict[str, Any]:
         "scale": order.scale,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "note": order.note,
-        "reference": record.reference if order.scale == "full" else "",
         "config": options,
         "config_sha256": digest(options),
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records.bands import describe_place, list_bands
 from benchmarks.records.settings import RECORDS, SCALES, SETTING
 
 HERE = Path(__file__).parent
@@ -20,6 +21,11 @@ HEAD = (
     "checkpoints) and evaluation: seconds by the clock / of the processor. The files in "
     "`results/` hold configuration, versions, hardware and findings. This page is written by "
     "the same command.\n"
+)
+BAND_WORDS = (
+    "What a record at full scale is held against, in percent. It is inside its band where its "
+    "95 % interval and the band of the published numbers have a number in common. Two numbers of "
+    "PGD-20: best and last checkpoint.\n"
 )
 COLUMNS = (
     "record",
@@ -35,7 +41,7 @@ COLUMNS = (
     "evaluation",
     "device",
     "date",
-    "published",
+    "band",
 )
 
 
@@ -72,6 +78,7 @@ def page(results: Path = RESULTS, reasons: Path = NOT_RUN) -> str:
                 "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *rows]) + "\n"
             )
         parts += [*notes(scale, known), *missing(scale, known, why.get(scale, {}))]
+    parts += ["## Published numbers\n", BAND_WORDS, *list_bands(), ""]
     return "\n".join(parts)
 
 
@@ -102,7 +109,7 @@ def row(record: dict[str, Any]) -> str:
         *seconds,
         record["device"],
         record["date"],
-        record["reference"],
+        describe_place(record),
     )
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -29,43 +29,39 @@ SETTING: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class Record:
     """options: what differs from the setting, at both scales; at: what differs more, by scale;
-    reference: published AutoAttack accuracies of a ResNet-18 at 8/255; target: a speed record's
-    AutoAttack accuracy, a fraction.
+    target: a speed record's AutoAttack accuracy, a fraction.
     """
 
     options: dict[str, Any]
     at: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: int = 0
-    reference: str = ""
     target: float | None = None
 
 
 EMR = {"full": {"emr": {"decay_epochs": [18, 27]}}}  # as after 60 and 90 of the paper's 100 epochs
 CLEAN_AMM = METHODS["amm (clean)"]
-AT_REFERENCE = "46.8-48.7 (PGD-AT)"
 
 RECORDS: dict[str, Record] = {
-    "at": Record(METHODS["at"], reference=AT_REFERENCE),
-    "trades": Record(METHODS["trades"], reference="48.4-49.5"),
-    "mart": Record(METHODS["mart"], reference="47.8"),
+    "at": Record(METHODS["at"]),
+    "trades": Record(METHODS["trades"]),
+    "mart": Record(METHODS["mart"]),
     "mail+trades": Record(
         METHODS["mail+trades"], {"full": {"mail": {"burn_in": 22, "slope": 2, "bias": 0}}}
     ),
-    "sovr": Record(METHODS["sovr"], reference="49.4"),
+    "sovr": Record(METHODS["sovr"]),
     "emr": Record(METHODS["emr"], EMR),
     "mart+emr": Record(METHODS["mart+emr"], EMR),
     "average-margin": Record(METHODS["average-margin (clean)"]),
     "amm": Record(CLEAN_AMM, {"small": SHORTER["cifar10-small"]["amm (clean)"]}),
     "awp+at": Record(METHODS["awp"]),
-    "at-seed1": Record(METHODS["at"], seed=1, reference=AT_REFERENCE),
-    "at-seed2": Record(METHODS["at"], seed=2, reference=AT_REFERENCE),
+    "at-seed1": Record(METHODS["at"], seed=1),
+    "at-seed2": Record(METHODS["at"], seed=2),
     "emr-seed1": Record(METHODS["emr"], EMR, seed=1),
     "emr-seed2": Record(METHODS["emr"], EMR, seed=2),
     "wrn34-emr": Record(METHODS["emr"], {"full": {**EMR["full"], "backbone": "wrn34"}}),
     "speed-43": Record(
         METHODS["n-fgsm"],
         {"full": {"epochs": 10, "batch_size": 256, "optim": {"lr": 0.2, "schedule": "one-cycle"}}},
-        reference="43.2 (Fast AT)",
         target=0.432,
     ),
     "speed-48": Record(

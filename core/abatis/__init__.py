@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         TrainerHooks,
     )
     from abatis.api.hooks import DEFENSE_API, hookimpl
-    from abatis.api.options import PluginConfig
+    from abatis.api.options import PluginConfig, Share
     from abatis.api.randomness import Randomness
     from abatis.api.run import Now, Run
     from abatis.api.term import Term, Terms
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from abatis.runs.load import load
     from abatis.runs.own_images import judged_images
     from abatis.runs.result import Result
-    from abatis.runs.runner import run
+    from abatis.runs.run import run
     from abatis.train.builtin.apgd import auto_pgd
     from abatis.train.builtin.pgd import maximise, random_start
 
@@ -66,7 +66,7 @@ _HOME = {
         "TrainerHooks",
     ),
     "api.hooks": ("DEFENSE_API", "hookimpl"),
-    "api.options": ("PluginConfig",),
+    "api.options": ("PluginConfig", "Share"),
     "api.randomness": ("Randomness",),
     "api.run": ("Now", "Run"),
     "api.term": ("Term", "Terms"),
@@ -80,7 +80,7 @@ _HOME = {
     "runs.load": ("load",),
     "runs.own_images": ("judged_images",),
     "runs.result": ("Result",),
-    "runs.runner": ("run",),
+    "runs.run": ("run",),
     "train.builtin.apgd": ("auto_pgd",),
     "train.builtin.pgd": ("maximise", "random_start"),
 }
@@ -109,6 +109,7 @@ __all__ = [
     "Result",
     "Run",
     "RunConfig",
+    "Share",
     "StepContext",
     "Term",
     "Terms",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from benchmarks.records import making, settings
+from benchmarks.records.bands import Band, describe_place, find_band
 from benchmarks.records.making import Order, make
 from benchmarks.records.page import COLUMNS, page, write
 from benchmarks.records.settings import RECORDS, SCALES, options_of
@@ -18,9 +19,8 @@ FAKE = {
     "scale": "full",
     "date": "2026-01-02",
     "note": "lr 0.2 tried",
-    "reference": "46.8",
     "epochs": 30,
-    "config": {"seed": 0},
+    "config": {"seed": 0, "backbone": "resnet18"},
     "points": 1000,
     "of": 10_000,
     "why_not_all": "no accelerator",
@@ -112,7 +112,7 @@ def test_the_table_has_what_there_is_and_why_the_rest_is_not(tmp_path):
     text = page(tmp_path, tmp_path / "why.toml")
     assert (
         "| at | 0 | 30 | 80.00 | 50.00 | 46.10 | 46.00 | 1,000 of 10,000 (no accelerator) | WARN "
-        "| 61 / 50 | 10 / 8 | cpu | 2026-01-02 | 46.8 |" in text
+        "| 61 / 50 | 10 / 8 | cpu | 2026-01-02 | inside 46.82-48.72 |" in text
     )
     for line in (
         "* at: D9 spoke",
@@ -131,5 +131,24 @@ def test_the_table_has_what_there_is_and_why_the_rest_is_not(tmp_path):
     assert reasons["not yet"].startswith(
         "at, trades"
     )  # at small scale there is nothing, and no reason
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    records, published = text.split("## Published numbers")
+    assert "| mart | resnet18 | AutoAttack | 47.51 |" in published
+    rows = [line for line in records.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {len(COLUMNS) + 1}
+
+
+@pytest.mark.parametrize(
+    ("share", "place"), [(0.45, "below"), (0.49, "inside"), (0.4949, "inside"), (0.52, "above")]
+)
+def test_a_record_is_held_against_the_published_numbers(share, place):
+    """95 % of 10,000 points: within about 1 point of the share."""
+    band = Band("x", "resnet18", "AutoAttack", (48.0, 49.0), "by hand")
+    assert band.place(share, 10_000) == place
+    assert band.place(0.52, 100) == "inside"  # so few points say little
+
+
+def test_a_record_at_small_scale_or_of_another_network_has_no_band():
+    assert describe_place({**FAKE, "scale": "small"}) == ""
+    assert describe_place({**FAKE, "record": "at-seed2"}).startswith("inside")
+    assert describe_place({**FAKE, "config": {"backbone": "wrn34"}}) == ""
+    assert find_band("at", "preactresnet18") is None  # PGD-20 only

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 import abatis
 from abatis import UsageError, cli
+from abatis.commands import runs
 from abatis.errors import Stopped
 from abatis.report.run_shown import draw_bars
-from abatis.report.run_summary import summarise_run
+from abatis.report.run_summary import RunSummary, summarise_run
 from abatis.report.words import format_age
 from abatis.runs.ending import note_ending
 from abatis.system.folder_lock import lock_folder
@@ -118,6 +122,40 @@ def test_sorting_puts_the_largest_number_first_and_the_newest_run(tmp_path, caps
         "new",
         "old",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "ladder", "lines"),
+    [
+        ("emr-cnn-digits", "quick", ["run ", "emr-cnn-digits "]),
+        ("emr-cnn-digits-seed0-2", "quick", ["run ", "emr-cnn-digits-seed0-2 ", "found"]),
+        ("emr-cnn-digits-s0-of-ten", "standard", ["run ", "emr-cnn-digits-s0-of-ten "]),
+    ],
+)
+def test_names_are_whole_in_a_terminal_of_80_columns(monkeypatch, capsys, name, ladder, lines):
+    """Columns stand closer, and then the verdict takes two lines."""
+    one = RunSummary(
+        folder=Path("runs", name),
+        method="emr",
+        data="digits",
+        backbone="cnn",
+        threat="Linf:0.1",
+        seed=0,
+        clean_acc=0.992,
+        robust_acc=0.897,
+        robust_acc_upper=None,
+        verdict="PASS",
+        ladder=ladder,
+        epoch=12,
+        epochs=12,
+        changed=time.time() - 360,
+        state="finished",
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    runs._print_table([one], argparse.Namespace(dir=Path("runs")))
+    found = capsys.readouterr().out.splitlines()
+    assert max(map(len, found)) <= 80
+    assert all(line.strip().startswith(start) for line, start in zip(found, lines, strict=True))
 
 
 def test_no_runs_and_no_folder(tmp_path, capsys):

@@ -13,7 +13,7 @@ import torch
 import abatis
 from abatis.config.option_groups import ExtraConfig
 from abatis.data import Data
-from abatis.data.extra import read_extra, sha256_of, spread
+from abatis.data.extra import fill_up, read_extra, sha256_of, spread
 from abatis.errors import DataError, Stopped, UsageError
 from tests.data.common import opened, random_arrays
 from tests.helpers import final_bytes, tiny
@@ -82,6 +82,19 @@ def test_a_batch_has_its_share_of_additional_images_with_labels_origin_and_index
     assert batch.index[~added].tolist() == data.train.index[:10][~added].tolist()
     assert torch.equal(batch.y[~added], data.train.labels[:10][~added])
     assert float(batch.x[~added].max()) < 200 / 255
+
+
+def test_marked_positions_are_additional_images_and_all_others_the_data_s_own(
+    tmp_path: Path,
+) -> None:
+    data = with_file(tmp_path, generated(tmp_path / "gen.npz"))
+    (positions,) = fill_up([torch.tensor([3, 7])], 10, FRACTION)  # one fewer than the batch's share
+    (batch,) = data.train.train_batches([(5, positions)], seed=0)
+    assert batch.origin is not None
+    own = batch.origin == 0
+    assert batch.index[own].tolist() == data.train.index[[3, 7]].tolist()
+    assert float(batch.x[own].max()) < 200 / 255 <= float(batch.x[~own].min())
+    assert int((~own).sum()) == 8
 
 
 def test_draws_are_those_of_the_global_batch_whatever_the_rows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from abatis.commands.eval.judge_model import open_images
 from abatis.commands.eval.options import make_parser
 from abatis.config.run_config import RunConfig
+from abatis.data import stream
+from abatis.data.stream import StreamSplit
 from abatis.errors import DataError
 from abatis.runs.model_spec import Kind, ModelSpec
 from abatis.runs.open_data import open_run_data
@@ -106,6 +109,68 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     batches = [(0, [5, 0, 3]), (1, [1, 2, 4])]
     for here, there in zip(train_x(root, batches), train_x(root, batches, workers=1), strict=True):
         assert torch.equal(here, there)
+
+
+class Processes:
+    """Images that tell which process has read them."""
+
+    labels = torch.zeros(6, dtype=torch.int64)
+
+    def image(self, index: int, train: bool) -> Tensor:
+        return torch.full((1, 1, 1), os.getpid() / 2**24 + index * 0, dtype=torch.float32)
+
+
+def test_loader_processes_are_kept_between_epochs() -> None:
+    split = StreamSplit(Processes(), CPU, workers=2)
+
+    def read_epoch(epoch: int, seed: int = 0) -> list[float]:
+        batches = [(3 * epoch + step, torch.arange(2 * step, 2 * step + 2)) for step in range(3)]
+        return [float(x) for batch in split.train_batches(batches, seed) for x in batch.x.flatten()]
+
+    first, second = read_epoch(0), read_epoch(1)
+    assert len(first) == len(second) == 6
+    assert len(set(first)) == 2
+    assert first == second
+    assert set(read_epoch(2, seed=1)).isdisjoint(first)
+    unfinished = split.train_batches([(9, torch.arange(2)), (10, torch.arange(2))], 0)
+    next(unfinished)  # its loader is busy
+    (other,) = split.train_batches([(11, torch.arange(2))], 0)
+    assert set(other.x.flatten().tolist()).isdisjoint([*first, *next(unfinished).x.flatten()])
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "cores", "processes", "expected"),
+    [
+        (None, 1000, 4, "1", 3),
+        (None, 1000, 4, "2", 1),
+        (None, 1000, 1, "1", 0),
+        (None, 1000, 64, "1", 8),
+        (None, 999, 64, "1", 0),
+        (5, 999, 1, "1", 5),
+        (0, 1000, 4, "1", 0),
+    ],
+)
+def test_processes_are_chosen_by_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    images: int,
+    cores: int,
+    processes: str,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(stream, "count_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert stream.choose_workers(asked, images) == expected
+
+
+def test_a_folder_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pets(tmp_path)
+    walked: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: walked.append(str(folder)) or scan(folder))
+    opened(f"folder:{root}")
+    classes = [str(root / part / name) for part in ("train", "val") for name in ("cat", "dog")]
+    assert [walked.count(name) for name in classes] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -62,6 +62,9 @@ def browser(tmp_path_factory):
     if BROWSER is None:
         pytest.skip("no chromium here")
     chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    # the theme keeps the colours of the first page that was read
+    forget = "try { localStorage.clear() } catch {}"
+    chromium.call("Page.addScriptToEvaluateOnNewDocument", source=forget)
     yield chromium
     chromium.close()
 
@@ -135,6 +138,12 @@ def test_pages_fit_and_ask_nobody_else(site, browser, width):
 def test_so_they_do_in_the_dark(site, browser, width):
     for name in ("concepts", "registry", "reference/api"):
         look(site, browser, site / f"{name}.html", width, "dark")
+        assert browser.value("document.body.dataset.mdColorScheme") == "slate"
+
+
+def test_commands_are_known_as_such(site):
+    """Else none would be looked at for its length, nor folded."""
+    assert (site / "sweeps.html").read_text(encoding="utf-8").count('class="language-sh') == 2
 
 
 def look(site, browser, page, width, theme):

@@ -11,6 +11,7 @@ from abatis.errors import UsageError
 from abatis.nets.backbones import Normalized, last_feature_map
 from abatis.nets.backbones.cifar_preact import PreActBlock
 from abatis.nets.backbones.from_timm import small_patch
+from abatis.nets.backbones.names import resolve
 from abatis.system.timm_import import timm
 from tests.making_backbones import make, refusal
 
@@ -46,6 +47,16 @@ def test_number_of_parameters(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = make(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_wide_resnets_of_any_size_have_names() -> None:
+    """WRN-10-1: 432 + 4,672 + 14,432 + 57,536 + 128 + 650; its depth is 6 blocks + 4."""
+    net = make("wrn10-1-silu")
+    assert sum(parameter.numel() for parameter in net.parameters()) == 77_850
+    assert resolve("wrn10-1-silu", 32) == resolve("cifar_wrn10_1_silu", 32) == "cifar_wrn10_1_silu"
+    for name in ("wrn11-1", "wrn4-1", "wrn10-0"):
+        with pytest.raises(UsageError, match="unknown backbone"):
+            resolve(name, 32)
 
 
 @pytest.mark.parametrize("name", ["wrn34", "resnet18", "preactresnet18", "resnet8", "cnn"])

@@ -18,7 +18,7 @@ import abatis
 from abatis.errors import UsageError
 from abatis.nets.backbones import build
 from abatis.nets.backbones.from_timm import with_sync_batch_norm
-from abatis.nets.sharding import find_blocks
+from abatis.nets.blocks import find_blocks
 from abatis.train.checkpoint import PIECES, load_checkpoint
 from tests.faults import flip
 from tests.helpers import tiny

@@ -23,6 +23,7 @@ from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge
 from abatis.evaluate.withstood import Withstood
 from abatis.report import eval_record, pictures
+from abatis.report.html import Card, Gallery, Picture
 from abatis.report.png import encode_difference, encode_gradient, encode_png
 from abatis.report.run_report import write_report
 from tests.helpers import tiny
@@ -144,6 +145,14 @@ def test_a_card_says_what_became_of_the_image():
     assert gallery.cards[0].images[1].lines == ("adversarial", "cat, 60\N{NO-BREAK SPACE}%")
     (maps,) = pictures.show_gradients(table, ())
     assert [image.lines for image in maps.cards[0].images] == [("this network",)]
+
+
+@pytest.mark.parametrize(
+    ("images", "layout"), [(1, "pairs"), (2, "pairs"), (3, "threes"), (4, "fours"), (5, "wide")]
+)
+def test_a_gallery_is_laid_out_by_its_widest_card(images, layout):
+    cards = [Card("cat", None, [Picture("AAAA", "a cat", ())] * count) for count in (1, images)]
+    assert Gallery("cats", cards).layout == layout
 
 
 def test_a_record_that_was_tampered_with_inserts_nothing():

@@ -8,9 +8,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from abatis import UsageError
 from abatis.system import torch_messages
+from abatis.testing import replay, tiny_batch
 from tests.helpers import ROOT
 
 TWO_PROCESSES = """
@@ -44,6 +47,24 @@ def raised_by(act):
     with pytest.raises(Exception) as caught:
         act()
     return caught.value
+
+
+def test_an_operation_without_a_second_derivative():
+    def differentiate_twice():
+        x = torch.ones(1, requires_grad=True)
+        value = torch.nn.functional.hardsigmoid(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        gradient.sum().backward()
+
+    assert torch_messages.find_missing_derivative(raised_by(differentiate_twice)) == "hardsigmoid"
+    assert torch_messages.find_missing_derivative(RuntimeError("no way back")) == ""
+
+
+def test_a_penalty_that_needs_such_a_derivative_is_explained():
+    module = nn.Sequential(nn.Flatten(), nn.Hardsigmoid(), nn.Linear(192, 10))
+    with pytest.raises(UsageError, match="no second derivative of hardsigmoid") as caught:
+        replay("emr", module, [tiny_batch(4, 10)])
+    assert len(str(caught.value).splitlines()) <= 4
 
 
 def save_to_a_full_disk(megabytes):

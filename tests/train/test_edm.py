@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from abatis import Batch, Net, UsageError, run
 from abatis.config.command_line import parse_run
 from abatis.config.option_groups import OptimConfig
 from abatis.data import epoch_batches
-from abatis.data.extra import spread
+from abatis.data.extra import find_added
 from abatis.nets.backbones import build
 from abatis.nets.backbones.cifar_preact import EDM, Design, PreActBlock, preact_trunk
 from abatis.nets.backbones.pooled import PooledNet
 from abatis.nets.normalising import Normalized
 from abatis.testing import replay
+from abatis.train.batches import cut_epoch
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.optimizer import make_optimizer, schedule_momentum, schedule_rate
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
@@ -31,6 +33,16 @@ PREACT = {
     "conv_2d_2": "conv2",
     "shortcut": "shortcut",
 }
+
+
+class Labelled:
+    """Training images, of which only the number and the labels are asked for."""
+
+    def __init__(self, count):
+        self.labels = torch.zeros(count, dtype=torch.int64)
+
+    def __len__(self):
+        return len(self.labels)
 
 
 def count(name, classes):
@@ -111,16 +123,24 @@ def test_the_decay_of_the_average_is_the_released_one(number):
     assert is_close(torch.tensor(found, dtype=torch.float64), arrays[f"{prefix}decay"])
 
 
-@pytest.mark.parametrize("number", [0, 2])  # 1 has more batches than its own images suffice for
+@pytest.mark.parametrize("number", range(3))
 def test_an_epoch_has_the_batches_of_the_released_sampler(number):
+    """Number 1 has two passes and more: their last batches are filled up."""
     arrays, prefix = frontier("edm"), f"sampler{number}_"
     n, size = int(arrays[f"{prefix}n_own"]), int(arrays[f"{prefix}batch"])
-    updates = int(arrays[f"{prefix}batches"])
-    batches = epoch_batches(n, size, 0, 0, updates=updates)
+    config = SimpleNamespace(
+        batch_size=size,
+        seed=0,
+        order="shuffled",
+        epoch_updates=int(arrays[f"{prefix}batches"]),
+        extra=SimpleNamespace(file="generated.npz", fraction=float(arrays[f"{prefix}fraction"])),
+    )
+    batches = cut_epoch(config, Labelled(n), 0)
     assert [len(batch) for batch in batches] == arrays[f"{prefix}sizes"].tolist()
-    fraction = float(arrays[f"{prefix}fraction"])
-    own = [int((~spread(len(batch), fraction)).sum()) for batch in batches]
-    assert own == arrays[f"{prefix}own_per_batch"].tolist()
+    own = [batch[~find_added(batch, config.extra.fraction)] for batch in batches]
+    assert [len(batch) for batch in own] == arrays[f"{prefix}own_per_batch"].tolist()
+    first = torch.cat(own)[:n]  # every image once, before one comes again
+    assert len(first.unique()) == len(first)
 
 
 def test_an_epoch_of_more_updates_goes_on_with_another_pass():

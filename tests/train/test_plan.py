@@ -87,6 +87,12 @@ def test_an_answer_of_none_is_no_answer():
     assert made.loss_name == "one"
 
 
+def test_a_plugin_that_provides_no_loss_keeps_its_attacker():
+    attack = plugin("attack", loss=lambda run: None, attacker=lambda run: lambda forward, batch: 0)
+    made = plan(attack)
+    assert (made.loss_name, made.attacker_name) == ("cross-entropy", "attack")
+
+
 def test_the_order_of_the_plugins_changes_nothing():
     a = plugin("a", regularizer=lambda run: lambda ctx: {"r": Term(torch.tensor(0.1))})
     b = plugin("b", regularizer=lambda run: lambda ctx: {"r": Term(torch.tensor(0.2))})

@@ -59,9 +59,12 @@ class Attacked:
             (B,) int64; None for the first one.
         shown: names in ``info`` whose mean over an epoch is in its metrics, as ``attack/NAME``.
             They are the same in every step.
+        images: further images that losses use, by name: (B, C, H, W) each, detached, in [0, 1] and
+            in the ball of one of the run's threats. Losses find them in ``ctx.images``.
     """
 
     x: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)
     shown: Sequence[str] = ()
     threat: Tensor | None = None
+    images: Mapping[str, Tensor] = field(default_factory=dict)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from abatis.api.batch import Attacked, Batch
 from abatis.api.term import Terms
 from abatis.api.threat import Threat
+from abatis.errors import PluginError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +34,18 @@ class Network(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the training forward pass: images (B, C, H, W) to logits (B, K)."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """Run a forward pass as a call does, and return the features (B, D) in place of logits.
+
+        The features are what the layer that makes the logits gets.
+
+        Raises:
+            PluginError: the network has no such layer.
+        """
+
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a forward pass as a call does: logits (B, K) and features (B, D)."""
 
     def frozen(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) in eval mode, with running batch-norm statistics.
@@ -68,6 +81,8 @@ class StepContext:
         summer: set by the engine; call ``sum_over_processes``.
         forwards: the order of the training forwards, ``clean`` and ``adv``, where the run fixes
             it; the engine makes them before the losses.
+        images: further images of the attacker, by name: (B, C, H, W) in [0, 1] each, detached.
+        keeps_features: do the forward passes keep the features, because a plugin needs them?
     """
 
     batch: Batch
@@ -82,11 +97,15 @@ class StepContext:
     gatherer: Callable[[Tensor], Tensor] | None = None
     summer: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     forwards: Sequence[str] = ()
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+    keeps_features: bool = False
+    _logits: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def logits_clean(self) -> Tensor:
         """Logits at the clean images, (B, K), in training mode; computed once."""
-        return self.net(self.batch.x)
+        return self._run("clean", self.batch.x)
 
     @cached_property
     def logits_adv(self) -> Tensor:
@@ -96,9 +115,71 @@ class StepContext:
         """
         if self.x_adv is self.batch.x:
             return self.logits_clean
+        self._begin()
+        return self._run("adv", self.x_adv)
+
+    def logits(self, name: str) -> Tensor:
+        """Logits at the further images ``ctx.images[name]``, (B, K), in training mode.
+
+        Computed once, at the first call.
+
+        Raises:
+            PluginError: the attacker gave no such images.
+        """
+        if name not in self._logits:
+            if name not in self.images:
+                raise PluginError(
+                    f"ctx.logits('{name}'): the attacker gave no images of this name, but "
+                    f"{', '.join(self.images) or 'none'}",
+                    fix="Attacked(x, images={'name': further_x}); clean and adversarial ones have "
+                    "ctx.logits_clean and ctx.logits_adv",
+                )
+            self._begin()
+            self._logits[name] = self._run(name, self.images[name])
+        return self._logits[name]
+
+    @property
+    def features_clean(self) -> Tensor:
+        """Features at the clean images, (B, D): of the forward pass of ``logits_clean``."""
+        _ = self.logits_clean
+        return self._find_features("clean")
+
+    @property
+    def features_adv(self) -> Tensor:
+        """Features at the adversarial images, (B, D): of the forward pass of ``logits_adv``."""
+        _ = self.logits_adv
+        return self._find_features("clean" if self.x_adv is self.batch.x else "adv")
+
+    def features(self, name: str) -> Tensor:
+        """Features at further images, (B, D): of the forward pass of ``logits(name)``."""
+        self.logits(name)
+        return self._find_features(name)
+
+    def place_outputs(self, logits: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
+        """Set logits of further images and features, by name; tests do so."""
+        self._logits.update(logits)
+        self._features.update(features)
+
+    def _begin(self) -> None:
+        """Before other images: batch statistics depend on the order of the forward passes."""
         if self.clean_first and not self.forwards:
-            _ = self.logits_clean  # batch statistics depend on the order of the two forwards
-        return self.net(self.x_adv)
+            _ = self.logits_clean
+
+    def _run(self, name: str, x: Tensor) -> Tensor:
+        """One training forward pass; its features are kept where a plugin needs them."""
+        if not self.keeps_features:
+            return self.net(x)
+        logits, self._features[name] = self.net.with_features(x)
+        return logits
+
+    def _find_features(self, name: str) -> Tensor:
+        if name not in self._features:
+            raise PluginError(
+                "the forward passes of this run keep no features",
+                fix="add the property needs_features, which returns True, to the options class of "
+                "the plugin that reads them",
+            )
+        return self._features[name]
 
     def gather(self, values: Tensor) -> Tensor:
         """Collect the values of the whole global batch, for terms that couple samples.

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     model_validator,
 )
@@ -48,6 +49,11 @@ def read_path(value: str | Path) -> Path:
         ) from error
 
 
+def list_numbers(value: Any) -> tuple[float, ...]:
+    """The numbers of an option that takes one or several."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _takes_path(annotation: Any) -> bool:
     """Is an option a path, or one that may be missing, or several?"""
     return annotation is Path or any(map(_takes_path, get_args(annotation)))
@@ -64,6 +70,8 @@ def _expand_paths(raw: Any) -> Any:
 
 Ratio = Annotated[str, BeforeValidator(_check_ratio)]
 """A positive number kept as it was written: "2/255" or 0.007."""
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A share of the training: with 0.6 something happens after 60 % of the steps."""
 
 
 def use_underscores(raw: Any, inside: str = "") -> Any:
@@ -211,9 +219,33 @@ class PluginConfig(Options):
     """Does its attacker reach all of ``run.threats``, and name that of each image in
     ``Attacked.threat``? Runs with ``--also-train`` need such an attacker."""
 
+    shares: ClassVar[Mapping[str, str]] = {}
+    """Options that count epochs, each with the option that gives shares of the training in its
+    place, like ``{"decay_epochs": "decay_at"}``. ``count_past`` reads both."""
+
+    def count_past(self, option: str, epoch: int, progress: float) -> int:
+        """How many of the times that an option of ``shares`` names have come.
+
+        Args:
+            option: the option that counts epochs; one number, or several.
+            epoch: the epoch that the numbers are compared with.
+            progress: the share of the training that is done, in [0, 1), which counts instead where
+                the run gives shares.
+        """
+        shares = getattr(self, self.shares[option])
+        if shares is None:
+            return sum(epoch >= first for first in list_numbers(getattr(self, option)))
+        return sum(progress >= share for share in list_numbers(shares))
+
     @property
     def needs_clean(self) -> bool:
         """Does the plugin read ``ctx.logits_clean``? Then the clean forward pass comes first."""
+        return False
+
+    @property
+    def needs_features(self) -> bool:
+        """Does the plugin read ``ctx.features_clean`` and the like? Then the network must have
+        features, and no forward pass is compiled."""
         return False
 
     @property
@@ -228,8 +260,15 @@ class PluginConfig(Options):
 
     @property
     def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
-        """Options that name epochs, counted from 1; those after a run's last epoch are noted."""
-        return {}
+        """Options that name epochs, counted from 1; those after a run's last epoch are noted.
+
+        They are those of ``shares`` with several numbers, where the run gives no shares.
+        """
+        return {
+            option: numbers
+            for option, shares in self.shares.items()
+            if isinstance(numbers := getattr(self, option), tuple) and getattr(self, shares) is None
+        }
 
     @property
     def is_neutral(self) -> bool:

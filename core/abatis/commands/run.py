@@ -18,7 +18,7 @@ def command(words: Sequence[str], prog: str = "defense run") -> int:
         from abatis.runs.launch import launch, launch_elastic
 
         return launch_elastic(config, words) if config.max_restarts else launch(config.nproc, words)
-    from abatis.runs.runner import run as train
+    from abatis.runs.run import run as train
 
     first = os.environ.get("RANK", "0") == "0"
     for note in notes if first and not config.quiet else ():

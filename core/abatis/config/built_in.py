@@ -48,6 +48,9 @@ DATA_SOURCES: Mapping[str, str] = {
 PROVIDERS: Mapping[str, Mapping[str, str]] = {"attacker": ATTACKS, "loss": LOSSES}
 """The roles that exactly one provider has, and what may have them without a plugin."""
 
+SHARDING = "abatis.nets.sharding:Sharding"
+"""Imported for ``--shard`` alone: what it takes of torch costs nearly as much as torch itself."""
+
 TRAINED = "trained"
 """``--use weights=trained``: judge the weights that are trained, whatever trainer hooks provide."""
 

@@ -53,7 +53,7 @@ def parse_run(
         PluginError: where a plugin cannot be used.
         SystemExit: after ``--help``.
     """
-    words = list(_normalise(_join_statistics(argv)))
+    words = _name_further_threats(list(_normalise(_join_statistics(argv))))
     if not words and sys.stdout.isatty():
         words = ["--help"]
     named, recipe, config_file = _first_phase(words)
@@ -72,12 +72,29 @@ def parse_run(
     kept = {key: value for key, value in table.items() if not _is_other_plugin(key, known_names)}
     if notes is not None:
         notes += [
-            f"note: options of '{key}' are ignored: that plugin is not selected"
+            f"note: options of '{key}' are ignored: that plugin is not selected;"
+            f" add --plugin {discovery.normalise_name(key)}"
             for key in table.keys() - kept.keys()
         ]
     return RunConfig.model_validate(
         _merge(_merge(kept, asked), {"plugin": discovery.normalise_plugins(names)})
     )
+
+
+def _name_further_threats(words: Sequence[str]) -> list[str]:
+    """Every ``--threat`` but the first as ``--also-train``: a run trains on all of them."""
+    named: list[str] = []
+    first = ""
+    for position, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag != "--threat":
+            named.append(word)
+            continue
+        threat = value if equals else (*words, "")[position + 1]
+        option = flag if first in ("", threat) else "--also-train"
+        named.append(option + equals + value)
+        first = first or threat
+    return named
 
 
 def _join_statistics(argv: Sequence[str]) -> list[str]:

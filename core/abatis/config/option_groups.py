@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from abatis.api.options import Options, Ratio
 from abatis.api.threat import Threat, parse_ratio
 from abatis.config.option_facts import STEP
+from abatis.config.option_values import check_layer_rate
 from abatis.errors import UsageError
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -108,6 +109,12 @@ class OptimConfig(Options):
         le=1,
         description="layer-wise learning-rate decay: factor from each layer to the one below;"
         " 1 is off",
+        json_schema_extra=STEP,
+    )
+    rates: tuple[Annotated[str, AfterValidator(check_layer_rate)], ...] = Field(
+        (),
+        description="learning rates of single layers, as factors of that of all others, like"
+        " stem=0.1,layer1=0.1,head=10; the last that names a layer counts",
         json_schema_extra=STEP,
     )
     schedule: Literal["piecewise", "cosine", "one-cycle", "one-cycle-cosine", "constant"] = Field(

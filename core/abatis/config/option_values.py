@@ -68,6 +68,20 @@ def check_class_weights(value: str) -> str:
     return value
 
 
+def check_layer_rate(text: str) -> str:
+    """The rate of a layer as ``PATTERN=FACTOR`` without spaces; raises ValueError."""
+    pattern, equals, factor = (part.strip() for part in text.rpartition("="))
+    try:
+        value = float(factor)
+    except ValueError:
+        value = math.nan
+    if not equals or not pattern or not 0 <= value < math.inf:
+        raise ValueError(f"{text!r} is not LAYER=FACTOR with a positive factor, like stem=0.1")
+    if value == 0:
+        raise ValueError(f"{text!r} would not train the layer; write --freeze {pattern}")
+    return f"{pattern}={factor}"
+
+
 def parse_threat(value: object) -> str:
     """A threat model in one spelling; raises UsageError."""
     return str(Threat.parse(str(value)))

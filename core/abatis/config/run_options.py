@@ -160,8 +160,7 @@ class RunOptions(Options):
         None,
         ge=0,
         description="training images held out to choose the best weights: a number, or a share"
-        " below 1; 0 trains on all and judges the last weights; a tenth, at most 1000, if not"
-        " given",
+        " below 1; 0 trains on all and judges the last weights (default: a tenth, up to 1000)",
         json_schema_extra=STEP,
     )
     order: Literal["shuffled", "fixed", "balanced"] = Field(
@@ -190,7 +189,7 @@ class RunOptions(Options):
     )
     also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
-        description="a further threat to train on, for plugins that know several; repeat for more",
+        description="another threat to train on, like a second --threat; for plugins with several",
         json_schema_extra=STEP,
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
@@ -225,8 +224,12 @@ class RunOptions(Options):
         description="micro-batches per update (gradient accumulation), to save memory",
         json_schema_extra=STEP,
     )
-    workers: int = Field(
-        0, ge=0, le=256, description="processes that load folder data", json_schema_extra=MACHINE
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="processes that load folder data; if not given, as the number of cores allows",
+        json_schema_extra=MACHINE,
     )
     skip_nonfinite: int = Field(
         0,

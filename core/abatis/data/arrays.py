@@ -27,8 +27,10 @@ class ArraySplit:
         images: (N, C, H, W) uint8, or float32 in [0, 1], on the device.
         labels: (N,) int64 on the CPU.
         augment: "none", "crop" or "crop-flip".
-        index: (n,) int64, which of the N images, by default all.
+        rows: (n,) int64, which of the N images, by default all.
         crop_padding: "zeros" or "reflect".
+        numbers: (N,) int64, the position of each of the N images in the original set, by default
+            0 to N - 1.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class ArraySplit:
         images: Tensor,
         labels: Tensor,
         augment: str,
-        index: Tensor | None = None,
+        rows: Tensor | None = None,
         crop_padding: str = "zeros",
+        numbers: Tensor | None = None,
     ) -> None:
-        self.index = torch.arange(len(images)) if index is None else index
-        self.labels = labels[self.index]
-        self._images, self._labels = images, labels
+        self._rows = torch.arange(len(images)) if rows is None else rows
+        self.index = self._rows if numbers is None else numbers[self._rows]
+        self.labels = labels[self._rows]
+        self._images, self._labels, self._numbers = images, labels, numbers
         self.augment, self.crop_padding = augment, crop_padding
 
     def __len__(self) -> int:
@@ -49,8 +53,14 @@ class ArraySplit:
 
     def subset(self, positions: Tensor) -> Split:
         """The split of some positions, (m,) int64; the images are not copied."""
-        chosen = self.index[positions]
-        return ArraySplit(self._images, self._labels, self.augment, chosen, self.crop_padding)
+        return ArraySplit(
+            self._images,
+            self._labels,
+            self.augment,
+            self._rows[positions],
+            self.crop_padding,
+            self._numbers,
+        )
 
     def train_batches(
         self, batches: Iterable[tuple[int, Tensor]], seed: int, rows: Rows = whole
@@ -75,40 +85,43 @@ class ArraySplit:
     def stored(self, positions: Tensor) -> Batch:
         """Some images as they are stored, on the device."""
         device = self._images.device
-        index = to_device(self.index[positions], device)
-        return Batch(self._images[index], to_device(self.labels[positions], device), index)
+        rows = to_device(self._rows[positions], device)
+        index = rows if self._numbers is None else to_device(self.index[positions], device)
+        return Batch(self._images[rows], to_device(self.labels[positions], device), index)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A whole data set on the CPU.
+    """A data set on the CPU.
 
-    Images are (N, C, H, W) uint8, or float32 in [0, 1]; labels are (N,) int64.
+    Images are (N, C, H, W) uint8, or float32 in [0, 1]; labels are (N,) int64. ``tested`` are the
+    positions of the test images in the whole test set, where they are some of it.
     """
 
     x_train: Tensor
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
+    tested: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
         """One more than the largest label of both sets."""
         return int(torch.maximum(self.y_train.max(), self.y_test.max())) + 1
 
-    def open(self, info: DataInfo, tested: Tensor, request: DataRequest) -> Data:
+    def open(self, info: DataInfo, request: DataRequest, rows: Tensor | None = None) -> Data:
         """The splits: some of the training images are held out.
 
         Args:
             info: the facts of the data.
-            tested: (n,) int64, which test images to use.
             request: how to open them.
+            rows: (n,) int64, which of the test images to use; all by default.
         """
         x_train, x_test = self.x_train.to(request.device), self.x_test.to(request.device)
         padding = request.crop_padding
         training = ArraySplit(x_train, self.y_train, info.augment, crop_padding=padding)
         train, val = hold_out(training, request.validation)
-        test = ArraySplit(x_test, self.y_test, "none", tested)
+        test = ArraySplit(x_test, self.y_test, "none", rows, numbers=self.tested)
         return Data(info, train, val, test)
 
 

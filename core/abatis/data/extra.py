@@ -24,6 +24,7 @@ from abatis.errors import DataError, UsageError
 from abatis.system.files import sha256_of
 
 IMAGE, LABEL = "image", "label"
+ADDED = -1  # in the place of a position: an additional image
 REWRITE = (
     "write it again with numpy.savez (not savez_compressed): "
     "image (N, H, W, C) uint8 and label (N,) of integers"
@@ -163,8 +164,9 @@ def describe_extra(config: ExtraConfig, info: DataInfo, batch_size: int) -> dict
 class MixedSplit:
     """A training split in which additional images replace a fixed share of every batch.
 
-    They are drawn with replacement, and an epoch has as many batches as without them. Their index
-    continues that of the whole training set, which has ``size`` images.
+    They are drawn with replacement, and an epoch has as many batches as without them. A position of
+    :data:`ADDED` stands for one; where a batch has none, they replace images of the training set.
+    Their index continues that of the whole training set, which has ``size`` images.
     """
 
     def __init__(self, own: ArraySplit, extra: Extra, fraction: float, size: int) -> None:
@@ -200,7 +202,7 @@ class MixedSplit:
             samples = torch.arange(mine.start, mine.stop)  # (b,)
             drawn = draw_integers_of(samples, seed, "extra", (), len(self.extra.chosen), step)
             numbers = self.extra.chosen[drawn]  # (b,)
-            added = spread(len(positions), self.fraction)[mine]  # (b,)
+            added = find_added(positions, self.fraction)[mine]  # (b,)
             batch = self.own.stored(positions[mine])
             device = batch.x.device
             x, y, index = batch.x, batch.y, batch.index
@@ -211,6 +213,37 @@ class MixedSplit:
             index[where] = to_device(self.size + chosen, device)
             x = self.own.augmented(x, seed, step, mine)
             yield Batch(to_unit(x), y, index, origin=to_device(added.long(), device))
+
+
+def find_added(positions: Tensor, fraction: float) -> Tensor:
+    """Which rows of a batch are additional images, (B,) bool: as its positions say, or spread."""
+    added = positions == ADDED
+    return added if bool(added.any()) else spread(len(positions), fraction)
+
+
+def fill_up(batches: Iterable[Tensor], size: int, fraction: float) -> list[Tensor]:
+    """Batches of ``size`` positions, made from smaller ones of the training set's own images.
+
+    Args:
+        batches: of at most as many positions as :func:`count_own` says.
+        size: of a batch.
+        fraction: share of additional images; a batch with fewer of its own has more of them.
+
+    Returns:
+        Positions, (size,) int64 each; :data:`ADDED` stands for an additional image.
+    """
+    places = (~spread(size, fraction)).nonzero().squeeze(1)
+    filled = []
+    for own in batches:
+        positions = own.new_full((size,), ADDED)
+        positions[places[: len(own)]] = own
+        filled.append(positions)
+    return filled
+
+
+def count_own(size: int, fraction: float) -> int:
+    """How many images of the training set a batch has beside additional ones."""
+    return size - int(spread(size, fraction).sum())
 
 
 def spread(count: int, fraction: float) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from abatis.data.arrays import Arrays
 from abatis.data.extra import add_extra
 from abatis.data.info import Data, DataInfo, describe_copies, join_notes
+from abatis.data.npz_file import Array
 from abatis.data.order import apply_limit
 from abatis.data.request import DataRequest
 
@@ -26,23 +26,54 @@ def open_arrays(arrays: Arrays, info: DataInfo, request: DataRequest) -> Data:
     some, tested = apply_limit(request.limit, arrays.y_train, arrays.y_test)
     if len(some) < len(arrays.y_train):
         arrays = replace(arrays, x_train=arrays.x_train[some], y_train=arrays.y_train[some])
-    data = arrays.open(info, tested, request)
-    return data if request.extra is None else add_extra(data, arrays, request.extra)
+    if request.extra is not None:  # none of its images may be any test image, judged or not
+        return add_extra(arrays.open(info, request, tested), arrays, request.extra)
+    if len(tested) < len(arrays.y_test):
+        x_test, y_test = arrays.x_test[tested], arrays.y_test[tested]
+        arrays = replace(arrays, x_test=x_test, y_test=y_test, tested=tested)
+    return arrays.open(info, request)
 
 
 def _describe_copies(arrays: Arrays) -> str:
     """A note where test images are exact copies of training images, pixel by pixel."""
     if len(arrays.x_train) + len(arrays.x_test) > COMPARED:
         return ""
-    known = set(_digest_images(arrays.x_train))
-    copies = [
-        f"image {index}"
-        for index, digest in enumerate(_digest_images(arrays.x_test))
-        if digest in known
-    ]
-    return describe_copies(copies, len(arrays.x_test))
+    copies = Copies()
+    for images, note in ((arrays.x_test, copies.note_test), (arrays.x_train, copies.note_train)):
+        note(images.cpu().contiguous().numpy())
+    return copies.describe()
 
 
-def _digest_images(images: Tensor) -> Iterator[bytes]:
-    """The sha256 of every image, (N, C, H, W)."""
-    return (hashlib.sha256(image.data).digest() for image in images.cpu().contiguous().numpy())
+@dataclass
+class Copies:
+    """Finds test images that are exact copies of training images; the test images come first.
+
+    Attributes:
+        digests: the sha256 of every test image.
+        found: those that are the sha256 of a training image, too.
+    """
+
+    digests: list[bytes] = field(default_factory=list)
+    found: set[bytes] = field(default_factory=set)
+
+    def note_test(self, images: Array) -> None:
+        """Test images, one an entry of the first axis, each contiguous."""
+        self.digests += _digest_images(images)
+
+    def note_train(self, images: Array) -> None:
+        """Training images, likewise."""
+        self.found.update(self._known.intersection(_digest_images(images)))
+
+    @cached_property
+    def _known(self) -> frozenset[bytes]:
+        return frozenset(self.digests)
+
+    def describe(self) -> str:
+        """The note; empty without copies."""
+        copies = [f"image {n}" for n, digest in enumerate(self.digests) if digest in self.found]
+        return describe_copies(copies, len(self.digests))
+
+
+def _digest_images(images: Array) -> Iterator[bytes]:
+    """The sha256 of every image."""
+    return (hashlib.sha256(image.data).digest() for image in images)

@@ -20,10 +20,11 @@ def epoch_batches(
     order: str = "shuffled",
     labels: Tensor | None = None,
     updates: int | None = None,
+    rest: bool = False,
 ) -> list[Tensor]:
     """The batches of one epoch: n positions below n, given by (seed, epoch) and labels alone.
 
-    The last, smaller batch is dropped where a full one exists.
+    The last, smaller batch of a pass is dropped where a full one exists.
 
     Args:
         n: number of images.
@@ -34,19 +35,25 @@ def epoch_batches(
             class equally often, up to one; those of a class take turns.
         labels: (n,) int64; needed by "balanced".
         updates: number of batches, of as many passes as that needs; those of one if not given.
+        rest: keep the last, smaller batch of a pass.
 
     Returns:
         Positions, (B,) int64 each.
     """
     draw = generator(seed, "order", epoch)
-    batches = _draw_pass(n, batch_size, draw, order, labels)
+    batches = _draw_pass(n, batch_size, draw, order, labels, rest)
     while updates is not None and len(batches) < updates:
-        batches += _draw_pass(n, batch_size, draw, order, labels)
+        batches += _draw_pass(n, batch_size, draw, order, labels, rest)
     return batches[:updates]
 
 
 def _draw_pass(
-    n: int, batch_size: int, draw: torch.Generator, order: str, labels: Tensor | None
+    n: int,
+    batch_size: int,
+    draw: torch.Generator,
+    order: str,
+    labels: Tensor | None,
+    rest: bool,
 ) -> list[Tensor]:
     """The batches of one pass over the positions."""
     if order == "fixed":
@@ -57,7 +64,8 @@ def _draw_pass(
     else:
         positions = torch.randperm(n, generator=draw)
     batches = list(torch.split(positions, batch_size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
+    smaller = len(batches) > 1 and len(batches[-1]) < batch_size
+    return batches[:-1] if smaller and not rest else batches
 
 
 def _draw_balanced(labels: Tensor, draw: torch.Generator) -> Tensor:

@@ -30,7 +30,7 @@ from abatis.data.order import apply_limit, hold_out
 from abatis.data.policy import PolicyView
 from abatis.data.request import DataRequest
 from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD
-from abatis.data.stream import StreamSplit
+from abatis.data.stream import StreamSplit, choose_workers
 from abatis.errors import DataError
 from abatis.system.timm_import import timm, torchvision
 
@@ -174,7 +174,7 @@ def open_pictures(info: DataInfo, train: Pictures, test: Pictures, request: Data
     chosen = apply_limit(request.limit, train.labels, test.labels)
     if len(chosen[0]) < len(train):
         train = train.subset(chosen[0])
-    device, workers = request.device, request.workers
+    device, workers = request.device, choose_workers(request.workers, len(train))
     return Data(
         info,
         *hold_out(StreamSplit(_Seen(train, info), device, workers), request.validation),

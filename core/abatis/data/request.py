@@ -32,7 +32,8 @@ class DataRequest:
         validation: how many training images are held out, or which share below 1; None for a
             tenth and at most 1000.
         device: where batches are put.
-        workers: loader processes for data that are read during training; 0 reads in this process.
+        workers: loader processes for data that are read during training; 0 reads in this process,
+            None chooses by the number of cores.
         skip_broken: leave out image files that cannot be read.
         view: how image files become images for the network.
         extra: additional training images, for data in memory.
@@ -42,6 +43,8 @@ class DataRequest:
         trains: a network is to be trained, so that training images are needed.
         source: how the data are read, for sources that leave a choice.
         download: fetch a data set of torchvision's that is not in ``data_dir``.
+        measure: mean and std are needed; where they would have to be measured on all images of a
+            file, they are else 0 and 1.
     """
 
     spec: str
@@ -52,7 +55,7 @@ class DataRequest:
     crop_padding: str = "zeros"
     validation: float | None = None
     device: torch.device = CPU
-    workers: int = 0
+    workers: int | None = 0
     skip_broken: bool = False
     view: View = DEFAULT_VIEW
     extra: ExtraConfig | None = None
@@ -61,6 +64,7 @@ class DataRequest:
     trains: bool = True
     source: SourceConfig = DEFAULT_SOURCE
     download: bool = False
+    measure: bool = True
 
     @property
     def place(self) -> str:

@@ -24,12 +24,29 @@ def measure_statistics(images: Tensor) -> Statistics:
     if images.dtype != torch.uint8:
         std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
         return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        counts = torch.bincount(channel.flatten(), minlength=256)  # (256,)
-        share = counts.double() / channel.numel()
-        mean = (share * values).sum()
-        means.append(float(mean))
-        stds.append(float((share * (values - mean) ** 2).sum().sqrt()) or 1.0)
-    return tuple(means), tuple(stds)
+    counts = PixelCounts(images.shape[1])
+    counts.add(images)
+    return counts.measure()
+
+
+class PixelCounts:
+    """How often each value of a byte comes in each channel of images that are added in parts."""
+
+    def __init__(self, channels: int) -> None:
+        self._counts = torch.zeros(channels, 256, dtype=torch.int64)
+
+    def add(self, images: Tensor) -> None:
+        """Count images (N, C, H, W) uint8."""
+        for counts, channel in zip(self._counts, images.unbind(1), strict=True):
+            counts += torch.bincount(channel.flatten(), minlength=256)
+
+    def measure(self) -> Statistics:
+        """Exact mean and standard deviation of every channel; 1 for that of a constant one."""
+        values = torch.arange(256, dtype=torch.float64) / 255
+        means, stds = [], []
+        for counts in self._counts:
+            share = counts.double() / int(counts.sum())
+            mean = (share * values).sum()
+            means.append(float(mean))
+            stds.append(float((share * (values - mean) ** 2).sum().sqrt()) or 1.0)
+        return tuple(means), tuple(stds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -19,6 +20,32 @@ from abatis.errors import DataError
 Key = tuple[int, int]  # index of an image, step
 Sample = tuple[Tensor, int]  # image, its index
 Stacked = tuple[Tensor, Tensor]  # images (B, C, H, W), index (B,)
+
+
+FEW = 1000  # images, of which fewer are read faster than processes start
+MOST = 8  # processes
+
+
+def choose_workers(asked: int | None, images: int) -> int:
+    """How many loader processes to use.
+
+    Args:
+        asked: how many were asked for; if None, one for each core of this process but one, and
+            at most 8; none for few images.
+        images: how many there are.
+    """
+    if asked is not None:
+        return asked
+    if images < FEW:
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of the run on this machine
+    return max(0, min(MOST, count_cores() // processes - 1))
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    known = getattr(os, "sched_getaffinity", None)  # not on every system
+    return (os.cpu_count() or 1) if known is None else len(known(0))
 
 
 class ImageSource(Protocol):
@@ -56,6 +83,7 @@ class StreamSplit:
         self.labels = source.labels[self.index]
         self._source, self._device, self._workers = source, device, workers
         self._rounding = rounding
+        self._resting: dict[tuple[str, int], _Loader] = {}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -91,15 +119,9 @@ class StreamSplit:
         return self._batches(keys, _Keyed(self._source, "evaluate", 0))
 
     def _batches(self, keys: Iterable[list[Key]], dataset: _Keyed) -> Iterator[Batch]:
-        loader: DataLoader[Stacked | DataError] = DataLoader(
-            dataset,  # type: ignore[arg-type]  # its samples are collated to what the loader yields
-            batch_sampler=keys,
-            num_workers=self._workers,
-            collate_fn=_collate,
-            pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # else the loader draws from the global one
-        )
-        for stacked in loader:
+        use = (dataset.purpose, dataset.seed)
+        loader = self._resting.pop(use, None) or _Loader(dataset, self._workers, self._device)
+        for stacked in loader.read(keys):
             if isinstance(stacked, DataError):
                 raise stacked
             images, index = stacked
@@ -111,6 +133,38 @@ class StreamSplit:
                 y,
                 to_device(index, self._device),
             )
+        if self._workers:  # its processes wait for the next epoch
+            self._resting[use] = loader
+
+
+class _Loader:
+    """Torch's DataLoader for one epoch after another, with the same processes."""
+
+    def __init__(self, dataset: _Keyed, workers: int, device: torch.device) -> None:
+        self._keys = _Keys()
+        self._loader: DataLoader[Stacked | DataError] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # its samples are collated to what the loader yields
+            batch_sampler=self._keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else the loader draws from the global one
+        )
+
+    def read(self, keys: Iterable[list[Key]]) -> Iterator[Stacked | DataError]:
+        """The batches of these keys."""
+        self._keys.batches = keys
+        return iter(self._loader)
+
+
+class _Keys:
+    """What the loader reads next; it is asked once an epoch."""
+
+    batches: Iterable[list[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
 
 
 class _Keyed(Dataset[Sample | DataError]):

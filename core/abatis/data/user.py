@@ -118,7 +118,7 @@ def _open_arrays(train: Any, test: Any, request: DataRequest) -> Data:
 def _images(values: Any, name: str, rounding: Rounding) -> Tensor:
     """Images as (N, C, H, W), uint8 or float32 in [0, 1]."""
     found = values.detach() if isinstance(values, Tensor) else np.asarray(values)
-    x = _channels_first(_native(found))
+    x = _native(_put_channels_first(found))
     if x.dim() != 4 or x.shape[2] != x.shape[3]:
         raise DataError(
             f"{name} is {str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}",
@@ -141,24 +141,31 @@ def _find_precision(found: Any) -> float:
 def _native(found: Any) -> Tensor:
     """uint8 as it is, floats as float32, and (0,) for other types.
 
-    Arrays are copied: they may be read-only.
+    Arrays are copied, once: they may be read-only.
     """
     if isinstance(found, Tensor):
         x = found
     elif found.dtype == np.uint8 or found.dtype.kind == "f":
-        x = torch.from_numpy(found.astype(np.uint8 if found.dtype == np.uint8 else np.float32))
+        dtype = np.uint8 if found.dtype == np.uint8 else np.float32
+        x = torch.from_numpy(np.array(found, dtype, order="C"))
     else:
         return torch.empty(0)
     return x if x.dtype == torch.uint8 else x.float() if x.is_floating_point() else torch.empty(0)
 
 
-def _channels_first(x: Tensor) -> Tensor:
-    """uint8 (N, H, W) and (N, H, W, C) as (N, C, H, W); the two equal sides are H and W."""
-    if x.dtype == torch.uint8 and x.dim() == 3:
-        return x[:, None]
-    if x.dtype == torch.uint8 and x.dim() == 4 and x.shape[1] == x.shape[2]:
-        return x.permute(0, 3, 1, 2)
-    return x
+def _put_channels_first(found: Any) -> Any:
+    """uint8 (N, H, W) and (N, H, W, C) as (N, C, H, W); the two equal sides are H and W.
+
+    A view of the array or tensor.
+    """
+    if found.dtype not in (torch.uint8, np.uint8):
+        return found
+    if found.ndim == 3:
+        return found[:, None]
+    if found.ndim == 4 and found.shape[1] == found.shape[2]:
+        axes = (0, 3, 1, 2)
+        return found.permute(axes) if isinstance(found, Tensor) else found.transpose(axes)
+    return found
 
 
 def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
@@ -176,7 +183,8 @@ def _open_datasets(train: Any, test: Any, request: DataRequest) -> Data:
     info = DataInfo(NAME, num_classes, shape[0], shape[1], mean, std, "none", class_names=names)
     training = _DatasetImages(train, "train", y_train, shape, some)
     testing = _DatasetImages(test, "test", y_test, shape, torch.arange(len(y_test)))
-    device, workers, rounding = request.device, request.workers, Rounding()
+    # it may be a Dataset that cannot be sent to other processes: they are used where asked for
+    device, workers, rounding = request.device, request.workers or 0, Rounding()
     return Data(
         info,
         *hold_out(StreamSplit(training, device, workers, rounding=rounding), request.validation),

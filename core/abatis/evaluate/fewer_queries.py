@@ -20,7 +20,8 @@ from abatis.api.context import Forward
 from abatis.api.threat import Threat
 from abatis.evaluate.pgd import margin
 from abatis.evaluate.square import Ask
-from abatis.nets.net import LOGITS_TOLERANCE, Net
+from abatis.nets.layout import LOGITS_TOLERANCE
+from abatis.nets.net import Net
 
 
 def drop_fooled(apgd: Any, threat: Threat) -> None:

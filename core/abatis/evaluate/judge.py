@@ -15,7 +15,8 @@ from abatis.api.batch import Batch
 from abatis.api.threat import Threat
 from abatis.errors import DataError, NotFiniteError, UsageError
 from abatis.evaluate.isolation import T, halve_until_fits, isolate
-from abatis.nets.net import LOGITS_TOLERANCE, Net
+from abatis.nets.layout import LOGITS_TOLERANCE
+from abatis.nets.net import Net
 from abatis.system import distributed
 
 Attack = Callable[[Batch], tuple[Tensor, Tensor]]

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from abatis.errors import UsageError
 from abatis.nets.digest import weights_digest
+from abatis.nets.features import find_head, keep_input, widen
 from abatis.nets.folding import Folding, find_folding
+from abatis.nets.layout import agrees, damages_memory
 from abatis.system.arithmetic import use_full_float32
 
 if TYPE_CHECKING:
@@ -20,9 +23,6 @@ if TYPE_CHECKING:
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RUNNING = ("running_mean", "running_var")
-SAFE_CHANNELS = 8
-LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
-"""Logits that differ by less are those of the same function."""
 
 
 class Net:
@@ -61,16 +61,48 @@ class Net:
         self.auxiliaries_closed = False  # from the first step on none is added
         self.is_trained = True  # not a frozen auxiliary network
         self._format = self._attack_format = torch.contiguous_format
+        self._head: nn.Module | None = None  # the layer that makes the logits, once it is asked for
         self._folding: Folding | None = None
         self._folded_type: torch.dtype | None = None  # of folded weights in attacks
         self._run = self._run_attack = cast("Callable[[Tensor], Tensor]", module)
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self._forward(self._run, x)
+
+    def _forward(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         # Autocast is entered for each forward: it caches cast weights, and would not see a weight
         # that was perturbed in between.
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self._run(x.contiguous(memory_format=self._format))
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        with self._autocast(x):
+            return widen(run(x.contiguous(memory_format=self._format)))
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        low = self.precision == "bf16"
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features (B, D) of a forward pass, in float32 or wider."""
+        return self.with_features(x)[1]
+
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and features (B, D) of one forward pass, which is never compiled.
+
+        Raises:
+            UsageError: the network has no features, or it is sharded.
+        """
+        with keep_input(self.find_head(x)) as noted:
+            logits = self._forward(self.module, x)
+        return logits, widen(noted[-1])
+
+    def find_head(self, x: Tensor) -> nn.Module:
+        """The layer that makes the logits, found at the first call; UsageError where none does."""
+        if self.sharding is not None:
+            raise UsageError(
+                "--shard is not supported with the features of a network", fix="leave out --shard"
+            )
+        if self._head is None:
+            with self.frozen_mode(), torch.no_grad(), self._autocast(x):
+                self._head = find_head(self.module, x[:2])
+        return self._head
 
     def tune(self, x: Tensor, fold: bool = True, step: bool = True) -> dict[str, str]:
         """Choose the fastest way of making forwards that leaves the logits as they are.
@@ -87,7 +119,7 @@ class Net:
         # in full float32: the rounding of TF32 is larger than the tolerance
         with use_full_float32(), self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
-            if not _damages_memory(self.module, x.device) and _agrees(
+            if not damages_memory(self.module, x.device) and agrees(
                 plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))
             ):
                 self._attack_format = torch.channels_last
@@ -95,7 +127,7 @@ class Net:
             found = find_folding(self.module, lambda: self.module(x)) if fold else None
             if found is not None and found.pairs:
                 with found.active():
-                    self._folding = found if _agrees(plain, lambda: self.module(x)) else None
+                    self._folding = found if agrees(plain, lambda: self.module(x)) else None
             self._folded_type = self._find_folded_type(x)
         norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
         folded = len(self._folding.pairs) if self._folding is not None else 0
@@ -360,29 +392,3 @@ class Net:
         finally:
             for norm in norms:
                 norm.training = False
-
-
-def _damages_memory(module: nn.Module, device: torch.device) -> bool:
-    """Would torch write beyond its memory on the CPU if this network ran in channels_last?
-
-    The gradient of the kernel of a strided 1x1 convolution does, from fewer than 8 channels.
-    """
-    return device.type == "cpu" and any(
-        part.in_channels < SAFE_CHANNELS and max(part.kernel_size) == 1 and max(part.stride) > 1
-        for part in module.modules()
-        if isinstance(part, nn.Conv2d)
-    )
-
-
-def _agrees(plain: Tensor, forward: Callable[[], Tensor]) -> bool:
-    """Does another way of running a network give the same logits, up to rounding?
-
-    Not where the network raises an error.
-    """
-    try:
-        other = forward()
-    except RuntimeError:
-        return False
-    return other.shape == plain.shape and bool(
-        (other - plain).abs().max() <= LOGITS_TOLERANCE * plain.abs().max()
-    )

@@ -29,6 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from abatis.nets.blocks import find_blocks
 from abatis.nets.copying import copy_module
 from abatis.system import distributed
 
@@ -184,24 +185,3 @@ class Sharding:
 def first_reason(error: CheckpointException) -> str:
     """The error of the first process that failed, in one line."""
     return next((str(reason) for reason, _ in error.failures.values()), str(error)).splitlines()[0]
-
-
-def find_blocks(module: nn.Module) -> list[nn.Module]:
-    """The residual or transformer blocks of a network.
-
-    They are the innermost parts of its sequences and lists that have parts themselves.
-    """
-    parts = [
-        part
-        for sequence in module.modules()
-        if isinstance(sequence, nn.Sequential | nn.ModuleList)
-        for part in sequence.children()
-        if any(True for _ in part.children()) and any(True for _ in part.parameters())
-    ]
-    inner = {id(part) for part in parts}
-    found = [
-        part
-        for part in parts
-        if not any(id(other) in inner for other in part.modules() if other is not part)
-    ]
-    return list(dict.fromkeys(found))

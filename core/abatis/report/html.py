@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from abatis.report.words import NO_BREAK_SPACE, format_percent
 from abatis.system.printable import replace_controls
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "quiet": "·"}
 
@@ -155,19 +157,17 @@ class Gallery:
     Args:
         caption: a sentence above them.
         cards: the cards.
-        wide: does each card take a row?
     """
 
     kind: ClassVar[str] = "gallery"
     caption: str
     cards: Sequence[Card]
-    wide: bool = False
 
     @property
     def layout(self) -> str:
-        """How wide a card is, as the style knows it."""
-        pairs = all(len(card.images) <= 2 for card in self.cards)
-        return "wide" if self.wide else "pairs" if pairs else "threes"
+        """How wide a card is, as the style knows it: by the most images that one has."""
+        most = max(len(card.images) for card in self.cards)
+        return {0: "pairs", 1: "pairs", 2: "pairs", 3: "threes", 4: "fours"}.get(most, "wide")
 
 
 Block = str | Table | Figure | Code | Items | Folded | Gallery
@@ -232,11 +232,12 @@ def page(title: str, lead: Lead | None, sections: Sequence[Section]) -> str:
 
 @cache
 def _templates() -> Environment:
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(
-        loader=loader,
+    import jinja2  # when a page is written, and not with every command
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -90,8 +90,10 @@ class Reporter:
         self.console.print(table)
         self._epochs = config.epochs
         optim = config.optim
+        updates = f" of {config.epoch_updates} updates" if config.epoch_updates else ""
         self.note(
-            f"epochs {config.epochs}, batch {config.batch_size}, "
+            f"epochs {config.epochs}{updates}, batch {config.batch_size}, "
+            f"threat {' and '.join([config.threat, *config.also_train])}, "
             f"{optim.name} lr {optim.lr:g} {optim.schedule}, "
             f"weight decay {optim.weight_decay:g}, {config.precision}, seed {config.seed}"
         )
@@ -195,6 +197,8 @@ class Reporter:
 
         with self._bars("evaluation", 1):
             yield progress
+            if self._progress is not None:  # the bar of the last attack says nothing any more
+                self._progress.update(self._task, description="evaluation", completed=1, total=1)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of an evaluation, and how far they can be trusted."""
@@ -287,4 +291,4 @@ class Reporter:
 def _format(value: object) -> str:
     if isinstance(value, tuple | list):
         return "/".join(str(part) for part in value) or "none"
-    return str(value)
+    return "none" if value is None else str(value)

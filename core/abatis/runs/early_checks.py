@@ -174,8 +174,9 @@ def _may_conflict(
         len(list_implementers(manager, role)) > 1 for role in PROVIDERS if role not in config.use
     )
     compiled = config.compile in ("step", "both")
-    twice = any(config.options[plugin.name].needs_double_backward for plugin in active)
-    return contested or (compiled and twice)
+    options = [config.options[plugin.name] for plugin in active]
+    uncompiled = any(one.needs_double_backward or one.needs_features for one in options)
+    return contested or (compiled and uncompiled)
 
 
 def _try_plan(config: RunConfig, device: torch.device) -> None:

@@ -71,6 +71,12 @@ def _check_engine(config: RunConfig, net: Net, plan: Plan) -> None:
             f"as {asking} needs it",
             fix="--compile attack",
         )
+    if config.compile in ("step", "both") and plan.features_for:
+        raise UsageError(
+            f"--compile {config.compile}: a compiled forward pass keeps no features, which "
+            f"{', '.join(plan.features_for)} reads",
+            fix="--compile attack",
+        )
     if config.shard != "none":
         check_sharding(config, plan, net.module)
 

@@ -12,6 +12,7 @@ from abatis.config.toml import read_toml
 from abatis.data.info import View
 from abatis.errors import UsageError, did_you_mean
 from abatis.nets.backbones import view_of
+from abatis.nets.backbones.cifar_preact import is_model
 from abatis.nets.backbones.from_repository import (
     CONFIG,
     LOCAL,
@@ -202,7 +203,7 @@ def find_model(
 
 
 def _is_known(name: str) -> bool:
-    return is_factory(name) or name.startswith("torchvision:") or timm.is_model(name)
+    return is_factory(name) or name.startswith("torchvision:") or is_model(name)
 
 
 def _find_zoo(spec: str, backbone: str | None, wishes: Wishes) -> ModelSpec:

@@ -10,26 +10,38 @@ import torch
 
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
-from abatis.data import Data, DataInfo, DataRequest, describe, from_user, open_data
+from abatis.data import Data, DataInfo, DataRequest, View, describe, from_user, open_data
 from abatis.data.extra import describe_extra
 from abatis.data.info import show_some
+from abatis.data.sources import is_streamed
 from abatis.errors import UsageError
 from abatis.nets.backbones import view_of
+from abatis.nets.backbones.names import has_prefix
 from abatis.nets.weights_file import WEIGHTS, WEIGHTS_LAST, read_class_names
 
 
 def describe_run_data(config: RunConfig) -> DataInfo:
-    """The facts of a run's data; raises DataError, UsageError."""
-    request = DataRequest.of(config, view_of(config.backbone, config.zoo_dir))
-    return describe(replace(request, class_names=_read_class_names(config)))
+    """The facts of a run's data as its plan shows them, without reading all of a large file.
+
+    Raises DataError, UsageError.
+    """
+    request = DataRequest.of(config, find_view(config))
+    names = _read_class_names(config)
+    return describe(replace(request, class_names=names, measure=False))
 
 
 def open_run_data(config: RunConfig, given: object, device: torch.device) -> Data:
     """A run's data, or those given from Python in their place; raises DataError, UsageError."""
-    request = DataRequest.of(config, view_of(config.backbone, config.zoo_dir), device)
+    request = DataRequest.of(config, find_view(config), device)
     if given is not None:
         return from_user(given, request)
     return open_data(replace(request, class_names=_read_class_names(config)))
+
+
+def find_view(config: RunConfig) -> View:
+    """How the network sees image files; of images in memory it is not asked what timm says."""
+    in_memory = not is_streamed(config.data) and not has_prefix(config.backbone)
+    return View() if in_memory else view_of(config.backbone, config.zoo_dir)
 
 
 def _read_class_names(config: RunConfig) -> tuple[str, ...]:

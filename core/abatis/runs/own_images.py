@@ -15,6 +15,7 @@ from abatis.data.info import Split
 from abatis.errors import DataError, UsageError
 from abatis.report.eval_record import read_record
 from abatis.runs.model_spec import Kind, ModelSpec, find_model
+from abatis.runs.open_data import find_view
 from abatis.runs.own_run import describe_plugins, describe_training
 from abatis.runs.prepare import prepare
 from abatis.runs.result import Result
@@ -43,7 +44,7 @@ def open_own_data(subject: ModelSpec, device: torch.device, **changes: Any) -> D
             fix="give the test images again: abatis.judge(run, data=(x, y)); the commands take "
             "--data npz:PATH",
         )
-    request = DataRequest.of(run, subject.view, device).for_judging()
+    request = DataRequest.of(run, find_view(run), device).for_judging()
     return open_data(replace(request, class_names=subject.class_names, **changes))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from abatis.api.randomness import Randomness, reseed
 from abatis.api.run import Run
 from abatis.config import discovery
+from abatis.config.built_in import SHARDING, load_built_in
 from abatis.config.option_values import OLD_NORMALIZE
 from abatis.config.plan_row import BUILT_IN, PlanRow
 from abatis.config.run_config import RunConfig
@@ -25,18 +26,19 @@ from abatis.nets.backbones.from_timm import with_sync_batch_norm
 from abatis.nets.first_pass import try_network
 from abatis.nets.net import Net
 from abatis.nets.outputs import unwrap_parallel
-from abatis.nets.sharding import Sharding
 from abatis.runs.class_balance import describe_balance, with_class_weights
 from abatis.runs.engine import set_up_engine, warn_about_device
 from abatis.runs.network import build_auxiliary, build_backbone, make_run
 from abatis.runs.open_data import data_rows
 from abatis.runs.run_folder import initialise
 from abatis.runs.start_check import check_start, prepare_module
+from abatis.runs.times import warn_about_times
 from abatis.system import distributed
 from abatis.train.builtin.averaging import WeightAveraging
 from abatis.train.builtin.mixing import Mixing
 from abatis.train.call_order import list_calls
 from abatis.train.judged_weights import choose_judged
+from abatis.train.layer_rates import describe_rates
 from abatis.train.network_hooks import change_network
 from abatis.train.plan import Plan, make_plan, read_use
 from abatis.train.restatistics import renew_over_epoch
@@ -121,12 +123,11 @@ def prepare(
     plan = make_plan(loaded, config.options, use, run, say)
     plan = with_class_weights(plan, config, info, images, device)
     notes += _collect_warnings(config, info, images, net, name)
+    notes += warn_about_times(config, None if images is None else run.steps_per_epoch)
     notes += warn_about_device(config, device, timed=images is not None)
     engine = set_up_engine(config, net, plan, info)
-    inputs = _describe_inputs(config, info, net.module, name)
-    rows = (*inputs, *plan.rows, *_describe_auxiliaries(net))
-    rows = (*rows, *_describe_statistics(config, net, plan), engine)
-    plan = add_own_trainers(replace(plan, rows=rows), config, net, run)
+    rows = _describe_run(config, info, net, plan, name)
+    plan = add_own_trainers(replace(plan, rows=(*rows, engine)), config, net, run)
     plan = choose_judged(plan, use.get("weights"))
     if say is not None:
         _trace_plan(say, net, plan)
@@ -138,6 +139,9 @@ def _trace_plan(say: Say, net: Net, plan: Plan) -> None:
     for name, one in net.auxiliaries.items():
         how = "trained" if one.is_trained else "frozen"
         say(f"trace: auxiliary network {name}, {how}: {describe_answer(one.module)}")
+    for row in plan.rows:
+        if row.role == "features":
+            say(f"trace: features are the input of layer {row.provider}")
     for text in list_calls(plan):
         say(f"trace: calls {text}")
 
@@ -156,7 +160,7 @@ def _collect_warnings(
         notes += _warn_missing_classes(images)
         notes += _warn_unused_images(config, images)
     notes += _warn_no_crops(config, info)
-    notes += _warn_idle(config)
+    notes += _warn_one_threat(config)
     return notes + _warn_no_statistics(config, net, name)
 
 
@@ -167,7 +171,7 @@ def _make_net(config: RunConfig, model: nn.Module, device: torch.device) -> Net:
     switch = partial(switch_checkpointing, model) if config.grad_checkpointing else None
     net = Net(model.to(device), config.precision, config.attack.precision, switch)
     if config.shard != "none" and distributed.several():
-        net.sharding = Sharding(model, config.shard)
+        net.sharding = load_built_in(SHARDING)(model, config.shard)
     return net
 
 
@@ -211,6 +215,20 @@ def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
     return plan
 
 
+def _describe_run(
+    config: RunConfig, info: DataInfo, net: Net, plan: Plan, name: str
+) -> tuple[PlanRow, ...]:
+    """All rows of the plan but that of the engine."""
+    return (
+        *_describe_inputs(config, info, net.module, name),
+        *describe_rates(net.module, config.optim.rates, name),
+        *_describe_features(net, plan, info, name),
+        *plan.rows,
+        *_describe_auxiliaries(net),
+        *_describe_statistics(config, net, plan),
+    )
+
+
 def _describe_inputs(
     config: RunConfig, info: DataInfo, model: nn.Module, name: str
 ) -> tuple[PlanRow, ...]:
@@ -237,6 +255,23 @@ def _describe_auxiliaries(net: Net) -> tuple[PlanRow, ...]:
         )
         for name, one in net.auxiliaries.items()
     )
+
+
+def _describe_features(net: Net, plan: Plan, info: DataInfo, name: str) -> tuple[PlanRow, ...]:
+    """The plan's row of the layer whose input is the features, where a plugin reads them."""
+    if not plan.features_for:
+        return ()
+    device = next(net.module.parameters()).device
+    x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
+    readers = ", ".join(plan.features_for)
+    try:
+        head = net.find_head(x)
+    except UsageError as error:
+        raise UsageError(
+            f"{readers} reads features, and {name} has none", where=error.what, fix=error.fix
+        ) from error
+    layers = (own for own, part in net.module.named_modules() if part is head)
+    return (PlanRow("features", next(layers), "", {"read by": readers}),)
 
 
 def _describe_statistics(config: RunConfig, net: Net, plan: Plan) -> tuple[PlanRow, ...]:
@@ -299,20 +334,12 @@ def _warn_no_crops(config: RunConfig, info: DataInfo) -> list[str]:
     return [f"--crop-padding {config.crop_padding} has no effect: images are not cropped"]
 
 
-def _warn_idle(config: RunConfig) -> list[str]:
-    """A note for each plugin that would begin after the last epoch, or has epochs after it."""
-    late = [
-        f"--{name}.{option} {','.join(map(str, epochs))}: a run of {config.epochs} epochs ends "
-        "before the last of them"
+def _warn_one_threat(config: RunConfig) -> list[str]:
+    """A note for each plugin that attacks in several threats, where the run has one."""
+    return [
+        f"{name} attacks in several threats, and this run has one: add --also-train L2:0.5"
         for name, options in config.options.items()
-        for option, epochs in options.dated_epochs.items()
-        if max(epochs, default=0) > config.epochs
-    ]
-    return late + [
-        f"{name} begins after epoch {options.idle_epochs}; "
-        f"it will have no effect in a run of {config.epochs} epochs"
-        for name, options in config.options.items()
-        if options.idle_epochs >= config.epochs
+        if options.several_threats and not config.also_train
     ]
 
 

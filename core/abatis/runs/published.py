@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones import build
+from abatis.nets.backbones.cifar_preact import is_model
 from abatis.nets.backbones.from_repository import CONFIG
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
+from abatis.nets.backbones.own_nets import OWN_NETS
 from abatis.nets.backbones.zoo.table import PREFIX as ZOO
 from abatis.nets.digest import weights_digest
 from abatis.nets.normalising import Normalized
@@ -97,13 +99,15 @@ def _build_named(folder: Path, description: Mapping[str, Any]) -> nn.Module:
 
 
 def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
-    if not timm.is_model(architecture):
+    if not is_model(architecture):
         raise UsageError(
             f"{folder} holds the weights of {architecture}, which timm does not know",
             fix="abatis.load(folder, model=your_module); or give its model.pt2 to defense eval",
         )
-    read_weights(folder / PUBLISHED_WEIGHTS)
+    weights, _ = read_weights(folder / PUBLISHED_WEIGHTS)
     try:
+        if architecture in OWN_NETS:
+            return _make_own(folder, architecture, weights)
         backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
         return Normalized(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     except Exception as error:
@@ -111,6 +115,16 @@ def _load_with_timm(folder: Path, architecture: str) -> nn.Module:
             f"timm cannot load {folder}: {summarise_error(error)}",
             fix="export or download it again",
         ) from error
+
+
+def _make_own(folder: Path, architecture: str, weights: Mapping[str, Tensor]) -> nn.Module:
+    """One of our networks as timm would load it from the folder, without importing timm."""
+    config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
+    options = {**config.get("model_args", {}), "num_classes": config["num_classes"]}
+    backbone = OWN_NETS[architecture].build(**options)
+    backbone.load_state_dict(weights)
+    facts = config["pretrained_cfg"]
+    return Normalized(backbone, facts["mean"], facts["std"])
 
 
 def load_onnx(path: Path) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from abatis.errors import UsageError, summarise_error
 from abatis.nets.backbones import unwrap
 from abatis.nets.copying import copy_module
 from abatis.nets.first_pass import explain_failure, try_network
+from abatis.nets.layer_names import explain_missing, find_layers
 from abatis.nets.module_state import read_extra_state
 from abatis.nets.net import BATCH_STATISTICS, Net
 from abatis.nets.outputs import CopyImages, adapt_images, adapt_outputs, adapt_training_output
@@ -81,7 +81,7 @@ def freeze_layers(module: nn.Module, name: str, wanted: Sequence[str]) -> list[s
     Args:
         module: the network, in train mode.
         name: of the network, for messages.
-        wanted: names of modules, their last parts, or patterns of these like ``stage1*``.
+        wanted: names of modules, their ends, or patterns of these like ``stage1*``.
 
     Returns:
         A note, if there are any.
@@ -91,16 +91,9 @@ def freeze_layers(module: nn.Module, name: str, wanted: Sequence[str]) -> list[s
     """
     frozen: set[int] = set()
     for pattern in wanted:
-        found = [
-            part
-            for own, part in module.named_modules()
-            if own and (fnmatchcase(own, pattern) or fnmatchcase(own.rpartition(".")[2], pattern))
-        ]
+        found = find_layers(module, pattern)
         if not found:
-            raise UsageError(
-                f"--freeze {pattern}: {name} has no such layer",
-                fix=f"its layers are {', '.join(_list_layers(module))}",
-            )
+            raise explain_missing(module, name, f"--freeze {pattern}", pattern)
         for part in found:
             frozen |= {id(parameter) for parameter in part.requires_grad_(False).parameters()}
             part.eval()
@@ -108,22 +101,6 @@ def freeze_layers(module: nn.Module, name: str, wanted: Sequence[str]) -> list[s
         return []
     size = sum(weight.numel() for weight in module.parameters() if id(weight) in frozen)
     return [f"frozen: {', '.join(wanted)}, {size:,} parameters"]
-
-
-def _list_layers(module: nn.Module) -> list[str]:
-    """Names of the parts of a network, below wrappers and sequences that hold all or most of it."""
-    children = [
-        (name, child)
-        for name, child in module.named_children()
-        if next(child.parameters(), None) is not None
-    ]
-    if len(children) == 1:
-        return _list_layers(children[0][1]) or [children[0][0]]
-    names = []
-    for name, child in children:
-        whole = isinstance(child, nn.Sequential) and not next(iter(child._modules)).isdigit()
-        names += _list_layers(child) if whole else [name]
-    return names
 
 
 def _check_habits(module: nn.Module, name: str) -> None:

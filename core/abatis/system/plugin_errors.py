@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from abatis.errors import AbatisError, PluginError
+from abatis.errors import AbatisError, PluginError, UsageError
 from abatis.system import distributed
-from abatis.system.torch_messages import is_out_of_memory
+from abatis.system.torch_messages import find_missing_derivative, is_out_of_memory
 from abatis.system.user_module import raised_at
 
 
@@ -29,6 +29,14 @@ def blame_plugin(
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error) or distributed.lost_process(error):
             raise
+        operation = find_missing_derivative(error)
+        if operation:
+            raise UsageError(
+                f"torch has no second derivative of {operation}, which a loss or penalty with an "
+                "input gradient needs",
+                where=f"the {role}",
+                fix="use a backbone with other activations, or a method without input gradients",
+            ) from error
         version = f", version {versions[plugin]}" if versions and plugin in versions else ""
         raise PluginError(
             f"plugin '{plugin}' failed in its {role}: {type(error).__name__}: {error}",

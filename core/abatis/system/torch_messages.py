@@ -7,6 +7,7 @@ apart. ``tests/system/test_torch_messages.py`` provokes each error in the instal
 from __future__ import annotations
 
 import pickle
+import re
 
 LOST = {
     "closed by peer": "has ended",
@@ -31,6 +32,9 @@ NO_MEMORY = (
 )
 """Parts of the messages of libraries that allocate memory themselves. A GPU is needed to provoke
 them, so only the CPU's is tested."""
+
+NO_DERIVATIVE = re.compile(r"derivative for aten::(\w+?)(?:_backward)? is not implemented")
+"""Of an operation without a second derivative: its own derivative has none."""
 
 BROADCAST_BUFFERS = "`broadcast_buffers` is deprecated"
 """How the warning begins that newer versions give for an argument that older ones need."""
@@ -57,6 +61,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
     )
+
+
+def find_missing_derivative(error: BaseException) -> str:
+    """Return the operation that torch cannot differentiate any further, or an empty string."""
+    found = NO_DERIVATIVE.search(str(error)) if isinstance(error, RuntimeError) else None
+    return found[1] if found else ""
 
 
 def describe_unreadable(error: BaseException) -> str:

@@ -44,10 +44,13 @@ def loss_terms(
     info: Mapping[str, Tensor] | None = None,
     progress: float = 0.0,
     epoch: int = 0,
+    further: Mapping[str, Tensor] | None = None,
+    features: Mapping[str, Tensor] | None = None,
+    also_train: Sequence[str] = (),
 ) -> Mapping[str, Term]:
     """Compute the terms of one or several plugins from logits, without a network.
 
-    They are differentiable in both logits. For plugins that need a forward pass use
+    They are differentiable in all logits and features. For plugins that need a forward pass use
     :func:`penalty_terms`.
 
     Args:
@@ -59,6 +62,9 @@ def loss_terms(
         info: what an attacker would report, by name: (B,) each.
         progress: the share of the training that is done, in [0, 1).
         epoch: the epoch, from 0.
+        further: logits at further images of the attacker, by name: (B, K) each.
+        features: the features (B, D) at ``clean``, ``adv`` and further images, by name.
+        also_train: further threats of the training attack.
 
     Returns:
         The terms by name; those of a regularizer are named ``plugin/term``.
@@ -67,11 +73,16 @@ def loss_terms(
         UsageError: a plugin needs a network.
     """
     plan = plan_of(
-        *names, net=Net(_NoNetwork()), num_classes=logits_clean.shape[1], options=options
+        *names,
+        net=Net(_NoNetwork()),
+        num_classes=logits_clean.shape[1],
+        options=options,
+        also_train=also_train,
     )
     x, x_adv = logits_clean.new_zeros(len(y), 1, 1, 1), logits_clean.new_zeros(len(y), 1, 1, 1)
     ctx = _make_context(Net(_NoNetwork()), x, x_adv, y, info, progress, epoch)
     ctx.__dict__.update(logits_clean=logits_clean, logits_adv=logits_adv)
+    ctx.place_outputs(further or {}, features or {})
     plan.run.clock.now = Now(0, epoch, progress)
     return plan.terms(ctx)
 

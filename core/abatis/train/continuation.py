@@ -176,10 +176,28 @@ def _check_state(source: Source, config: RunConfig) -> None:
             where=str(source.run),
             fix="give --ema as in that run" if averaged else "leave out --ema",
         )
+    _check_layers(source, config)
     optim = source.loaded.about["options"]["optim"]["name"]
     if optim != config.optim.name:
         raise UsageError(
             f"{OPTION}: that run has the optimizer {optim}, this one {config.optim.name}",
             where=str(source.run),
             fix=f"give --optim.name {optim}",
+        )
+
+
+def _check_layers(source: Source, config: RunConfig) -> None:
+    """Raise UsageError where layers are grouped otherwise: moments are in the groups' order."""
+    options = source.loaded.about["options"]
+    for flag, there, own in (
+        ("--freeze", options.get("freeze", ()), config.freeze),
+        ("--optim.rates", options["optim"].get("rates", ()), config.optim.rates),
+    ):
+        if list(there) == list(own):
+            continue
+        given = f"{flag} {','.join(there)}" if there else f"no {flag}"
+        raise UsageError(
+            f"{OPTION}: that run has {given}, this one {','.join(own) or 'none'}",
+            where=str(source.run),
+            fix=f"give {flag} as in that run, or start from its weights alone: --init {source.run}",
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from abatis.api.batch import Attacked, Batch
 from abatis.api.context import StepContext
 from abatis.api.randomness import reseed
+from abatis.errors import PluginError
 from abatis.system import distributed
 from abatis.train.image_checks import check_attacked, find_inside
 from abatis.train.statistics_forwards import repeat_forwards
@@ -82,6 +83,7 @@ class MicroBatches:
         still = not setup.statistics.attack
         with setup.net.hold_folded() if still else nullcontext():
             self.attacked = [self._attack(rows) for rows in self.cuts]
+        self._check_names()
 
     def __iter__(self) -> Iterator[StepContext]:
         for rows, (batch, attacked) in zip(self.cuts, self.attacked, strict=True):
@@ -109,6 +111,8 @@ class MicroBatches:
             gatherer=gatherer,
             summer=distributed.sum_over_processes,
             forwards=self.setup.statistics.loss,
+            images=attacked.images,
+            keeps_features=bool(self.setup.plan.features_for),
         )
 
     @cached_property
@@ -122,7 +126,10 @@ class MicroBatches:
         same = all(attacked.x is batch.x for batch, attacked in self.attacked)
         x = self.batch.x if same else torch.cat([part.x for part in parts])
         threats = [part.threat for part in parts if part.threat is not None]
-        return Attacked(x, info, threat=torch.cat(threats) if threats else None)
+        threat = torch.cat(threats) if threats else None
+        names = parts[0].images
+        images = {name: torch.cat([part.images[name] for part in parts]) for name in names}
+        return Attacked(x, info, threat=threat, images=images)
 
     def _move_draws(self, rows: slice) -> None:
         """From here on, draws are those of these rows of the batch."""
@@ -147,6 +154,16 @@ class MicroBatches:
         self.inside.append(inside)
         repeat_forwards(net, [word for word in moved_by if word != "steps"], batch.x, attacked.x)
         return batch, attacked
+
+    def _check_names(self) -> None:
+        """Raise PluginError where the attacker names other further images in other calls."""
+        names = {tuple(sorted(attacked.images)) for _, attacked in self.attacked}
+        if len(names) > 1:
+            told = " and ".join(", ".join(some) or "none" for some in sorted(names))
+            raise PluginError(
+                f"attacker '{self.setup.plan.attacker_name}' gave the images {told} in one step",
+                fix="give the same names in every call",
+            )
 
     def sum_shown(self) -> dict[str, Tensor]:
         """What the attacker asks to be shown, () each: sums over the samples of this process."""

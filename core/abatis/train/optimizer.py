@@ -16,6 +16,7 @@ from abatis.config.option_groups import OptimConfig
 from abatis.errors import UsageError
 from abatis.nets.backbones import unwrap
 from abatis.system.timm_import import timm
+from abatis.train.layer_rates import scale_layers
 
 PEAK = 0.3  # where one-cycle reaches its peak
 WARM_START = 0.01  # its first factor
@@ -99,10 +100,13 @@ def make_optimizer(
             (``optimizer.found_inf``).
 
     Raises:
-        UsageError: Rates differ by layer, and the network does not say what its layers are.
+        UsageError: Rates differ by layer, and the network does not say what its layers are, or has
+            no such layer.
     """
     module, *auxiliaries = [trained] if isinstance(trained, nn.Module) else trained
     groups = _group_parameters(config, module)
+    if config.rates:
+        groups = scale_layers(groups, module, config.rates)
     level = config.model_copy(update={"layer_decay": 1.0})
     for auxiliary in auxiliaries:
         groups += _group_parameters(level, auxiliary)

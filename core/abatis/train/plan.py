@@ -64,6 +64,7 @@ class Plan:
         loss_name: The plugin, or the built-in loss.
         clean_first: Is the forward pass on the clean images made before the adversarial one?
         needs_double_backward: Does a plugin differentiate a gradient?
+        features_for: Plugins that read the network's features, which every forward pass then keeps.
         hard_labels: Plugins that are defined for one label per sample only.
         adaptive: Attacks that plugins bring against themselves, by plugin; run by the evaluation.
         run: What the hooks were given; the engine moves its clock.
@@ -84,6 +85,7 @@ class Plan:
     adaptive: Mapping[str, AdaptiveAttack]
     run: Run
     judged_by: str = TRAINED
+    features_for: tuple[str, ...] = ()
     side_effects: SideEffectChecks = field(default_factory=SideEffectChecks)
 
     @property
@@ -133,7 +135,9 @@ class Plan:
     def _ask_terms(
         self, name: str, role: str, function: Loss | Regularizer, ctx: StepContext
     ) -> Terms:
-        with self.watch(name, role, ctx.net, ctx.batch, adversarial_images=ctx.x_adv) as first:
+        images = {f"images '{key}'": further for key, further in ctx.images.items()}
+        images |= {"adversarial_images": ctx.x_adv}
+        with self.watch(name, role, ctx.net, ctx.batch, **images) as first:
             terms = function(ctx)
             check_terms(terms, ctx, name)
             if first and any(weight.requires_grad for weight in ctx.net.module.parameters()):
@@ -188,11 +192,12 @@ def make_plan(
     """
     manager = _register_active(loaded, options, say)
     use = read_use(use, loaded)
-    loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, dropped=set())
+    loss_name, loss = _choose_provider(manager, "loss", use.get("loss"), run, set())
     # a plugin whose loss is not used leaves the attack to the others as well
-    dropped = {name for name in list_implementers(manager, "loss") if name != loss_name}
-    wanted = use.get("attacker")
-    attacker_name, attacker = _choose_provider(manager, "attacker", wanted, run, dropped)
+    losses = {*list_implementers(manager, "loss")} if "loss" in use else set()
+    attacker_name, attacker = _choose_provider(
+        manager, "attacker", use.get("attacker"), run, losses - {loss_name}
+    )
     _check_threats(run, attacker_name, options)
     wrappers = list_loss_wrappers(manager)
     loss = wrap_loss(manager, wrappers, loss, run)
@@ -206,17 +211,15 @@ def make_plan(
         "regularizer": [name for name, _ in regularizers],
         "trainer": [name for name, _ in trainers],
     }
-    acting = [name for names in roles.values() for name in names]
-    configs = {name: options[name] for name in acting if name in options}
-    roles = {"network": run.networks, **roles}
-    roles["adaptive attack"] = [name for name, _ in adaptive]
-    built_in = {attacker_name: getattr(attacker, "options", {})}
+    acting = {name for names in roles.values() for name in names}
+    configs = {name: config for name, config in options.items() if name in acting}
+    roles = {"network": run.networks, **roles, "adaptive attack": [name for name, _ in adaptive]}
     return Plan(
         attacker=attacker,
         loss=loss,
         regularizers=tuple(regularizers),
         trainers=tuple(trainers),
-        rows=tuple(_make_rows(roles, loaded, options, built_in)),
+        rows=tuple(_make_rows(roles, loaded, options, attacker)),
         attacker_name=attacker_name,
         loss_name=loss_name,
         clean_first=any(config.needs_clean for config in configs.values()),
@@ -224,6 +227,7 @@ def make_plan(
         hard_labels=tuple(name for name, config in configs.items() if not config.soft_labels),
         adaptive=dict(adaptive),
         run=run,
+        features_for=tuple(name for name, config in configs.items() if config.needs_features),
     )
 
 
@@ -231,8 +235,9 @@ def _check_threats(run: Run, attacker: str, options: Mapping[str, PluginConfig])
     """Raise UsageError where a run has several threats, and its attacker knows one."""
     if run.further and not (attacker in options and options[attacker].several_threats):
         raise UsageError(
-            f"--also-train {run.further[0]}: the attack of '{attacker}' knows one threat",
-            fix="use a plugin that attacks in several, like multi-norm, or --also-threat to judge",
+            f"threats {', '.join(map(str, run.threats))}: the attack of '{attacker}' knows one",
+            fix="use a plugin that attacks in several, like multi-norm; or judge the others alone:"
+            f" --also-threat {run.further[0]}",
         )
 
 
@@ -295,13 +300,14 @@ def _make_rows(
     roles: Mapping[str, Sequence[str]],
     loaded: Sequence[Plugin],
     options: Mapping[str, PluginConfig],
-    built_in: Mapping[str, Mapping[str, object]],
+    attacker: Attacker,
 ) -> Iterator[PlanRow]:
     """Who provides what, and the selected plugins that provide nothing, with the reason."""
     versions = {plugin.name: plugin.version for plugin in loaded}
     for role, names in roles.items():
         for name in names:
-            shown = options[name].model_dump() if name in options else built_in.get(name, {})
+            of_built_in = getattr(attacker, "options", {}) if role == "attacker" else {}
+            shown = options[name].model_dump() if name in options else of_built_in
             yield PlanRow(role, name, versions.get(name, BUILT_IN), shown)
     used = {name for names in roles.values() for name in names}
     for plugin in loaded:

@@ -7,7 +7,7 @@ from torch import nn
 from abatis.api.context import TrainerHooks
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
-from abatis.nets.sharding import find_blocks
+from abatis.nets.blocks import find_blocks
 from abatis.system import distributed
 from abatis.train.plan import Plan
 
@@ -43,6 +43,12 @@ def check_sharding(config: RunConfig, plan: Plan, module: nn.Module) -> None:
         raise UsageError(
             f"{how} is not supported with a network that a plugin changed:"
             f" {', '.join(plan.run.networks)}",
+            fix=NOT_BUILT,
+        )
+    if plan.features_for:
+        raise UsageError(
+            f"{how} is not supported with the features of a network, which"
+            f" {', '.join(plan.features_for)} reads",
             fix=NOT_BUILT,
         )
     acting = [name for name, hooks in plan.trainers if _acts_on_weights(hooks)]

@@ -150,9 +150,14 @@ def test_layers_with_more_outputs_than_inputs_are_left_out():
 
 
 def test_layers_with_more_outputs_than_inputs_count_where_all_are_asked_for():
-    """Rows of ones: W W^T has 2 everywhere, so it is 3 * 1 + 6 * 4 = 27 away from I."""
+    """Rows of ones: W W^T has 2 everywhere, so it is 3 * 1 + 6 * 4 = 27 away from I.
+
+    Every number of the gradient 4 (W W^T - I) W is 4 (1 + 2 + 2) = 20.
+    """
     tall, square = matrix([[1, 1]] * 3), matrix([[2, 0], [0, 1]])
-    assert orthogonality(nn.Sequential(tall, square), tall=True).item() == 27 + 9
+    value = orthogonality(nn.Sequential(tall, square), tall=True)
+    assert value.item() == 27 + 9
+    assert torch.autograd.grad(value, tall.weight)[0].tolist() == [[20, 20]] * 3
     x = torch.rand(2, 1, 1, 2, dtype=torch.float64)
     for layers, value in (("all", 36), ("wide", 9)):
         terms = penalty_terms(

@@ -88,8 +88,8 @@ def test_equals_the_released_code():
                 )
 
 
-def context(epoch=0):
-    return StepContext(None, None, {}, None, step=0, epoch=epoch, progress=0.0, global_size=0)
+def context(epoch=0, progress=0.0):
+    return StepContext(None, None, {}, None, step=0, epoch=epoch, progress=progress, global_size=0)
 
 
 def test_by_hand():
@@ -196,6 +196,13 @@ def test_in_the_warm_up_the_run_is_that_without_the_plugin():
     hooks = WeightPerturbation(AwpConfig(warmup=3), nn.Linear(2, 1))
     for epoch, perturbed in ((2, False), (3, True)):
         hooks.before_loss(context(epoch), lambda: hooks.weights[0].sum())
+        assert bool(hooks.added) is perturbed
+
+
+def test_a_share_of_the_training_stands_in_for_the_warm_up():
+    hooks = WeightPerturbation(AwpConfig(warmup=3, begin_at=0.25), nn.Linear(2, 1))
+    for progress, perturbed in ((0.0, False), (0.24, False), (0.25, True)):
+        hooks.before_loss(context(0, progress), lambda: hooks.weights[0].sum())
         assert bool(hooks.added) is perturbed
 
 

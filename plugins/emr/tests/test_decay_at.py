@@ -20,5 +20,5 @@ def test_shares_fall_at_the_same_place_in_runs_of_any_length():
 def test_epochs_count_where_no_shares_are_given():
     penalty = EffectiveMarginPenalty(EmrConfig())
     assert [penalty.weight(epoch, 0.99) for epoch in (58, 59, 89)] == pytest.approx([3, 0.3, 0.03])
-    assert EmrConfig().dated_epochs == {"decay-epochs": (60, 90)}
+    assert EmrConfig().dated_epochs == {"decay_epochs": (60, 90)}
     assert EmrConfig(decay_at=(0.5,)).dated_epochs == {}

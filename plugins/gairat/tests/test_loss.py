@@ -25,7 +25,7 @@ ATTACK = np.load(Path(__file__).with_name("gairat_pgd.npz"))
 AFTER = 59  # the first epoch, counted from 0, that the released code weights
 
 
-def terms_of(logits, y, kappa, *base, epoch=AFTER, **options):
+def terms_of(logits, y, kappa, *base, epoch=AFTER, progress=0.0, **options):
     info = {} if kappa is None else {"steps_correct": torch.as_tensor(kappa)}
     return loss_terms(
         "gairat",
@@ -35,6 +35,7 @@ def terms_of(logits, y, kappa, *base, epoch=AFTER, **options):
         y=y,
         info=info,
         epoch=epoch,
+        progress=progress,
         options={"gairat": options},
     )
 
@@ -142,6 +143,14 @@ def test_all_weights_are_1_in_the_first_59_epochs():
     for epoch, same in ((0, True), (58, True), (59, False)):
         assert torch.equal(terms_of(logits, y, [0, 5, 10], epoch=epoch)["ce"].value, plain) is same
     assert not torch.equal(terms_of(logits, y, [0, 5, 10], epoch=0, burn_in=0)["ce"].value, plain)
+
+
+def test_all_weights_are_1_in_a_share_of_the_training():
+    logits, y = torch.eye(3, 4, dtype=torch.float64), torch.arange(3)
+    plain = F.cross_entropy(logits, y, reduction="none")
+    for progress, same in ((0.0, True), (0.59, True), (0.6, False)):
+        terms = terms_of(logits, y, [0, 5, 10], epoch=3, progress=progress, begin_at=0.6)
+        assert torch.equal(terms["ce"].value, plain) is same
 
 
 def test_only_terms_that_allow_it_are_weighted():

@@ -57,6 +57,17 @@ def test_the_weight_grows_as_released():
         assert plan.loss.find_share() == pytest.approx(alpha, abs=1e-12)
 
 
+def test_the_weight_may_grow_over_a_share_of_the_training():
+    """From 0.2 to 1 in the first half: 0.6 after a quarter."""
+    plan = Bench("grad-norm").plan(
+        Net(smooth_network(10)), {"ramp_start": 0.2, "full_at": 0.5, "ramp": 7.0}
+    )
+    assert isinstance(plan.loss, GradNormLoss)
+    for progress, alpha in ((0.0, 0.2), (0.25, 0.6), (0.5, 1.0), (0.99, 1.0)):
+        plan.run.clock.now = Now(0, 0, progress)
+        assert plan.loss.find_share() == pytest.approx(alpha)
+
+
 def test_by_hand():
     """z = (w x, 0) at x = 0 with w = 3: CE = log 2, its derivative -3/2, so eps / 0.225 * 3/2."""
     layer = nn.Linear(1, 2, bias=False)

@@ -16,6 +16,14 @@ CASES = {
     "v1_a4b20": {},
     "v2_a4b20g1": {"gamma": 1.0},
     "v2_a4b20g02": {"gamma": 0.2},
+    "kd_sample_T4_g05": {
+        "weights": "samples",
+        "temperature": 2.0,
+        "ce_temperature": 4.0,
+        "alpha": 2.0,
+        "beta": 3.0,
+        "gamma": 0.5,
+    },
 }
 
 
@@ -45,7 +53,10 @@ def logits_of(arrays, classes):
 @pytest.mark.parametrize("classes", [2, 10, 100])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_released_code(case, classes):
-    """Both terms of the divergence; the cross-entropy to the label is added outside of it."""
+    """Both terms of the divergence; the cross-entropy to the label is added outside of it.
+
+    The last case is the form of the distillation, with the teacher in the place of clean images.
+    """
     arrays = frontier("dkl")
     clean, adversarial, y = logits_of(arrays, classes)
     plan, class_means, net = make_plan(classes, **CASES[case])

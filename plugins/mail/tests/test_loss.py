@@ -29,7 +29,7 @@ GOLDEN = {name: np.load(Path(__file__).with_name(f"{name}.npz")) for name in BAS
 CASES = [(name, case) for name, arrays in GOLDEN.items() for case in range(len(arrays["loss"]))]
 
 
-def terms_of(clean, adversarial, y, *base, epoch=AFTER, tables=None, **options):
+def terms_of(clean, adversarial, y, *base, epoch=AFTER, progress=0.0, tables=None, **options):
     return loss_terms(
         "mail",
         *base,
@@ -38,6 +38,7 @@ def terms_of(clean, adversarial, y, *base, epoch=AFTER, tables=None, **options):
         y=y,
         options={"mail": options, **(tables or {})},
         epoch=epoch,
+        progress=progress,
     )
 
 
@@ -188,6 +189,15 @@ def test_all_weights_are_1_in_the_first_76_epochs(normalization):
     assert not torch.equal(
         terms_of(clean, adversarial, y, "trades", epoch=0, burn_in=0)["kl"].value, plain["kl"].value
     )  # none is none
+
+
+def test_all_weights_are_1_in_a_share_of_the_training():
+    """Whatever the epoch and the burn-in are."""
+    clean, adversarial, y = random_logits(6, 10), random_logits(6, 10, seed=1), torch.arange(6)
+    plain = loss_terms("trades", logits_clean=clean, logits_adv=adversarial, y=y)
+    for progress, same in ((0.0, True), (0.59, True), (0.6, False), (0.99, False)):
+        terms = terms_of(clean, adversarial, y, "trades", epoch=3, progress=progress, begin_at=0.6)
+        assert torch.equal(terms["kl"].value, plain["kl"].value) is same
 
 
 def test_weights_and_marks_of_the_terms_stay():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
+from tests.helpers import tiny
 
-from abatis import Batch, Net, UsageError
+from abatis import Batch, Net, UsageError, run
 from abatis.testing import plan_of, replay, tiny_batch, tiny_network
 from abatis_multi_norm.attack import weigh_threats
 
@@ -71,8 +72,16 @@ def test_max_keeps_the_larger_loss():
     assert torch.equal(both.info["threat"], losses.argmax(0))
 
 
+@pytest.mark.parametrize(("further", "notes"), [([], 1), (["L2:1"], 0)])
+def test_a_run_with_one_threat_says_so(tmp_path, capsys, further, notes):
+    config = {"plugin": ["multi-norm"], "also_train": further, "dry_run": True, "quiet": False}
+    run(tiny(tmp_path, **config))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("this run has one: add --also-train L2:0.5") == notes
+
+
 def test_a_plugin_that_knows_one_threat_is_refused():
-    with pytest.raises(UsageError, match="the attack of 'trades' knows one threat"):
+    with pytest.raises(UsageError, match="the attack of 'trades' knows one"):
         plan_of("trades", net=Net(tiny_network(10)), num_classes=10, **NORMS)
-    with pytest.raises(UsageError, match="the attack of 'pgd' knows one threat"):
+    with pytest.raises(UsageError, match="the attack of 'pgd' knows one"):
         plan_of(net=Net(tiny_network(10)), num_classes=10, **NORMS)

@@ -70,10 +70,10 @@ def test_by_hand():
         y=torch.tensor([0]),
         options={"clip": 0.1},
     )
-    assert terms["clean"].value.item() == pytest.approx(1 / 8, rel=1e-12)
-    assert terms["robust"].value.item() == pytest.approx(1 / 40, rel=1e-12)
-    assert (terms["clean"].weight, terms["robust"].weight) == (1, 4)
-    assert (terms["clean"].reweight, terms["robust"].reweight) == (False, True)
+    assert terms["to_label"].value.item() == pytest.approx(1 / 8, rel=1e-12)
+    assert terms["to_clean"].value.item() == pytest.approx(1 / 40, rel=1e-12)
+    assert (terms["to_label"].weight, terms["to_clean"].weight) == (1, 4)
+    assert (terms["to_label"].reweight, terms["to_clean"].reweight) == (False, True)
 
 
 def test_a_smoothed_label_gives_its_share_to_the_other_classes():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
 from tests.helpers import tiny
 
-from abatis import Net, run
+from abatis import Net, Now, run
 from abatis.testing import plan_of, tiny_network
 
 
@@ -57,6 +57,19 @@ def test_the_average_of_epochs_is_the_released_one():
         hooks.epoch_end(2 + number)
         for name, value in hooks.judged().state_dict().items():
             assert is_close(value, tensor_of(arrays, f"swa_result{number}_{name}")), name
+
+
+def test_the_average_of_epochs_may_begin_at_a_share_of_the_training():
+    """Epochs of two steps, of four epochs: the third is the first whose end lies behind a half."""
+    hooks = hooks_of(tiny_network(10), options={"average": "swa", "begin_at": 0.5})
+    hooks.run.place_renewer(lambda module: None)
+    found = []
+    for epoch in range(4):
+        last = 2 * epoch + 1
+        hooks.run.clock.now = Now(last, epoch, last / 8)
+        hooks.epoch_end(epoch)
+        found.append(hooks.count)
+    assert found == [0, 0, 1, 2]
 
 
 def test_by_hand():

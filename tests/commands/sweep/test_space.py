@@ -77,5 +77,5 @@ def test_a_sweep_that_cannot_be_is_refused_before_the_first_trial(words, says):
 def test_a_trial_is_an_ordinary_run(tmp_path):
     words = f"{RUN} --seed 5 --space attack.steps=int:2:7 --out {tmp_path}"
     config = parse(words.split(), "defense sweep").configure({"attack.steps": 3}, 7, 1)
-    assert (config.name, config.seed, config.attack.steps) == ("trial-0007-s1", 6, 3)
+    assert (config.name, config.seed, config.attack.steps) == ("trial-0008-s1", 6, 3)
     assert (config.ladder, config.resume, config.out) == ("none", True, tmp_path)

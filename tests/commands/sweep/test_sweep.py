@@ -49,7 +49,7 @@ def test_twelve_trials_killed_once(tmp_path, capsys):
         [sys.executable, "-c", program, *words], start_new_session=True, stdout=subprocess.DEVNULL
     )
     # in the middle of the fourth
-    wait_until(lambda: (out / "trial-0003-s0" / "metrics.jsonl").exists())
+    wait_until(lambda: (out / "trial-0004-s0" / "metrics.jsonl").exists())
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before, _ = read(out, words)
@@ -65,9 +65,9 @@ def test_twelve_trials_killed_once(tmp_path, capsys):
     adviser = Adviser(asked.spaces, asked.objectives, 0)
     for place, trial in enumerate(study.trials):
         assert adviser.choose_values(study.trials[:place]) == trial.values
-        rows = history(out / f"trial-{place:04d}-s0")
+        rows = history(out / f"trial-{place + 1:04d}-s0")
         assert rows["epoch"] == list(range(1, len(trial.epochs) + 1))
-        assert not (out / f"trial-{place:04d}-s0" / "eval.json").exists()
+        assert not (out / f"trial-{place + 1:04d}-s0" / "eval.json").exists()
         if trial.state == "finished":
             assert (
                 trial.robust
@@ -76,7 +76,7 @@ def test_twelve_trials_killed_once(tmp_path, capsys):
     page = (out / "sweep.html").read_text()
     assert "No trial was judged on the test set" in page
     best = adviser.find_best(study.trials)[0]
-    assert f"trial-{best:04d}-s0/run.toml --ladder standard" in page
+    assert f"trial-{best + 1:04d}-s0/run.toml --ladder standard" in page
     assert f"best: trial {best + 1}," in " ".join(capsys.readouterr().out.split())
 
 
@@ -91,13 +91,13 @@ def test_jobs_train_what_the_sweep_then_reads(tmp_path, capsys):
     assert command([*words, "--jobs", str(file)]) == 0
     lines = file.read_text().splitlines()
     assert len(lines) == 2
-    assert not (out / "trial-0000-s0").exists()
+    assert not (out / "trial-0001-s0").exists()
     assert jobs(["run", str(file), "--workers", "2"]) == 0
-    trained = (out / "trial-0001-s0" / "weights-last.safetensors").stat().st_mtime_ns
+    trained = (out / "trial-0002-s0" / "weights-last.safetensors").stat().st_mtime_ns
     assert command([*words, "--jobs", str(file)]) == 0
     assert file.read_text().splitlines() == lines  # drawn once
     assert command(words) == 0
-    assert (out / "trial-0001-s0" / "weights-last.safetensors").stat().st_mtime_ns == trained
+    assert (out / "trial-0002-s0" / "weights-last.safetensors").stat().st_mtime_ns == trained
     study, _ = read(out, words)
     assert [trial.state for trial in study.trials] == ["finished"] * 2
     assert (out / STUDY).exists()

@@ -33,7 +33,7 @@ def show_pictures(compared: Compared) -> list[Block]:
         Card(label, None, [clean, *(_draw_attacked(name, one, names) for name, one in row)])
         for label, clean, row, names in _list_images(found)
     ]
-    return [Gallery(CAPTION, _cut(cards), wide=True)] if cards else []
+    return [Gallery(CAPTION, _cut(cards))] if cards else []
 
 
 def show_gradients(compared: Compared) -> list[Block]:
@@ -47,7 +47,7 @@ def show_gradients(compared: Compared) -> list[Block]:
         ]
         if maps:
             cards.append(Card(label, None, [clean, *maps]))
-    return [Gallery(GRADIENTS, _cut(cards), wide=True)] if cards else []
+    return [Gallery(GRADIENTS, _cut(cards))] if cards else []
 
 
 def show_margins(compared: Compared) -> list[Block]:

@@ -18,7 +18,7 @@ from abatis.errors import AbatisError, Stopped, UsageError
 from abatis.report.console import SafeConsole
 from abatis.report.eval_record import RECORD, list_threats
 from abatis.runs.open_data import open_run_data
-from abatis.runs.runner import run
+from abatis.runs.run import run
 from abatis.system.device import pick_device
 from abatis.system.folder_lock import find_writer
 from abatis.train.resume import check_files, check_same

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from abatis.system.printable import make_printable
 
 CANNOT_START = 1  # exit code
 TIMEOUT = 120  # seconds for one check
-AT_ONCE = 2  # processes: one for the small run, one for all else
-INSTALL = "python -m pip install -c constraints.txt"
+INDENT = 38  # columns before the detail of a check
+CONSTRAINTS = "constraints.txt"  # in a checkout
+INSTALL = "python -m pip install" + (f" -c {CONSTRAINTS}" if Path(CONSTRAINTS).is_file() else "")
 
 PARTS = {
     "torch": ("import torch; print(torch.__version__)", f"{INSTALL} torch"),
@@ -42,7 +44,8 @@ print(torchvision.__version__ if not failed else
       f"warning: {torchvision.__version__}, but 'import torchvision' fails beside torch"
       f" {torch.__version__}: {failed}; abatis works around it, your own code does not")
 """,
-        f"{INSTALL} torch torchvision: their releases must match",
+        f"{INSTALL} --force-reinstall torch torchvision: both from one index, "
+        "since their releases and builds must match",
     ),
     "timm": (
         "from abatis.system.timm_import import timm; print(timm.__version__)",
@@ -101,7 +104,7 @@ options = {"data": "digits", "backbone": "cnn", "threat": "Linf:0.1", "ladder": 
 abatis.run(abatis.RunConfig(**options, epochs=1))
 folder = abatis.run(abatis.RunConfig(**options, epochs=2, resume=True)).folder
 assert torch.isfinite(abatis.load(folder)(torch.rand(2, 1, 8, 8))).all()
-print(f"trained, saved, resumed and loaded in {time.perf_counter() - began:.1f} s")
+print(f"trained, saved, resumed, loaded: {time.perf_counter() - began:.1f} s")
 """
 
 
@@ -163,11 +166,9 @@ def check_all(words: Sequence[str], prog: str) -> int:
         "free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
     }
     if not asked.json:
-        print(
-            f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
-            f"{about['free_gib']} GiB free disk space here",
-            flush=True,
-        )
+        first = f"abatis {about['abatis']}, Python {about['python']}, {about['platform']}, "
+        first += f"{about['free_gib']} GiB free disk space here"
+        print("\n".join(_fold(first, 0)), flush=True)
     checks = _run_checks((lambda check: None) if asked.json else _show)
     can_start = all(check.ok for check in checks if check.needed)
     if asked.json:
@@ -191,17 +192,16 @@ def _run_checks(tell: Callable[[Check], None]) -> list[Check]:
     programs.append(Program("device", "all", DEVICES, "fix the driver, or use --device cpu"))
     programs.append(Program("device", "NVIDIA cards", CARD, "or use --device cpu"))
     others = [_check_registry(), *([found] if isinstance(found, Check) else [])]
-    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as folder:
+    for check in others:
+        tell(check)
+    with tempfile.TemporaryDirectory() as folder:
         fix = "fix what else is broken"
-        small_run = Program("self-test", "a small run", SELF_TEST, fix, (folder,), needed=True)
-        parts = [pool.submit(_try_all, some, tell) for some in (programs, [small_run])]
-        for check in others:
-            tell(check)
-        return [*(check for part in parts for check in part.result()), *others]
+        programs.append(Program("self-test", "a small run", SELF_TEST, fix, (folder,), needed=True))
+        return [*others, *_try_all(programs, tell)]
 
 
 def _try_all(programs: Sequence[Program], tell: Callable[[Check], None]) -> list[Check]:
-    """Run programs one after the other in another process."""
+    """Run programs one after the other in another process, which imports a library once."""
     worker, checks = Worker(), []
     try:
         for program in programs:
@@ -238,7 +238,16 @@ def _check_registry() -> Check:
 
 def _show(check: Check) -> None:
     state = "BROKEN" if not check.ok else "WARN" if check.fix else "ok"
-    lines = [f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}"]
+    lines = _fold(f"{state:<7} {check.kind:<10} {check.name:<18} {check.detail}", INDENT)
     if check.fix:
-        lines.append(f"{'':<7} fix: {check.fix}")
-    print("\n".join(map(make_printable, lines)), flush=True)
+        lines += _fold(f"{'':<7} fix: {check.fix}", 13)
+    print("\n".join(lines), flush=True)
+
+
+def _fold(line: str, indent: int) -> list[str]:
+    """A line, folded where a terminal is too narrow for it."""
+    line = make_printable(line)
+    if not sys.stdout.isatty():
+        return [line]
+    width = max(shutil.get_terminal_size().columns, 2 * INDENT)
+    return textwrap.wrap(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)

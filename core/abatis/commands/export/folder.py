@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from abatis import __version__
 from abatis.commands.export.card import make_card
 from abatis.commands.export.finished_run import FinishedRun
@@ -92,7 +94,7 @@ def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str
     }
     seen = {"input_size": (channels, size, size), **run.view, **statistics}
     timm.models.save_for_hf(
-        module.backbone,
+        _make_by_timm(run, module.backbone),
         out,
         safe_serialization=True,
         model_args={"in_chans": channels, **options},
@@ -102,3 +104,14 @@ def _write_timm(run: FinishedRun, module: Normalized, out: Path, about: dict[str
             "label_names": about.get("class_names"),
         },
     )
+
+
+def _make_by_timm(run: FinishedRun, backbone: nn.Module) -> nn.Module:
+    """The network as timm makes it, with its facts; the same one where it comes from there."""
+    if hasattr(backbone, "pretrained_cfg") or run.timm_network is None:
+        return backbone
+    name, options = run.timm_network
+    sizes = {"num_classes": int(run.facts["num_classes"]), "in_chans": int(run.facts["channels"])}
+    made: nn.Module = timm.create_model(name, **sizes, **options)
+    made.load_state_dict(backbone.state_dict())
+    return made

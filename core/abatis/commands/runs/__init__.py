@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from abatis.report.run_summary import RunSummary
 
 COLUMNS = ("run", "method", "threat", "clean", "robust", "verdict", "age", "state")
+VERDICT_WIDTH = 10  # "no masking found" in two lines, in a narrow terminal
 
 
 def command(words: Sequence[str]) -> int:
@@ -73,28 +76,38 @@ def _describe(one: RunSummary) -> dict[str, Any]:
 
 
 def _print_table(found: Sequence[RunSummary], asked: argparse.Namespace) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from abatis.report.console import SafeConsole
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in COLUMNS:
-        right = heading in ("clean", "robust", "age")
-        name = heading == "run"
-        table.add_column(
-            heading,
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=not name,
-        )
-    for one in found:
-        table.add_row(*(escape(cell) for cell in _make_row(one, asked)))
     console = SafeConsole()
+    rows = [_make_row(one, asked) for one in found]
+    unlimited = console.options.update(width=10_000)  # else a table has at most the width there is
+    for gap, verdict_width in ((2, None), (1, None), (1, VERDICT_WIDTH)):
+        table = _make_table(rows, gap, verdict_width)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            break
     console.print(table)
     for one in found:
         if one.why and one.state != "stopped":
             console.print(f"{one.folder}: {one.state}: {one.why}", markup=False)
+
+
+def _make_table(rows: Sequence[Sequence[str]], gap: int, verdict_width: int | None) -> Table:
+    """The table with so many spaces between its columns; only the names of runs may be folded."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for heading in COLUMNS:
+        table.add_column(
+            heading,
+            justify="right" if heading in ("clean", "robust", "age") else "left",
+            overflow="fold",
+            no_wrap=heading not in ("run", "verdict"),
+            width=verdict_width if heading == "verdict" else None,
+        )
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _make_row(one: RunSummary, asked: argparse.Namespace) -> list[str]:

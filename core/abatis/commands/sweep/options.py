@@ -55,8 +55,18 @@ class Asked:
         """The run of a trial: some values, its number from 0, and its seed, counted from 0."""
         words = [*self.words, *write_words(values), "--resume", "--ladder", "none"]
         config = parse_run([*words, "--out", str(self.out)], self.prog)
-        name = f"trial-{number:04d}-s{seed}"
-        return config.model_copy(update={"name": name, "seed": config.seed + seed})
+        update = {"name": name_trial(number, seed), "seed": config.seed + seed}
+        return config.model_copy(update=update)
+
+
+def name_trial(number: int, seed: int = 0) -> str:
+    """The folder of a trial: trials count from 1 there, as in all that is printed.
+
+    Args:
+        number: of the trial, from 0.
+        seed: of its run, from 0.
+    """
+    return f"trial-{number + 1:04d}-s{seed}"
 
 
 def parse(words: Sequence[str], prog: str) -> Asked:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from math import nan
 
 from abatis.commands.sweep.advice import Adviser, describe_accuracies, describe_values
-from abatis.commands.sweep.options import Asked
+from abatis.commands.sweep.options import Asked, name_trial
 from abatis.commands.sweep.study_file import StudyFile, Trial
 from abatis.report.html import Block, Code, Figure, Items, Section, Table, page, percent
 from abatis.report.svg import bars, lines
@@ -46,7 +46,7 @@ def write_results(
 
 def write_command(asked: Asked, number: int) -> str:
     """The command that trains a trial again and judges it on the test set."""
-    config = asked.out / f"trial-{number:04d}-s0" / "run.toml"
+    config = asked.out / name_trial(number) / "run.toml"
     name = f"{asked.out.name}-best"
     words = ["defense-run", "--config", str(config), "--ladder", "standard"]
     return shlex.join([*words, "--out", "runs", "--name", name])
@@ -135,9 +135,7 @@ def _tabulate(trials: Sequence[Trial], best: Sequence[int], asked: Asked) -> Tab
             state = "best" if len(best) == 1 else "front"
         values = [_show(trial.values.get(name)) for name in names]
         numbers = [percent(trial.robust), percent(trial.clean)]
-        rows.append(
-            [str(place + 1), state, *values, *numbers, trial.why or f"trial-{place:04d}-s0"]
-        )
+        rows.append([str(place + 1), state, *values, *numbers, trial.why or name_trial(place)])
     headings = ["trial", "state", *names, "robust", "clean", "folder"]
     return Table(headings, rows, numeric=frozenset(range(2, len(headings) - 1)))
 

@@ -14,7 +14,7 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import AbatisError, NotFiniteError, OutOfMemoryError, Stopped, UsageError
 from abatis.report.console import SafeConsole
 from abatis.runs.history import history
-from abatis.runs.runner import run
+from abatis.runs.run import run
 from abatis.system.folder_lock import lock_folder
 
 TRIAL_ERRORS = (NotFiniteError, OutOfMemoryError)

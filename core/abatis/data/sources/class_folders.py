@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class ClassFolders:
 
     root: Path
     follow_links: bool = False
+    _walked: dict[Path, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def find_splits(self) -> tuple[Path, Path, str]:
         """The folders of training and test images, and a note where there is a choice."""
@@ -105,18 +106,28 @@ class ClassFolders:
                 fix="move them away, or leave them out with --skip-broken",
             )
 
-    def _list_files(self, folder: Path) -> Iterator[str]:
-        """All files below a class folder but hidden ones, in a fixed order."""
-        self._check_link(folder)
-        for below, folders, names in os.walk(folder, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in folders:
-                self._check_link(Path(below, name))
-            for name in sorted(names):
-                if not name.startswith("."):
-                    file = os.path.join(below, name)
-                    self._check_link(file)
-                    yield file
+    def _list_files(self, folder: Path) -> Sequence[str]:
+        """All files below a class folder but hidden ones, in a fixed order; it is walked once."""
+        if folder not in self._walked:
+            self._check_link(folder)
+            self._walked[folder] = list(self._walk(str(folder)))
+        return self._walked[folder]
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        """The files of a folder, then those of the folders in it; none where it cannot be read."""
+        try:
+            with os.scandir(folder) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError:
+            return
+        entries.sort(key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.is_symlink():
+                self._check_link(entry.path)
+        inside = [entry.path for entry in entries if entry.is_dir()]
+        yield from (entry.path for entry in entries if not entry.is_dir())
+        for below in inside:
+            yield from self._walk(below)
 
     def _check_link(self, path: str | Path) -> None:
         """Raise DataError where a path is a link that leaves the folder, or goes in a circle."""

@@ -13,7 +13,7 @@ from abatis.data.in_memory import open_arrays
 from abatis.data.info import Data, DataInfo, require_size, resolve_augment
 from abatis.data.request import DataRequest
 from abatis.data.sources import DataSource
-from abatis.data.sources.npz import KEYS, read_npz
+from abatis.data.sources.npz import KEYS, NpzFile, open_npz
 from abatis.data.sources.published import PublishedFile
 from abatis.errors import DataError
 
@@ -42,31 +42,31 @@ class NamedSource(DataSource):
 
     def open(self, request: DataRequest) -> Data:
         """The splits in memory; raises DataError, UsageError."""
-        info = self.describe(request)
-        return open_arrays(self.read(request.data_dir.expanduser()), info, request)
-
-    def read(self, data_dir: Path) -> Arrays:
-        """The images: of ``<data_dir>/<name>.npz``, else of the published files.
-
-        Files that are missing are downloaded. Raises DataError where that fails, or where the
-        images are not those of the name.
-        """
+        info, data_dir = self.describe(request), request.data_dir.expanduser()
         file = data_dir / f"{self.info.name}.npz"
-        if not file.is_file():
-            return self._read_published(data_dir)
-        arrays = read_npz(file)
-        channels, size = arrays.x_train.shape[1:3]
+        if file.is_file():
+            return self._open_file(file).open(info, request)
+        return open_arrays(self.read(data_dir), info, request)
+
+    def _open_file(self, path: Path) -> NpzFile:
+        """The images of ``<data_dir>/<name>.npz``; raises DataError where they are others."""
+        file = open_npz(path)
+        channels, size = file.channels, file.image_size
         same = (channels, size) == (self.info.channels, self.info.image_size)
-        if not same or arrays.num_classes > self.info.num_classes:
-            facts = f"{channels} channels, {size} pixels, {arrays.num_classes} classes"
+        if not same or file.num_classes > self.info.num_classes:
+            facts = f"{channels} channels, {size} pixels, {file.num_classes} classes"
             raise DataError(
                 f"these are not the images of {self.info.name}: {facts}",
-                where=str(file),
-                fix=f"rename the file, and use it as npz:{file}",
+                where=str(path),
+                fix=f"rename the file, and use it as npz:{path}",
             )
-        return arrays
+        return file
 
-    def _read_published(self, data_dir: Path) -> Arrays:
+    def read(self, data_dir: Path) -> Arrays:
+        """The images of the published files; those that are missing are downloaded.
+
+        Raises DataError where that fails.
+        """
         try:
             train, test = self.parse(*(file.read(data_dir) for file in self.files))
             return Arrays(*train, *test)

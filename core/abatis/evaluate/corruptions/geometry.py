@@ -6,9 +6,9 @@ from math import ceil, cos, hypot, radians, sin
 from typing import cast
 
 import numpy as np
+import scipy
 from numpy.random import RandomState
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Image = NDArray[np.float64]
 HALF_DISC = 8  # pixels; the grid of discs up to this radius
@@ -16,7 +16,9 @@ HALF_DISC = 8  # pixels; the grid of discs up to this radius
 
 def blur(x: Image, sigma: float) -> Image:
     """Gaussian blur of each channel, with the border pixels repeated."""
-    return cast(Image, ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4))
+    return cast(
+        Image, scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4)
+    )
 
 
 def make_disc(radius: float, sigma: float) -> Image:
@@ -28,8 +30,8 @@ def make_disc(radius: float, sigma: float) -> Image:
     steps = np.arange(-width, width + 1)
     kernel = np.exp(-(steps**2) / (2 * sigma**2))
     kernel /= kernel.sum()
-    rows = ndimage.correlate1d(disc, kernel, axis=0, mode="mirror")
-    return cast(Image, ndimage.correlate1d(rows, kernel, axis=1, mode="mirror"))
+    rows = scipy.ndimage.correlate1d(disc, kernel, axis=0, mode="mirror")
+    return cast(Image, scipy.ndimage.correlate1d(rows, kernel, axis=1, mode="mirror"))
 
 
 def blur_motion(x: Image, radius: int, sigma: float, angle: float) -> Image:
@@ -61,7 +63,7 @@ def zoom_centre(x: Image, factor: float) -> Image:
     inner = ceil(side / factor)
     top = (side - inner) // 2
     zooms = (factor, factor, *((1,) * (x.ndim - 2)))
-    large = ndimage.zoom(x[top : top + inner, top : top + inner], zooms, order=1)
+    large = scipy.ndimage.zoom(x[top : top + inner, top : top + inner], zooms, order=1)
     cut = (large.shape[0] - side) // 2
     return cast(Image, large[cut : cut + side, cut : cut + side])
 
@@ -119,7 +121,7 @@ def warp(x: Image, start: Image, end: Image) -> Image:
 def sample(x: Image, rows: Image, columns: Image, mode: str) -> Image:
     """The image at broken places, (H, W) each, by linear interpolation."""
     channels = [
-        ndimage.map_coordinates(x[..., channel], [rows, columns], order=1, mode=mode)
+        scipy.ndimage.map_coordinates(x[..., channel], [rows, columns], order=1, mode=mode)
         for channel in range(x.shape[2])
     ]
     return cast(Image, np.stack(channels, axis=-1))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.random import MT19937, RandomState
 from numpy.typing import NDArray
 from PIL import Image as Pictures
-from scipy import ndimage
 
 from abatis.api.randomness import seed_for
 from abatis.evaluate.corruptions.geometry import (
@@ -80,7 +80,7 @@ def _impulse_noise(x: Image, c: float, draws: RandomState) -> Image:
 
 def _defocus_blur(x: Image, c: tuple[float, float], _: RandomState) -> Image:
     disc = make_disc(*c)
-    channels = [ndimage.correlate(x[..., one], disc, mode="mirror") for one in range(3)]
+    channels = [scipy.ndimage.correlate(x[..., one], disc, mode="mirror") for one in range(3)]
     return np.stack(channels, axis=-1)
 
 
@@ -138,7 +138,7 @@ def _elastic_transform(x: Image, c: tuple[float, float, float], draws: RandomSta
     start = np.array([[far, far], [far, near], [near, near]], dtype=np.float64)
     x = warp(x, start, start + draws.uniform(-reach, reach, size=(3, 2)))
     down, right = (
-        ndimage.gaussian_filter(
+        scipy.ndimage.gaussian_filter(
             draws.uniform(-1, 1, size=(side, side)), sigma, mode="reflect", truncate=3
         )
         * alpha

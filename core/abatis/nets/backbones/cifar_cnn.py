@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
+from abatis.nets.backbones.own_nets import register
+from abatis.nets.backbones.pooled import PooledNet, conv3x3
 
 LAYERS = ((32, 1), (64, 2), (64, 1), (64, 2))  # width and stride
 
@@ -25,6 +26,6 @@ def cnn_trunk(in_chans: int) -> nn.Sequential:
 
 
 @register("cnn")
-def cifar_cnn(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_cnn(**options: Any) -> PooledNet:
     """Four convolutions and a linear head."""
-    return build_net("cifar_cnn", pretrained, cnn_trunk, width=64, **options)
+    return PooledNet(cnn_trunk, 64, **options)

@@ -7,6 +7,7 @@ few options of it, see :class:`Design`.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import SHORT_NAMES, PooledNet, build_net, conv3x3, register
+from abatis.nets.backbones.own_nets import OWN_NETS, SHORT_NAMES, register
+from abatis.nets.backbones.pooled import PooledNet, conv3x3
+from abatis.system.timm_import import timm
 
 ACTIVATIONS = ("relu", "silu")
 PADDINGS = ("symmetric", "same")
@@ -33,7 +36,8 @@ SIZES = (
     (94, 16),
     (106, 16),
 )
-"""Depth and factor of the wide ResNets that have names."""
+"""Depth and factor of the wide ResNets that lists name; others are made when they are asked for."""
+SIZED = re.compile(r"(?:cifar_)?wrn(\d+)[-_](\d+)([-_]silu)?")
 USUAL = {28: 10, 34: 10, 70: 16}  # factors that a name may leave out
 
 
@@ -141,19 +145,12 @@ def preact_trunk(
     return nn.Sequential(layers)
 
 
-def build_preact(
-    name: str,
-    pretrained: bool,
-    stem: int,
-    widths: Sequence[int],
-    blocks: int,
-    **options: Any,
-) -> PooledNet:
-    """What an entrypoint returns; the fields of :class:`Design` are options of each net."""
+def build_preact(stem: int, widths: Sequence[int], blocks: int, **options: Any) -> PooledNet:
+    """A net of this form; the fields of :class:`Design` are options of each."""
     given = {key: options.pop(key) for key in Design.__dataclass_fields__ if key in options}
     design, usual = Design(**given), Design()
     trunk = partial(preact_trunk, stem, widths, blocks, design=design)
-    net = build_net(name, pretrained, trunk, width=widths[-1], **options)
+    net = PooledNet(trunk, width=widths[-1], **options)
     net.design = {
         key: value
         for key, value in vars(design).items()
@@ -168,12 +165,12 @@ def _add_wide_resnet(depth: int, factor: int, silu: bool) -> None:
     widths = [16 * factor, 32 * factor, 64 * factor]
     design = EDM if silu else {}
 
-    def entrypoint(pretrained: bool = False, **options: Any) -> PooledNet:
-        return build_preact(name, pretrained, 16, widths, (depth - 4) // 6, **{**design, **options})
+    def build(**options: Any) -> PooledNet:
+        return build_preact(16, widths, (depth - 4) // 6, **{**design, **options})
 
-    entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__doc__ = f"WRN-{depth}-{factor}{' with SiLU' * silu}."
-    register(f"wrn{depth}-{factor}" + "-silu" * silu)(entrypoint)
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"WRN-{depth}-{factor}{' with SiLU' * silu}."
+    register(f"wrn{depth}-{factor}" + "-silu" * silu)(build)
     if USUAL.get(depth) == factor:
         SHORT_NAMES[f"wrn{depth}" + "-silu" * silu] = name
 
@@ -183,22 +180,37 @@ for _depth, _factor in SIZES:
     _add_wide_resnet(_depth, _factor, silu=True)
 
 
+def add_sized(name: str) -> None:
+    """Make a wide ResNet of any size known by its name; other names change nothing."""
+    sized = SIZED.fullmatch(name)
+    if sized and name not in SHORT_NAMES and name not in OWN_NETS:
+        depth, factor = int(sized[1]), int(sized[2])
+        if depth >= 10 and depth % 6 == 4 and factor >= 1:
+            _add_wide_resnet(depth, factor, silu=sized[3] is not None)
+
+
+def is_model(name: str) -> bool:
+    """Is it a network of ours or of timm's, by timm's name?"""
+    add_sized(name)
+    return name in OWN_NETS or bool(timm.is_model(name))
+
+
 @register("wrn34-r")
-def cifar_wrn34_r(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_wrn34_r(**options: Any) -> PooledNet:
     """WRN-34-R (Huang et al., 2021): a narrower last stage."""
-    return build_preact("cifar_wrn34_r", pretrained, 16, [320, 640, 512], 5, **options)
+    return build_preact(16, [320, 640, 512], 5, **options)
 
 
 @register("preactresnet18")
-def cifar_preactresnet18(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_preactresnet18(**options: Any) -> PooledNet:
     """PreActResNet-18, with the batch norm and ReLU before pooling."""
     widths = [64, 128, 256, 512]
-    return build_preact("cifar_preactresnet18", pretrained, 64, widths, 2, **options)
+    return build_preact(64, widths, 2, **options)
 
 
 @register("preactresnet18-silu")
-def cifar_preactresnet18_silu(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_preactresnet18_silu(**options: Any) -> PooledNet:
     """PreActResNet-18 with SiLU and 3x3 shortcuts (Gowal et al., 2020)."""
     widths = [64, 128, 256, 512]
     options = {**EDM, "shortcut": "raw-3x3", **options}
-    return build_preact("cifar_preactresnet18_silu", pretrained, 64, widths, 2, **options)
+    return build_preact(64, widths, 2, **options)

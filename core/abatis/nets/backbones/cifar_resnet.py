@@ -10,7 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis.nets.backbones.pooled import PooledNet, build_net, conv3x3, register
+from abatis.nets.backbones.own_nets import register
+from abatis.nets.backbones.pooled import PooledNet, conv3x3
 
 EXPANSION = 4  # the output of a bottleneck is so many times as wide as its 3x3 convolution
 
@@ -95,31 +96,19 @@ def resnet_trunk(
 
 
 @register("resnet18")
-def cifar_resnet18(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_resnet18(**options: Any) -> PooledNet:
     """ResNet-18."""
-    return build_net(
-        "cifar_resnet18",
-        pretrained,
-        partial(resnet_trunk, [64, 128, 256, 512], [2, 2, 2, 2]),
-        width=512,
-        **options,
-    )
+    return PooledNet(partial(resnet_trunk, [64, 128, 256, 512], [2, 2, 2, 2]), width=512, **options)
 
 
 @register("resnet8")
-def cifar_resnet8(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_resnet8(**options: Any) -> PooledNet:
     """ResNet-8, for tests and small machines."""
-    return build_net(
-        "cifar_resnet8",
-        pretrained,
-        partial(resnet_trunk, [16, 32, 64], [1, 1, 1]),
-        width=64,
-        **options,
-    )
+    return PooledNet(partial(resnet_trunk, [16, 32, 64], [1, 1, 1]), width=64, **options)
 
 
 @register("cifar-resnet50")
-def cifar_resnet50(pretrained: bool = False, **options: Any) -> PooledNet:
+def cifar_resnet50(**options: Any) -> PooledNet:
     """ResNet-50; the short name ``resnet50`` is timm's, for large images."""
     trunk = partial(resnet_trunk, [64, 128, 256, 512], [3, 4, 6, 3], bottleneck=True)
-    return build_net("cifar_resnet50", pretrained, trunk, width=EXPANSION * 512, **options)
+    return PooledNet(trunk, width=EXPANSION * 512, **options)

@@ -19,6 +19,7 @@ from torch import nn
 from abatis.data.info import View
 from abatis.data.statistics import IMAGENET_MEAN, IMAGENET_STD, Statistics
 from abatis.errors import UsageError, summarise_error
+from abatis.nets.backbones.cifar_preact import is_model
 from abatis.system.timm_import import timm
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -215,7 +216,7 @@ class Repository:
 
     def _build_timm(self, num_classes: int, channels: int) -> nn.Module:
         architecture = str(self.config["architecture"])
-        if not timm.is_model(architecture):
+        if not is_model(architecture):
             raise UsageError(
                 f"{self.folder} is for {architecture}, which timm does not know",
                 fix="add --backbone FILE.py:FACTORY, which makes the network",

@@ -1,4 +1,4 @@
-"""Backbones that ``timm.create_model`` makes, and what each family needs for small images."""
+"""Backbones of timm and our own, and what each family needs for small images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from abatis.data.info import View
 from abatis.errors import UsageError, summarise_error
-from abatis.nets.backbones.names import SHORT_NAMES, SMALL_IMAGE, resolve
+from abatis.nets.backbones.names import SMALL_IMAGE, resolve
+from abatis.nets.backbones.own_nets import OWN_NETS, make_net
 from abatis.system.timm_import import timm
 
 PLAIN_TRANSFORMERS = {
@@ -36,27 +37,27 @@ def create(
     download: bool,
     own: Mapping[str, Any],
 ) -> tuple[nn.Module, Any]:
-    """The net and its ``pretrained_cfg``; ``own`` are options of our own nets.
+    """The net and its ``pretrained_cfg``, None for our own nets; ``own`` are options of these.
 
-    Raises UsageError where timm cannot make it or has no weights for it.
+    Raises UsageError where it cannot be made or has no weights.
     """
+    ours = OWN_NETS.get(name)
     # a few old names have no configuration
-    cfg = timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    if pretrained and not cfg.has_weights:
+    cfg = None if ours else timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    if pretrained and (cfg is None or not cfg.has_weights):
         raise UsageError(
             f"{name} has no pretrained weights",
             fix="drop --pretrained, or choose a timm model that has some (timm.list_pretrained())",
         )
-    sizes = size_options(name, cfg, image_size, pretrained)
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    if ours is not None:
+        options |= {**ours.size_options(image_size), **own}
+    else:
+        options |= size_options(name, cfg, image_size, pretrained)
     try:
-        net: nn.Module = timm.create_model(
-            name,
-            pretrained=pretrained and download,
-            num_classes=num_classes,
-            in_chans=channels,
-            **sizes,
-            **own,
-        )
+        if pretrained and download:
+            options["pretrained"] = True
+        net = make_net(name, **options)
     except Exception as error:
         cause = summarise_error(error)
         if pretrained and download:
@@ -72,10 +73,10 @@ def timm_view(name: str) -> View:
     """Size, interpolation and crop that a timm net was made for; for other nets the default."""
     try:
         resolved = resolve(name, View.image_size)
-        cfg = timm.models.get_pretrained_cfg(resolved)
+        cfg = None if resolved in OWN_NETS else timm.models.get_pretrained_cfg(resolved)
     except UsageError:  # raised again where the net is built
         return View()
-    if cfg is None or resolved in SHORT_NAMES.values():
+    if cfg is None:
         return View()
     config = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
     return View(config["input_size"][-1], config["interpolation"], config["crop_pct"])

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from abatis.data.statistics import MNIST_MEAN, MNIST_STD
-from abatis.nets.backbones.pooled import register
-from abatis.system.timm_import import timm
+from abatis.nets.backbones.own_nets import register
 
 Trunk = Callable[[int, int], nn.Sequential]
 """From channels and pixels a side to a net (B, C, H, H) -> (B, width)."""
@@ -134,14 +133,6 @@ def _lenet(in_chans: int, side: int) -> nn.Sequential:
     )
 
 
-def _build(name: str, pretrained: bool, trunk: Trunk, **options: Any) -> FlatNet:
-    """What an entrypoint returns; raises RuntimeError for pretrained weights: there are none."""
-    net: FlatNet = timm.models.build_model_with_cfg(
-        FlatNet, name, pretrained, trunk=trunk, **options
-    )
-    return net
-
-
 FACTS = {
     "input_size": (1, 28, 28),
     "fixed_input_size": True,
@@ -152,30 +143,30 @@ FACTS = {
 
 
 @register("mnist-linear", **FACTS)
-def mnist_linear(pretrained: bool = False, **options: Any) -> FlatNet:
+def mnist_linear(**options: Any) -> FlatNet:
     """784-10: a linear net."""
-    return _build("mnist_linear", pretrained, _perceptron([]), **options)
+    return FlatNet(_perceptron([]), **options)
 
 
 @register("mnist-mlp1024", **FACTS)
-def mnist_mlp1024(pretrained: bool = False, **options: Any) -> FlatNet:
+def mnist_mlp1024(**options: Any) -> FlatNet:
     """784-1024-10."""
-    return _build("mnist_mlp1024", pretrained, _perceptron([1024]), **options)
+    return FlatNet(_perceptron([1024]), **options)
 
 
 @register("mnist-cnn", **FACTS)
-def mnist_cnn(pretrained: bool = False, **options: Any) -> FlatNet:
+def mnist_cnn(**options: Any) -> FlatNet:
     """Four convolutions and three linear layers, 1024-200-200-10."""
-    return _build("mnist_cnn", pretrained, _convolutions, **options)
+    return FlatNet(_convolutions, **options)
 
 
 @register("mnist-mlp800", **FACTS)
-def mnist_mlp800(pretrained: bool = False, **options: Any) -> FlatNet:
+def mnist_mlp800(**options: Any) -> FlatNet:
     """784-800-800-10."""
-    return _build("mnist_mlp800", pretrained, _perceptron([800, 800]), **options)
+    return FlatNet(_perceptron([800, 800]), **options)
 
 
 @register("mnist-lenet", **FACTS)
-def mnist_lenet(pretrained: bool = False, **options: Any) -> FlatNet:
+def mnist_lenet(**options: Any) -> FlatNet:
     """LeNet: 20 and 50 filters of 5x5, 500 units."""
-    return _build("mnist_lenet", pretrained, _lenet, **options)
+    return FlatNet(_lenet, **options)

@@ -14,7 +14,7 @@ from abatis.nets.backbones import (  # noqa: F401  # each registers its nets
 from abatis.nets.backbones.from_repository import is_repository
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import find_weights
-from abatis.nets.backbones.pooled import SHORT_NAMES
+from abatis.nets.backbones.own_nets import OWN_NETS, SHORT_NAMES
 from abatis.nets.backbones.zoo.table import PREFIX as ZOO
 from abatis.system.timm_import import timm
 
@@ -43,11 +43,12 @@ def resolve(name: str, image_size: int) -> str:
     Raises:
         UsageError: There is no such backbone, or it has no such weights.
     """
+    cifar_preact.add_sized(name)
     if name in SHORT_NAMES and not (name == "resnet18" and image_size > SMALL_IMAGE):
         return SHORT_NAMES[name]
     if name.startswith(TORCHVISION):
         find_weights(name)
-    if has_prefix(name):
+    if has_prefix(name) or name in OWN_NETS:
         return name
     if timm.is_model(name):
         _check_tag(name)
@@ -56,8 +57,8 @@ def resolve(name: str, image_size: int) -> str:
     hint = did_you_mean(near[0] if near else name, near or SHORT_NAMES)
     raise UsageError(
         f"unknown backbone '{name}': {hint}",
-        fix="use one of our short names, any timm model name, torchvision:NAME, hf-hub:ORG/NAME, "
-        "local-dir:PATH, rb:NAME or FILE.py:FACTORY",
+        fix="use one of our short names, wrnDEPTH-FACTOR[-silu], any timm model name,"
+        " torchvision:NAME, hf-hub:ORG/NAME, local-dir:PATH, rb:NAME or FILE.py:FACTORY",
     )
 
 

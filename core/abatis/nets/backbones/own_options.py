@@ -7,8 +7,7 @@ from typing import Any
 
 from abatis.errors import UsageError
 from abatis.nets.backbones import cifar_preact
-from abatis.nets.backbones.names import SHORT_NAMES
-from abatis.system.timm_import import timm
+from abatis.nets.backbones.own_nets import OWN_NETS
 
 DESIGN = ("activation", "padding")  # of wide ResNets and PreActResNets
 EXAMPLES = "resnet18, wrn28, wrn28-silu"
@@ -25,20 +24,16 @@ def check_own_options(name: str, resolved: str, own: Mapping[str, Any]) -> None:
     if not own:
         return
     option = f"--backbone-{next(iter(own))} {next(iter(own.values()))}"
-    if resolved not in SHORT_NAMES.values():
+    own_net = OWN_NETS.get(resolved)
+    if own_net is None:
         raise UsageError(
             f"{option} is for our own networks, and {name} is none of them",
             fix=f"leave it out, or choose one of them, such as {EXAMPLES}",
         )
     wrong = [key for key in DESIGN if key in own]
-    if wrong and not _is_preact(resolved):
+    if wrong and own_net.build.__module__ != cifar_preact.__name__:
         raise UsageError(
             f"--backbone-{wrong[0]} {own[wrong[0]]} is for wide ResNets and PreActResNets, and "
             f"{name} is none of them",
             fix="leave it out, or choose one of them, such as wrn28 or preactresnet18",
         )
-
-
-def _is_preact(resolved: str) -> bool:
-    module: str = timm.models.model_entrypoint(resolved).__module__
-    return module == cifar_preact.__name__

@@ -1,25 +1,16 @@
-"""What our nets for small images share: trunk, mean over its last map, linear head, and timm."""
+"""What our nets for small images share: a trunk, the mean over its last map, a linear head."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abatis.data.statistics import CIFAR10_MEAN, CIFAR10_STD
-from abatis.system.timm_import import timm
-
 Trunk = Callable[[int], nn.Sequential]
 """From a number of channels to a net (B, C, H, W) -> (B, width, h, w) that begins with ``stem``."""
-
-Entrypoint = TypeVar("Entrypoint", bound=Callable[..., nn.Module])
-
-SHORT_NAMES: dict[str, str] = {}
-"""The names that users write for our nets, to the names that timm knows; see :func:`register`."""
 
 
 class PooledNet(nn.Module):
@@ -86,40 +77,3 @@ class PooledNet(nn.Module):
 def conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution without bias: in our nets a batch norm follows each of them."""
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-
-
-def register(short_name: str, **other: Any) -> Callable[[Entrypoint], Entrypoint]:
-    """Make a net known: to timm under the name of its function, to users under ``short_name``.
-
-    Args:
-        short_name: What users write.
-        other: Facts for timm in place of those of a net for CIFAR-10 with a stem.
-    """
-
-    def add(entrypoint: Entrypoint) -> Entrypoint:
-        name = entrypoint.__name__
-        facts = {
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "mean": CIFAR10_MEAN,
-            "std": CIFAR10_STD,
-            "first_conv": "features.stem",
-            "classifier": "fc",
-            **other,
-        }
-        # timm reads the facts from a table of the function's module
-        table = sys.modules[entrypoint.__module__].__dict__.setdefault("default_cfgs", {})
-        table.update(timm.models.generate_default_cfgs({name: facts}))
-        timm.models.register_model(entrypoint)
-        SHORT_NAMES[short_name] = name
-        return entrypoint
-
-    return add
-
-
-def build_net(name: str, pretrained: bool, trunk: Trunk, width: int, **options: Any) -> PooledNet:
-    """What an entrypoint returns; raises RuntimeError for pretrained weights: there are none."""
-    net: PooledNet = timm.models.build_model_with_cfg(
-        PooledNet, name, pretrained, trunk=trunk, width=width, **options
-    )
-    return net

@@ -192,6 +192,8 @@ class Bench:
             len(batch),
             plan.clean_first,
             summer=_sum_over_processes,
+            images=attacked.images,
+            keeps_features=bool(plan.features_for),
         )
 
     def terms(self, net: Net, batch: Batch) -> dict[str, Term]:

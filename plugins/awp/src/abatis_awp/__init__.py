@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from abatis import PluginConfig, Run, TrainerHooks, hookimpl
+from abatis import PluginConfig, Run, Share, TrainerHooks, hookimpl
 
 
 class AwpConfig(PluginConfig):
@@ -14,6 +14,7 @@ class AwpConfig(PluginConfig):
     """
 
     neutral = {"gamma": 0}
+    shares = {"warmup": "begin_at"}
     soft_labels = True
 
     gamma: float = Field(
@@ -23,10 +24,14 @@ class AwpConfig(PluginConfig):
         description="norm of each tensor's perturbation, as a fraction of the tensor's norm",
     )
     warmup: int = Field(0, ge=0, description="number of first epochs without perturbation")
+    begin_at: Share | None = Field(
+        None,
+        description="share of the training, such as 0.1, without perturbation, in place of warmup",
+    )
 
     @property
     def idle_epochs(self) -> int:
-        return self.warmup
+        return self.warmup if self.begin_at is None else 0
 
 
 @hookimpl

@@ -35,7 +35,7 @@ class WeightPerturbation(TrainerHooks):
 
     def before_loss(self, ctx: StepContext, objective: Callable[[], Tensor]) -> None:
         self._restore()  # an interrupted step did not reach after_update
-        if ctx.epoch < self.config.warmup:
+        if not self.config.count_past("warmup", ctx.epoch, ctx.progress):
             return
         gradients = self._gradients(ctx, objective)
         with torch.no_grad():

@@ -85,8 +85,8 @@ def replace_stem(module: nn.Module, refuse: bool) -> nn.Module | None:
                 return module
     if refuse:
         raise UsageError(
-            f"convstem: {type(module).__name__} has no stem of square patches",
-            fix="choose a ViT or a ConvNeXt, or add --convstem.other keep",
+            "convstem: the network has no stem of square patches, as ViTs and ConvNeXts have",
+            fix="give such a --backbone, like convnext_tiny, or add --convstem.other keep",
         )
     return None
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from abatis import PluginConfig, Regularizer, Run, hookimpl
+from abatis import PluginConfig, Regularizer, Run, Share, hookimpl
 
 
 class EmrConfig(PluginConfig):
     """The options of EMR, with the defaults of the authors' AT-EMR runs on CIFAR-10."""
 
     neutral = {"weight": 0}
+    shares = {"decay_epochs": "decay_at"}
     soft_labels = True
 
     weight: float = Field(3.0, ge=0, description="lambda, the weight of the penalty")
@@ -31,16 +31,12 @@ class EmrConfig(PluginConfig):
         (60, 90),
         description="epochs, counted from 1, at whose start the weight is multiplied by decay",
     )
-    decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(
+    decay_at: tuple[Share, ...] | None = Field(
         None,
         description="shares of the training, such as 0.6,0.9, after which the weight is multiplied "
         "by decay, in place of decay-epochs",
     )
     decay: float = Field(0.1, ge=0, le=1, description="factor of each decay of the weight")
-
-    @property
-    def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
-        return {} if self.decay_at else {"decay-epochs": self.decay_epochs}
 
     @property
     def needs_double_backward(self) -> bool:

@@ -41,8 +41,5 @@ class EffectiveMarginPenalty:
 
     def weight(self, epoch: int, progress: float = 0.0) -> float:
         """Return lambda in an epoch, counted from 0, or at a share of the training."""
-        if self.config.decay_at:
-            drops = sum(progress >= share for share in self.config.decay_at)
-        else:
-            drops = sum(epoch + 1 >= start for start in self.config.decay_epochs)
+        drops = self.config.count_past("decay_epochs", epoch + 1, progress)
         return self.config.weight * self.config.decay**drops

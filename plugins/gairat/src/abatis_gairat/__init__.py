@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from abatis import Loss, PluginConfig, Run, hookimpl
+from abatis import Loss, PluginConfig, Run, Share, hookimpl
 
 
 class GairatConfig(PluginConfig):
@@ -20,6 +20,7 @@ class GairatConfig(PluginConfig):
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
     neutral = {"omega": "tanh", "shift": math.inf}
+    shares = {"burn_in": "begin_at"}
 
     omega: Literal["tanh", "sigmoid", "discrete"] = Field(
         "tanh", description="function that maps survived attack steps to weights"
@@ -37,9 +38,15 @@ class GairatConfig(PluginConfig):
         "the 60th, as released",
     )
 
+    begin_at: Share | None = Field(
+        None,
+        description="share of the training, such as 0.6, in which all weights are 1, in place of "
+        "burn-in",
+    )
+
     @property
     def idle_epochs(self) -> int:
-        return self.burn_in
+        return self.burn_in if self.begin_at is None else 0
 
 
 @hookimpl

@@ -65,7 +65,7 @@ class GeometryWeighted:
                 fix="use --use attacker=pgd, or another attacker with several steps",
             )
         kappa = ctx.info[INFO].to(ctx.x_adv.dtype)  # (B,)
-        burning_in = ctx.epoch < self.config.burn_in
+        burning_in = not self.config.count_past("burn_in", ctx.epoch, ctx.progress)
         raw = torch.ones_like(kappa) if burning_in else self.omega(kappa)  # (B,)
         # also in the burn-in: every step must make the same calls of gather
         return raw / ctx.gather(raw).mean()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from abatis import Attacked, Attacker, Batch, Forward, Loss, PluginConfig, Run, hookimpl
+from abatis import Attacked, Attacker, Batch, Forward, Loss, PluginConfig, Run, Share, hookimpl
 
 DEFENSE_API = "1.1"
 Positive = Annotated[float, Field(gt=0, le=100)]
@@ -15,6 +17,7 @@ Positive = Annotated[float, Field(gt=0, le=100)]
 class GradNormConfig(PluginConfig):
     """The options of the gradient norm, with the defaults of the released configuration."""
 
+    shares = {"ramp": "full_at"}
     soft_labels = True
 
     ce_weight: float = Field(0.8, ge=0, description="weight of the cross-entropy")
@@ -23,6 +26,11 @@ class GradNormConfig(PluginConfig):
         0.0, ge=0, description="share of that weight at the start of the training"
     )
     ramp: float = Field(0.2, ge=0, description="what the share grows by in an epoch")
+    full_at: Share | None = Field(
+        None,
+        description="part of the training, such as 0.1, in which the share grows to the largest, "
+        "in place of ramp",
+    )
     ramp_end: float = Field(1.0, ge=0, description="the largest share")
     std: tuple[Positive, ...] = Field(
         (0.225,),
@@ -37,6 +45,13 @@ class GradNormConfig(PluginConfig):
         description="mode of the cross-entropy's forward pass; the released code trains in eval"
         " mode, which leaves running statistics as they are and needs trained ones",
     )
+
+    @property
+    def dated_epochs(self) -> Mapping[str, tuple[int, ...]]:
+        if self.full_at is not None or not self.ramp:
+            return {}
+        growing = max(0.0, self.ramp_end - self.ramp_start) / self.ramp  # epochs
+        return {"ramp": (math.ceil(round(growing, 9)) + 1,)}
 
     @property
     def needs_double_backward(self) -> bool:

@@ -52,8 +52,12 @@ class GradNormLoss:
 
     def find_share(self) -> float:
         """Return alpha, the share of its weight that the norm has now."""
-        epochs = self.run.now.step / self.run.steps_per_epoch
-        return min(self.config.ramp_end, self.config.ramp_start + epochs * self.config.ramp)
+        config, now = self.config, self.run.now
+        if config.full_at is not None:
+            growth = (config.ramp_end - config.ramp_start) * now.progress / config.full_at
+        else:
+            growth = config.ramp * now.step / self.run.steps_per_epoch
+        return min(config.ramp_end, config.ramp_start + growth)
 
     def _weigh_channels(self, count: int) -> list[float]:
         """Return the factor of every channel; numbers, since tensors of them would wait."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from abatis import Attacker, Loss, PluginConfig, Run, TrainerHooks, hookimpl
@@ -20,7 +22,18 @@ class IklConfig(PluginConfig):
         1.0, gt=0, le=1, description="power of the class means; 1 is IKL, less is GKL"
     )
     temperature: float = Field(
-        4.0, gt=0, le=100, description="temperature of the predictions in the class means"
+        4.0,
+        gt=0,
+        le=100,
+        description="temperature of the predictions in the class means, or in weights of samples",
+    )
+    weights: Literal["classes", "samples"] = Field(
+        "classes",
+        description="weights of the squared error: the mean prediction of the label's class, or"
+        " the sample's own prediction, as in the released distillation without class means",
+    )
+    ce_temperature: float = Field(
+        1.0, gt=0, le=100, description="temperature of the predictions in the cross-entropy"
     )
     grow: bool = Field(
         True, description="let the attack's radius grow linearly over the epochs, as released"

@@ -29,7 +29,7 @@ class GrowingAttacker:
         weights = self.class_means.weigh(batch.y, clean)
 
         def divergence(logits: Tensor) -> Tensor:
-            value = soft_cross_entropy(clean, logits)  # (B,)
+            value = soft_cross_entropy(clean, logits, self.config.ce_temperature)  # (B,)
             if self.config.attack_beta:
                 squares = weighted_squares(clean - logits, weights)
                 value = value + self.config.attack_beta * squares / weights.sum(1).square()

@@ -24,9 +24,12 @@ class ClassMeans(TrainerHooks):
         self.sums = torch.zeros_like(self.means)  # of this epoch
         self._latest: tuple[Tensor, Tensor] | None = None
 
-    def weigh(self, y: Tensor, like: Tensor) -> Tensor:
-        """Return the weights of the classes for labels: (B,) to (B, K), in the type of ``like``."""
-        return self.means[y].to(like) ** self.config.gamma
+    def weigh(self, y: Tensor, clean: Tensor) -> Tensor:
+        """Return the weights of the classes, (B, K), for labels (B,) and clean logits (B, K)."""
+        if self.config.weights == "samples":
+            log_p = (clean / self.config.temperature).log_softmax(1)
+            return (self.config.gamma * log_p).exp()
+        return self.means[y].to(clean) ** self.config.gamma
 
     def note(self, logits: Tensor, y: Tensor) -> None:
         """Keep the logits (N, K) and labels (N,) of the global batch until the update is made."""

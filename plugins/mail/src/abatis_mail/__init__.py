@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from abatis import Loss, PluginConfig, Run, hookimpl
+from abatis import Loss, PluginConfig, Run, Share, hookimpl
 
 
 class MailConfig(PluginConfig):
@@ -17,6 +17,7 @@ class MailConfig(PluginConfig):
     """
 
     neutral = {"slope": 0, "normalization": "mean"}
+    shares = {"burn_in": "begin_at"}
 
     slope: float = Field(
         10.0, ge=0, le=1e3, description="gamma, how steeply the weight falls with the margin"
@@ -41,9 +42,15 @@ class MailConfig(PluginConfig):
         "the 77th, as released",
     )
 
+    begin_at: Share | None = Field(
+        None,
+        description="share of the training, such as 0.6, in which all weights are 1, in place of "
+        "burn-in",
+    )
+
     @property
     def idle_epochs(self) -> int:
-        return self.burn_in
+        return self.burn_in if self.begin_at is None else 0
 
     @property
     def needs_clean(self) -> bool:

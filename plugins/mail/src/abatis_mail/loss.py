@@ -46,7 +46,7 @@ class MarginWeighted:
 
     def weights(self, ctx: StepContext) -> Tensor:
         """Return the weights, (B,), detached."""
-        burning_in = ctx.epoch < self.config.burn_in
+        burning_in = not self.config.count_past("burn_in", ctx.epoch, ctx.progress)
         if burning_in:
             log = torch.zeros_like(ctx.batch.y, dtype=ctx.x_adv.dtype)  # (B,)
         else:

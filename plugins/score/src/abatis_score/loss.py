@@ -1,7 +1,7 @@
 """SCORE (Pang et al., ICML 2022, arXiv 2202.10103): distances between distributions as the loss.
 
-    clean_i  = d(p_i, t_i),                          t_i = (1 - K e / (K - 1)) onehot + e / (K - 1)
-    robust_i = max(0, d(p'_i, p_i) - clip),          weighted by beta
+    to_label_i = d(p_i, t_i),                        t_i = (1 - K e / (K - 1)) onehot + e / (K - 1)
+    to_clean_i = max(0, d(p'_i, p_i) - clip),        weighted by beta
 
 p: clean, p': adversarial softmax; d: the squared error sum_k (p_k - q_k)^2. Nothing is detached.
 """
@@ -23,7 +23,7 @@ LEAST = 1e-30  # of a probability under a logarithm, and of a value under a root
 
 
 class ScoreLoss:
-    """The loss ``score``: the terms ``clean`` and ``robust``."""
+    """The loss ``score``: the terms ``to_label`` and ``to_clean``."""
 
     def __init__(self, config: ScoreConfig) -> None:
         self.config = config
@@ -32,10 +32,10 @@ class ScoreLoss:
     def __call__(self, ctx: StepContext) -> Terms:
         clean, adversarial = ctx.logits_clean.softmax(1), ctx.logits_adv.softmax(1)  # (B, K)
         target = smooth(ctx.batch.target, clean, self.config.smoothing)
-        robust = (self.distance(adversarial, clean) - self.config.clip).relu()  # (B,)
+        to_clean = (self.distance(adversarial, clean) - self.config.clip).relu()  # (B,)
         return {
-            "clean": Term(self.distance(clean, target)),
-            "robust": Term(robust, weight=self.config.beta, reweight=True),
+            "to_label": Term(self.distance(clean, target)),
+            "to_clean": Term(to_clean, weight=self.config.beta, reweight=True),
         }
 
 

@@ -61,7 +61,7 @@ class EpochAverage(Average):
 
     @torch.no_grad()
     def epoch_end(self, epoch: int) -> None:
-        if epoch < self.config.start:
+        if not self.config.count_past("start", epoch, self.run.now.progress):
             return
         for average, weight in zip(self.module.parameters(), self.source.parameters(), strict=True):
             average.lerp_(weight, 1 / (self.count + 1))

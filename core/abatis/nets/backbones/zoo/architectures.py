@@ -16,10 +16,10 @@ from abatis.errors import UsageError
 from abatis.nets.backbones.from_torchvision import PREFIX as TORCHVISION
 from abatis.nets.backbones.from_torchvision import build_torchvision
 from abatis.nets.backbones.names import resolve
+from abatis.nets.backbones.own_nets import make_net
 from abatis.nets.backbones.zoo.stems import convnext_stem, shrink_patches, vit_stem
 from abatis.nets.backbones.zoo.table import EACH_IMAGE, PREFIX, ZooNetwork
 from abatis.nets.normalising import Normalized, StandardizedImages
-from abatis.system.timm_import import timm
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Changed:
 
     Attributes:
         name: timm's.
-        options: for ``timm.create_model``.
+        options: of the net.
         change: what is done to it then.
     """
 
@@ -107,7 +107,7 @@ def build_architecture(name: str, num_classes: int, image_size: int) -> nn.Modul
     if name.startswith(TORCHVISION):
         return build_torchvision(name, num_classes, 3, pretrained=False)
     changed = CHANGED.get(name) or Changed(resolve(name, image_size))
-    net: nn.Module = timm.create_model(changed.name, num_classes=num_classes, **changed.options)
+    net = make_net(changed.name, num_classes=num_classes, **changed.options)
     if changed.change is not None:
         changed.change(net)
     return net
