@@ -321,3 +321,31 @@ def test_a_hook_that_comes_while_norms_are_folded_is_refused(place):
             net(x)
         handle.remove()
         net(x)
+
+
+class TwoNorms(nn.Module):
+    """A convolution with two norms, of which a switch chooses one, as in AdvProp."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.first, self.second = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.BatchNorm2d(4),
+        )
+        self.takes_second = False
+
+    def forward(self, x):
+        norm = self.second if self.takes_second else self.first
+        return norm(self.conv(x)).flatten(1)
+
+
+def test_a_network_that_may_choose_another_norm_is_not_folded():
+    """Else the second norm would get what the first was folded into."""
+    module, x = randomised(TwoNorms()), images()
+    net = Net(module)
+    assert net.tune(x)["norms folded"] == "0 of 2"
+    module.takes_second = True
+    plain = module.eval()(x)
+    with net.attack_mode():
+        assert torch.allclose(net(x), plain, atol=1e-12)

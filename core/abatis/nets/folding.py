@@ -187,11 +187,15 @@ def _is_alike(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> bool:
 
 
 def find_folding(module: nn.Module, forward: Callable[[], object]) -> Folding:
-    """The pairs that one ``forward`` of the network passes, made with running statistics."""
+    """The pairs that one ``forward`` of the network passes, made with running statistics.
+
+    There are none where it passes a batch norm by, such as one of a second set of norms: another
+    forward could send what is folded through it.
+    """
     watching = _Watching(module)
     with watching:
         forward()
-    return Folding(module, watching.pairs())
+    return Folding(module, [] if watching.passes_norm_by() else watching.pairs())
 
 
 class _Watching(TorchFunctionMode):
@@ -230,6 +234,10 @@ class _Watching(TorchFunctionMode):
             self.made[id(out)] = out, id(weight)
             self.calls.append(id(weight))
         return out
+
+    def passes_norm_by(self) -> bool:
+        """Is there a norm with running statistics that was not called?"""
+        return not self.norms.keys() <= set(self.calls)
 
     def pairs(self) -> list[Pair]:
         """Convolutions and norms, each called once and in one place, with nothing between them."""
