@@ -81,6 +81,34 @@ def test_a_frozen_network_is_compared_when_a_run_is_resumed(install, tmp_path):
         run(tiny(tmp_path, name="whole", resume=True, **config))
 
 
+def test_a_network_for_other_images_or_classes_is_refused_before_the_run_starts(install, tmp_path):
+    """The digits are 8x8 and of 10 classes."""
+    install(teaching(module=lambda: nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))))
+    message = r"auxiliary network 'teacher' \(Sequential\) fails on images \(2, 1, 8, 8\)"
+    with pytest.raises(UsageError, match=message) as found:
+        run(tiny(tmp_path, name="run", plugin=["teaching"]))
+    assert "resize them" in found.value.fix
+    factory = tmp_path / "wide.py"
+    factory.write_text(
+        "from torch import nn\ndef make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 100))\n"
+    )
+    install(teaching(module=f"{factory}:make"))
+    with pytest.raises(UsageError, match=r"returns \(2, 100\) .* the data have 10 classes"):
+        run(tiny(tmp_path, name="run", plugin=["teaching"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_logits_are_found_among_several_outputs(install, tmp_path):
+    class Two(Small):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits.square()) if self.training else {"logits": logits}
+
+    install(teaching(module=Two))
+    run(tiny(tmp_path, plugin=["teaching"], epochs=1))
+
+
 class Small(nn.Module):
     """A network on one-channel images, with weights that are always the same."""
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from abatis.errors import PluginError, UsageError
+from abatis.api.randomness import untouched
+from abatis.errors import AbatisError, PluginError, UsageError, summarise_error
 from abatis.nets.module_state import load_state, read_extra_state, read_tensors
 from abatis.nets.net import Net
+from abatis.nets.outputs import adapt_outputs, adapt_training_output
+from abatis.system.torch_messages import is_out_of_memory
+from abatis.system.user_module import raised_at
 
 Build = Callable[["nn.Module | str"], Net]
 """Makes a network of a module, or of the name of a backbone."""
 
 
-def add_auxiliary(net: Net, build: Build, name: str, module: nn.Module | str, train: bool) -> Net:
+def add_auxiliary(
+    net: Net,
+    build: Build,
+    name: str,
+    module: nn.Module | str,
+    train: bool,
+    *,
+    images: Tensor | None = None,
+    classes: int | None = None,
+) -> Net:
     """Give a network an auxiliary one.
 
     Args:
@@ -24,10 +38,14 @@ def add_auxiliary(net: Net, build: Build, name: str, module: nn.Module | str, tr
         name: Of the auxiliary one, once a run.
         module: A module, or the name of a backbone.
         train: Is it trained, by the same optimizer? Else it stays frozen, in eval mode.
+        images: A few like those of the run, (B, C, H, W) in [0, 1], to try it on; None to try
+            nothing.
+        classes: Of the data; a backbone that is named must have as many outputs.
 
     Raises:
         PluginError: The name is taken, or the run has started.
-        UsageError: It is to be trained, and has no trainable parameters.
+        UsageError: It is to be trained, and has no trainable parameters; or it does not take such
+            images, or returns no logits of as many classes.
     """
     if net.auxiliaries_closed:
         raise PluginError(
@@ -51,8 +69,49 @@ def add_auxiliary(net: Net, build: Build, name: str, module: nn.Module | str, tr
     else:
         made.module.eval().requires_grad_(False)
         made.is_trained = False
+    if images is not None:
+        _try_auxiliary(made, images, name, classes if isinstance(module, str) else None)
     net.auxiliaries[name] = made
     return made
+
+
+def _try_auxiliary(one: Net, images: Tensor, name: str, classes: int | None) -> None:
+    """Try an auxiliary network; it gets hooks where it does not return plain logits.
+
+    Raises:
+        UsageError: It fails, returns no logits, or those of another number of classes.
+    """
+    what = f"the auxiliary network '{name}' ({type(one.module).__name__})"
+    with untouched(), one.restore_buffers(), torch.no_grad():
+        with one.frozen_mode():
+            output = _try_forward(one, images, what)
+            if not isinstance(output, Tensor):
+                adapt_outputs(one.module, output, len(images), classes, None, what)
+                output = _try_forward(one, images, what)
+        if classes is not None and output.shape != (len(images), classes):
+            raise UsageError(
+                f"{what} returns {tuple(output.shape)} for {len(images)} images,"
+                f" and the data have {classes} classes",
+                fix="choose a network with one output for each class",
+            )
+        if one.is_trained:
+            trained = _try_forward(one, images, f"{what}, in train mode,")
+            if not isinstance(trained, Tensor):
+                adapt_training_output(one.module, trained, output.shape, what)
+
+
+def _try_forward(one: Net, images: Tensor, what: str) -> Any:
+    """What it returns for the images; raises UsageError where it fails."""
+    try:
+        return one.module(images)
+    except Exception as error:
+        if isinstance(error, AbatisError) or is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"{what} fails on images {tuple(images.shape)}: {summarise_error(error)}",
+            where=raised_at(error),
+            fix="choose a network for images of this size, or resize them inside of the module",
+        ) from error
 
 
 def read_auxiliaries(net: Net) -> dict[str, dict[str, Any]]:

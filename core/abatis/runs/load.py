@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from abatis.errors import UsageError
 from abatis.nets.backbones.from_repository import find_folder, is_repository
 from abatis.nets.backbones.names import is_factory
 from abatis.nets.backbones.zoo.table import ZOO_DIR
 from abatis.nets.normalising import read_normalize
 from abatis.nets.weights import load_into, read_contents
+from abatis.nets.weights_file import find_weights, read_weights
 from abatis.runs.model_spec import Kind, ModelSpec, Wishes, find_model
 from abatis.runs.open_model import Sizes, finish, open_network
-from abatis.runs.published import is_published, load_published
+from abatis.runs.published import is_published, load_published, read_description
 from abatis.runs.run_folder import load_weights
 
 SIZE = 32  # pixels a side, where nothing says more
@@ -49,7 +51,7 @@ def load(
         allow_pickle: accept pickles, of which only tensors are loaded, and programs, which are run.
         normalize: "imagenet", "cifar10", "none", or mean and std for images in [0, 1], where the
             file does not say how images are normalised.
-        num_classes: the number of outputs; as many as the weights have if None.
+        num_classes: the number of outputs that is needed; as many as the weights have if None.
         channels: of the images.
         image_size: pixels a side of the images; that of the weights file or the network, else 32.
         zoo_dir: the folder with the weights of ``rb:`` networks, as RobustBench keeps them.
@@ -66,12 +68,35 @@ def load(
         return _load_into_own(str(path), model, wishes).eval()
     spec = find_model(str(path), backbone, wishes=wishes)
     if spec.kind in (Kind.RUN, Kind.PUBLISHED):
+        _check_classes(spec, num_classes)
         return open_network(spec, Sizes(), torch.device("cpu")).module.eval()
     size = image_size or _find_size(spec)
     device = torch.device("cpu")
     loaded = open_network(spec, Sizes(num_classes, channels, size), device)
     images = torch.zeros(2, channels, size, size)
-    return finish(loaded, spec, device, images, num_classes)[0]
+    module, _, outputs = finish(loaded, spec, device, images, num_classes)
+    _check_outputs(spec, outputs, num_classes)
+    return module
+
+
+def _check_classes(spec: ModelSpec, asked: int | None) -> None:
+    """Raise UsageError where a run or an exported folder has another number of classes."""
+    if asked is None:
+        return
+    if spec.kind is Kind.RUN:
+        facts = read_weights(find_weights(spec.path))[1]
+    else:
+        facts = read_description(spec.path)
+    _check_outputs(spec, facts.get("num_classes", asked), asked)
+
+
+def _check_outputs(spec: ModelSpec, outputs: int, asked: int | None) -> None:
+    """Raise UsageError where a network has another number of outputs than was asked for."""
+    if asked not in (None, outputs):
+        raise UsageError(
+            f"{spec.spec} has {outputs} outputs, and {asked} are needed",
+            fix="choose a network that was trained for as many classes",
+        )
 
 
 def _find_size(spec: ModelSpec) -> int:

@@ -192,7 +192,9 @@ def _complete_run(
 ) -> None:
     """The same run, once the network is there."""
     run.place_net(net)
-    run.place_adder(partial(add_auxiliary, net, partial(build_auxiliary, config, info, run.device)))
+    build = partial(build_auxiliary, config, info, run.device)
+    few = torch.zeros(2, info.channels, info.image_size, info.image_size, device=run.device)
+    run.place_adder(partial(add_auxiliary, net, build, images=few, classes=info.num_classes))
     if images is not None:
         frozen = net.list_frozen()
         run.place_renewer(partial(renew_over_epoch, images.train, config, run.clock, frozen))
