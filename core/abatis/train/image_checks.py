@@ -94,8 +94,9 @@ def _check_images(x: object, batch: Batch, what: str) -> Tensor:
         or x.requires_grad
     ):
         got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        attached = isinstance(x, Tensor) and x.requires_grad
         raise PluginError(
-            f"{what} {got}",
+            f"{what} {got}{', attached to a graph' if attached else ''}",
             where=f"for images {tuple(batch.x.shape)} {batch.x.dtype}",
             fix="return Attacked(x) with detached images of the same shape and type",
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.frontier import Tiny, frontier, is_close, load, tensor_of
+from tests.helpers import tiny
 from torch import nn
 
-from abatis import Batch, Net, Now, StepContext, UsageError
+from abatis import Batch, Net, Now, StepContext, UsageError, run
 from abatis.testing import Bench, penalty_terms, plan_of, replay, smooth_network, tiny_batch, total
 from abatis_grad_norm.loss import GradNormLoss
 
@@ -97,6 +98,14 @@ def test_a_new_network_with_running_statistics_is_refused():
 def test_the_channels_of_an_option_are_those_of_the_images():
     with pytest.raises(UsageError, match=r"--grad-norm\.std has 2 values, and images have 3"):
         replay("grad-norm", smooth_network(10), [tiny_batch(4, 10)], options={"std": [0.2, 0.3]})
+
+
+def test_several_threats_are_refused(tmp_path):
+    """Its loss would train with the eps of the first, whatever the attacker does."""
+    several = {"plugin": ["grad-norm", "multi-norm"], "also_train": ["L2:0.5"], "dry_run": True}
+    with pytest.raises(UsageError, match=r"knows one eps, .* in Linf:.* and L2:0\.5"):
+        run(tiny(tmp_path, use={"attacker": "multi-norm"}, **several))
+    run(tiny(tmp_path, use={"attacker": "multi-norm", "loss": "cross-entropy"}, **several))
 
 
 def test_penalties_go_with_it():

@@ -67,3 +67,17 @@ def test_a_run_distils_from_two_runs_and_judges_the_average(tmp_path):
         parts = 0.3 * row["ce"] + 0.1 * row["kd_standard"] + 0.6 * row["kd_robust"]
         assert row["loss"] == pytest.approx(parts, rel=1e-4)
     assert (done / "weights-averaged.safetensors").is_file()
+
+
+def test_a_teacher_that_does_not_fit_is_refused_with_its_option(tmp_path):
+    """Of other classes, and one that is not there; before there is a run folder."""
+    (tmp_path / "wide.py").write_text(
+        "from torch import nn\ndef make():\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 100))\n"
+    )
+    for standard, what in ((f"{tmp_path / 'wide.py'}:make", "100 outputs, and 10"), ("no", "'no'")):
+        options = {"standard": standard, "robust": "no"}
+        with pytest.raises(UsageError, match=what) as found:
+            run(tiny(tmp_path, name="run", plugin=["seat"], seat=options))
+        assert found.value.where == f"--seat.standard {standard}"
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from abatis import Attacked, Attacker, Batch, Forward, Loss, PluginConfig, Run, Share, hookimpl
+from abatis import (
+    Attacked,
+    Attacker,
+    Batch,
+    Forward,
+    Loss,
+    PluginConfig,
+    Run,
+    Share,
+    UsageError,
+    hookimpl,
+)
 
 DEFENSE_API = "1.1"
 Positive = Annotated[float, Field(gt=0, le=100)]
@@ -67,6 +78,12 @@ def defense_config() -> type[PluginConfig]:
 def defense_loss(run: Run) -> Loss:
     from abatis_grad_norm.loss import GradNormLoss
 
+    if len(run.threats) > 1:
+        raise UsageError(
+            f"grad-norm makes no attack and knows one eps, and this run trains in"
+            f" {' and '.join(map(str, run.threats))}",
+            fix="leave out --also-train (--also-threat judges others), or --use loss=cross-entropy",
+        )
     return GradNormLoss(run)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from abatis import Loss, PluginConfig, Run, Share, TrainerHooks, UsageError, hookimpl
+from abatis import Loss, Network, PluginConfig, Run, Share, TrainerHooks, UsageError, hookimpl
 
 DEFENSE_API = "1.1"
 
@@ -71,17 +71,24 @@ def defense_config() -> type[PluginConfig]:
 
 @hookimpl
 def defense_loss(run: Run) -> Loss | None:
-    from abatis import load
     from abatis_seat.distillation import DistillationLoss
 
     config = run.config(SeatConfig)
     if config.standard is None or config.robust is None:
         return None
-    standard, robust = (
-        run.auxiliary(f"seat-{role}", load(path, num_classes=run.num_classes), train=False)
-        for role, path in (("standard", config.standard), ("robust", config.robust))
-    )
+    standard = _load_teacher(run, "standard", config.standard)
+    robust = _load_teacher(run, "robust", config.robust)
     return DistillationLoss(standard, robust, config)
+
+
+def _load_teacher(run: Run, role: str, path: str) -> Network:
+    from abatis import load
+
+    try:
+        return run.auxiliary(f"seat-{role}", load(path, num_classes=run.num_classes), train=False)
+    except UsageError as error:
+        where = error.where or f"--seat.{role} {path}"
+        raise UsageError(error.what, where=where, fix=error.fix) from error
 
 
 @hookimpl
