@@ -13,7 +13,7 @@ from abatis.config.option_groups import OptimConfig
 from abatis.nets.layer_names import find_layers
 from abatis.nets.weights_file import WEIGHTS_LAST, read_weights
 from abatis.train.layer_rates import describe_rates, find_rates
-from abatis.train.optimizer import make_optimizer, set_rate
+from abatis.train.optimizer import load_moments, make_optimizer, set_rate
 from tests.helpers import final_bytes, tiny
 from tests.nets.test_large import names_in_groups, net_of
 
@@ -185,3 +185,25 @@ def test_a_run_that_goes_on_from_another_has_its_rates(tmp_path):
     with pytest.raises(UsageError, match=r"that run has --optim\.rates stem=0\.1,") as caught:
         run(tiny(tmp_path, name="third", continue_from=first, **other))
     assert "--init" in caught.value.fix
+
+
+def optimizer_of(*rates, **more):
+    module = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("first", "second", "third")})
+    return make_optimizer(OptimConfig(rates=rates, **more), module)
+
+
+def test_rates_and_decays_are_those_of_the_run_that_loads_the_moments():
+    """As with --allow-mismatch; else the run would show other numbers than it trains with."""
+    own = optimizer_of("second=0.5", weight_decay=0.25, momentum=0.75)
+    load_moments(own, optimizer_of("second=0.1", weight_decay=0.125, momentum=0.5).state_dict())
+    others, second = own.param_groups
+    assert (others["lr_scale"], second["lr_scale"]) == (1.0, 0.5)
+    assert {group["weight_decay"] for group in own.param_groups} == {0.25}
+    assert {group["momentum"] for group in own.param_groups} == {0.75}
+
+
+@pytest.mark.parametrize("rate", ["third=0.1", "*=0.1"])
+def test_moments_of_other_layers_are_refused(rate):
+    """Of layers with tensors of the same number and shapes, too."""
+    with pytest.raises(UsageError, match="the checkpoint: "):
+        load_moments(optimizer_of("second=0.1"), optimizer_of(rate).state_dict())

@@ -18,7 +18,7 @@ from abatis.config.run_config import RunConfig
 from abatis.errors import CheckpointError, UsageError
 from abatis.system.folder_lock import find_writer
 from abatis.train.checkpoint import CHECKPOINTS, Loaded, load_checkpoint
-from abatis.train.optimizer import load_moments
+from abatis.train.optimizer import check_groups, load_moments
 from abatis.train.resume import check_fit
 
 OPTION = "--continue-from"
@@ -103,16 +103,9 @@ def take_over_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
     Raises:
         UsageError: They have other groups of parameters.
     """
-    own = optimizer.state_dict()
-    sizes, wanted = (
-        [len(group["params"]) for group in table["param_groups"]] for table in (saved, own)
-    )
-    if sizes != wanted:
-        raise UsageError(
-            f"{OPTION}: that run's optimizer has groups of {sizes} tensors, this one's {wanted}",
-            fix="give --optim.decay-all and --optim.layer-decay as in that run",
-        )
-    load_moments(optimizer, {"state": saved["state"], "param_groups": own["param_groups"]})
+    fix = "give --optim.decay-all, --optim.layer-decay and --optim.rates as in that run"
+    check_groups(saved, optimizer.state_dict(), OPTION, fix)
+    load_moments(optimizer, saved)
 
 
 def _load_newest(run: Path) -> Loaded:

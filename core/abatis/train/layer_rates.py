@@ -12,6 +12,7 @@ from abatis.errors import UsageError
 from abatis.nets.layer_names import explain_missing, find_parameters
 
 OPTION = "--optim.rates"
+LAYERS = "layers"  # of a group, the names of its parameters: moments belong to these alone
 
 
 def scale_layers(
@@ -25,11 +26,13 @@ def scale_layers(
         rates: as in ``--optim.rates``.
 
     Returns:
-        Groups that have one rate each, with its factor in ``lr_scale``; their other settings,
-        such as the weight decay, are those of the groups they come from.
+        Groups that have one rate each, with its factor in ``lr_scale``, and the names of their
+        parameters; their other settings, such as the weight decay, are those of the groups they
+        come from.
     """
     found = find_rates(module, rates, type(module).__name__)
     factors = {key: read_rate(text)[1] for key, text in found.items()}
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
     scaled: list[dict[str, Any]] = []
     for group in groups:
         by_factor: dict[float, list[nn.Parameter]] = {}
@@ -37,7 +40,8 @@ def scale_layers(
             by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
         for factor, parameters in by_factor.items():
             scale = factor * group.get("lr_scale", 1.0)
-            scaled.append({**group, "params": parameters, "lr_scale": scale})
+            layers = [names[id(parameter)] for parameter in parameters]
+            scaled.append({**group, "params": parameters, "lr_scale": scale, LAYERS: layers})
     return scaled
 
 

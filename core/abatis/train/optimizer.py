@@ -16,12 +16,10 @@ from abatis.config.option_groups import OptimConfig
 from abatis.errors import UsageError
 from abatis.nets.backbones import unwrap
 from abatis.system.timm_import import timm
-from abatis.train.layer_rates import scale_layers
+from abatis.train.layer_rates import LAYERS, scale_layers
 
 PEAK = 0.3  # where one-cycle reaches its peak
 WARM_START = 0.01  # its first factor
-THIS_MACHINE = ("fused", "foreach", "capturable", "differentiable")
-"""Settings of torch's optimizers that say how an update is computed, not which one."""
 
 
 def schedule_rate(config: OptimConfig, step: int, steps: int, per_epoch: int = 1) -> float:
@@ -124,22 +122,45 @@ def make_optimizer(
     )
 
 
-def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Take over a saved state, which may be of another kind of device.
+def check_groups(saved: Mapping[str, Any], own: Mapping[str, Any], what: str, fix: str) -> None:
+    """Raise UsageError where moments would go to other parameters than those they are of.
 
-    How updates are computed here stays as it is. A fused update needs moments in the memory layout
-    of their parameters.
+    Args:
+        saved: The ``state_dict`` of the optimizer that the moments come from.
+        own: That of this run's.
+        what: Begins the message, such as an option.
+        fix: Ends it.
+    """
+    sizes, wanted = (
+        [len(group["params"]) for group in table["param_groups"]] for table in (saved, own)
+    )
+    if sizes != wanted:
+        raise UsageError(
+            f"{what}: that optimizer has groups of {sizes} tensors, this one's {wanted}", fix=fix
+        )
+    for group, mine in zip(saved["param_groups"], own["param_groups"], strict=True):
+        if group.get(LAYERS) != mine.get(LAYERS):
+            raise UsageError(
+                f"{what}: --optim.rates means other layers than in that optimizer", fix=fix
+            )
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take over saved moments, which may be of another kind of device.
+
+    Rates, decays and how updates are computed stay those of this run. A fused update needs moments
+    in the memory layout of their parameters.
 
     Args:
         optimizer: That of this run.
         saved: What ``state_dict`` gave.
+
+    Raises:
+        UsageError: The saved optimizer has other groups of parameters.
     """
-    own = optimizer.state_dict()["param_groups"]
-    groups = [
-        {**group, **{name: mine[name] for name in THIS_MACHINE if name in mine}}
-        for group, mine in zip(saved["param_groups"], own, strict=True)
-    ]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
+    own = optimizer.state_dict()
+    check_groups(saved, own, "the checkpoint", "give the options of the optimizer as in that run")
+    optimizer.load_state_dict({**saved, "param_groups": own["param_groups"]})
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
