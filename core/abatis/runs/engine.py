@@ -52,7 +52,8 @@ def set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo, timed
             layout=CONTIGUOUS if config.layout == CONTIGUOUS else CHANNELS_LAST,
         )
     if timed:
-        tuned["layout"] += _time_layouts(config, net, like)
+        said = _time_layouts(config, net, like)
+        tuned["layout"] = net.layout + said
     if device.type == "cuda":
         net.keep_layout()
     net.compile(
