@@ -3,9 +3,12 @@ network and points.
 
     python -m benchmarks.autoattack_speed digits     # ten minutes of one core
     python -m benchmarks.autoattack_speed cifar10    # twice as long; needs ABATIS_REFERENCE
+    python -m benchmarks.autoattack_speed resnet2b   # five minutes; needs ABATIS_REFERENCE
+    python -m benchmarks.autoattack_speed resnet18   # hours; needs ABATIS_REFERENCE
 
-The network is an adversarially trained ResNet-8; the package gets it as it is. Writes
-benchmarks/results/autoattack-speed-SETTING.json and .md.
+``--points`` and ``--rounds`` make it shorter. The network is an adversarially trained ResNet-8, a
+small ReLU network with certified robustness, or the ResNet-18 of pyautoattack's examples; the
+package gets it as it is. Writes benchmarks/results/autoattack-speed-SETTING.json and .md.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ import numpy as np
 import pyautoattack
 import torch
 import torch.nn.functional as F
+from benchmarks.known_networks import known, not_robust
 from benchmarks.methods import REFERENCE
 from benchmarks.side_by_side import Variant, busiest, facts
 from sklearn.datasets import load_digits
@@ -44,14 +49,27 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """What is attacked: so many of the first points that a network was not trained on."""
+    """What is attacked: so many of the first points that a network was not trained on.
+
+    Attributes:
+        words: what the points are.
+        threat: of the attacks.
+        points: how many.
+        data: images and labels; the points come behind those to train on.
+        trained: images to train on.
+        epochs: of training.
+        network: that is ready, else a ResNet-8 is trained.
+        of: what it is.
+    """
 
     words: str
     threat: Threat
     points: int
-    epochs: int
     data: Callable[[], tuple[Tensor, Tensor]]
-    trained: int  # images
+    trained: int = 0
+    epochs: int = 0
+    network: Callable[[], nn.Module] | None = None
+    of: str = "A ResNet-8 that was trained adversarially"
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -71,8 +89,30 @@ def cifar10() -> tuple[Tensor, Tensor]:
 
 TRAINED = 2000
 SETTINGS = {
-    "digits": Setting("digits of 16 x 16 pixels", Threat.parse("Linf:0.12"), 48, 15, digits, 1400),
-    "cifar10": Setting("CIFAR-10 images", Threat.parse("Linf:4/255"), 60, 10, cifar10, TRAINED),
+    "digits": Setting(
+        "digits of 16 x 16 pixels", Threat.parse("Linf:0.12"), 48, digits, 1400, epochs=15
+    ),
+    "cifar10": Setting(
+        "CIFAR-10 images", Threat.parse("Linf:4/255"), 60, cifar10, TRAINED, epochs=10
+    ),
+    "resnet2b": Setting(
+        "CIFAR-10 images",
+        Threat.parse("Linf:2/255"),
+        24,
+        cifar10,
+        TRAINED,
+        network=partial(known, "resnet2b"),
+        of="resnet2b, a small ReLU network trained for certified robustness",
+    ),
+    "resnet18": Setting(
+        "CIFAR-10 images",
+        Threat.parse("Linf:1/510"),
+        4,
+        cifar10,
+        TRAINED,
+        network=not_robust,
+        of="The ResNet-18 of pyautoattack's examples, trained on clean images",
+    ),
 }
 APGD, STAGES = ("APGD-CE", "APGD-T"), ("APGD-CE", "APGD-T", "FAB-T", "Square")
 FAST = "Square, bf16"
@@ -85,6 +125,8 @@ def trained(setting: Setting) -> tuple[nn.Module, ArraySplit]:
     """The network, as ``abatis.load`` gives it, and the points to attack."""
     x, y = setting.data()
     first, last = slice(setting.trained), slice(setting.trained, setting.trained + setting.points)
+    if setting.network is not None:
+        return setting.network(), ArraySplit(x[last], y[last], "none")
     with tempfile.TemporaryDirectory() as folder:
         config = abatis.RunConfig(
             backbone="cifar_resnet8",
@@ -298,16 +340,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("setting", choices=SETTINGS)
-    name = parser.parse_args().setting
-    setting: Setting = SETTINGS[name]
+    parser.add_argument("--points", type=int)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args()
+    name, setting = asked.setting, SETTINGS[asked.setting]
+    if asked.points:
+        setting = replace(setting, points=asked.points)
     torch.set_num_threads(1)
     net, points = trained(setting)
-    rounds = [one_round(net, points, setting.threat, seed) for seed in range(ROUNDS)]
+    rounds = [one_round(net, points, setting.threat, seed) for seed in range(asked.rounds)]
     record = facts("abatis", "torch", "pyautoattack") | {
-        "setting": "A ResNet-8 that was trained adversarially, "
-        f"{setting.points} {setting.words}, {setting.threat}, AutoAttack standard.",
+        "setting": f"{setting.of}, {setting.points} {setting.words}, {setting.threat}, "
+        "AutoAttack standard.",
         "points": setting.points,
-        "rounds": ROUNDS,
+        "rounds": asked.rounds,
         "rows": [row(rounds, stage) for stage in (*STAGES, "APGD", "all", FAST)],
         "robust": [
             {who: int(flags.sum()) for who, flags in one["verdicts"].items()} for one in rounds

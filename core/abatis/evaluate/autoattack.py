@@ -15,9 +15,10 @@ from torch import Tensor
 from abatis.api.batch import Batch
 from abatis.evaluate import pyautoattack_messages
 from abatis.evaluate.fab_projection import replace_projections
-from abatis.evaluate.fewer_queries import ask_in_bf16, drop_fooled, skip_known
+from abatis.evaluate.fewer_queries import ask_in_bf16, drop_fooled, make_queries
 from abatis.evaluate.finished_attacks import FinishedAttacks
 from abatis.evaluate.judge import Attack, Clean, Judge, Verdicts
+from abatis.evaluate.square import replace_search
 
 Version = Literal["standard", "plus", "fast", "rand"]
 NAMES = {
@@ -155,12 +156,13 @@ def _build_package(judge: Judge, version: Version, seed: int, device: torch.devi
     if not pyautoattack_messages.is_tested():
         return foreign
     replace_projections(foreign.fab)
+    ask = make_queries(judge.net)
     if version == "fast":
-        ask_in_bf16(foreign.square, judge.net)
+        ask = ask_in_bf16(foreign.square, judge.net)
     if judge.steady and version != "rand":
         drop_fooled(foreign.apgd, threat)
         drop_fooled(foreign.apgd_targeted, threat)
-        skip_known(foreign.square)
+        replace_search(foreign.square, ask)
     return foreign
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pyautoattack import checks
 
 TESTED = "0.2"
-"""The minor version whose insides :mod:`~abatis.evaluate.fewer_queries` replaces."""
+"""The minor version whose insides we replace: queries, Square's search and FAB's projections."""
 
 LOGGER = "auto-attack"
 CHECKED_HERE = "probability distribution"

@@ -13,7 +13,7 @@ from abatis.api.batch import Batch
 from abatis.api.context import Forward
 from abatis.api.randomness import per_sample
 from abatis.api.threat import Threat
-from abatis.evaluate.fewer_queries import skip_known
+from abatis.evaluate.fewer_queries import make_queries
 from abatis.evaluate.judge import Attack, find_correct
 from abatis.evaluate.pgd import (
     STEP_SHARE,
@@ -23,6 +23,7 @@ from abatis.evaluate.pgd import (
     draw_start,
 )
 from abatis.evaluate.pyautoattack_messages import is_tested
+from abatis.evaluate.square import replace_search
 
 DRAWS = 100  # uniform points, and as many corners
 AT_ONCE = 5  # draws of noise that are in memory at a time
@@ -159,7 +160,7 @@ def make_square(forward: Forward, threat: Threat, queries: int, seed: int, stead
     """Return Square (Andriushchenko et al., ECCV 2020) by pyautoattack.
 
     Its random draws depend on the batch. ``steady``: does the network always give the same
-    logits for an image? Then known answers are not asked for again.
+    logits for an image? Then it searches with fewer queries.
     """
 
     def copy_logits(x: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def make_square(forward: Forward, threat: Threat, queries: int, seed: int, stead
             device=batch.x.device,
         )
         if steady and is_tested():
-            skip_known(foreign)
+            replace_search(foreign, make_queries(forward))
         with torch.no_grad():
             adversarial = foreign.perturb(batch.x.contiguous(), batch.y)
         return adversarial, ~find_correct(compute_logits(forward, adversarial), batch.y)
