@@ -83,7 +83,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
     ("derived", "literal"),
     [
         (FREE_ON_RESUME, FREE),
-        (FREE_IN_COMPARISON, FREE | {"device"}),
+        (FREE_IN_COMPARISON, FREE | {"device", "layout"}),
         (VARIED_IN_COMPARISON, {"plugin", "seed"}),
         (
             OF_THIS_MACHINE,
@@ -98,7 +98,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
                 "workers",
             },
         ),
-        (ROUNDED_ON_RESUME, {"deterministic", "device", "tf32"}),
+        (ROUNDED_ON_RESUME, {"deterministic", "device", "layout", "tf32"}),
         (LONGER_ON_RESUME, {"epochs"}),
         (find_options(RunConfig, lambda known: not known.recorded), BESIDE),
         (find_options(RunConfig, lambda known: known.display_only), {"trace", "quiet"}),
@@ -122,7 +122,6 @@ def test_run_toml_has_all_but_what_is_not_recorded():
         epoch_updates=5,
         image_size=32,
         checkpoint_every=3,
-        workers=2,
         validation=100,
         attack={"step_size": "1/255"},
         extra={"file": "e.npz"},
