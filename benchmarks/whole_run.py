@@ -22,7 +22,7 @@ from typing import Any
 
 RECORD = Path(__file__).parent / "results" / "whole-run.json"
 DEMO = Path(__file__).parents[1] / "demo.toml"
-ROUNDS = 3
+ROUNDS = 1
 SHOWN, CANDIDATE = 0.002, 0.05
 IMAGES, TESTED = 5000, 500
 RUNS = {
@@ -255,7 +255,7 @@ def page(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     return (
         f"# Where the time of a run goes\n\n{record['date']}, {record['machine']}, one thread, "
-        f"{versions}. {record['rounds']} runs each, every one a process of its own. A stage inside "
+        f"{versions}. {record['rounds']} run(s) each, in processes of their own. A stage inside "
         "another is not counted there: `update` is a step without its attack. Nothing is compiled "
         "(`--compile none`). `second process` is the network asked again from outside. Bold: over "
         f"{CANDIDATE:.0%} and neither attack nor update. Stages below {SHOWN:.1%} are in the .json "

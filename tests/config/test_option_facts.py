@@ -122,7 +122,6 @@ def test_run_toml_has_all_but_what_is_not_recorded():
         epoch_updates=5,
         image_size=32,
         checkpoint_every=3,
-        workers=2,
         validation=100,
         attack={"step_size": "1/255"},
         extra={"file": "e.npz"},

@@ -39,6 +39,15 @@ def test_counts_epochs_or_shares():
     assert [config.count_past("burn_in", 100, part / 4) for part in (0, 1, 2)] == [0, 1, 1]
 
 
+def test_shares_of_an_option_that_is_not_there_are_refused():
+    with pytest.raises(TypeError, match=r"Wrong.shares names decay_att, which is none"):
+
+        class Wrong(PluginConfig):
+            shares = {"decay": "decay_att"}
+
+            decay: int = Field(1, ge=0, description="epochs")
+
+
 @pytest.mark.parametrize("name", our_plugins())
 def test_every_option_that_counts_epochs_has_one_of_shares(name):
     options = discovery.load_plugin(name).config_class

@@ -223,6 +223,16 @@ class PluginConfig(Options):
     """Options that count epochs, each with the option that gives shares of the training in its
     place, like ``{"decay_epochs": "decay_at"}``. ``count_past`` reads both."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the names in ``shares``, too; raises TypeError."""
+        super().__pydantic_init_subclass__(**kwargs)
+        unknown = sorted({*cls.shares.keys(), *cls.shares.values()} - cls.model_fields.keys())
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__}.shares names {unknown[0]}, which is none of its options"
+            )
+
     def count_past(self, option: str, epoch: int, progress: float) -> int:
         """How many of the times that an option of ``shares`` names have come.
 

@@ -161,7 +161,10 @@ def _has_gpu_build() -> bool:
 def reseed(run_seed: int, purpose: str, step: int = 0) -> None:
     """Seed the global generators. Use it only inside :func:`untouched`."""
     seed = seed_for(run_seed, purpose, step)
-    torch.manual_seed(seed)
+    if _has_gpu_build() or torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # torch would write down the caller's stack for every kind of device that is not there
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

@@ -79,9 +79,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     zoo_dir: Path = Field(
-        Path("models"),
-        description="folder with the weights of rb: networks, as RobustBench keeps them",
-        json_schema_extra=MACHINE,
+        Path("models"), description="folder of the weights of rb: nets", json_schema_extra=MACHINE
     )
     init: Path | None = Field(
         None,

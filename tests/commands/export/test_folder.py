@@ -173,6 +173,15 @@ def test_the_card_says_where_there_is_too_little_to_judge(judged, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["abatis"]["verdict"] == "UNDECIDED"
 
 
+def test_the_card_counts_the_diagnostic_tests_that_were_made(judged):
+    source = read_finished_run(judged(verdict="WARN"))
+    tests = [{"id": "D1", "status": status} for status in ("pass", "warn", "not applicable")]
+    record = {**source.record, "masking": {**source.record.get("masking", {}), "tests": tests}}
+    assert "(2 of 3 tests)." in make_card(replace(source, record=record), {})
+    record["masking"]["tests"] = tests[:2]
+    assert "(2 tests)." in make_card(replace(source, record=record), {})
+
+
 def test_the_card_of_a_run_that_was_not_judged_or_is_masked(judged, tmp_path):
     source = read_finished_run(judged(verdict="FAIL"), allow_fail=True)
     assert "cannot be trusted" in make_card(source, {})

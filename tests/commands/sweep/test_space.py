@@ -6,6 +6,7 @@ import pytest
 
 from abatis import UsageError
 from abatis.commands.sweep.options import parse
+from abatis.commands.sweep.page import write_commands
 from abatis.commands.sweep.space import Space, parse_space, write_words
 
 RUN = "--data digits --backbone cnn --threat Linf:0.1"
@@ -79,3 +80,14 @@ def test_a_trial_is_an_ordinary_run(tmp_path):
     config = parse(words.split(), "defense sweep").configure({"attack.steps": 3}, 7, 1)
     assert (config.name, config.seed, config.attack.steps) == ("trial-0008-s1", 6, 3)
     assert (config.ladder, config.resume, config.out) == ("none", True, tmp_path)
+
+
+def test_each_trial_of_the_front_has_a_command_that_judges_it():
+    asked = parse([*RUN.split(), "--space", "attack.steps=int:2:7", "--out", "s"], "defense sweep")
+    (command,) = write_commands(asked, [2])
+    assert command == (
+        "defense-run --config s/trial-0003-s0/run.toml --ladder standard --out runs --name s-best"
+    )
+    names = [command.split()[-1] for command in write_commands(asked, [2, 0])]
+    assert names == ["s-trial-3", "s-trial-1"]
+    assert write_commands(asked, []) == []

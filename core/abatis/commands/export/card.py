@@ -138,8 +138,10 @@ def _numbers(record: Mapping[str, Any], threat: str) -> Iterator[str]:
         return
     yield from _under_all(record)
     tests = record.get("masking", {}).get("tests", [])
+    made = sum(test["status"] != "not applicable" for test in tests)
+    count = f"{len(tests)} tests" if made == len(tests) else f"{made} of {len(tests)} tests"
     verdict = format_verdict(record.get("verdict") or "not measured", record.get("ladder"))
-    yield f"\nVerdict on gradient masking: **{verdict}** ({len(tests)} tests)."
+    yield f"\nVerdict on gradient masking: **{verdict}** ({count})."
     yield from (f"- {finding}" for finding in record.get("findings", []))
     if find_verdict(record) == "FAIL":
         yield "\n**The robust accuracies cannot be trusted.**"

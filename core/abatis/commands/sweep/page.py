@@ -37,31 +37,38 @@ def write_results(
             f"{what}: trial {number + 1}, held out {describe_accuracies(trial)}: "
             f"{describe_values(trial.values)}"
         )
-    if best:
-        tell(f"repeat and judge it: {write_command(asked, best[0])}")
-    else:
+    for command in write_commands(asked, best):
+        tell(f"repeat and judge it: {command}")
+    if not best:
         tell("no trial has ended well")
     tell(f"wrote {study.folder / PAGE}")
 
 
-def write_command(asked: Asked, number: int) -> str:
-    """The command that trains a trial again and judges it on the test set."""
-    config = asked.out / name_trial(number) / "run.toml"
-    name = f"{asked.out.name}-best"
-    words = ["defense-run", "--config", str(config), "--ladder", "standard"]
-    return shlex.join([*words, "--out", "runs", "--name", name])
+def write_commands(asked: Asked, best: Sequence[int]) -> list[str]:
+    """The commands that train the best trial, or those of the front, again and judge them."""
+    commands = []
+    for number in best:
+        which = "best" if len(best) == 1 else f"trial-{number + 1}"
+        config = asked.out / name_trial(number) / "run.toml"
+        words = ["defense-run", "--config", str(config), "--ladder", "standard"]
+        words += ["--out", "runs", "--name", f"{asked.out.name}-{which}"]
+        commands.append(shlex.join(words))
+    return commands
 
 
 def make_page(study: StudyFile, adviser: Adviser, asked: Asked, best: Sequence[int]) -> str:
     """The whole page."""
     importance = adviser.measure_importance(study.trials)
     several = len(asked.objectives) > 1
-    commands = "\n".join(write_command(asked, number) for number in best[:1])
+    commands = "\n".join(write_commands(asked, best))
     sections = [
         Section("What is measured", [HELD_OUT, Items(_describe(study, asked))]),
         Section("Front" if several else "Course", _draw(study.trials, best, asked.objectives)),
         Section("Importance of options", _draw_importance(importance, asked)),
-        Section("Repeat the best", [Code(commands)] if commands else []),
+        Section(
+            "Repeat the front" if several else "Repeat the best",
+            [Code(commands)] if commands else [],
+        ),
         Section("Trials", [_tabulate(study.trials, best, asked)]),
     ]
     return page(f"Sweep: {asked.out.name}", None, sections)
@@ -88,10 +95,10 @@ def _draw(trials: Sequence[Trial], best: Sequence[int], objectives: Sequence[str
         return float(getattr(trials[place], name))
 
     if len(objectives) > 1:
-        where = {place: (read(place, "clean"), read(place, "robust")) for place in ended}
+        where = {place: (100 * read(place, "clean"), read(place, "robust")) for place in ended}
         series = {"trials": _separate(where.values())}
         series["front"] = sorted(where[place] for place in best)
-        labels = "held-out clean accuracy", "held-out robust accuracy"
+        labels = "held-out clean accuracy, %", "held-out robust accuracy"
         caption = "Every trial that ended, and the front: what no trial surpasses in both."
     else:
         name = objectives[0]
