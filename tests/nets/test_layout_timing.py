@@ -13,6 +13,8 @@ from abatis.nets.layout import CHANNELS_LAST, CONTIGUOUS
 from abatis.nets.layout_timing import choose_layout
 from abatis.nets.net import Net
 
+pytestmark = pytest.mark.layout_timing
+
 
 @pytest.fixture
 def net():
