@@ -85,7 +85,7 @@ METHODS = {
         plugins=("amm",),
         options={"iterations": 1, "candidates": CANDIDATES, "aggregation": "avg"},
     ),
-    "average-margin": Method(UPDATE, products=3, plugins=("average-margin",)),
+    "average-margin": Method(UPDATE, products=2, plugins=("average-margin",)),
     "awp": Method(2 * UPDATE, plugins=("awp",)),
     "convstem": Method(UPDATE, plugins=("convstem",)),
     "he": Method(UPDATE, plugins=("he",)),

@@ -83,7 +83,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
     ("derived", "literal"),
     [
         (FREE_ON_RESUME, FREE),
-        (FREE_IN_COMPARISON, FREE | {"device"}),
+        (FREE_IN_COMPARISON, FREE | {"device", "layout"}),
         (VARIED_IN_COMPARISON, {"plugin", "seed"}),
         (
             OF_THIS_MACHINE,
@@ -98,7 +98,7 @@ def test_groups_are_recorded_whole_and_none_of_their_options_is_of_this_machine(
                 "workers",
             },
         ),
-        (ROUNDED_ON_RESUME, {"deterministic", "device", "tf32"}),
+        (ROUNDED_ON_RESUME, {"deterministic", "device", "layout", "tf32"}),
         (LONGER_ON_RESUME, {"epochs"}),
         (find_options(RunConfig, lambda known: not known.recorded), BESIDE),
         (find_options(RunConfig, lambda known: known.display_only), {"trace", "quiet"}),

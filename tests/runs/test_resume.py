@@ -14,6 +14,7 @@ from abatis import TrainerHooks
 from abatis.cli import run as defense_run
 from abatis.errors import CheckpointError, Stopped, UsageError
 from abatis.evaluate.judge import Judge
+from abatis.runs import engine
 from tests.helpers import final_bytes, plugin, tiny
 
 
@@ -69,6 +70,35 @@ def test_ctrl_c_saves_and_resume_repeats_the_run_to_the_bit(tmp_path, install, s
     for row in rows[0] + rows[1]:
         del row["seconds"], row["peak_memory_mb"]
     assert rows[0] == rows[1]
+
+
+def test_a_resumed_run_keeps_the_layout_that_was_timed(tmp_path, install, monkeypatch):
+    """The first start finds contiguous memory faster, the second one channels_last."""
+
+    def prefer(layout):
+        monkeypatch.setattr(
+            engine, "choose_layout", lambda net, x, steps: net.use_layout(layout) or f"{layout}!"
+        )
+
+    changes = {"plugin": ["stopping"]}
+    prefer("contiguous")
+    install(stopping(-1))
+    whole = abatis.run(tiny(tmp_path, name="whole", **changes)).folder
+    install(stopping(2))
+    with pytest.raises(Stopped):
+        abatis.run(tiny(tmp_path, name="cut", **changes))
+    prefer("channels_last")
+    cut = abatis.run(tiny(tmp_path, name="cut", resume=True, **changes)).folder
+    assert final_bytes(cut) == final_bytes(whole)
+    assert 'layout = "contiguous"' in (cut / "run.toml").read_text()
+    (row,) = [
+        row for row in json.loads((whole / "plan.json").read_text()) if row["role"] == "engine"
+    ]
+    assert row["options"]["layout"] == "contiguous (contiguous!)"
+    again = abatis.run(tiny(tmp_path, name="again", layout="contiguous", **changes)).folder
+    assert final_bytes(again) == final_bytes(whole)
+    other = abatis.run(tiny(tmp_path, name="other", **changes)).folder
+    assert 'layout = "channels_last"' in (other / "run.toml").read_text()
 
 
 def test_a_signal_in_the_evaluation_leaves_a_run_that_resume_judges(tmp_path, monkeypatch):

@@ -302,17 +302,18 @@ class RunOptions(Options):
         "float32", description="precision of the training forward passes", json_schema_extra=STEP
     )
     tf32: bool = Field(
-        True,
-        description="on a GPU, multiply float32 in TF32 while training",
-        json_schema_extra=ROUNDED,
+        True, description="on a GPU, multiply in TF32 while training", json_schema_extra=ROUNDED
     )
     deterministic: bool = Field(
         False, description="on a GPU, make sums in a fixed order", json_schema_extra=ROUNDED
     )
     fold: bool = Field(
-        True,
-        description="fold batch norms into convolutions: faster, equal up to rounding",
-        json_schema_extra=STEP,
+        True, description="fold batch norms into convolutions: faster", json_schema_extra=STEP
+    )
+    layout: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto",
+        description="of tensors inside the network; auto times both for few images on a CPU",
+        json_schema_extra=facts(on_resume="rounded", in_comparison="free"),
     )
     freeze: tuple[str, ...] = Field(
         (), description="layers to leave as they are, like stem,layer1", json_schema_extra=STEP
@@ -325,8 +326,7 @@ class RunOptions(Options):
     )
     compile: Literal["none", "attack", "step", "both"] = Field(
         "none",
-        description="torch.compile the forward passes of the attack, of the losses (step), or both;"
-        " on a GPU with CUDA graphs",
+        description="torch.compile the forward passes of the attack, of the losses (step), or both",
         json_schema_extra=STEP,
     )
     track: tuple[Annotated[str, AfterValidator(check_tracker)], ...] = Field(

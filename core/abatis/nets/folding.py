@@ -82,8 +82,14 @@ class Folding:
         ]
         # weight and bias of every pair, in the same memory at every use
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._layout = torch.channels_last  # of the folded weights of 2-D convolutions
         self._active = False
         self._holding = self._held = False  # see hold
+
+    def keep_in(self, layout: torch.memory_format) -> None:
+        """Make weights in another layout from now on: a convolution computes in its weight's."""
+        if layout != self._layout:
+            self._layout, self._kept = layout, []
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -129,11 +135,11 @@ class Folding:
                 table[name] = value
 
     def _fold_all(self) -> list[tuple[Tensor, Tensor]]:
-        return [_fold_pair(pair.conv, pair.norm) for pair in self.pairs]
+        return [_fold_pair(pair.conv, pair.norm, self._layout) for pair in self.pairs]
 
     @torch.no_grad()
     def _fold_constant(self, dtype: torch.dtype | None) -> list[tuple[Tensor, Tensor]]:
-        if self._holding and self._held:
+        if self._holding and self._held and self._kept:
             return self._kept
         made = [
             (weight.to(dtype or weight.dtype), bias.to(dtype or bias.dtype))
@@ -166,8 +172,10 @@ def _has_hooks(pair: Pair) -> bool:
     )
 
 
-def _fold_pair(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does both; the weight of a 2-D one in channels_last."""
+def _fold_pair(
+    conv: Any, norm: Any, layout: torch.memory_format = torch.channels_last
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does both; the weight of a 2-D one in a layout."""
     scale = (norm.running_var + norm.eps).rsqrt()  # (out,)
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -175,7 +183,7 @@ def _fold_pair(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     bias = bias * scale if norm.bias is None else torch.addcmul(norm.bias, bias, scale)
     weight = conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
     if weight.dim() == 4:
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = weight.contiguous(memory_format=layout)
     return weight, bias
 
 

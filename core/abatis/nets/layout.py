@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
+LAYOUTS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 SAFE_CHANNELS = 8
 LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
 """Logits that differ by less are those of the same function."""

@@ -15,7 +15,7 @@ from abatis.errors import UsageError
 from abatis.nets.digest import weights_digest
 from abatis.nets.features import find_head, keep_input, widen
 from abatis.nets.folding import Folding, find_folding
-from abatis.nets.layout import agrees, damages_memory
+from abatis.nets.layout import CHANNELS_LAST, CONTIGUOUS, LAYOUTS, agrees, damages_memory
 from abatis.system.arithmetic import use_full_float32
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Net:
         self.auxiliaries_closed = False  # from the first step on none is added
         self.is_trained = True  # not a frozen auxiliary network
         self._format = self._attack_format = torch.contiguous_format
+        self.layout = CONTIGUOUS  # in attacks
         self._head: nn.Module | None = None  # the layer that makes the logits, once it is asked for
         self._folding: Folding | None = None
         self._folded_type: torch.dtype | None = None  # of folded weights in attacks
@@ -104,35 +105,42 @@ class Net:
                 self._head = find_head(self.module, x[:2])
         return self._head
 
-    def tune(self, x: Tensor, fold: bool = True, step: bool = True) -> dict[str, str]:
+    def tune(
+        self, x: Tensor, fold: bool = True, step: bool = True, layout: str = CHANNELS_LAST
+    ) -> dict[str, str]:
         """Choose the fastest way of making forwards that leaves the logits as they are.
 
         Args:
             x: images (B, C, H, W) in [0, 1] to try it on.
             fold: norms may be folded into convolutions where running statistics are used.
             step: the choice holds for forwards outside attacks too.
+            layout: of tensors inside the network; contiguous where it cannot be channels_last.
 
         Returns:
-            What was chosen, in words: the layout of tensors inside the network, and how many
-            norms are folded.
+            What was chosen, in words: the layout, and how many norms are folded.
         """
         # in full float32: the rounding of TF32 is larger than the tolerance
         with use_full_float32(), self.frozen_mode(), torch.no_grad():
             plain = self.module(x)
-            if not damages_memory(self.module, x.device) and agrees(
+            possible = not damages_memory(self.module, x.device) and agrees(
                 plain, lambda: self.module(x.contiguous(memory_format=torch.channels_last))
-            ):
-                self._attack_format = torch.channels_last
-                self._format = self._attack_format if step else self._format
+            )
             found = find_folding(self.module, lambda: self.module(x)) if fold else None
             if found is not None and found.pairs:
                 with found.active():
                     self._folding = found if agrees(plain, lambda: self.module(x)) else None
+            self.use_layout(layout if possible else CONTIGUOUS, step)
             self._folded_type = self._find_folded_type(x)
         norms = sum(isinstance(module, BATCH_STATISTICS) for module in self._modules)
         folded = len(self._folding.pairs) if self._folding is not None else 0
-        layout = "channels_last" if self._attack_format == torch.channels_last else "contiguous"
-        return {"layout": layout, "norms folded": f"{folded} of {norms}"}
+        return {"layout": self.layout, "norms folded": f"{folded} of {norms}"}
+
+    def use_layout(self, layout: str, step: bool = True) -> None:
+        """Run in a layout that :meth:`tune` found possible, outside attacks too if ``step``."""
+        self.layout, self._attack_format = layout, LAYOUTS[layout]
+        self._format = self._attack_format if step else self._format
+        if self._folding is not None:
+            self._folding.keep_in(self._attack_format)
 
     def _find_folded_type(self, x: Tensor) -> torch.dtype | None:
         """bfloat16 for attacks in it, if the network then computes the same; None else.
@@ -176,10 +184,7 @@ class Net:
             self._run = torch.compile(self.module, dynamic=False)
 
     def frozen(self, x: Tensor) -> Tensor:
-        """Logits with eval statistics, twice differentiable in x and the parameters.
-
-        They are in the parameters' own precision.
-        """
+        """Logits with eval statistics, twice differentiable, in the parameters' own precision."""
         with (
             self.frozen_mode(),
             torch.autocast(x.device.type, enabled=False),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from abatis.api.randomness import Randomness
 from abatis.config.plan_row import PlanRow
 from abatis.config.run_config import RunConfig
 from abatis.data import DataInfo
 from abatis.errors import UsageError
+from abatis.nets.layout import CHANNELS_LAST, CONTIGUOUS
+from abatis.nets.layout_timing import choose_layout
 from abatis.nets.net import Net
+from abatis.system import distributed
 from abatis.system.bf16_speed import measure_bf16
 from abatis.system.device import describe_build, describe_device
 from abatis.system.unseen_gpu import find_unseen_gpu
@@ -26,8 +30,16 @@ COMPILED = {
 SLOWER = 1.1  # from here on, bfloat16 counts as slower than float32
 
 
-def set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> PlanRow:
-    """Decide how forward passes are made; returns the plan's row of that."""
+def set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo, timed: bool) -> PlanRow:
+    """Decide how forward passes are made; returns the plan's row of that.
+
+    Args:
+        config: what was asked for.
+        net: the network.
+        plan: of the run.
+        info: the facts of the data.
+        timed: may something be measured?
+    """
     _check_engine(config, net, plan)
     device = next(net.module.parameters()).device
     like = torch.empty(2, info.channels, info.image_size, info.image_size, device=device)
@@ -37,7 +49,11 @@ def set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Pl
         tuned = net.tune(
             Randomness(config.seed).uniform("engine", like),
             config.fold and config.shard != "blocks",
+            layout=CONTIGUOUS if config.layout == CONTIGUOUS else CHANNELS_LAST,
         )
+    if timed:
+        said = _time_layouts(config, net, like)
+        tuned["layout"] = net.layout + said
     if device.type == "cuda":
         net.keep_layout()
     net.compile(
@@ -60,6 +76,17 @@ def set_up_engine(config: RunConfig, net: Net, plan: Plan, info: DataInfo) -> Pl
     if config.shard != "none" or config.sync_bn:
         choices |= {"shard": config.shard, "sync_bn": config.sync_bn}
     return PlanRow("engine", "torch", torch.__version__, choices)
+
+
+def _time_layouts(config: RunConfig, net: Net, like: Tensor) -> str:
+    """Choose the layout where that is asked for; returns what the plan says of it."""
+    if config.layout != "auto" or config.compile != "none" or config.shard != "none":
+        return ""
+    count = config.batch_size // (distributed.world_size() * config.accumulate)
+    x = Randomness(config.seed).uniform("engine", like.new_empty(count, *like.shape[1:]))
+    said = choose_layout(net, x, config.attack.steps)
+    net.use_layout(distributed.first_says(net.layout))
+    return f" ({said})" if said else ""
 
 
 def _check_engine(config: RunConfig, net: Net, plan: Plan) -> None:

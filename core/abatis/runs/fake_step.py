@@ -134,11 +134,12 @@ def _copy_net(config: RunConfig, info: DataInfo, net: Net) -> Net:
 
 def tune_alike(fake: Net, net: Net, x: Tensor) -> Net:
     """Make the passes of a network without values as those of another one were tuned."""
-    fake._format, fake._attack_format = net._format, net._attack_format
+    fake._format = net._format
     if net._folding is not None:
         with fake.frozen_mode(), torch.no_grad():
             fake._folding = find_folding(fake.module, lambda: fake.module(x))
         fake._folded_type = net._folded_type
+    fake.use_layout(net.layout, step=False)
     return fake
 
 

@@ -125,7 +125,7 @@ def prepare(
     notes += _collect_warnings(config, info, images, net, name)
     notes += warn_about_times(config, None if images is None else run.steps_per_epoch)
     notes += warn_about_device(config, device, timed=images is not None)
-    engine = set_up_engine(config, net, plan, info)
+    engine = set_up_engine(config, net, plan, info, timed=images is not None)
     rows = _describe_run(config, info, net, plan, name)
     plan = add_own_trainers(replace(plan, rows=(*rows, engine)), config, net, run)
     plan = choose_judged(plan, use.get("weights"))

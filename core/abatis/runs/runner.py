@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from torch import nn
 from abatis.config import discovery
 from abatis.config.ladders import LADDERS, Ladder
 from abatis.config.run_config import RunConfig
-from abatis.config.toml import flatten
+from abatis.config.toml import flatten, read_toml
 from abatis.data import Data
 from abatis.data.order import choose_some
 from abatis.evaluate import EvaluationRequest, judge_with_pgd
@@ -71,6 +71,7 @@ VALIDATION_BATCH_AT_LEAST = 64  # images at a time in a validation
 
 def train_and_judge(job: Job) -> Result:
     """Train the network of a run, judge it, and write its report."""
+    job = _with_layout(job, _read_layout(job))
     config, first = job.config, distributed.rank() == 0
     judged = _is_judged(job)
     code = digest_code(config, job.model)
@@ -93,6 +94,8 @@ def train_and_judge(job: Job) -> Result:
         check_classes(config, images.info)
         check_not_trained_on(config, source.run, images)
     prepared = prepare(config, images.info, job.device, job.model, images, job.say)
+    job = _with_layout(job, prepared.net.layout)
+    config = job.config
     prepared = add_forecast(config, prepared, len(images.train))
     prepared = go_on_from(source, start, prepared)
     options = dict(flatten(portable_options(config.to_toml())))
@@ -119,6 +122,19 @@ def train_and_judge(job: Job) -> Result:
     _note_early_stop(job, trainer.progress.epochs_ended, trainer.progress.best)
     job.reporter.closing(job.folder, images.info.note)
     return read_result(job.folder) if config.ladder != "none" else Result(job.folder)
+
+
+def _with_layout(job: Job, layout: str) -> Job:
+    """The job with the layout that its passes use, which ``run.toml`` and checkpoints record."""
+    if job.config.layout != "auto":
+        return job
+    return replace(job, config=job.config.model_copy(update={"layout": layout}))
+
+
+def _read_layout(job: Job) -> str:
+    """The layout that an earlier start of this run has chosen; "auto" where there was none."""
+    written = job.folder / "run.toml"
+    return str(read_toml(written).get("layout", "auto")) if written.is_file() else "auto"
 
 
 def _note_early_stop(job: Job, epochs_ended: int, best: Mapping[str, float]) -> None:
