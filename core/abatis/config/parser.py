@@ -136,7 +136,6 @@ def _flag_hint(word: str, flags: Sequence[str]) -> str:
 
 def read_count(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not re.fullmatch(r"\+?0*[1-9]\d*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
