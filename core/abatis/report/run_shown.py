@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
@@ -53,7 +54,9 @@ def show_run(folder: Path) -> None:
             reporter.evaluation(record)
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"the evaluation lacks {error}", where=str(folder), fix=f"defense eval {folder}"
+                f"the evaluation lacks {error}",
+                where=str(folder),
+                fix=f"defense eval {shlex.quote(str(folder))}",
             ) from error
     else:
         reporter.note("not evaluated yet" if one.state == RUNNING else "not evaluated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def _write_jobs(path: Path, methods: Sequence[MethodRuns], tell: Callable[[str],
     waiting = [config for _, config in _check_all(methods) if not _is_done(config)]
     write_jobs(path, waiting)
     tell(f"wrote {len(waiting)} commands to {path}")
-    tell(f"run them with: defense jobs run {path}; then repeat this command without --jobs")
+    file = shlex.quote(str(path))
+    tell(f"run them with: defense jobs run {file}; then repeat this command without --jobs")
 
 
 def _check_folder(config: RunConfig) -> None:
