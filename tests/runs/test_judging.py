@@ -163,6 +163,22 @@ def test_what_cannot_be_judged_is_named(arguments, says):
         abatis.judge(given.pop("model"), given.pop("data"), **given)
 
 
+@pytest.mark.parametrize("ladder", ["clean", "quick"])
+@pytest.mark.parametrize(("shift", "classes"), [(1, None), (0, 9)])
+def test_labels_that_are_no_class_of_the_network_are_refused(ladder, shift, classes):
+    """Counted from 1, the images of all classes but the last would be compared with the next."""
+    x, y = make_images(10)
+    with pytest.raises(DataError, match=f"label {9 + shift}, but there are {classes or 10} class"):
+        abatis.judge(
+            Tall(),
+            (x, y + shift),
+            threat="Linf:0.1",
+            ladder=ladder,
+            num_classes=classes,
+            quiet=True,
+        )
+
+
 def test_a_result_shows_number_verdict_and_table(tmp_path):
     result = abatis.Result(tmp_path / "<b>", 0.8, 0.5, None, 0.45, None, "PASS", 100)
     shown = result._repr_html_()

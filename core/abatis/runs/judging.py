@@ -15,7 +15,7 @@ from abatis.config.ladders import LADDERS, AttackLadder, Ladder
 from abatis.data import Data, DataInfo, DataRequest, View, open_data
 from abatis.data.info import Split
 from abatis.data.user import open_judged
-from abatis.errors import UsageError, did_you_mean
+from abatis.errors import DataError, UsageError, did_you_mean
 from abatis.evaluate import Evaluation, EvaluationRequest, evaluate
 from abatis.evaluate.clean import CleanEvaluation, evaluate_clean
 from abatis.evaluate.isolation import isolate
@@ -161,6 +161,8 @@ def judge(
             opened = adapt_module(model, images, num_classes, output)
         else:
             opened = _open_spec(spec, images, where, num_classes)
+        classes = images.count_classes(num_classes, opened.outputs)
+        _check_labels(images, classes)
         request = EvaluationRequest(
             images.points,
             wanted,
@@ -168,7 +170,7 @@ def judge(
             _find_seed(spec) if seed is None else seed,
             batch_size,
             where,
-            images.count_classes(num_classes, opened.outputs),
+            classes,
             **_describe_history(spec, images, opened.module, wanted, where),
         )
         return _evaluate(opened, request, images.info.note, reporter)
@@ -243,6 +245,17 @@ def _open_images(data: object, spec: ModelSpec | None, device: torch.device) -> 
         return Images(whole.info, whole.test, whole)
     info, points = open_judged(data, device)
     return Images(info, points)
+
+
+def _check_labels(images: Images, classes: int) -> None:
+    """Refuse labels from Python that are no class: such images would count as wrong."""
+    largest = images.info.num_classes - 1
+    if images.whole is None and largest >= classes:
+        raise DataError(
+            f"y has the label {largest}, but there are {classes} classes",
+            where="data",
+            fix="number the classes from 0, or leave out images of classes the network lacks",
+        )
 
 
 def _is_folder(data: object) -> bool:
