@@ -98,3 +98,5 @@ def test_each_trial_of_the_front_has_a_command_that_judges_it():
     names = [command.split()[-1] for command in write_commands(asked, [2, 0])]
     assert names == ["s-trial-3", "s-trial-1"]
     assert write_commands(asked, []) == []
+    odd = parse([*RUN.split(), "--space", "attack.steps=int:2:7", "--out", "a/b ü.c"], "sweep")
+    assert write_commands(odd, [2])[0].endswith(" --name b-c-best")  # the name of a run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,10 +96,8 @@ def _write_jobs(
         for seed in range(asked.seeds)
         if trial.state == "started"
     ]
-    write_jobs(asked.jobs, configs)
-    tell(f"wrote {len(configs)} commands to {asked.jobs}")
-    file = shlex.quote(str(asked.jobs))
-    tell(f"run them with: defense jobs run {file}; then repeat this command without --jobs")
+    for text in write_jobs(asked.jobs, configs):
+        tell(text)
 
 
 def _run_trial(
