@@ -112,6 +112,27 @@ def test_a_damaged_evaluation_makes_a_damaged_run_and_the_others_are_listed(tmp_
     assert cli.main(["show", str(folder)]) == 2
 
 
+@pytest.mark.parametrize("text", ["", "[", 'name = "of another tool"'])
+def test_a_file_that_names_no_options_is_not_taken_for_a_method(text, tmp_path, capsys):
+    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+    assert summarise_run(tmp_path).method == "-"
+    assert cli.main(["show", str(tmp_path)]) == 0
+    assert "None" not in capsys.readouterr().out
+
+
+def test_the_last_value_is_that_of_the_last_epoch(tmp_path, capsys):
+    rows = ['{"epoch": 1, "loss": 2.5, "lr": 0.1}', '{"epoch": 2, "loss": 1.5, "lr": 0.1}']
+    folder = make_run(tmp_path / "one", "\n".join([*rows, '{"epoch": 3, "loss": NaN}', ""]))
+    assert cli.main(["show", str(folder)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    loss, rate = (
+        next(line for line in lines if line[:1] == [name]) for name in ("loss", "learning")
+    )
+    assert loss[1] == "2.5"
+    assert loss[-5:] == ["-", "1.5", "in", "epoch", "2"]
+    assert rate[-1] == "-"
+
+
 def test_sorting_puts_the_largest_number_first_and_the_newest_run(tmp_path, capsys):
     for name, when in (("old", 1000), ("new", 5000)):
         folder = make_run(tmp_path / name)

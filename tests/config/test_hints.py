@@ -37,6 +37,10 @@ def parse(line):
         ("--report_to wandb", "--track", "--track wandb"),
         ("--wandb --quiet", "--track", "--track wandb"),
         ("--model resnet18", "--backbone", "--backbone resnet18"),
+        ("--gpus 2", "--nproc", "--nproc 2"),
+        ("--gpu 1", "--device", "--device cuda:1"),
+        ("--accelerator gpu", "--device", "--device cuda"),
+        ("--accelerator=cpu", "--device", "--device cpu"),
         ("-b 64", "--batch-size", "--batch-size 64"),
         ("lr=0.1", "--optim.lr", "--optim.lr 0.1"),
     ],
@@ -62,6 +66,15 @@ def test_an_option_of_another_tool_is_answered_with_ours(line, ours, fix):
 def test_a_word_that_belongs_to_no_option(line, fix):
     with pytest.raises(UsageError, match="belongs to no option") as caught:
         parse(line)
+    assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize(
+    ("word", "fix"), [("--fold=False", "write --no-fold"), ("--version", "defense --version")]
+)
+def test_a_switch_with_a_value_and_the_version(word, fix):
+    with pytest.raises(UsageError) as caught:
+        parse(word)
     assert caught.value.fix == fix
 
 

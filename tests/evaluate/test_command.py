@@ -145,7 +145,7 @@ def test_strict_exits_with_6_on_fail(run, tmp_path, monkeypatch):
         ),
         (["RUN", "--threat", "L3:1"], "known: L1, L2, Linf"),
         (["RUN", "--lader", "quick"], "did you mean '--ladder'?"),
-        (["RUN", "--subset", "0"], "0 is not a positive number"),
+        (["RUN", "--subset", "0"], "'0' is not a whole number above 0"),
         (["RUN", "--out", "RUN/run.toml"], "cannot write"),
     ],
 )

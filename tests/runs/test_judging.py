@@ -107,6 +107,23 @@ def test_a_run_is_judged_as_it_was_trained(folder, asked):
         assert torch.equal(torch.cat([batch.y for batch in batches]), y)
 
 
+def test_the_clean_ladder_measures_clean_accuracy_and_says_that_nothing_else_is_known(folder):
+    net, (x, y) = Tall(), make_images()
+    right = net(x).argmax(1) == y
+    found = abatis.judge(net, (x, y), ladder="clean", quiet=True)  # needs no threat
+    assert torch.equal(found.per_point["clean"], right)
+    assert found.accuracies == {"clean_acc": float(right.double().mean())}
+    assert (found.ladder, found.n, found.verdict) == ("clean", 18, None)
+    assert any("no attack was run" in finding for finding in found.findings)
+    shown = found._repr_html_()
+    assert "clean accuracy" in shown
+    assert "no attack was run" in shown
+    assert "no attack was run" in repr(found)
+    record = json.loads((folder / "eval.json").read_text())  # of defense-run --ladder clean
+    again = abatis.judge(folder, ladder="clean", quiet=True).to_json()
+    assert {key: record[key] for key in again} == again
+
+
 def test_a_module_is_judged_on_the_test_images_of_a_run_and_a_run_on_arrays(folder, asked):
     abatis.judge(Tall(), folder, quiet=True)
     abatis.judge(folder, make_images(), quiet=True)
@@ -135,7 +152,7 @@ def test_images_that_were_not_judged_are_refused(folder, tmp_path, monkeypatch):
         ({"model": Tall}, "not a torch module"),
         ({"model": Tall(), "data": None}, "no data given"),
         ({"model": Tall(), "threat": None}, "no threat given"),
-        ({"model": Tall(), "ladder": "clean"}, "ladder 'clean'"),
+        ({"model": Tall(), "ladder": "none"}, "ladder 'none'"),
         ({"model": Tall(), "data": 3}, "data is a int"),
         ({"model": nn.Flatten(0)}, "Flatten returns a tensor"),
     ],
@@ -144,6 +161,22 @@ def test_what_cannot_be_judged_is_named(arguments, says):
     given = {"data": make_images(), "threat": "Linf:0.1", "quiet": True, **arguments}
     with pytest.raises(UsageError, match=says):
         abatis.judge(given.pop("model"), given.pop("data"), **given)
+
+
+@pytest.mark.parametrize("ladder", ["clean", "quick"])
+@pytest.mark.parametrize(("shift", "classes"), [(1, None), (0, 9)])
+def test_labels_that_are_no_class_of_the_network_are_refused(ladder, shift, classes):
+    """Counted from 1, the images of all classes but the last would be compared with the next."""
+    x, y = make_images(10)
+    with pytest.raises(DataError, match=f"label {9 + shift}, but there are {classes or 10} class"):
+        abatis.judge(
+            Tall(),
+            (x, y + shift),
+            threat="Linf:0.1",
+            ladder=ladder,
+            num_classes=classes,
+            quiet=True,
+        )
 
 
 def test_a_result_shows_number_verdict_and_table(tmp_path):

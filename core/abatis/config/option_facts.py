@@ -30,6 +30,8 @@ class Facts:
             differ, but results are then rounded differently; ``free``: may differ.
         in_comparison: ``equal``: must be the same in all runs; ``varied``: what the runs of a
             comparison differ in; ``free``: may differ.
+        measures: Does it change what the accuracy on held-out images means: the images, or the
+            attack? Then runs that differ in it cannot be compared by that accuracy.
     """
 
     changes_step: bool = True
@@ -38,6 +40,7 @@ class Facts:
     recorded: bool = True
     on_resume: Literal["equal", "longer", "rounded", "free"] = "equal"
     in_comparison: Literal["equal", "varied", "free"] = "equal"
+    measures: bool = False
 
 
 def facts(**given: Any) -> dict[str, Any]:
@@ -52,6 +55,8 @@ def facts(**given: Any) -> dict[str, Any]:
 
 STEP = facts()
 """Changes what a training step computes, as most options do: must be equal."""
+MEASURE = facts(measures=True)
+"""Changes a step, and by which images or attack held-out accuracy is measured."""
 ROUNDED = facts(on_resume="rounded")
 """Changes how a step's sums and products are rounded: may differ on resume."""
 BESIDE_STEP = facts(changes_step=False)

@@ -19,3 +19,7 @@ FREE_IN_COMPARISON = find_options(
 """Options in which runs may differ and still be the same method, trained within the same budget."""
 VARIED_IN_COMPARISON = find_options(RunConfig, lambda facts: facts.in_comparison == "varied")
 """Options in which the runs of a comparison are meant to differ."""
+MEASURES = find_options(RunConfig, lambda facts: facts.measures)
+"""Options, and groups of them, that change what the accuracy on held-out images means."""
+RESULTLESS = find_options(RunConfig, lambda facts: facts.in_comparison == "free")
+"""Options that change nothing about the trained network, but for rounding."""

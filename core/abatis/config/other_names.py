@@ -26,7 +26,7 @@ OTHERS = {
     "config": "cfg config-file config-name config-path cn cp",
     "data": "dataset dataset-name ds",
     "data-dir": "data-path data-root dataset-dir root",
-    "device": "accelerator cuda gpu gpu-id gpus",
+    "device": "accelerator cuda gpu gpu-id",
     "early-stop": "early-stopping early-stopping-patience patience",
     "ema": "ema-decay model-ema model-ema-decay swa use-ema",
     "epochs": "max-epochs n-epochs nb-epochs num-epochs num-train-epochs",
@@ -41,7 +41,7 @@ OTHERS = {
     "mix.mixup": "mixup mixup-alpha",
     "mix.smoothing": "label-smoothing label-smoothing-factor ls smoothing",
     "name": "exp exp-name experiment fname run-name",
-    "nproc": "devices nproc-per-node num-gpus ngpus world-size",
+    "nproc": "devices gpus nproc-per-node num-gpus ngpus world-size",
     "optim.betas": "adam-betas betas opt-betas",
     "optim.gamma": "decay-rate gamma lr-decay lr-gamma",
     "optim.lr": "base-lr learning-rate lr lr-max max-lr",
@@ -102,6 +102,8 @@ def translate(words: Sequence[str], position: int, known: Collection[str]) -> tu
         value = flag.lstrip("+-")
     if option == "precision":
         value = "bf16"
+    if option == "device" and value not in ("auto", "cpu", "mps"):
+        value = f"cuda:{value}" if value.isdecimal() else "cuda"
     written = f"--{option} {value}" if value and option not in SWITCHES[2:] else f"--{option}"
     return f"--{option}", written
 
@@ -117,14 +119,18 @@ def _make_threat(flag: str, value: str, words: Sequence[str]) -> str:
     return f"{norm}:{eps or 'EPS'}"
 
 
+def write_switch(flag: str, value: str) -> str:
+    """What to write for a switch and a value of it: ``--no-fold`` for ``--fold`` and ``False``."""
+    if value.lower() in FALSE:
+        return f"--no-{flag.removeprefix('--')}"
+    return flag if value.lower() in TRUE else ""
+
+
 def switch_instead(words: Sequence[str], value: str, known: Collection[str]) -> str:
     """What to write where a switch was given a value: ``--no-fold`` for ``--fold False``."""
     places = [place for place, word in enumerate(words[1:], start=1) if word == value]
     for place in places:
         flag = words[place - 1]
         if flag in known and f"--no-{flag.removeprefix('--')}" in known:
-            if value.lower() in FALSE:
-                return f"--no-{flag.removeprefix('--')}"
-            if value.lower() in TRUE:
-                return flag
+            return write_switch(flag, value)
     return ""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from abatis.config import discovery
 from abatis.config.known_plugins import check_is_unknown
-from abatis.config.other_names import switch_instead, translate
+from abatis.config.other_names import switch_instead, translate, write_switch
 from abatis.errors import UsageError, did_you_mean
 
 NO_BREAK = "\xa0"  # a space at which help does not break a line
@@ -28,6 +28,8 @@ MESSAGES = {
     r"the following arguments are required: (.*)": "missing: {0}",
 }
 """What argparse says, as patterns, and what is said instead."""
+SWITCH = re.compile(r"argument (?P<flag>--\S+)/--no-\S+: ignored explicit argument '(?P<value>.*)'")
+"""What it says where a switch is given a value."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,6 +76,8 @@ class Parser(argparse.ArgumentParser):
                 if instead
                 else "options are written --OPTION VALUE, lists with commas: 5,6",
             )
+        if flag == "--version":
+            return UsageError(f"{self.prog} has no --version", fix="defense --version")
         return UsageError(
             f"unknown option {flag}: {_flag_hint(flag, flags)}",
             fix=f"{self.prog} --help lists all options",
@@ -99,7 +103,11 @@ class Parser(argparse.ArgumentParser):
         return super().format_help().replace(NO_BREAK, " ")
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(reword(message), fix=f"{self.prog} --help lists all options")
+        instead = ""
+        if found := SWITCH.fullmatch(message):
+            instead = write_switch(found["flag"], found["value"])
+        fix = f"write {instead}" if instead else f"{self.prog} --help lists all options"
+        raise UsageError(reword(message), fix=fix)
 
 
 @cache
@@ -136,7 +144,6 @@ def _flag_hint(word: str, flags: Sequence[str]) -> str:
 
 def read_count(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not re.fullmatch(r"\+?0*[1-9]\d*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)

@@ -18,6 +18,7 @@ from abatis.config.option_facts import (
     BESIDE_STEP,
     DISPLAY,
     MACHINE,
+    MEASURE,
     ROUNDED,
     STEP,
     THIS_START,
@@ -104,7 +105,7 @@ class RunOptions(Options):
         False, description="load the tensors of pickles: .pt, .pth, .bin", json_schema_extra=MACHINE
     )
     data: str = Field(
-        "cifar10", description=f"data set: {', '.join(DATA_SOURCES)}", json_schema_extra=STEP
+        "cifar10", description=f"data set: {', '.join(DATA_SOURCES)}", json_schema_extra=MEASURE
     )
     data_dir: Path = Field(
         Path("data"), description="folder that holds the named data sets", json_schema_extra=MACHINE
@@ -113,13 +114,13 @@ class RunOptions(Options):
         False, description="download a torchvision: data set", json_schema_extra=MACHINE
     )
     source: SourceConfig = Field(
-        SourceConfig(), description="how the data are read", json_schema_extra=STEP
+        SourceConfig(), description="how the data are read", json_schema_extra=MEASURE
     )
     limit: int | None = Field(
         None,
         ge=1,
         description="use only N training images, of all classes, and this share of the test images",
-        json_schema_extra=STEP,
+        json_schema_extra=MEASURE,
     )
     image_size: int | None = Field(
         None,
@@ -159,7 +160,7 @@ class RunOptions(Options):
         ge=0,
         description="training images held out to choose the best weights: a number, or a share"
         " below 1; 0 trains on all and judges the last weights (default: a tenth, up to 1000)",
-        json_schema_extra=STEP,
+        json_schema_extra=MEASURE,
     )
     order: Literal["shuffled", "fixed", "balanced"] = Field(
         "shuffled",
@@ -173,7 +174,7 @@ class RunOptions(Options):
         json_schema_extra=STEP,
     )
     skip_broken: bool = Field(
-        False, description="skip image files that cannot be read", json_schema_extra=STEP
+        False, description="skip image files that cannot be read", json_schema_extra=MEASURE
     )
     follow_links: bool = Field(
         False,
@@ -183,12 +184,12 @@ class RunOptions(Options):
     threat: Annotated[str, BeforeValidator(parse_threat)] = Field(
         "Linf:8/255",
         description="norm and radius of the threat model, like Linf:8/255 or L2:0.5",
-        json_schema_extra=STEP,
+        json_schema_extra=MEASURE,
     )
     also_train: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
         description="another threat to train on, like a second --threat; for plugins with several",
-        json_schema_extra=STEP,
+        json_schema_extra=MEASURE,
     )
     also_threat: tuple[Annotated[str, BeforeValidator(parse_threat)], ...] = Field(
         (),
@@ -266,7 +267,7 @@ class RunOptions(Options):
         ge=0,
         lt=2**63,
         description="seed of all random draws",
-        json_schema_extra=facts(in_comparison="varied"),
+        json_schema_extra=facts(in_comparison="varied", measures=True),
     )
     nproc: int = Field(
         1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
@@ -39,7 +40,7 @@ def show_run(folder: Path) -> None:
         reporter.note(f"  {one.why}")
     reporter.note(
         f"method {one.method}, backbone {one.backbone}, data {one.data}, threat {one.threat}, "
-        f"seed {one.seed}"
+        f"seed {'-' if one.seed is None else one.seed}"
     )
     rows = Part.read_lines(folder / METRICS)
     if rows:
@@ -53,7 +54,9 @@ def show_run(folder: Path) -> None:
             reporter.evaluation(record)
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"the evaluation lacks {error}", where=str(folder), fix=f"defense eval {folder}"
+                f"the evaluation lacks {error}",
+                where=str(folder),
+                fix=f"defense eval {shlex.quote(str(folder))}",
             ) from error
     else:
         reporter.note("not evaluated yet" if one.state == RUNNING else "not evaluated")
@@ -61,7 +64,8 @@ def show_run(folder: Path) -> None:
 
 def _describe_state(one: RunSummary) -> str:
     """``finished, 20 of 20 epochs, 3 h ago``."""
-    return f"{one.state}, {one.epoch} of {one.epochs} epochs, last change {format_age(one.age)} ago"
+    epochs = "?" if one.epochs is None else one.epochs
+    return f"{one.state}, {one.epoch} of {epochs} epochs, last change {format_age(one.age)} ago"
 
 
 def _make_curves(rows: Sequence[Part], encoding: str) -> Table:
@@ -78,9 +82,9 @@ def _make_curves(rows: Sequence[Part], encoding: str) -> Table:
             best = _find_best(key, found)
             table.add_row(
                 name,
-                _format(key, known[0]),
+                _format(key, found[0]),
                 draw_bars(found, levels),
-                _format(key, known[-1]),
+                _format(key, found[-1]),
                 best,
             )
     return table
@@ -98,6 +102,9 @@ def _find_best(key: str, values: Sequence[float]) -> str:
 
 
 def _format(key: str, value: float) -> str:
+    """A value of one epoch; a dash where it has none, or none that is finite."""
+    if not isfinite(value):
+        return "-"
     return format_percent(value) if key.endswith("_acc") else f"{value:.4g}"
 
 

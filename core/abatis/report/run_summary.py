@@ -29,7 +29,7 @@ class RunSummary:
     Attributes:
         folder: the run folder.
         method: its plugins, joined by ``+``; without any, ``at`` or ``standard``, which has
-            no attack.
+            no attack; ``-`` where the options cannot be read.
         data: as they were asked for.
         backbone: as it was asked for.
         threat: the first one that was judged, else that of the training.
@@ -101,6 +101,8 @@ def summarise_run(folder: Path) -> RunSummary:
     asked = Part(dict(options))
     threats, plugins = list_threats(record), [str(one) for one in asked["plugin"].parts()]
     plain = UNDEFENDED if asked["use"]["attacker"].value == "none" else PLAIN
+    if "backbone" not in options:  # the file is damaged, or from elsewhere
+        plain = str(Part())
     number = {name: Part(record.get(name)).number for name in (CLEAN.key, ROBUST.key, UPPER.key)}
     return RunSummary(
         folder=folder,

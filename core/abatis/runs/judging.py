@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from abatis.api.randomness import untouched
 from abatis.api.threat import Threat
-from abatis.config.ladders import LADDERS, Ladder
+from abatis.config.ladders import LADDERS, AttackLadder, Ladder
 from abatis.data import Data, DataInfo, DataRequest, View, open_data
 from abatis.data.info import Split
 from abatis.data.user import open_judged
-from abatis.errors import UsageError, did_you_mean
+from abatis.errors import DataError, UsageError, did_you_mean
 from abatis.evaluate import Evaluation, EvaluationRequest, evaluate
+from abatis.evaluate.clean import CleanEvaluation, evaluate_clean
 from abatis.evaluate.isolation import isolate
 from abatis.nets.first_pass import try_network
 from abatis.nets.outputs import adapt_images, adapt_outputs, unwrap_parallel
@@ -31,6 +32,7 @@ from abatis.system.device import pick_device
 
 TRIED = 8  # images on which the network is tried before the evaluation
 AT_ONCE = 256  # images at a time, at most
+UNUSED = "Linf:8/255"  # threat of the clean ladder, which attacks nothing
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,38 @@ class Opened:
     doubts: list[str]
 
 
+@overload
+def judge(
+    model: nn.Module | str | Path | Result,
+    data: object = ...,
+    *,
+    threat: str | Threat | None = ...,
+    ladder: AttackLadder = ...,
+    num_classes: int | None = ...,
+    output: str | None = ...,
+    seed: int | None = ...,
+    batch_size: int = ...,
+    device: str = ...,
+    quiet: bool = ...,
+) -> Evaluation: ...
+
+
+@overload
+def judge(
+    model: nn.Module | str | Path | Result,
+    data: object = ...,
+    *,
+    threat: str | Threat | None = ...,
+    ladder: Literal["clean"],
+    num_classes: int | None = ...,
+    output: str | None = ...,
+    seed: int | None = ...,
+    batch_size: int = ...,
+    device: str = ...,
+    quiet: bool = ...,
+) -> CleanEvaluation: ...
+
+
 def judge(
     model: nn.Module | str | Path | Result,
     data: object = None,
@@ -88,7 +122,7 @@ def judge(
     batch_size: int = AT_ONCE,
     device: str = "auto",
     quiet: bool = False,
-) -> Evaluation:
+) -> Evaluation | CleanEvaluation:
     """Judge a network: attacks, masking verdict, margins. No file is written.
 
     The network and all global state are left as they were.
@@ -99,8 +133,9 @@ def judge(
         data: a pair (x, y) of arrays, with x as uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or
             float (N, C, H, W) in [0, 1]; a torch Dataset of (image in [0, 1], label); a run, for
             its test images; a name, as in ``--data``; or None for a run's own test images.
-        threat: such as ``"Linf:8/255"``; that of the run where this is None.
-        ladder: "quick", "standard", "thorough" or "rand".
+        threat: such as ``"Linf:8/255"``; that of the run where this is None. The clean ladder
+            needs none.
+        ladder: "clean", "quick", "standard", "thorough" or "rand".
         num_classes: of images from Python; if None, one for each output. One output more abstains.
         output: which of the network's outputs are the logits, as ``--output`` says it.
         seed: of the attacks; that of the run, else 0, if None.
@@ -110,7 +145,8 @@ def judge(
 
     Returns:
         The results, also by point. ``accuracies["robust_acc"]`` is the number to report; it is
-        missing where ``verdict`` is FAIL. A notebook shows it as a table.
+        missing where ``verdict`` is FAIL. After the clean ladder there are only clean accuracy and
+        ``per_point["clean"]``, and ``verdict`` is None. A notebook shows either as a table.
 
     Raises:
         AbatisError: one of its subclasses, for everything that can go wrong.
@@ -120,11 +156,13 @@ def judge(
     with untouched():
         where = find_device(model) if isinstance(model, nn.Module) else pick_device(device)
         images = _open_images(data, spec, where)
-        wanted = _choose_threat(threat, spec, images)
+        wanted = _choose_threat(threat, spec, images, UNUSED if ladder == "clean" else None)
         if isinstance(model, nn.Module):
             opened = adapt_module(model, images, num_classes, output)
         else:
             opened = _open_spec(spec, images, where, num_classes)
+        classes = images.count_classes(num_classes, opened.outputs)
+        _check_labels(images, classes)
         request = EvaluationRequest(
             images.points,
             wanted,
@@ -132,7 +170,7 @@ def judge(
             _find_seed(spec) if seed is None else seed,
             batch_size,
             where,
-            images.count_classes(num_classes, opened.outputs),
+            classes,
             **_describe_history(spec, images, opened.module, wanted, where),
         )
         return _evaluate(opened, request, images.info.note, reporter)
@@ -140,21 +178,25 @@ def judge(
 
 def _evaluate(
     opened: Opened, request: EvaluationRequest, note: str, reporter: Reporter
-) -> Evaluation:
+) -> Evaluation | CleanEvaluation:
     """Judge, with progress; what is doubtful about the network is among the findings."""
     for text in filter(None, [note, *opened.notes, *opened.doubts]):
         reporter.note(f"note: {text}")
+    found: Evaluation | CleanEvaluation
     with reporter.judging() as progress:
-        found = evaluate(opened.module, replace(request, progress=progress))
+        request = replace(request, progress=progress)
+        if request.ladder == "clean":
+            found = evaluate_clean(opened.module, request)
+        else:
+            found = evaluate(opened.module, request)
     return replace(found, findings=(*found.findings, *opened.doubts))
 
 
 def _check_ladder(ladder: str) -> None:
-    known = [name for name in LADDERS if name != "clean"]
-    if ladder not in known:
+    if ladder not in LADDERS:
         raise UsageError(
-            f"ladder {ladder!r}: {did_you_mean(str(ladder), known)}",
-            fix=f"use one of {', '.join(known)}; each also measures clean accuracy",
+            f"ladder {ladder!r}: {did_you_mean(str(ladder), LADDERS)}",
+            fix=f"use one of {', '.join(LADDERS)}",
         )
 
 
@@ -205,16 +247,29 @@ def _open_images(data: object, spec: ModelSpec | None, device: torch.device) -> 
     return Images(info, points)
 
 
+def _check_labels(images: Images, classes: int) -> None:
+    """Refuse labels from Python that are no class: such images would count as wrong."""
+    largest = images.info.num_classes - 1
+    if images.whole is None and largest >= classes:
+        raise DataError(
+            f"y has the label {largest}, but there are {classes} classes",
+            where="data",
+            fix="number the classes from 0, or leave out images of classes the network lacks",
+        )
+
+
 def _is_folder(data: object) -> bool:
     return isinstance(data, str) and (Path(data).expanduser() / "run.toml").is_file()
 
 
-def _choose_threat(asked: str | Threat | None, spec: ModelSpec | None, images: Images) -> Threat:
+def _choose_threat(
+    asked: str | Threat | None, spec: ModelSpec | None, images: Images, default: str | None
+) -> Threat:
     """The threat that was asked for, else that of the network, else that of the run of the data."""
     if isinstance(asked, Threat):
         return asked
     known = [one.threat for one in (spec, images.run) if one is not None]
-    wanted = asked or next((threat for threat in known if threat), None)
+    wanted = asked or next((threat for threat in known if threat), default)
     if wanted is None:
         raise UsageError("no threat given", fix='say norm and radius, like threat="Linf:8/255"')
     return Threat.parse(wanted)

@@ -37,6 +37,26 @@ def test_a_failure_is_named_and_the_others_run(tmp_path, capsys):
     assert "1 of 2 commands ended" in said.out
 
 
+def test_a_command_that_is_not_there_fails_alone(tmp_path, capsys):
+    file = write_file(tmp_path, "print('one')", "print('two')")
+    lines = [*file.read_text().splitlines(), "no-such-command --x"]
+    file.write_text("\n".join([lines[-1], *lines[:-1]]), encoding="utf-8-sig")  # with a BOM
+    assert command(["run", str(file)]) == 127
+    said = capsys.readouterr()
+    assert "line 1 failed: no such command" in said.err
+    assert "2 of 3 commands ended" in said.out
+    assert "'no-such-command'" in (tmp_path / "jobs.txt.logs" / "line-0001.log").read_text()
+
+
+def test_a_line_that_is_no_command_is_named_before_any_runs(tmp_path):
+    file = write_file(tmp_path, "print('one')")
+    file.write_text(file.read_text() + "echo 'one\n")
+    with pytest.raises(UsageError, match="line 4 is not a command"):
+        command(["run", str(file)])
+    assert not (tmp_path / "jobs.txt.logs").exists()
+    assert command(["run", str(file), "--line", "3"]) == 0
+
+
 def test_a_command_that_was_stopped_goes_on(tmp_path):
     """The first time it says 75, as a run that has saved its state; the second time it ends."""
     mark = tmp_path / "mark"

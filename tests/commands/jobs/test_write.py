@@ -6,6 +6,7 @@ import shlex
 
 from abatis.commands.compare import command
 from abatis.commands.compare.methods import plan_methods
+from abatis.commands.jobs.write import write_jobs
 from abatis.config.command_line import parse_run
 from tests.commands.compare.test_command import TINY, finished
 
@@ -24,3 +25,12 @@ def test_a_line_for_every_run_that_is_not_finished(tmp_path):
     asked = parse_run(lines[2][1:])
     assert asked.to_toml() == planned.to_toml()
     assert (asked.name, asked.resume) == ("mart-s1", True)
+
+
+def test_where_no_run_is_left_it_says_so(tmp_path):
+    (said,) = write_jobs(tmp_path / "jobs.txt", [])
+    assert "no run is left to train" in said
+    config = parse_run([*TINY.split(), "--out", str(tmp_path), "--name", "one"])
+    wrote, then = write_jobs(tmp_path / "the jobs.txt", [config])
+    assert wrote.startswith("wrote 1 command to ")
+    assert f"defense jobs run '{tmp_path}/the jobs.txt'; then" in then

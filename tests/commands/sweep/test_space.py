@@ -67,6 +67,13 @@ def test_what_is_no_space_is_a_usage_error(text):
         (f"{RUN} --space optim.lr=log:0.01:0.1 --validation 0", "holds no images out"),
         (f"{RUN} --space optim.lr=log:0.01:0.1 --nproc 2", "--nproc"),
         (f"{RUN} --space optim.lr=log:0.01:0.1 --objective speed", "--objective"),
+        (f"{RUN} --space optim.lr=log:0.01:0.1 --trials two", "'two' is not a whole number"),
+        ("--data digits --space threat=one-of:Linf:0.01,Linf:0.1", "could not be compared"),
+        (f"{RUN} --space validation=int:8:99", "could not be compared"),
+        (f"{RUN} --space source.test-share=float:0.1:0.5", "could not be compared"),
+        (f"{RUN} --space seed=int:0:9", "--seeds N trains each"),
+        (f"{RUN} --space ladder=one-of:none,quick", "changes nothing"),
+        (f"{RUN} --space quiet=one-of:true,false", "changes nothing"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_before_the_first_trial(words, says):
@@ -91,3 +98,5 @@ def test_each_trial_of_the_front_has_a_command_that_judges_it():
     names = [command.split()[-1] for command in write_commands(asked, [2, 0])]
     assert names == ["s-trial-3", "s-trial-1"]
     assert write_commands(asked, []) == []
+    odd = parse([*RUN.split(), "--space", "attack.steps=int:2:7", "--out", "a/b ü.c"], "sweep")
+    assert write_commands(odd, [2])[0].endswith(" --name b-c-best")  # the name of a run

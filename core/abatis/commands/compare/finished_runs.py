@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,9 @@ def read_run(folder: Path, method: str = "") -> JudgedRun:
     """Read a run folder or the folder of a single evaluation; raises UsageError."""
     record = read_record(folder)
     if "clean_acc" not in record:
-        raise UsageError(f"no evaluation in {folder}", fix=f"defense eval {folder}")
+        raise UsageError(
+            f"no evaluation in {folder}", fix=f"defense eval {shlex.quote(str(folder))}"
+        )
     check_files(folder, record)
     home = folder if (folder / "run.toml").exists() else Path(record.get("model") or folder)
     path = home / "run.toml"

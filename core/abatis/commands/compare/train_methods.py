@@ -99,9 +99,8 @@ def _check_all(methods: Sequence[MethodRuns]) -> list[tuple[str, RunConfig]]:
 def _write_jobs(path: Path, methods: Sequence[MethodRuns], tell: Callable[[str], None]) -> None:
     """Write the commands of the runs that are not finished."""
     waiting = [config for _, config in _check_all(methods) if not _is_done(config)]
-    write_jobs(path, waiting)
-    tell(f"wrote {len(waiting)} commands to {path}")
-    tell(f"run them with: defense jobs run {path}; then repeat this command without --jobs")
+    for text in write_jobs(path, waiting):
+        tell(text)
 
 
 def _check_folder(config: RunConfig) -> None:

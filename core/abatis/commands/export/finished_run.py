@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,7 +159,7 @@ def read_finished_run(
     if record.get("weights_sha256") not in (None, weights_digest(module)):
         raise UsageError(
             f"the weights in {folder} are not the ones that were evaluated",
-            fix=f"defense eval {folder}",
+            fix=f"defense eval {shlex.quote(str(folder))}",
         )
     check_files(folder, record)
     rows = _read_plan(folder / "plan.json")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def write_entry(
     if record.get("autoattack_acc") is None:
         raise UsageError(
             f"{folder} has no AutoAttack number, which RobustBench requires",
-            fix=f"defense eval {folder}",
+            fix=f"defense eval {shlex.quote(str(folder))}",
         )
     threat = Threat.parse(record["threat"])
     name = _check_name(entry.name or run.name, "name")

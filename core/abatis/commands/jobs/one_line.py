@@ -12,6 +12,7 @@ from typing import IO, Any
 
 OURS = {"defense-run": ["run"], "defense": []}
 STOPPED = 75  # exit code of a run that was asked to stop and has saved its state
+NOT_STARTED = 127  # exit code of shells where there is no such command
 
 
 def find_words(line: str) -> list[str]:
@@ -34,8 +35,16 @@ class OneLine:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __call__(self, output: IO[bytes] | None = None) -> int:
-        """Run the command to its end; returns its exit code."""
-        self.process = subprocess.Popen(find_words(self.line), stdout=output, stderr=output)
+        """Run the command to its end; returns its exit code, 127 where it cannot be started."""
+        try:
+            self.process = subprocess.Popen(find_words(self.line), stdout=output, stderr=output)
+        except OSError as error:
+            said = f"cannot be started: {error}\n"
+            if output is None:
+                sys.stderr.write(said)
+            else:
+                output.write(said.encode())
+            return NOT_STARTED
         return self.process.wait()
 
     def stop(self) -> None:
@@ -63,6 +72,8 @@ def describe_code(code: int) -> str:
         return "ended"
     if code == STOPPED:
         return "stopped; its state is saved"
+    if code == NOT_STARTED:
+        return "failed: no such command"
     if code < 0:
         return f"killed by signal {-code}"
     return f"failed with exit code {code}"

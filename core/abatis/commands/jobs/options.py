@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ def parse(words: Sequence[str], prog: str) -> Asked:
         lines = tuple(line for line in lines if line[0] == own.line)
         if not lines:
             raise UsageError(f"{own.file} has no command on line {own.line}")
+    _check_quotes(own.file, lines)
     logs = own.file.with_name(f"{own.file.name}.logs")
     given = {"slurm_partition": own.partition, "gpus_per_node": own.gpus}
     given |= {"cpus_per_task": own.cpus, "timeout_min": own.minutes}
@@ -60,7 +62,7 @@ def parse(words: Sequence[str], prog: str) -> Asked:
 def read_lines(path: Path) -> tuple[tuple[int, str], ...]:
     """The commands of a file with their line numbers; empty lines and comments are left out."""
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the file of commands cannot be read: {error}", where=str(path)
@@ -70,6 +72,19 @@ def read_lines(path: Path) -> tuple[tuple[int, str], ...]:
     if not found:
         raise UsageError("the file holds no command", where=str(path))
     return found
+
+
+def _check_quotes(path: Path, lines: Sequence[tuple[int, str]]) -> None:
+    """Refuse a line that cannot be split into words, before the first command starts."""
+    for number, text in lines:
+        try:
+            shlex.split(text)
+        except ValueError as error:
+            raise UsageError(
+                f"line {number} is not a command: {error}",
+                where=str(path),
+                fix="close its quotation marks",
+            ) from error
 
 
 def make_parser(prog: str) -> Parser:

@@ -11,6 +11,7 @@ from abatis.api.options import read_path
 from abatis.commands.compare.methods import choose_out
 from abatis.commands.sweep.space import FORMS, Space, Value, parse_spaces, write_words
 from abatis.config.command_line import parse_run
+from abatis.config.option_sets import MEASURES, RESULTLESS
 from abatis.config.parser import Parser, read_count
 from abatis.config.run_config import RunConfig
 from abatis.errors import UsageError
@@ -103,6 +104,7 @@ def _check_fixed(
     """Check the options that all trials share, and that no other option is needed."""
     flags = {word.partition("=")[0].replace("_", "-") for word in others}
     for space in spaces:
+        _check_searchable(space)
         if f"--{space.name}" in flags:
             raise UsageError(f"--{space.name} is searched, and given", fix="leave one of them out")
     first = write_words({space.name: space.extremes[0] for space in spaces})
@@ -124,6 +126,23 @@ def _check_fixed(
             fix="leave it out",
         )
     return config
+
+
+def _check_searchable(space: Space) -> None:
+    """Refuse options that change how trials are judged, or nothing that is judged."""
+    name = space.name.replace("-", "_")
+    if {name, name.partition(".")[0]} & MEASURES:
+        raise UsageError(
+            f"--space {space.text}: trials with another {space.name} would be judged on other "
+            "held-out images or by another attack, and could not be compared",
+            fix="give it once for all trials"
+            + ("; --seeds N trains each with N seeds" if name == "seed" else ""),
+        )
+    if name in RESULTLESS:
+        raise UsageError(
+            f"--space {space.text}: --{space.name} changes nothing about the trained network",
+            fix="search another option",
+        )
 
 
 def make_parser(prog: str) -> Parser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
@@ -47,11 +48,12 @@ def write_results(
 def write_commands(asked: Asked, best: Sequence[int]) -> list[str]:
     """The commands that train the best trial, or those of the front, again and judge them."""
     commands = []
+    folder = re.sub(r"[^A-Za-z0-9_-]+", "-", asked.out.name)[:60].strip("-")  # as runs are named
     for number in best:
         which = "best" if len(best) == 1 else f"trial-{number + 1}"
         config = asked.out / name_trial(number) / "run.toml"
         words = ["defense-run", "--config", str(config), "--ladder", "standard"]
-        words += ["--out", "runs", "--name", f"{asked.out.name}-{which}"]
+        words += ["--out", "runs", "--name", f"{folder or 'sweep'}-{which}"]
         commands.append(shlex.join(words))
     return commands
 

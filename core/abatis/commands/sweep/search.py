@@ -15,6 +15,7 @@ from abatis.errors import AbatisError, NotFiniteError, OutOfMemoryError, Stopped
 from abatis.report.console import SafeConsole
 from abatis.runs.history import history
 from abatis.runs.run import run
+from abatis.system.files import explain_disk_errors
 from abatis.system.folder_lock import lock_folder
 
 TRIAL_ERRORS = (NotFiniteError, OutOfMemoryError)
@@ -28,13 +29,15 @@ class Hopeless(Exception):
 def sweep(asked: Asked) -> int:
     """Run the trials that the study still lacks; returns the exit code."""
     adviser = Adviser(asked.spaces, asked.objectives, _configure_first(asked).seed)
-    study = open_study(asked.out, _describe_question(asked))
     console = SafeConsole()
 
     def tell(text: str) -> None:
         console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
+    with explain_disk_errors(asked.out):
+        asked.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(asked.out):
+        study = open_study(asked.out, _describe_question(asked))  # nobody else changes it now
         if asked.jobs is not None:
             _write_jobs(asked, study, adviser, tell)
             return 0
@@ -93,9 +96,8 @@ def _write_jobs(
         for seed in range(asked.seeds)
         if trial.state == "started"
     ]
-    write_jobs(asked.jobs, configs)
-    tell(f"wrote {len(configs)} commands to {asked.jobs}")
-    tell(f"run them with: defense jobs run {asked.jobs}; then repeat this command without --jobs")
+    for text in write_jobs(asked.jobs, configs):
+        tell(text)
 
 
 def _run_trial(
