@@ -144,8 +144,7 @@ def judge(
 
     Returns:
         The results, also by point. ``accuracies["robust_acc"]`` is the number to report; it is
-        missing where ``verdict`` is FAIL. After the clean ladder there are only clean accuracy and
-        ``per_point["clean"]``, and ``verdict`` is None. A notebook shows either as a table.
+        missing where ``verdict`` is FAIL. The clean ladder gives clean accuracy and no verdict.
 
     Raises:
         AbatisError: one of its subclasses, for everything that can go wrong.
