@@ -133,8 +133,7 @@ def judge(
         data: a pair (x, y) of arrays, with x as uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or
             float (N, C, H, W) in [0, 1]; a torch Dataset of (image in [0, 1], label); a run, for
             its test images; a name, as in ``--data``; or None for a run's own test images.
-        threat: such as ``"Linf:8/255"``; that of the run where this is None. The clean ladder
-            needs none.
+        threat: such as ``"Linf:8/255"``; that of the run if None. The clean ladder needs none.
         ladder: "clean", "quick", "standard", "thorough" or "rand".
         num_classes: of images from Python; if None, one for each output. One output more abstains.
         output: which of the network's outputs are the logits, as ``--output`` says it.
@@ -145,8 +144,7 @@ def judge(
 
     Returns:
         The results, also by point. ``accuracies["robust_acc"]`` is the number to report; it is
-        missing where ``verdict`` is FAIL. After the clean ladder there are only clean accuracy and
-        ``per_point["clean"]``, and ``verdict`` is None. A notebook shows either as a table.
+        missing where ``verdict`` is FAIL. The clean ladder gives clean accuracy and no verdict.
 
     Raises:
         AbatisError: one of its subclasses, for everything that can go wrong.
@@ -161,8 +159,6 @@ def judge(
             opened = adapt_module(model, images, num_classes, output)
         else:
             opened = _open_spec(spec, images, where, num_classes)
-        classes = images.count_classes(num_classes, opened.outputs)
-        _check_labels(images, classes)
         request = EvaluationRequest(
             images.points,
             wanted,
@@ -170,7 +166,7 @@ def judge(
             _find_seed(spec) if seed is None else seed,
             batch_size,
             where,
-            classes,
+            _count_classes(images, num_classes, opened.outputs),
             **_describe_history(spec, images, opened.module, wanted, where),
         )
         return _evaluate(opened, request, images.info.note, reporter)
@@ -247,8 +243,9 @@ def _open_images(data: object, spec: ModelSpec | None, device: torch.device) -> 
     return Images(info, points)
 
 
-def _check_labels(images: Images, classes: int) -> None:
-    """Refuse labels from Python that are no class: such images would count as wrong."""
+def _count_classes(images: Images, asked: int | None, outputs: int) -> int:
+    """The number of classes; labels from Python that are none would count as wrong: DataError."""
+    classes = images.count_classes(asked, outputs)
     largest = images.info.num_classes - 1
     if images.whole is None and largest >= classes:
         raise DataError(
@@ -256,6 +253,7 @@ def _check_labels(images: Images, classes: int) -> None:
             where="data",
             fix="number the classes from 0, or leave out images of classes the network lacks",
         )
+    return classes
 
 
 def _is_folder(data: object) -> bool:
