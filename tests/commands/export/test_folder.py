@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 
@@ -128,7 +129,7 @@ def test_the_card_tells_all_of_it(judged, tmp_path):
         "**WARN**",
         "- D9 spoke",
         "| attacker | pgd |",
-        "Trained on `digits`, the first 150 images. Real digits.",
+        "Trained on `digits`, 150 images of all classes. Real digits.",
         "test set has been used 3 time(s)",
     ):
         assert part in text
@@ -180,6 +181,22 @@ def test_the_card_counts_the_diagnostic_tests_that_were_made(judged):
     assert "(2 of 3 tests)." in make_card(replace(source, record=record), {})
     record["masking"]["tests"] = tests[:2]
     assert "(2 tests)." in make_card(replace(source, record=record), {})
+
+
+def test_the_card_of_a_run_that_ended_early_says_after_which_epoch(judged, tmp_path, capsys):
+    whole = judged()
+    assert export(whole, tmp_path / "whole", "safetensors") == 0
+    assert "Training ended" not in (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
+    folder = tmp_path / "cut"
+    shutil.copytree(whole, folder)
+    options = (folder / "run.toml").read_text()
+    (folder / "run.toml").write_text(options.replace("epochs = 1\n", "epochs = 40\n"))
+    (folder / "ended.json").write_text('{"state": "stopped", "why": "stopped after step 5"}')
+    capsys.readouterr()
+    assert export(folder, tmp_path / "out", "safetensors") == 0
+    said = "Training ended after epoch 1 of 40 (run stopped: stopped after step 5)."
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"note: {said}" in capsys.readouterr().out
 
 
 def test_the_card_of_a_run_that_was_not_judged_or_is_masked(judged, tmp_path):

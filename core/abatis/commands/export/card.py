@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -17,6 +18,7 @@ from abatis.nets.normalising import Normalized
 from abatis.report.corruptions_table import KEY, SUMMARY, describe_corruptions, list_summary
 from abatis.report.eval_record import describe_check, find_verdict, split_threats
 from abatis.report.numbers import CLEAN, format_share, is_bound, list_measured
+from abatis.report.run_summary import METRICS, summarise_run
 from abatis.report.threats_table import EXPLANATION, HEADINGS, describe_union, list_threat_rows
 from abatis.report.verdicts import format_verdict
 from abatis.runs.run_folder import portable_options, strip_folders
@@ -61,7 +63,8 @@ def make_card(run: FinishedRun, also: Mapping[str, str]) -> str:
     }
     sections = {
         "How robust it is": "\n".join(_numbers(run.record, str(run.table["threat"]))),
-        "How it was trained": "\n".join(_plan(run.plan))
+        "How it was trained": describe_end(run.folder)
+        + "\n".join(_plan(run.plan))
         + "\n\nAs options of `defense-run --config FILE`:\n\n"
         f"```toml\n{tomli_w.dumps(portable_options(run.table))}```",
         "Data": " ".join(_data(run)),
@@ -188,6 +191,17 @@ def _under_all(record: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"- {other['threat']}: {finding}" for finding in other["findings"])
 
 
+def describe_end(folder: Path) -> str:
+    """A sentence where the training ended before its last epoch; empty elsewhere."""
+    if not (folder / METRICS).is_file():
+        return ""
+    run = summarise_run(folder)
+    if run.epochs is None or run.epoch >= run.epochs:
+        return ""
+    why = f": {run.why}" if run.why else ""
+    return f"Training ended after epoch {run.epoch} of {run.epochs} (run {run.state}{why}).\n\n"
+
+
 def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| role | provider | version | options |\n|---|---|---|---|"
     for row in rows:
@@ -200,7 +214,7 @@ def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _data(run: FinishedRun) -> Iterator[str]:
     table, record = run.table, run.record
     yield f"Trained on `{strip_folders(table['data'])}`" + (
-        f", the first {table['limit']} images." if table.get("limit") else "."
+        f", {table['limit']} images of all classes." if table.get("limit") else "."
     )
     if note := record.get("note"):
         yield f"{note[0].upper()}{note[1:]}."

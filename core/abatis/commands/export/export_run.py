@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from abatis.commands.export.card import describe_end
 from abatis.commands.export.finished_run import read_finished_run
 from abatis.commands.export.options import FORMATS
 from abatis.system.files import explain_disk_errors
@@ -18,4 +19,6 @@ def export_run(asked: argparse.Namespace) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
     for line in importlib.import_module(FORMATS[asked.to]).export(asked, run):
         print(make_printable(line))
+    if said := describe_end(run.folder).strip():
+        print(make_printable(f"note: {said}"))
     return 0
