@@ -18,8 +18,7 @@ def alone():
     ("count", "accumulate", "shards"),
     [
         (2, 1, ["none", "root", "blocks"]),
-        (3, 2, ["none"]),
-        pytest.param(3, 2, ["root", "blocks"], marks=pytest.mark.slow),
+        pytest.param(3, 2, ["none", "root", "blocks"], marks=pytest.mark.slow),
     ],
 )
 def test_twenty_steps_of_every_method_are_those_of_one_process(
