@@ -115,9 +115,9 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, write: Write) -> None
 
 @pytest.mark.slow
 def test_memory_follows_the_images_that_are_used(tmp_path: Path) -> None:
-    """In a process of its own: 20,000 images are 61 MB, of which 100 are used, or all."""
-    path = data_memory.write(tmp_path / "a.npz", 20_000)
-    for limit, at_most in ((100, 12e6), (20_000, 1.1 * 20_000 * 3072 + 12e6)):
+    """In a process of its own: 60,000 images are 184 MB, of which 100 are used, or all."""
+    path = data_memory.write(tmp_path / "a.npz", 60_000)
+    for limit, at_most in ((100, 12e6), (60_000, 1.1 * 60_000 * 3072 + 12e6)):
         words = ["-m", "benchmarks.data_memory", str(path), str(limit)]
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
         assert data_memory.parse(done.stdout)["peak_bytes"] <= at_most

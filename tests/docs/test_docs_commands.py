@@ -36,6 +36,7 @@ MADE_OF_DIGITS = ("digits", "npz:digits.npz", "folder:digits")
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>python|toml|sh)\n(?P<text>.*?)```", re.DOTALL)
 OVER_THE_NETWORK = ("convnext_tiny", "swin_base_patch4_window7_224", "rb:Salman2020Do_R50")
 LARGE_DATA = ("folder:imagenet", "generated.npz")
+TEACHERS = ("--seat.standard", "--seat.robust")  # run folders
 RUN_PYTHON = ("quickstart.md", "bring-your-own.md")  # pages whose python blocks make files
 
 
@@ -107,7 +108,11 @@ def execute(words: list[str]) -> None:
     if command == "compare" and words[0].startswith("reports/"):
         return  # test_bring_your_own runs it as it stands; made small, they judge other images
     if "weights.safetensors" in words:
-        stand_in(words)
+        made = stand_in(words, Path("made", "it"))
+        Path("weights.safetensors").write_bytes((made / "weights.safetensors").read_bytes())
+    for flag in TEACHERS:
+        if value_of(words, flag):
+            stand_in([*words, "--data", "cifar10"], Path(value_of(words, flag)))
     try:
         code = cli.main([command, *made_small(command, words)])
     except SystemExit as stop:  # --help
@@ -141,23 +146,19 @@ def value_of(words: list[str], flag: str) -> str:
     return words[words.index(flag) + 1] if flag in words else ""
 
 
-def stand_in(words: list[str]) -> None:
-    """Weights that fit the network and the data of a command."""
-    options = {
-        "backbone": value_of(words, "--backbone"),
-        "data": value_of(words, "--data"),
-        "augment": "none",
-    }
-    made = run(
+def stand_in(words: list[str], folder: Path) -> Path:
+    """A run folder of a network that fits that and the data of a command."""
+    return run(
         RunConfig(
-            **options,
+            backbone=value_of(words, "--backbone"),
+            data=value_of(words, "--data"),
+            augment="none",
             limit=20,
             epochs=1,
             attack={"steps": 1},
             eval="none",
             quiet=True,
-            out="made",
-            name="it",
+            out=folder.parent,
+            name=folder.name,
         )
-    )
-    Path("weights.safetensors").write_bytes((made.folder / "weights.safetensors").read_bytes())
+    ).folder
