@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,29 @@ def tiny(out: Path, **changes: Any) -> RunConfig:
 def final_bytes(folder: Path) -> bytes:
     """Return the bytes of the last weights of a run."""
     return (folder / "weights-last.safetensors").read_bytes()
+
+
+def cut_last_epoch(whole: Path) -> Path:
+    """Copy a :func:`tiny` run to ``resumed`` beside it, without its second and last checkpoint."""
+    resumed = whole.with_name("resumed")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "step-00000008")
+    return resumed
+
+
+def write_tiny(config: RunConfig) -> list[str]:
+    """The command line of a :func:`tiny` run."""
+    table = config.to_toml()
+    core = (
+        "--backbone cnn --data digits --limit 150 --batch-size 32 --epochs 2 --threat Linf:0.1 "
+        "--attack.steps 2 --quiet"
+    )
+    return [
+        *core.split(),
+        *(f"--plugin={name}" for name in table["plugin"]),
+        f"--ladder={table['ladder']}",
+        f"--out={table['out']}",
+    ]
 
 
 def write_metadata(distribution: Path, site: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import torch
 
 from abatis import Attacked, Now, Term, TrainerHooks, run
 from abatis.testing import loss_terms, replay, smooth_network, tiny_batch
-from tests.helpers import final_bytes, plugin, tiny
+from tests.helpers import cut_last_epoch, final_bytes, plugin, tiny
 
 
 def recording():
@@ -71,8 +69,7 @@ def test_a_resumed_run_reads_the_same(install, tmp_path):
     run(tiny(tmp_path, name="whole", plugin=["notes"]))
     whole = {where: list(found) for where, found in seen.items()}
     seen.clear()
-    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
-    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step-00000008")
+    cut_last_epoch(tmp_path / "whole")
     run(tiny(tmp_path, name="resumed", plugin=["notes"], resume=True))
     assert seen["attacker"] == whole["attacker"][4:]
     assert seen["epoch_end"] == whole["epoch_end"][1:]

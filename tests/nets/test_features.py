@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from abatis import Net, PluginConfig, StepContext, Term, UsageError, run
 from abatis.nets.backbones import build
 from abatis.system.timm_import import timm
 from abatis.testing import loss_terms, plan_of, tiny_batch, tiny_network, tiny_vit
-from tests.helpers import final_bytes, plugin, tiny
+from tests.helpers import cut_last_epoch, final_bytes, plugin, tiny
 
 
 class Reads(PluginConfig):
@@ -168,9 +167,7 @@ def test_a_killed_run_goes_on_to_the_bit(install, tmp_path):
     install(pulls_features())
     config = {"plugin": ["pulls"], "accumulate": 2}
     whole = run(tiny(tmp_path, name="whole", **config)).folder
-    resumed = tmp_path / "resumed"
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "step-00000008")
+    resumed = cut_last_epoch(whole)
     run(tiny(tmp_path, name="resumed", resume=True, **config))
     assert final_bytes(resumed) == final_bytes(whole)
 

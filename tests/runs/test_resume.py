@@ -15,22 +15,7 @@ from abatis.cli import run as defense_run
 from abatis.errors import CheckpointError, Stopped, UsageError
 from abatis.evaluate.judge import Judge
 from abatis.runs import engine
-from tests.helpers import final_bytes, plugin, tiny
-
-
-def words(config):
-    """The command line of a tiny run."""
-    table = config.to_toml()
-    core = (
-        "--backbone cnn --data digits --limit 150 --batch-size 32 --epochs 2 --threat Linf:0.1 "
-        "--attack.steps 2 --quiet"
-    )
-    return [
-        *core.split(),
-        *(f"--plugin={name}" for name in table["plugin"]),
-        f"--ladder={table['ladder']}",
-        f"--out={table['out']}",
-    ]
+from tests.helpers import final_bytes, plugin, tiny, write_tiny
 
 
 def stopping(step):
@@ -205,4 +190,4 @@ def test_checkpoints_that_are_all_broken_are_an_error(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError):
         abatis.run(tiny(tmp_path, name="r", resume=True))
-    assert defense_run([*words(tiny(tmp_path)), "--name", "r", "--resume"]) == 3
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--name", "r", "--resume"]) == 3

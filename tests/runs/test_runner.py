@@ -18,22 +18,7 @@ from abatis import Term
 from abatis.cli import run as defense_run
 from abatis.config.command_line import parse_run
 from abatis.errors import UsageError
-from tests.helpers import final_bytes, plugin, tiny
-
-
-def words(config):
-    """The command line of a tiny run."""
-    table = config.to_toml()
-    core = (
-        "--backbone cnn --data digits --limit 150 --batch-size 32 --epochs 2 --threat Linf:0.1 "
-        "--attack.steps 2 --quiet"
-    )
-    return [
-        *core.split(),
-        *(f"--plugin={name}" for name in table["plugin"]),
-        f"--ladder={table['ladder']}",
-        f"--out={table['out']}",
-    ]
+from tests.helpers import final_bytes, plugin, tiny, write_tiny
 
 
 def test_a_run_folder_holds_what_the_run_was_and_gave(tmp_path):
@@ -134,7 +119,7 @@ def test_the_global_generators_are_left_as_found(tmp_path):
 def test_an_existing_run_folder_is_refused_and_untouched(tmp_path, capsys):
     folder = abatis.run(tiny(tmp_path, name="r", epochs=1)).folder
     before = (folder / "weights.safetensors").read_bytes()
-    assert defense_run([*words(tiny(tmp_path)), "--name", "r"]) == 2
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--name", "r"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert (folder / "weights.safetensors").read_bytes() == before
 
@@ -146,7 +131,7 @@ def test_a_name_is_made_up_and_numbered(tmp_path):
 
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert defense_run([*words(tiny(tmp_path / "file")), "--name", "r"]) == 2
+    assert defense_run([*write_tiny(tiny(tmp_path / "file")), "--name", "r"]) == 2
     message = capsys.readouterr().err
     assert "cannot write" in message
     assert len(message.strip().splitlines()) <= 4
@@ -164,7 +149,7 @@ def test_a_plugin_that_cannot_be_imported_blocks_only_runs_that_select_it(
     tmp_path, install, capsys
 ):
     install(broken=ImportError("no module named 'missing'"))
-    assert defense_run([*words(tiny(tmp_path)), "--plugin", "broken"]) == 1
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--plugin", "broken"]) == 1
     message = capsys.readouterr().err
     assert "dist-broken 1.0" in message
     assert "missing" in message
@@ -189,7 +174,7 @@ def test_a_failing_plugin_is_named_with_its_exit_code_and_the_checkpoint_stays(
         return {"x": Term(ctx.logits_adv.logsumexp(1))} if ctx.step < 4 else loss(ctx)
 
     install(plugin("late", loss=lambda run: late))
-    assert defense_run([*words(tiny(tmp_path)), "--plugin", "late", "--name", "r"]) == code
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--plugin", "late", "--name", "r"]) == code
     message = capsys.readouterr().err
     assert complaint in message
     assert "Traceback" not in message
@@ -265,7 +250,7 @@ def test_fine_tuning_takes_the_weights_and_gives_a_new_head(tmp_path):
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
-    line = [*words(tiny(tmp_path / "out", plugin=["emr", "mart"]))]
+    line = [*write_tiny(tiny(tmp_path / "out", plugin=["emr", "mart"]))]
     line.remove("--quiet")
     assert defense_run([*line, "--dry-run"]) == 0
     text = capsys.readouterr().out

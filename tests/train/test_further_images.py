@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from abatis.api.threat import Threat
 from abatis.nets.net import Net
 from abatis.testing import THREAT, loss_terms, plan_of, tiny_batch, tiny_network
 from abatis.train.image_checks import check_attacked, find_inside
-from tests.helpers import final_bytes, plugin, tiny
+from tests.helpers import cut_last_epoch, final_bytes, plugin, tiny
 
 
 class CleanFirst(PluginConfig):
@@ -59,9 +57,7 @@ def test_a_killed_run_goes_on_to_the_bit(install, tmp_path):
     install(inverse())
     config = {"plugin": ["inverse"], "accumulate": 2}
     whole = run(tiny(tmp_path, name="whole", **config)).folder
-    resumed = tmp_path / "resumed"
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "step-00000008")
+    resumed = cut_last_epoch(whole)
     run(tiny(tmp_path, name="resumed", resume=True, **config))
     assert final_bytes(resumed) == final_bytes(whole)
 

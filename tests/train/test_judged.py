@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from abatis.testing.contract.lockstep import Lockstep
 from abatis.train.restatistics import renew_statistics
 from tests.frontier import Tiny, frontier, is_close, tensor_of
 from tests.frontier import load as load_tiny
-from tests.helpers import final_bytes, plugin, tiny
+from tests.helpers import cut_last_epoch, final_bytes, plugin, tiny
 
 
 class Halves(TrainerHooks):
@@ -80,9 +79,7 @@ def test_a_killed_run_goes_on_to_the_bit(install, tmp_path):
     install(halving())
     config = {"plugin": ["halves"], "backbone": "resnet8"}
     whole = run(tiny(tmp_path, name="whole", **config)).folder
-    resumed = tmp_path / "resumed"
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "step-00000008")
+    resumed = cut_last_epoch(whole)
     (resumed / WEIGHTS_AVERAGED).unlink()
     run(tiny(tmp_path, name="resumed", resume=True, **config))
     assert final_bytes(resumed) == final_bytes(whole)

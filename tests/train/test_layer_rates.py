@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from torch import nn
@@ -14,7 +12,7 @@ from abatis.nets.layer_names import find_layers
 from abatis.nets.weights_file import WEIGHTS_LAST, read_weights
 from abatis.train.layer_rates import describe_rates, find_rates
 from abatis.train.optimizer import load_moments, make_optimizer, set_rate
-from tests.helpers import final_bytes, tiny
+from tests.helpers import cut_last_epoch, final_bytes, tiny
 from tests.nets.test_large import names_in_groups, net_of
 
 RATES = ["stem=0.1", "stage1*=0.5", "fc=10"]
@@ -167,9 +165,7 @@ def test_the_first_update_is_scaled_layer_by_layer(tmp_path):
 def test_a_resumed_run_has_the_same_rates(tmp_path):
     config = {"backbone": "resnet8", "optim": {"rates": RATES}, "ema": 0.9}
     whole = run(tiny(tmp_path, name="whole", **config)).folder
-    resumed = tmp_path / "resumed"
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "step-00000008")
+    resumed = cut_last_epoch(whole)
     run(tiny(tmp_path, name="resumed", resume=True, **config))
     assert final_bytes(resumed) == final_bytes(whole)
     with pytest.raises(UsageError, match=r"optim\.rates"):
