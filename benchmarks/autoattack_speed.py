@@ -14,7 +14,6 @@ package gets it as it is. Writes benchmarks/results/autoattack-speed-SETTING.jso
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from benchmarks.known_networks import known, not_robust
 from benchmarks.methods import REFERENCE
+from benchmarks.record_files import list_versions, write_record
 from benchmarks.side_by_side import Variant, busiest, facts
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -289,7 +289,7 @@ def differing(rounds: list[dict[str, Any]], one: str, other: str) -> list[dict[s
 
 def page(record: dict[str, Any]) -> str:
     """Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    versions = list_versions(record)
     lines = [
         "# AutoAttack's cost",
         "",
@@ -363,9 +363,7 @@ def main() -> None:
         "gradient": of_a_gradient(net, points, setting.threat),
     }
     written = RESULTS / f"autoattack-speed-{name}.json"
-    written.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    written.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(written, record, page(record))
 
 
 if __name__ == "__main__":

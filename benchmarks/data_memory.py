@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.record_files import list_versions, write_record
 from benchmarks.side_by_side import facts
 
 from abatis.data import DataRequest, describe, open_data
@@ -58,9 +59,7 @@ def main() -> None:
         "goal_of_bytes_used": GOAL,
         "rows": rows,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(RECORD, record, page(record))
 
 
 def write(path: Path, count: int) -> Path:
@@ -178,7 +177,7 @@ def page(record: Mapping[str, Any]) -> str:
             f"| {found['of_numpy']:.2f} | {found['peak_megabytes']:.1f} "
             f"| {found['used_megabytes']:.1f} | {share} |"
         )
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     return (
         f"# Memory of data\n\n{record['date']}, {record['machine']}, one thread, {versions}. An "
         f"uncompressed .npz file of random images of {SIDE} x {SIDE} x 3 bytes, and {TESTED:,} "

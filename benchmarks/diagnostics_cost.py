@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 import torch
 from benchmarks.autoattack_speed import SETTINGS, Meter, Setting, package, trained
+from benchmarks.record_files import list_versions
 from benchmarks.side_by_side import facts
 from torch import Tensor, nn
 
@@ -148,7 +149,7 @@ def count_seconds() -> float:
 
 def write_page(record: dict[str, Any]) -> str:
     """Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    versions = list_versions(record)
     rounds = record["rounds"]
     theirs = statistics.median(one["package"] for one in rounds)
     lines = [

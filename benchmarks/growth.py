@@ -27,6 +27,7 @@ from benchmarks.growth_methods import (
     expected_flop,
     variant_of,
 )
+from benchmarks.record_files import write_record
 from benchmarks.side_by_side import Times, facts, measure, peak_bytes, ratio
 
 RECORD = Path(__file__).parent / "results" / "growth.json"
@@ -70,9 +71,7 @@ def main() -> None:
         "forwards": {name: method.forwards() for name, method in METHODS.items()},
         "rows": rows,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(growth_page.page(record), encoding="utf-8")
-    print(growth_page.page(record))
+    write_record(RECORD, record, growth_page.page(record))
 
 
 def in_turn(name: str, method: Method, axes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:

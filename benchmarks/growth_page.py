@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.record_files import list_versions
+
 HEADS = {
     "batch": "Batch",
     "steps": "Attack steps",
@@ -17,7 +19,7 @@ HEADS = {
 
 def page(record: Mapping[str, Any]) -> str:
     """One table an axis."""
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     base = ", ".join(f"{name} {value}" for name, value in record["base"].items())
     beside = [
         f"{row['method']} at {row['axis']} {row['value']}"

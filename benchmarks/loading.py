@@ -8,13 +8,13 @@ Writes benchmarks/results/loading.json and .md.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.record_files import list_versions, write_record
 from benchmarks.side_by_side import Times, Variant, facts, measure, ratio
 from PIL import Image
 from torch import Tensor
@@ -73,9 +73,7 @@ def main() -> None:
         "limit_of_pil": LIMIT,
         "rows": rows,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(RECORD, record, page(record))
 
 
 def measured(count: int, rounds: int) -> Times:
@@ -122,7 +120,7 @@ def page(record: Mapping[str, Any]) -> str:
         f"| {found['way']} | {found['cpu_seconds']:.3f} | {found['of_pil']:.3f} |"
         for found in record["rows"]
     ]
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     return (
         f"# Loading\n\n{record['date']}, {record['machine']}, {record['threads']} thread(s), "
         f"{versions}. An epoch of "

@@ -32,6 +32,7 @@ import numpy as np
 import pyautoattack
 import pyautoattack.state
 import torch
+from benchmarks.record_files import list_versions
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
@@ -145,7 +146,7 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], entry: dict[str, Any]
 
 def table(record: dict[str, Any]) -> str:
     """Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    versions = list_versions(record)
     lines = [
         "# An exported run in RobustBench's hands",
         "",

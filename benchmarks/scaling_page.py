@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.record_files import list_versions
+
 SHARDS = ("none", "root", "blocks")
 
 
 def page(record: Mapping[str, Any]) -> str:
     """What was measured, what was assumed, what follows."""
-    found, versions = (
-        record["measured"],
-        ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
-    )
+    found, versions = record["measured"], list_versions(record)
     whole = 4 * found["parameters"]
     return (
         f"# What several processes exchange\n\n{record['date']}, {record['machine']}, {versions}. "

@@ -9,7 +9,6 @@ and .md.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import statistics
@@ -21,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record_files import list_versions, write_record
 from benchmarks.side_by_side import Times, facts, ratio
 
 RECORD = Path(__file__).parent / "results" / "startup.json"
@@ -69,9 +69,7 @@ def main() -> None:
         "limit_of_torch_with_a_network": NETWORK_SHARE,
         "rows": rows,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(RECORD, record, page(record))
 
 
 def write_weights() -> None:
@@ -159,7 +157,7 @@ def page(record: Mapping[str, Any]) -> str:
             f"| `{found['command']}` | {' | '.join(f'{number:.3f}' for number in numbers)} "
             f"| {'yes' if found['imports_torch'] else 'no'} | {longest} |"
         )
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     return (
         f"# Start-up\n\n{record['date']}, {record['machine']}, one thread, {versions}. Processes "
         f"in turn, {record['rounds']} "

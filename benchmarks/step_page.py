@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.record_files import list_versions
+
 INTRODUCTION = (
     "Interleaved in one process, CPU time of one thread, the median of the ratios within "
     "each round. Plain loop: written from the\npaper's algorithm with the passes that "
@@ -26,7 +28,7 @@ MEMORY = (
 
 def page(record: Mapping[str, Any]) -> str:
     """Markdown."""
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    versions = list_versions(record)
     parts = [
         f"# Training steps on {record['backbone']}, batch {record['batch']}",
         f"{record['date']}; {record['machine']}; threads {record['threads']}; "

@@ -9,7 +9,6 @@ benchmarks/results/streaming.json and .md.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.record_files import list_versions, write_record
 from benchmarks.side_by_side import Times, Variant, facts, measure, ratio
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -52,9 +52,7 @@ def main() -> None:
         "workers": WORKERS,
         "rows": rows,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(RECORD, record, page(record))
 
 
 def make_photographs(root: Path) -> Path:
@@ -164,7 +162,7 @@ def page(record: Mapping[str, Any]) -> str:
         f"| {found['of_torchvision_with_workers']:.2f} |"
         for found in record["rows"]
     ]
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     return (
         f"# Streaming photographs\n\n{record['date']}, {record['machine']}, one thread, "
         f"{versions}. An epoch of {record['images']} photographs ({record['photographs']}), "

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record_files import list_versions, write_record
+
 RECORD = Path(__file__).parent / "results" / "whole-run.json"
 DEMO = Path(__file__).parents[1] / "demo.toml"
 ROUNDS = 1
@@ -138,9 +140,7 @@ def main() -> None:
         "rounds": ROUNDS,
         "runs": {name: summarise(rounds) for name, rounds in found.items()},
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    RECORD.with_suffix(".md").write_text(page(record), encoding="utf-8")
-    print(page(record))
+    write_record(RECORD, record, page(record))
 
 
 def once(words: list[str]) -> dict[str, float]:
@@ -252,7 +252,7 @@ def page(record: Mapping[str, Any]) -> str:
                 f"| {stage} | {one['cpu_seconds']:.2f} | {f'**{share}**' if candidate else share} |"
             )
         parts.append(f"## {name}: {found['cpu_seconds']:.0f} CPU seconds\n\n" + "\n".join(lines))
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = list_versions(record)
     return (
         f"# Where the time of a run goes\n\n{record['date']}, {record['machine']}, one thread, "
         f"{versions}. {record['rounds']} run(s) each, in processes of their own. A stage inside "

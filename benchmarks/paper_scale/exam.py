@@ -5,15 +5,16 @@ cross-entropy, from a random start; the last image counts.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abatis import maximise
 from abatis.api.ball import Ball
 from abatis.api.batch import Batch
 from abatis.api.randomness import generator
 from abatis.api.threat import Threat
 from abatis.evaluate.isolation import isolate
 from abatis.evaluate.judge import Judge, Points
+from abatis.evaluate.pgd import cross_entropy
 
 STEPS, STEP = 1000, 0.01
 
@@ -28,11 +29,9 @@ def take_exam(model: nn.Module, points: Points, threat: Threat) -> float:
             ball = Ball(batch.x, threat)
             uniform = torch.rand(batch.x.shape, generator=random)
             x = ball.uniform_start(uniform, torch.randn(batch.x.shape, generator=random))
-            for _ in range(STEPS):
-                x.requires_grad_(True)
-                loss = F.cross_entropy(net(x), batch.y, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, x)
-                x = ball.climb(x.detach(), gradient, STEP)
+            x = maximise(
+                net, ball, x, batch.y, lambda logits: cross_entropy(logits, batch.y), STEPS, STEP
+            ).x
             with torch.no_grad():
                 return x, net(x).argmax(1) != batch.y
 

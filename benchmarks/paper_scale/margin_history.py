@@ -17,8 +17,7 @@ from abatis import PluginConfig, Run, TrainerHooks, hookimpl
 from abatis.data import DataRequest, open_data
 from abatis.data.order import choose_stratified
 from abatis.evaluate.isolation import isolate
-from abatis.evaluate.margins import input_margin
-from abatis.evaluate.pgd import margin
+from abatis.evaluate.margins import input_margin, logit_margin
 
 POINTS = 500  # of the training and of the test images, the same in every epoch
 EVERY, FIRST = 5, 10  # every epoch up to the tenth, then every fifth
@@ -51,7 +50,7 @@ class MarginHistory(TrainerHooks):
         with isolate(self.run.net.module) as net:
             logits = torch.cat(
                 [
-                    -margin(net(batch.x), batch.y).detach().double()
+                    logit_margin(net(batch.x), batch.y).detach().double()
                     for batch in self.data.train.eval_batches(2000)
                 ]
             )
