@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
+from torch import Tensor
+
 from abatis.data.arrays import Arrays
 from abatis.data.extra import add_extra
 from abatis.data.info import Data, DataInfo, describe_copies, join_notes
@@ -26,12 +29,32 @@ def open_arrays(arrays: Arrays, info: DataInfo, request: DataRequest) -> Data:
     some, tested = apply_limit(request.limit, arrays.y_train, arrays.y_test)
     if len(some) < len(arrays.y_train):
         arrays = replace(arrays, x_train=arrays.x_train[some], y_train=arrays.y_train[some])
-    if request.extra is not None:  # none of its images may be any test image, judged or not
+    kept = choose_kept(request, tested, arrays.y_test)
+    if len(kept) < len(arrays.y_test):
+        arrays = replace(arrays, x_test=arrays.x_test[kept], y_test=arrays.y_test[kept])
+    return open_kept(arrays, info, request, tested)
+
+
+def choose_kept(request: DataRequest, tested: Tensor, y_test: Tensor) -> Tensor:
+    """Which test images have to be in memory, as positions: those that are used.
+
+    With additional images all: these may be no copies of any test image, used or not.
+    """
+    return tested if request.extra is None else torch.arange(len(y_test))
+
+
+def open_kept(arrays: Arrays, info: DataInfo, request: DataRequest, tested: Tensor) -> Data:
+    """The splits of the training images that are used, and of the test images that are kept.
+
+    Args:
+        arrays: these images.
+        info: the facts of the data.
+        request: how to open them.
+        tested: (n,) int64, which images of the whole test set are used.
+    """
+    if request.extra is not None:
         return add_extra(arrays.open(info, request, tested), arrays, request.extra)
-    if len(tested) < len(arrays.y_test):
-        x_test, y_test = arrays.x_test[tested], arrays.y_test[tested]
-        arrays = replace(arrays, x_test=x_test, y_test=y_test, tested=tested)
-    return arrays.open(info, request)
+    return replace(arrays, tested=tested).open(info, request)
 
 
 def _describe_copies(arrays: Arrays) -> str:

@@ -172,9 +172,7 @@ def _has_hooks(pair: Pair) -> bool:
     )
 
 
-def _fold_pair(
-    conv: Any, norm: Any, layout: torch.memory_format = torch.channels_last
-) -> tuple[Tensor, Tensor]:
+def _fold_pair(conv: Any, norm: Any, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that does both; the weight of a 2-D one in a layout."""
     scale = (norm.running_var + norm.eps).rsqrt()  # (out,)
     if norm.weight is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abatis.api.randomness import Randomness, reseed
 from abatis.api.run import Run
@@ -193,11 +193,18 @@ def _complete_run(
     """The same run, once the network is there."""
     run.place_net(net)
     build = partial(build_auxiliary, config, info, run.device)
-    few = torch.zeros(2, info.channels, info.image_size, info.image_size, device=run.device)
-    run.place_adder(partial(add_auxiliary, net, build, images=few, classes=info.num_classes))
+    images_like = _make_images(info, run.device)
+    run.place_adder(
+        partial(add_auxiliary, net, build, images=images_like, classes=info.num_classes)
+    )
     if images is not None:
         frozen = net.list_frozen()
         run.place_renewer(partial(renew_over_epoch, images.train, config, run.clock, frozen))
+
+
+def _make_images(info: DataInfo, device: torch.device) -> Tensor:
+    """Two black images like those of the run, to try networks on."""
+    return torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
 
 
 def add_own_trainers(plan: Plan, config: RunConfig, net: Net, run: Run) -> Plan:
@@ -263,8 +270,7 @@ def _describe_features(net: Net, plan: Plan, info: DataInfo, name: str) -> tuple
     """The plan's row of the layer whose input is the features, where a plugin reads them."""
     if not plan.features_for:
         return ()
-    device = next(net.module.parameters()).device
-    x = torch.zeros(2, info.channels, info.image_size, info.image_size, device=device)
+    x = _make_images(info, next(net.module.parameters()).device)
     readers = ", ".join(plan.features_for)
     try:
         head = net.find_head(x)

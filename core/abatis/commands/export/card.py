@@ -63,7 +63,7 @@ def make_card(run: FinishedRun, also: Mapping[str, str]) -> str:
     }
     sections = {
         "How robust it is": "\n".join(_numbers(run.record, str(run.table["threat"]))),
-        "How it was trained": describe_end(run.folder)
+        "How it was trained": f"{describe_end(run.folder)}\n\n"
         + "\n".join(_plan(run.plan))
         + "\n\nAs options of `defense-run --config FILE`:\n\n"
         f"```toml\n{tomli_w.dumps(portable_options(run.table))}```",
@@ -199,7 +199,7 @@ def describe_end(folder: Path) -> str:
     if run.epochs is None or run.epoch >= run.epochs:
         return ""
     why = f": {run.why}" if run.why else ""
-    return f"Training ended after epoch {run.epoch} of {run.epochs} (run {run.state}{why}).\n\n"
+    return f"Training ended after epoch {run.epoch} of {run.epochs} (run {run.state}{why})."
 
 
 def _plan(rows: list[dict[str, Any]]) -> Iterator[str]:

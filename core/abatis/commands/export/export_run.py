@@ -19,6 +19,6 @@ def export_run(asked: argparse.Namespace) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
     for line in importlib.import_module(FORMATS[asked.to]).export(asked, run):
         print(make_printable(line))
-    if said := describe_end(run.folder).strip():
+    if said := describe_end(run.folder):
         print(make_printable(f"note: {said}"))
     return 0

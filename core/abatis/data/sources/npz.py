@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from abatis.data.arrays import Arrays, check_alike, parse_labels
-from abatis.data.extra import add_extra
-from abatis.data.in_memory import COMPARED, Copies
+from abatis.data.in_memory import COMPARED, Copies, choose_kept, open_kept
 from abatis.data.info import Data, DataInfo, join_notes, require_size, resolve_augment
 from abatis.data.npz_file import Array, NpzArray, read_headers
 from abatis.data.order import apply_limit
@@ -100,8 +99,7 @@ class NpzFile:
         counts, copies = PixelCounts(self.channels), Copies()
         compared = len(self.x_train) + len(self.x_test) <= COMPARED
         some, tested = apply_limit(request.limit, self.y_train, self.y_test)
-        # additional images may be no copies of any test image, judged or not
-        kept = tested if request.extra is None else torch.arange(len(self.y_test))
+        kept = choose_kept(request, tested, self.y_test)
 
         def see_test(stored: Array, _: Tensor) -> None:
             if compared:
@@ -119,10 +117,7 @@ class NpzFile:
             info = _with_statistics(info, counts)
         info = replace(info, note=join_notes(info.note, copies.describe()))
         arrays = Arrays(x_train, self.y_train[some], x_test, self.y_test[kept])
-        if request.extra is not None:
-            return add_extra(arrays.open(info, request, tested), arrays, request.extra)
-        some_tested = tested if len(tested) < len(self.y_test) else None
-        return replace(arrays, tested=some_tested).open(info, request)
+        return open_kept(arrays, info, request, tested)
 
     def take(self, array: NpzArray, rows: Tensor, see: See) -> Tensor:
         """Some images, (n, C, H, W) uint8, for ascending rows (n,) int64; all are read and seen.
