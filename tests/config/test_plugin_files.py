@@ -20,8 +20,7 @@ from abatis.cli import run as defense_run
 from abatis.config.command_line import parse_run
 from abatis.errors import UsageError
 from abatis.testing import loss_terms
-from tests.helpers import tiny
-from tests.runs.test_runner import words
+from tests.helpers import tiny, write_tiny
 
 IDEA = '''"""Logit squeezing."""
 
@@ -95,7 +94,7 @@ def test_the_run_folder_records_path_and_content_and_a_changed_file_is_refused_b
 ):
     sha = f"sha256:{hashlib.sha256(idea.read_bytes()).hexdigest()}"
     line = [
-        *words(tiny(tmp_path)),
+        *write_tiny(tiny(tmp_path)),
         "--plugin",
         "./my_idea.py",
         "--my-idea.weight",
@@ -170,7 +169,7 @@ def test_several_processes_run_it(tmp_path):
     line = [
         "--plugin",
         "./my_idea.py",
-        *words(tiny(tmp_path, epochs=1)),
+        *write_tiny(tiny(tmp_path, epochs=1)),
         "--name",
         "r",
         "--nproc",
@@ -260,7 +259,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
 
 def test_a_trained_run_is_not_judged_as_another_file_s_unless_allowed(tmp_path, idea, capsys):
     line = [
-        *words(tiny(tmp_path, epochs=1)),
+        *write_tiny(tiny(tmp_path, epochs=1)),
         "--plugin",
         "./my_idea.py",
         "--my-idea.weight",

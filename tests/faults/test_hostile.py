@@ -22,8 +22,7 @@ from abatis.errors import AbatisError, CheckpointError, DataError, UsageError
 from abatis.system.files import digest, write_text
 from tests.data.common import opened
 from tests.faults import checkpoints, killed, train
-from tests.helpers import final_bytes, plugin, tiny
-from tests.runs.test_runner import words
+from tests.helpers import final_bytes, plugin, tiny, write_tiny
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>"
 
@@ -118,7 +117,7 @@ def test_f18_pickled_weights_are_refused_and_never_run(tmp_path, capsys, bomb, f
         plain = file == "w.pt"  # not even torch.save's
         told = capsys.readouterr().err
         assert ("cannot read weights" if flags or plain else "--allow-pickle") in told
-        assert defense_run([*words(tiny(tmp_path)), "--init", str(tmp_path / file)]) == 2
+        assert defense_run([*write_tiny(tiny(tmp_path)), "--init", str(tmp_path / file)]) == 2
         assert ("written by pickle" if plain else "add --allow-pickle") in capsys.readouterr().err
 
 

@@ -12,8 +12,7 @@ from abatis import Attacked, Term, TrainerHooks
 from abatis.cli import run as defense_run
 from abatis.errors import NotFiniteError, OutOfMemoryError
 from tests.faults import train
-from tests.helpers import plugin, tiny
-from tests.runs.test_runner import words
+from tests.helpers import plugin, tiny, write_tiny
 
 
 def root_of_zero(ctx):
@@ -110,7 +109,7 @@ def test_f15_out_of_memory_names_the_phase_and_changes_no_batch(
 ):
     install(plugin("large", **hooks))
     assert (
-        defense_run([*words(tiny(tmp_path)), "--plugin", "large"])
+        defense_run([*write_tiny(tiny(tmp_path)), "--plugin", "large"])
         == OutOfMemoryError.exit_code
         == 5
     )
@@ -152,5 +151,5 @@ def test_an_attacker_may_not_return_what_is_not_finite(tmp_path, install, capsys
         return lambda forward, batch: Attacked(batch.x * float("nan"))
 
     install(plugin("wild", attacker=attacker))
-    assert defense_run([*words(tiny(tmp_path)), "--plugin", "wild"]) == 1
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--plugin", "wild"]) == 1
     assert "attacker 'wild' left the ball" in capsys.readouterr().err

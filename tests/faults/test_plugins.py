@@ -13,8 +13,7 @@ from abatis import Attacked, Term, TrainerHooks, hookimpl
 from abatis.cli import run as defense_run
 from abatis.errors import PluginError
 from tests.faults import train
-from tests.helpers import plugin, tiny
-from tests.runs.test_runner import words
+from tests.helpers import plugin, tiny, write_tiny
 
 
 def value(ctx):
@@ -201,7 +200,7 @@ def test_f17_a_plugin_that_cannot_be_loaded_is_named_and_blocks_no_other(
         install(fine, module)
     else:
         install(fine, rogue=module)
-    assert defense_run([*words(tiny(tmp_path)), "--plugin", "rogue"]) == 1
+    assert defense_run([*write_tiny(tiny(tmp_path)), "--plugin", "rogue"]) == 1
     message = capsys.readouterr().err
     assert "'rogue'" in message
     assert complaint in message
