@@ -103,6 +103,40 @@ def test_a_file_that_an_option_of_a_plugin_names_is_part_of_the_run(tmp_path):
     run(tiny(tmp_path, epochs=3, resume=True, allow_mismatch=["taught.teacher"], **wanted))
 
 
+WRITER = """
+from pathlib import Path
+from abatis import PluginConfig, TrainerHooks, hookimpl
+
+class DiaryConfig(PluginConfig):
+    file: str
+
+class Diary(TrainerHooks):
+    def __init__(self, run):
+        self.file = Path(run.config(DiaryConfig).file)
+
+    def epoch_end(self, epoch):
+        self.file.write_text(f"epoch {epoch}")
+
+@hookimpl
+def defense_config():
+    return DiaryConfig
+
+@hookimpl
+def defense_trainer(run):
+    return Diary(run)
+"""
+
+
+def test_a_file_that_the_run_writes_itself_does_not_stop_its_resume(tmp_path):
+    plugin, file = tmp_path / "diary.py", tmp_path / "diary.txt"
+    plugin.write_text(WRITER)
+    wanted = {"name": "r", "plugin": str(plugin), "options": {"diary": {"file": str(file)}}}
+    for epochs in (1, 2, 3):  # the third resume begins with a checkpoint of a resumed run
+        run(tiny(tmp_path, epochs=epochs, resume=epochs > 1, **wanted))
+        assert file.read_text() == f"epoch {epochs - 1}"
+    assert "diary.file" not in (tmp_path / "r" / "environment.json").read_text()
+
+
 def test_looking_at_images_leaves_the_generators_as_they_were():
     x, y = make_images()
     data = from_user(((x, y), (x, y)), DataRequest("user"))

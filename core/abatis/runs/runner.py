@@ -88,7 +88,7 @@ def train_and_judge(job: Job) -> Result:
         return read_result(job.folder)
     source = find_source(config) if start.loaded is None else None
     images = open_run_data(config, job.data, job.device)
-    content = describe_content(config, images)
+    content = describe_content(config, images, start)
     start = check_content(start, content, config)
     if source is not None:
         check_classes(config, images.info)

@@ -69,13 +69,15 @@ def describe_run(
     }
 
 
-def describe_content(config: RunConfig, data: Data) -> dict[str, str]:
+def describe_content(config: RunConfig, data: Data, start: Start) -> dict[str, str]:
     """The digests of what a run reads from outside its options.
 
     These are the images that it trains on and chooses its weights by, and the files that options of
-    plugins name, such as the weights of a teacher.
+    plugins name, such as the weights of a teacher. A file that was not there when the training
+    began is one that the run writes, and does not count.
     """
     extra = config.extra.file
+    before = {} if start.loaded is None else start.loaded.about["content"]
     return {
         "data.train": digest_split(data.train),
         **({} if data.val is None else {"data.val": digest_split(data.val)}),
@@ -84,6 +86,7 @@ def describe_content(config: RunConfig, data: Data) -> dict[str, str]:
             name: f"sha256:{sha256_of(path)}"
             for plugin, options in config.options.items()
             for name, path in _find_files(plugin, options.model_dump())
+            if not before or name in before
         },
     }
 
