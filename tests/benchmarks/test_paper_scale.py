@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 from benchmarks.paper_scale import claims, page
+from benchmarks.paper_scale.__main__ import split_threats
 from benchmarks.paper_scale.claims import (
     NOT_RUN,
     NOT_SEEN,
@@ -49,7 +50,7 @@ def make_row(method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0),
         "seed": seed,
         "exam": {"L2:1.0": 0.5},
         "history": list(history),
-        "evaluations": {"eval.json": judged},
+        "evaluations": {"L2:1.0": judged},
     }
 
 
@@ -134,6 +135,15 @@ def test_the_margin_of_cross_entropy_and_of_one_versus_rest_at_late_times():
     ovr = follow(lambda z: one_versus_rest(z, LABEL))
     assert entropy[-1] - entropy[-2] == pytest.approx(math.log(100), rel=1e-4)
     assert ovr[-1] - ovr[-2] == pytest.approx(2 * math.log(100), rel=1e-4)
+
+
+def test_a_record_keeps_what_was_found_under_every_threat():
+    other = {"threat": "L2:2.0", "robust_acc": 0.25, "attacks": {"PGD-20": {}}}
+    found = {"threat": "L2:1.0", "robust_acc": 0.5, "points": [3], "under": {"L2:2.0": other}}
+    assert split_threats(found) == {
+        "L2:1.0": {"threat": "L2:1.0", "robust_acc": 0.5},
+        "L2:2.0": {"threat": "L2:2.0", "robust_acc": 0.25},
+    }
 
 
 def test_rows_have_one_name_each():
