@@ -67,27 +67,28 @@ LINF = (
     *("--batch-size", "128", "--augment", "none", "--attack.steps", "10"),
     *("--attack.step-size", "0.05", "--optim.schedule", "one-cycle"),
 )
+MAIL = ("--plugin", "mail", "--mail.begin-at", "0.75")
+DECAY = ("--emr.decay-at", "0.6,0.9")
+"""The published epochs of 100, as shares: these trainings end before."""
 TRIALS = tuple(("--optim.lr", rate) for rate in ("0.05", "0.1", "0.2"))
 BRIEF = ("--limit", "10000", "--epochs", "3")
 LINF_METHODS: dict[str, tuple[str, ...]] = {
     "at": (),
-    "emr": ("--plugin", "emr"),  # weight 3, of the squares' sum over N^2, as released
-    "emr weight 1": ("--plugin", "emr", "--emr.weight", "1"),
-    "emr weight 10": ("--plugin", "emr", "--emr.weight", "10"),
+    "emr": ("--plugin", "emr", *DECAY),  # weight 3, of the squares' sum over N^2, as released
     "sovr": ("--plugin", "sovr"),
     "mart": ("--plugin", "mart"),
-    "mail+trades": ("--plugin", "mail", "--plugin", "trades"),
+    "mail+trades": (*MAIL, "--plugin", "trades"),
     "trades": ("--plugin", "trades"),
-    "mart+emr": ("--plugin", "mart", "--plugin", "emr"),
-    "gairat": ("--plugin", "gairat"),
+    "mart+emr": ("--plugin", "mart", "--plugin", "emr", *DECAY),
+    "gairat": ("--plugin", "gairat", "--gairat.begin-at", "0.6"),
     "awp": ("--plugin", "awp"),
     "input-gradient": ("--plugin", "input-gradient"),
     "average-margin (clean)": ("--plugin", "average-margin", *CLEAN),
     "amm (clean)": ("--plugin", "amm", *CLEAN),
     "standard": CLEAN,
+    "emr weight 1": ("--plugin", "emr", *DECAY, "--emr.weight", "1"),
+    "emr weight 10": ("--plugin", "emr", *DECAY, "--emr.weight", "10"),
 }
-
-
 SECOND = ("at", "emr", "sovr", "mart", "mail+trades")  # of which three seeds are wanted
 
 
