@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.paper_scale.claims import CLAIMS, RESULTS, Row, evaluation_of, read_rows, seeds_of
+from benchmarks.paper_scale.claims import CLAIMS, NOTHING, Row, evaluation_of, read_rows, seeds_of
 from benchmarks.paper_scale.rows import ROWS
 from markupsafe import Markup
 
@@ -52,6 +52,7 @@ WORDS = {
         "for MNIST. Judged by the standard ladder on 1,000 test images, all classes alike."
     ),
 }
+ACCURACIES = {"autoattack_acc": "AutoAttack", "robust_acc": "robust"}
 HEAD = """# Evidence
 
 What the papers behind our methods claim, and what we measured. Everything on this page was trained on all images of a published data set, on a CPU, and judged by our own evaluation. It is written from the records by `python -m benchmarks.paper_scale.page`; rows that were not run are listed as such.
@@ -91,7 +92,7 @@ def list_claims() -> Iterator[str]:
     for claim in CLAIMS:
         found = claim.decide(read_rows(claim.part))
         record = f"paper-{claim.part}.json"
-        link = f" ([record](../benchmarks/results/{record}))" if (RESULTS / record).exists() else ""
+        link = "" if found == NOTHING else f" ([record](../benchmarks/results/{record}))"
         yield (
             f"| {claim.paper} | {claim.text} | {claim.quantity} | {found.measured}{link} | "
             f"{found.word} |"
@@ -103,7 +104,7 @@ def list_rows(part: str, rows: Mapping[str, Row]) -> Iterator[str]:
     exams = sorted({threat for row in rows.values() for threat in row["exam"]})
     threats = list(next(iter(rows.values()))["evaluations"])
     head = ["method", "seeds", "clean", *(f"their exam, {threat}" for threat in exams)]
-    head += [f"robust, {threat}" for threat in threats]
+    head += [f"{name}, {threat}" for threat in threats for name in ACCURACIES.values()]
     head += ["verdict", "logit margin", "L2 margin", "5 DeepFool steps", "rho_adv L2"]
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
@@ -114,8 +115,9 @@ def list_rows(part: str, rows: Mapping[str, Row]) -> Iterator[str]:
         cells.append(show([100 * one["clean_acc"] for one in judged]))
         cells += [show([100 * row["exam"][threat] for row in seeds.values()]) for threat in exams]
         cells += [
-            show([100 * row["evaluations"][threat]["robust_acc"] for row in seeds.values()])
+            show_accuracies([row["evaluations"][threat][name] for row in seeds.values()])
             for threat in threats
+            for name in ACCURACIES
         ]
         cells.append(", ".join(dict.fromkeys(one["verdict"] for one in judged)))
         margins = [one["margins"] for one in judged]
@@ -128,8 +130,15 @@ def list_rows(part: str, rows: Mapping[str, Row]) -> Iterator[str]:
     yield (
         "Accuracies in percent, margins as means over the judged images (L2 in pixels of [0, 1], "
         "negative where the image is misclassified); mean and standard deviation where there are "
-        "several seeds. Verdict: whether the attacks were misled (masking), by the standard ladder."
+        "several seeds. Verdict: whether the attacks were misled (masking), by the standard "
+        "ladder. Robust: what no attack of the ladder broke; none where the verdict is FAIL."
     )
+
+
+def show_accuracies(values: list[float | None]) -> str:
+    """In percent; none where one is None: its verdict is FAIL."""
+    found = [100 * value for value in values if value is not None]
+    return show(found) if len(found) == len(values) else "none"
 
 
 def show(values: list[float], digits: int = 2) -> str:

@@ -29,12 +29,15 @@ from benchmarks.paper_scale.simple_problem import LABEL, follow
 from abatis_sovr.loss import one_versus_rest
 
 
-def make_row(method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0), history=()):
+def make_row(
+    method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0), history=(), verdict="PASS"
+):
     """A row as it is in a record, of four images."""
     judged = {
         "clean_acc": 1.0,
-        "robust_acc": sum(robust) / 4,
-        "verdict": "PASS",
+        "autoattack_acc": sum(robust) / 4,
+        "robust_acc": sum(robust) / 4 if verdict == "PASS" else None,
+        "verdict": verdict,
         "threat": "L2:1.0",
         "per_point": {"robust": list(robust), "clean": [1, 1, 1, 1]},
         "margins": {
@@ -152,7 +155,6 @@ def test_rows_have_one_name_each():
 
 def test_the_page_has_what_there_is_and_what_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(page, "PICTURES", tmp_path)
     history = [
         {"epoch": epoch, "input_mean_test": 1 / epoch, "input_min_train": -1 / epoch}
@@ -160,12 +162,15 @@ def test_the_page_has_what_there_is_and_what_is_not(tmp_path, monkeypatch):
     ]
     rows = {
         "average-margin-mlp-plain-0": make_row("mlp plain", history=history),
-        "average-margin-mlp-full-0": make_row("mlp full", robust=(1, 1, 1, 0)),
+        "average-margin-mlp-full-0": make_row("mlp full", robust=(1, 1, 1, 0), verdict="FAIL"),
     }
     (tmp_path / "paper-average-margin.json").write_text(json.dumps({"rows": rows}))
     text = page.write_page()
-    assert "| mlp plain | 0 | 100.00 | 50.00 | 50.00 | PASS | 2.50 | 2.00 | 1.50 | 0.250 |" in text
-    assert "| mlp full | 0 | 100.00 | 50.00 | 75.00 |" in text
+    assert (
+        "| mlp plain | 0 | 100.00 | 50.00 | 50.00 | 50.00 | PASS | 2.50 | 2.00 | 1.50 | 0.250 |"
+        in text
+    )
+    assert "| mlp full | 0 | 100.00 | 50.00 | 75.00 | none | FAIL |" in text
     assert "mlp plain, seed 0, epoch 10 to 20: mean 0.100 to 0.050" in text
     assert "Not run: mlp constraint, seed 0;" in text
     assert "Not run: at, seed 0; emr, seed 0;" in text
