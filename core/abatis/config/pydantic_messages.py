@@ -149,10 +149,11 @@ def _may_be_missing(model: type[BaseModel], loc: Iterable[int | str]) -> bool:
 
 def _path(prefix: str, loc: Iterable[int | str]) -> str:
     """``optim.lr``, or ``value 1 of optim.betas``."""
-    *names, last = [*([prefix] if prefix else []), *loc]
-    if isinstance(last, int):
-        return f"value {last + 1} of {'.'.join(map(str, names))}"
-    return ".".join(map(str, [*names, last]))
+    parts: list[int | str] = [*([prefix] if prefix else []), *loc]
+    path = ".".join(str(part) for part in parts if isinstance(part, str))
+    if parts and isinstance(parts[-1], int) and path:
+        return f"value {parts[-1] + 1} of {path}"
+    return ".".join(map(str, parts))
 
 
 def _shorten(value: object) -> object:
