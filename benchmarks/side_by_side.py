@@ -166,14 +166,23 @@ def _rate(call: Callable[[], object], calls: int = 5, rounds: int = 5) -> float:
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """Date, machine, threads and versions of a record; a package that is not installed is named as
-    absent.
+    """Date, machine, threads and versions of a record.
+
+    The machine is named with the instruction set that torch uses; a package that is not installed
+    is named as absent.
     """
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": ", ".join([platform.machine(), *models[:1], f"{os.cpu_count()} cores"]),
+        "machine": ", ".join(
+            [
+                platform.machine(),
+                *models[:1],
+                f"{os.cpu_count()} cores",
+                torch.backends.cpu.get_cpu_capability(),
+            ]
+        ),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

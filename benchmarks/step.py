@@ -4,14 +4,13 @@ it makes the same update.
     python -m benchmarks.step resnet8     # batch 64; from the repository's root
     python -m benchmarks.step resnet18    # batch 32, half an hour: methods that have a plain loop
 
-torchattacks and adversarial-robustness-toolbox are compared where they are installed. Writes
+Other libraries are compared where benchmarks/step_peers.py finds them. Writes
 benchmarks/results/step-BACKBONE.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from benchmarks import step_page
+from benchmarks.record_files import write_record
 from benchmarks.side_by_side import (
     Times,
     Variant,
@@ -29,7 +29,7 @@ from benchmarks.side_by_side import (
     peak_bytes,
     ratio,
 )
-from benchmarks.step_peers import PEERS
+from benchmarks.step_peers import PEERS, list_peer_versions
 from benchmarks.step_variants import (
     BOTH,
     METHODS,
@@ -40,8 +40,8 @@ from benchmarks.step_variants import (
     difference,
     forward_flop,
     layouts,
+    peer_difference,
     subject,
-    torchattacks_difference,
     units,
 )
 
@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 PACKAGES = ("abatis", "torch", "numpy", "torchattacks", "adversarial-robustness-toolbox")
 MEMORY_LIMIT = 1.05
 FEW_IMAGES = 8  # in float64
-OTHERS = ("bare passes", *PEERS)
+OTHERS = ("at: bare passes", *PEERS)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,10 @@ GOALS = [
     ),
     Goal("jacobian, one projection / all classes", ONE, ALL, 0.15),
 ]
+BESIDE_PEERS = {
+    "resnet8": {"at: MAIR": 0.58, "at: Rade's loop": 0.58, "trades: MAIR": 0.65},
+    "resnet18": {"at: MAIR": 0.85},
+}
 
 
 def main() -> None:
@@ -103,14 +107,11 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked_rounds = {} if asked.rounds is None else {"rounds": asked.rounds}
-    record = facts(*PACKAGES) | measured(asked.backbone, **SETTINGS[asked.backbone] | asked_rounds)
-    RESULTS.mkdir(exist_ok=True)
-    for suffix, text in {
-        "json": json.dumps(record, indent=1) + "\n",
-        "md": step_page.page(record),
-    }.items():
-        (RESULTS / f"step-{asked.backbone}.{suffix}").write_text(text, encoding="utf-8")
-    print(step_page.page(record))
+    record = facts(*PACKAGES)
+    record |= measured(asked.backbone, **SETTINGS[asked.backbone] | asked_rounds)
+    record["versions"] |= list_peer_versions()
+    path = RESULTS / f"step-{asked.backbone}.json"
+    write_record(path, record, step_page.page(record))
 
 
 def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
     loops = [name for name in times if f"{name}: plain loop" in steps]
     goals = [
         reached(goal, times, steps, work)
-        for goal in GOALS
+        for goal in goals_of(backbone)
         if {goal.over, goal.under} <= steps.keys()
     ]
     if not brief:
@@ -149,7 +150,7 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
         "over_contiguous": chosen,
         "against_plain_loop": {name: against_loop(name, times[name], of) for name in loops},
         "against_others": {
-            name: against_other(name, times["at"], of) for name in OTHERS if f"at: {name}" in steps
+            name: against_other(name, times[group_of(name)], of) for name in OTHERS if name in steps
         },
         "of_matmul_peak": of_peak(
             times["at"], {name: units * forward for name, units in work.items()}
@@ -157,6 +158,14 @@ def measured(backbone: str, batch: int, rounds: int, brief: bool = False) -> dic
         "units": {name: value for name, value in work.items() if name in steps},
         "cpu_seconds": times,
     }
+
+
+def goals_of(backbone: str) -> list[Goal]:
+    """Its goals, those beside other libraries too."""
+    return GOALS + [
+        Goal(peer.replace(": ", ", float32 / "), f"{group_of(peer)}: float32", peer, limit)
+        for peer, limit in BESIDE_PEERS[backbone].items()
+    ]
 
 
 def layout_ratios(times: Times) -> dict[str, float]:
@@ -196,18 +205,15 @@ def against_loop(name: str, times: Times, of: Subject) -> dict[str, Any]:
 
 
 def against_other(name: str, times: Times, of: Subject) -> dict[str, Any]:
-    """Ratios of our adversarial training to it; the difference of its update to the plain loop's
-    where it can be made.
+    """Ratios of our step to it; the difference of its update to the plain loop's where it can be
+    made.
     """
+    method = group_of(name)
     ratios = {
-        variant: ratio(times, f"at: {variant}", f"at: {name}") for variant in METHODS["at"].variants
+        variant: ratio(times, f"{method}: {variant}", name) for variant in METHODS[method].variants
     }
-    if name != "torchattacks":
-        return {"ratios": ratios}
-    return {
-        "ratios": ratios,
-        "difference": {"eval": torchattacks_difference(of.double(FEW_IMAGES))},
-    }
+    found = peer_difference(name, of.double(FEW_IMAGES)) if name in PEERS else None
+    return {"ratios": ratios} | ({} if found is None else {"difference": {"eval": found}})
 
 
 def of_peak(times: Times, work: Mapping[str, float]) -> dict[str, float]:

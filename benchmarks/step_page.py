@@ -20,6 +20,10 @@ TRAIN = (
     "running statistics in its attack, as\npublished, and its penalty reads them; ours does "
     "not move them, which is the whole of that difference."
 )
+MAIR = (
+    "MAIR's TRADES makes the clean forward pass of its loss, which moves the running statistics, "
+    "before its attack, which reads them:\nthe whole of that difference."
+)
 MEMORY = (
     "Peak memory: the most that torch's allocator held beyond what it held before the step, "
     "seen by torch.profiler."
@@ -52,11 +56,12 @@ def page(record: Mapping[str, Any]) -> str:
             loop_rows(record),
         ),
         TRAIN,
-        "## Adversarial training beside others",
+        "## Beside other libraries",
         table(
             ("other", "step", "time / other", "difference of the other to the plain loop"),
             other_rows(record),
         ),
+        *([MAIR] if "trades: MAIR" in record["against_others"] else []),
         *layouts(record["over_contiguous"]),
         "## The machine",
         table(("kernel", "GFLOP per CPU second"), record["peaks"].items()),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks import plain_loops as plain
 from benchmarks import plain_margins
 from benchmarks.side_by_side import ATTACK, Variant, flop
-from benchmarks.step_peers import PEERS, torchattacks_start, torchattacks_step
+from benchmarks.step_peers import PEERS
 from torch import Tensor, nn
 from torch.profiler import record_function
 
@@ -27,6 +27,7 @@ from abatis.api.threat import Threat
 from abatis.config.option_groups import AttackConfig
 from abatis.data.statistics import CIFAR10_MEAN, CIFAR10_STD
 from abatis.nets.backbones import build
+from abatis.nets.layout import CONTIGUOUS
 from abatis.nets.net import Net
 from abatis.testing import plan_of, step_of
 from abatis.train.builtin.pgd import NORMAL_START
@@ -72,7 +73,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "fold": True},
     "bf16 attack": {"precision": "bf16", "fold": True},
     "without folding": {"precision": "float32", "fold": False},
-    "contiguous": {"precision": "float32", "fold": False, "layout": torch.contiguous_format},
+    "contiguous": {"precision": "float32", "fold": False, "layout": CONTIGUOUS},
+    "folded, contiguous": {"precision": "float32", "fold": True, "layout": CONTIGUOUS},
 }
 LAYOUTS = ("float32", "without folding", "contiguous")
 
@@ -90,7 +92,7 @@ class Subject:
         return Subject(copy.deepcopy(self.module).double(), self.x[:size].double(), self.y[:size])
 
 
-def subject(backbone: str, batch: int, image_size: int = 32) -> Subject:
+def subject(backbone: str, batch: int, image_size: int = 32, updates: int = 15) -> Subject:
     """Random images and labels; a few updates give running statistics and margins a meaning."""
     torch.manual_seed(0)
     module = build(
@@ -103,7 +105,7 @@ def subject(backbone: str, batch: int, image_size: int = 32) -> Subject:
     )
     x, y = torch.rand(batch, 3, image_size, image_size), torch.randint(0, 10, (batch,))
     optimizer = sgd(module)
-    for _ in range(15):
+    for _ in range(updates):
         plain.update(module, optimizer, lambda: F.cross_entropy(module(x), y))
     optimizer.zero_grad()
     return Subject(module, x, y)
@@ -121,7 +123,7 @@ def our_step(
     random, options = Randomness(0), VARIANTS[variant]
     net = Net(of.module, attack_precision=options["precision"])
     net.tune(of.x[:2], fold=options["fold"])
-    net._format = net._attack_format = options.get("layout", net._format)
+    net.use_layout(options.get("layout", net.layout))
     plan = plan_of(
         *method.plugins,
         net=net,
@@ -199,9 +201,7 @@ def all_variants(of: Subject) -> tuple[dict[str, Variant], dict[str, str]]:
         }
         if method.loop is not None:
             makers[f"{name}: plain loop"] = partial(plain_step, method)
-    makers |= {
-        f"at: {name}": lambda own, make=make: _peer_step(make, own) for name, make in PEERS.items()
-    }
+    makers |= {name: partial(peer_step, name) for name in PEERS}
     found, absent, state = {}, {}, copy.deepcopy(of.module.state_dict())
     for name, make in makers.items():
         own = Subject(copy.deepcopy(of.module), of.x, of.y)
@@ -229,8 +229,9 @@ def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.zero_grad()
 
 
-def _peer_step(make: Callable[..., Any], of: Subject) -> Action:
-    return partial(make(of.module, sgd(of.module)), of.x, of.y)
+def peer_step(name: str, of: Subject) -> Action:
+    """Another library's step on the network of a subject; ImportError where it is absent."""
+    return partial(PEERS[name].make(of.module, sgd(of.module)), of.x, of.y)
 
 
 def units(of: Subject) -> dict[str, float]:
@@ -268,14 +269,18 @@ def difference(method: Method, of: Subject, batch_statistics: bool) -> float:
     return largest_difference(ours, theirs)
 
 
-def torchattacks_difference(of: Subject) -> float:
-    """The same of its step and our plain loop, whose attack is in eval mode here as its is; raises
-    ImportError.
+def peer_difference(name: str, of: Subject) -> float | None:
+    """The same of another library's step and our plain loop, whose attack is in eval mode here as
+    theirs are; None where it is not known where theirs begins. ImportError where it is absent.
     """
+    draw = PEERS[name].start
+    if draw is None:
+        return None
     ours, theirs = (Subject(copy.deepcopy(of.module), of.x, of.y) for _ in range(2))
     torch.manual_seed(0)
-    _peer_step(torchattacks_step, theirs)()
-    plain_step(METHODS["at"], ours, start=torchattacks_start, batch_statistics=False)()
+    peer_step(name, theirs)()
+    torch.manual_seed(0)
+    plain_step(METHODS[name.partition(":")[0]], ours, start=draw, batch_statistics=False)()
     return largest_difference(ours, theirs)
 
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,17 @@ from abatis.data.order import choose_stratified
 
 RESULTS = Path(__file__).parent.parent / "results"
 POINTS = 1000
+KEPT = (
+    *("threat", "ladder", "n", "clean_acc", "pgd20_acc", "autoattack_acc", "robust_acc", "verdict"),
+    *("findings", "interval", "margins", "per_point", "seed", "weights_sha256", "points_sha256"),
+)
+"""Of an evaluation, what a record keeps."""
 EXAMS = {"average-margin": ("L2:1.0", "L2:2.0")}
 JUDGED = {
     "average-margin": ("L2:1.0", "L2:2.0"),
     "mnist-linf": ("Linf:0.3",),
     "amm": ("L2:0.5",),
+    "cifar10-linf": ("Linf:8/255",),
 }
 
 
@@ -54,7 +61,7 @@ def main() -> None:
         found = run_row(row, asked.runs.resolve(), asked.data_dir.resolve())
         record = read_record(path)
         record["rows"][row.name] = found
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record) + "\n")
         print(f"{row.name}: written", flush=True)
 
 
@@ -75,16 +82,8 @@ def run_row(row: Row, runs: Path, data_dir: Path) -> dict[str, Any]:
         words += ["--margin-history.data-dir", str(data_dir)]
         words += ["--margin-history.file", str(history)]
     train(folder, words, data_dir)
-    threats = JUDGED[row.part]
     began = time.process_time()
-    subprocess.run(
-        [
-            *(command("defense"), "eval", str(folder), "--subset", str(POINTS)),
-            *("--data-dir", str(data_dir), "--quiet"),
-            *(word for threat in threats for word in ("--threat", threat)),
-        ],
-        check=False,
-    )
+    evaluation = judge(folder, JUDGED[row.part], data_dir)
     exams = {}
     if row.part in EXAMS:
         test = open_data(DataRequest("mnist", data_dir, None, augment="none")).test
@@ -103,7 +102,7 @@ def run_row(row: Row, runs: Path, data_dir: Path) -> dict[str, Any]:
         "last_epoch": read_metrics(folder)[-1],
         "exam": exams,
         "history": json.loads(history.read_text()) if history.exists() else [],
-        "evaluations": read_evaluations(folder),
+        "evaluations": evaluation,
     }
 
 
@@ -143,11 +142,30 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_evaluations(folder: Path) -> dict[str, Any]:
-    """What ``defense eval`` wrote, by the name of its file."""
+def judge(folder: Path, threats: Sequence[str], data_dir: Path) -> dict[str, Any]:
+    """Judge a run by the standard ladder.
+
+    Returns:
+        What is found under each threat, as far as the record keeps it.
+
+    Raises:
+        SystemExit: the evaluation did not end; its own message says why.
+    """
+    place = folder / "judged"
+    words = ["eval", str(folder), "--subset", str(POINTS), "--data-dir", str(data_dir)]
+    words += [word for threat in threats for word in ("--threat", threat)]
+    words += ["--out", str(place), "--quiet"]
+    if code := subprocess.run([command("defense"), *words], check=False).returncode:
+        raise SystemExit(f"{folder.name}: the evaluation ended with exit code {code}")
+    return split_threats(json.loads((place / "eval.json").read_text()))
+
+
+def split_threats(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ``eval.json`` says under each of its threats, without what no page shows."""
+    everything = {found["threat"]: found, **found.get("under", {})}
     return {
-        str(path.relative_to(folder)): json.loads(path.read_text())
-        for path in sorted(folder.rglob("eval*.json"))
+        threat: {name: value for name, value in one.items() if name in KEPT}
+        for threat, one in everything.items()
     }
 
 

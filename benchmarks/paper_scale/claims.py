@@ -60,7 +60,7 @@ def read_rows(part: str) -> dict[str, Row]:
 
 
 def evaluation_of(row: Row) -> Mapping[str, Any]:
-    """The first evaluation of a row: that under the row's own threat."""
+    """The evaluation of a row under its first threat."""
     first: Mapping[str, Any] = next(iter(row["evaluations"].values()))
     return first
 

@@ -67,30 +67,54 @@ LINF = (
     *("--batch-size", "128", "--augment", "none", "--attack.steps", "10"),
     *("--attack.step-size", "0.05", "--optim.schedule", "one-cycle"),
 )
+MAIL = ("--plugin", "mail", "--mail.begin-at", "0.75")
+DECAY = ("--emr.decay-at", "0.6,0.9")
+"""The published epochs of 100, as shares: these trainings end before."""
 TRIALS = tuple(("--optim.lr", rate) for rate in ("0.05", "0.1", "0.2"))
 BRIEF = ("--limit", "10000", "--epochs", "3")
 LINF_METHODS: dict[str, tuple[str, ...]] = {
     "at": (),
-    "emr": ("--plugin", "emr"),
+    "emr": ("--plugin", "emr", *DECAY),  # weight 3, of the squares' sum over N^2, as released
     "sovr": ("--plugin", "sovr"),
     "mart": ("--plugin", "mart"),
-    "mail+trades": ("--plugin", "mail", "--plugin", "trades"),
+    "mail+trades": (*MAIL, "--plugin", "trades"),
     "trades": ("--plugin", "trades"),
-    "mart+emr": ("--plugin", "mart", "--plugin", "emr"),
-    "gairat": ("--plugin", "gairat"),
+    "mart+emr": ("--plugin", "mart", "--plugin", "emr", *DECAY),
+    "gairat": ("--plugin", "gairat", "--gairat.begin-at", "0.6"),
     "awp": ("--plugin", "awp"),
     "input-gradient": ("--plugin", "input-gradient"),
     "average-margin (clean)": ("--plugin", "average-margin", *CLEAN),
     "amm (clean)": ("--plugin", "amm", *CLEAN),
     "standard": CLEAN,
+    "emr weight 1": ("--plugin", "emr", *DECAY, "--emr.weight", "1"),
+    "emr weight 10": ("--plugin", "emr", *DECAY, "--emr.weight", "10"),
 }
+SECOND = ("at", "emr", "sovr", "mart", "mail+trades")  # of which three seeds are wanted
 
 
 def list_linf() -> list[Row]:
     """All of MNIST, Linf 0.3, one small convolutional net, the same budget for every method."""
+    runs = [(method, 0) for method in LINF_METHODS]
+    runs += [(method, seed) for seed in (1, 2) for method in SECOND]
     return [
-        Row("mnist-linf", method, 0, (*LINF, *args), trials=TRIALS)
-        for method, args in LINF_METHODS.items()
+        Row("mnist-linf", method, seed, (*LINF, *LINF_METHODS[method]), trials=TRIALS)
+        for method, seed in runs
+    ]
+
+
+CIFAR = (
+    *("--data", "cifar10", "--backbone", "resnet8", "--threat", "Linf:8/255", "--epochs", "10"),
+    *("--batch-size", "128", "--attack.steps", "3", "--attack.step-size", "4/255"),
+    *("--optim.schedule", "one-cycle"),
+)
+
+
+def list_cifar() -> list[Row]:
+    """All of CIFAR-10, Linf 8/255, ResNet-8."""
+    return [
+        Row("cifar10-linf", method, seed, (*CIFAR, *LINF_METHODS[method]))
+        for seed in (0, 1)
+        for method in ("at", "emr", "sovr", "mail+trades", "trades")
     ]
 
 
@@ -103,7 +127,9 @@ def list_amm() -> list[Row]:
         Row("amm", "amm", 0, recipe),
         Row("amm", "twin 30 epochs", 1, (*twin, "--epochs", "30")),
         Row("amm", "amm 30 epochs", 1, (*recipe, "--epochs", "30")),
+        Row("amm", "twin 30 epochs", 2, (*twin, "--epochs", "30")),
+        Row("amm", "amm 30 epochs", 2, (*recipe, "--epochs", "30")),
     ]
 
 
-ROWS = [*list_average_margin(), *list_linf(), *list_amm()]
+ROWS = [*list_average_margin(), *list_linf(), *list_amm(), *list_cifar()]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 from benchmarks.paper_scale import claims, page
+from benchmarks.paper_scale.__main__ import split_threats
 from benchmarks.paper_scale.claims import (
     NOT_RUN,
     NOT_SEEN,
@@ -28,12 +29,15 @@ from benchmarks.paper_scale.simple_problem import LABEL, follow
 from abatis_sovr.loss import one_versus_rest
 
 
-def make_row(method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0), history=()):
+def make_row(
+    method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0), history=(), verdict="PASS"
+):
     """A row as it is in a record, of four images."""
     judged = {
         "clean_acc": 1.0,
-        "robust_acc": sum(robust) / 4,
-        "verdict": "PASS",
+        "autoattack_acc": sum(robust) / 4,
+        "robust_acc": sum(robust) / 4 if verdict == "PASS" else None,
+        "verdict": verdict,
         "threat": "L2:1.0",
         "per_point": {"robust": list(robust), "clean": [1, 1, 1, 1]},
         "margins": {
@@ -49,7 +53,7 @@ def make_row(method, seed=0, *, robust=(1, 1, 0, 0), logit=(4.0, 3.0, 2.0, 1.0),
         "seed": seed,
         "exam": {"L2:1.0": 0.5},
         "history": list(history),
-        "evaluations": {"eval.json": judged},
+        "evaluations": {"L2:1.0": judged},
     }
 
 
@@ -136,13 +140,21 @@ def test_the_margin_of_cross_entropy_and_of_one_versus_rest_at_late_times():
     assert ovr[-1] - ovr[-2] == pytest.approx(2 * math.log(100), rel=1e-4)
 
 
+def test_a_record_keeps_what_was_found_under_every_threat():
+    other = {"threat": "L2:2.0", "robust_acc": 0.25, "attacks": {"PGD-20": {}}}
+    found = {"threat": "L2:1.0", "robust_acc": 0.5, "points": [3], "under": {"L2:2.0": other}}
+    assert split_threats(found) == {
+        "L2:1.0": {"threat": "L2:1.0", "robust_acc": 0.5},
+        "L2:2.0": {"threat": "L2:2.0", "robust_acc": 0.25},
+    }
+
+
 def test_rows_have_one_name_each():
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 def test_the_page_has_what_there_is_and_what_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(page, "PICTURES", tmp_path)
     history = [
         {"epoch": epoch, "input_mean_test": 1 / epoch, "input_min_train": -1 / epoch}
@@ -150,12 +162,15 @@ def test_the_page_has_what_there_is_and_what_is_not(tmp_path, monkeypatch):
     ]
     rows = {
         "average-margin-mlp-plain-0": make_row("mlp plain", history=history),
-        "average-margin-mlp-full-0": make_row("mlp full", robust=(1, 1, 1, 0)),
+        "average-margin-mlp-full-0": make_row("mlp full", robust=(1, 1, 1, 0), verdict="FAIL"),
     }
     (tmp_path / "paper-average-margin.json").write_text(json.dumps({"rows": rows}))
     text = page.write_page()
-    assert "| mlp plain | 0 | 100.00 | 50.00 | 50.00 | PASS | 2.50 | 2.00 | 1.50 | 0.250 |" in text
-    assert "| mlp full | 0 | 100.00 | 50.00 | 75.00 |" in text
+    assert (
+        "| mlp plain | 0 | 100.00 | 50.00 | 50.00 | 50.00 | PASS | 2.50 | 2.00 | 1.50 | 0.250 |"
+        in text
+    )
+    assert "| mlp full | 0 | 100.00 | 50.00 | 75.00 | none | FAIL |" in text
     assert "mlp plain, seed 0, epoch 10 to 20: mean 0.100 to 0.050" in text
     assert "Not run: mlp constraint, seed 0;" in text
     assert "Not run: at, seed 0; emr, seed 0;" in text

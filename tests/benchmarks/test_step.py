@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
 from functools import partial
 
 import pytest
 import torch
-from benchmarks import side_by_side, step, step_page
-from benchmarks.step_variants import METHODS, all_variants, difference, subject, units
+from benchmarks import side_by_side, step, step_batches, step_page
+from benchmarks.step_peers import PEERS, mair_step, rade_step
+from benchmarks.step_variants import (
+    METHODS,
+    all_variants,
+    difference,
+    peer_difference,
+    subject,
+    units,
+)
 from torch import nn
 
 WITH_LOOP = [name for name, method in METHODS.items() if method.loop is not None]
@@ -118,9 +128,75 @@ def test_a_goal_that_is_missed_says_where_the_time_goes():
 
 
 def test_every_goal_names_steps_that_are_timed_together(small):
-    groups = step.grouped(all_variants(small)[0])
-    for goal in step.GOALS:
+    found, absent = all_variants(small)
+    groups = step.grouped(found | dict.fromkeys(absent))
+    for goal in step.goals_of("resnet8") + step.goals_of("resnet18"):
         assert {goal.over, goal.under} <= groups[step.group_of(goal.over)].keys()
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.start is not None])
+def test_another_library_makes_our_update(name, small):
+    """MAIR's TRADES moves the running statistics before its attack; here they stand still."""
+    still = copy.deepcopy(small)
+    for norm in (part for part in still.module.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.momentum = 0.0
+    try:
+        found = peer_difference(name, still)
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert found <= ROUNDING
+
+
+MAIR = """
+class RobModel:
+    def __init__(self, model, n_classes):
+        self.model, self.n_classes = model, n_classes
+
+class AT:
+    def __init__(self, rmodel, eps, alpha, steps):
+        self.said = [rmodel.n_classes, eps * 255, alpha * 255, steps]
+
+    def setup(self, optimizer):
+        self.optimizer = optimizer
+
+    def fit(self, train_loader, n_epochs, record_type, save_type):
+        self.optimizer.append([*self.said, len(train_loader), n_epochs, record_type, save_type])
+"""
+
+
+def test_mair_is_found_in_the_folder_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mair.py").write_text(MAIR)
+    monkeypatch.setenv("ABATIS_MAIR", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mair", raising=False)
+    said, before = [], list(sys.path)
+    mair_step(nn.Identity(), said)(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert said == [[10, 8, 2, 10, 1, 1, None, None]]
+    assert sys.path == before
+    monkeypatch.delitem(sys.modules, "mair")
+
+
+def test_a_loop_without_a_folder_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("ABATIS_RADE", raising=False)
+    with pytest.raises(ImportError, match="ABATIS_RADE names no folder"):
+        rade_step(nn.Identity(), [])
+
+
+def test_the_record_by_batch_size_says_what_is_slower_and_what_is_absent(monkeypatch):
+    """Ours would take 1.5 times as long as MAIR, and half as long as the loop."""
+    times = {"ours": [3.0], "at: MAIR": [2.0], "at: Rade's loop": [6.0]}
+    monkeypatch.setattr(step_batches, "subject", partial(subject, image_size=8))
+    monkeypatch.setattr(step_batches, "measure", lambda steps, rounds: times)
+    record = side_by_side.facts("torch") | step_batches.measure_all({"resnet8": {1: 1}})
+    assert record["slower"] == ["resnet8 at 1, at: MAIR"]
+    shown = step_batches.make_page(json.loads(json.dumps(record)))
+    assert "| resnet8 | 1 | 1 | channels_last | 1.500 | 0.500 |" in shown
+    assert "Slower: resnet8 at 1, at: MAIR." in shown
+    for name, why in record["absent"].items():
+        assert f"Not compared: {name} ({why})." in shown
+
+
+def test_a_record_names_the_instruction_set():
+    assert torch.backends.cpu.get_cpu_capability() in side_by_side.facts()["machine"]
 
 
 @pytest.mark.slow

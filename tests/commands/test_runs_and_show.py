@@ -197,6 +197,21 @@ def test_show_prints_state_curves_and_numbers(out, capsys):
     assert "not evaluated" in capsys.readouterr().out
 
 
+def test_show_prints_an_evaluation_of_what_is_no_run(out, tmp_path, capsys):
+    """Its folder has a record, and no run.toml."""
+    record = json.loads((out / "judged" / "eval.json").read_text())
+    for key in ("content_sha256", "files_sha256"):
+        record.pop(key, None)
+    (tmp_path / "eval.json").write_text(json.dumps({**record, "model": "resnet18"}))
+    assert cli.main(["show", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "an evaluation of resnet18" in text
+    assert "clean accuracy" in text
+    del record["findings"]
+    (tmp_path / "eval.json").write_text(json.dumps(record))
+    assert cli.main(["show", str(tmp_path)]) == 2
+
+
 def test_a_curve_in_one_line():
     assert draw_bars([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert draw_bars([1, float("nan"), 0]) == "█ ▁"

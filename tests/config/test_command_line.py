@@ -184,8 +184,11 @@ def test_a_group_may_be_a_json_table():
         ("--optim.lr 0", "optim.lr must be above 0, not '0'"),
         ("--epochs 0", "epochs must be at least 1, not '0'"),
         ("--optim.name adam", "optim.name must be 'sgd' or 'adamw', not 'adam'"),
-        ("--optim.betas 0.9", "optim.betas.1 is missing"),
-        ("--track aim", "track.0: unknown tracker 'aim', known: mlflow, tensorboard, wandb"),
+        ("--optim.betas 0.9", "value 2 of optim.betas is missing"),
+        (
+            "--track aim",
+            "value 1 of track: unknown tracker 'aim', known: mlflow, tensorboard, wandb",
+        ),
         ("--pretrained yes", "'yes' belongs to no option"),
         ("--epochs 3 4", "'4' belongs to no option"),
         ("--quiet=1", "--quiet/--no-quiet takes no value (got '1')"),
@@ -398,3 +401,28 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(tmp_path, monkeypat
     assert parse_compare(["~/a", "--out=~/b"], "").options.out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").run == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--emr.decay-at none", "value 1 of emr.decay_at must be a number, not 'none'"),
+        ("--emr.decay-at 0.5,x", "value 2 of emr.decay_at must be a number, not 'x'"),
+        ("--emr.decay-at nan", "emr.decay_at must be finite numbers with commas .*, not 'nan'"),
+        ("--emr.decay-at 0.5,inf", "emr.decay_at must be finite numbers .*, not '0.5,inf'"),
+        ("--optim.milestones nan", "the value of --optim.milestones cannot be read"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_named_as_it_was_written(line, text):
+    with pytest.raises(UsageError, match=text):
+        parse(f"--data digits --plugin emr {line}")
+
+
+@pytest.mark.parametrize("line", ["--emr.decay-at none", "--subset none"])
+def test_an_option_that_may_have_no_value_is_left_out(line):
+    with pytest.raises(UsageError) as error:
+        parse(f"--data digits --plugin emr {line}")
+    assert error.value.fix == "leave it out"
+    with pytest.raises(UsageError) as error:
+        parse("--data digits --plugin emr --emr.decay none")
+    assert error.value.fix != "leave it out"

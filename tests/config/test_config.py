@@ -61,7 +61,7 @@ def test_plugin_options_are_tables_of_the_plugins_own_class():
         ({"limit": True}, "limit must be a whole number, not True"),
         ({"clip_grad": False}, "clip_grad must be a number, not False"),
         ({"optim": {"lr": True}}, "optim.lr must be a number, not True"),
-        ({"optim": {"betas": [True, 0.9]}}, "optim.betas.0 must be a number, not True"),
+        ({"optim": {"betas": [True, 0.9]}}, "value 1 of optim.betas must be a number, not True"),
         ({"plugin": ["emr"], "emr": {"weight": True}}, "emr.weight must be a number, not True"),
         ({"batch-size": 32, "batch_size": 64}, "'batch-size' and 'batch_size' are two spellings"),
         ({"batch_size": 64, "batch-size": 64}, "'batch_size' and 'batch-size' are two spellings"),

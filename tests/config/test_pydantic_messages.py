@@ -66,7 +66,7 @@ PROVOKED = {
     "less_than_equal": ({"whole": 10}, "whole must be at most 9, not 10"),
     "too_long": ({"listed": [1, 2, 3]}, "listed must have at most 2 values, not [1, 2, 3]"),
     "too_short": ({"listed": []}, "listed must have at least 1 values, not []"),
-    "missing": ({"pair": [1]}, "pair.1 is missing"),
+    "missing": ({"pair": [1]}, "value 2 of pair is missing"),
     "value_error": ({"checked": "x"}, "checked: it is never right"),
     "extra_forbidden": ({"whle": 1}, "unknown option 'whle': did you mean 'whole'?"),
     "model_type": ({"group": 5}, "--group is a group of options and takes no value (got 5)"),

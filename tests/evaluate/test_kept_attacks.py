@@ -57,6 +57,7 @@ def test_the_same_question_is_asked_twice():
         (Scaled(2.0), ask(), "outputs"),
         (Scaled(), ask(threat=Threat.parse("Linf:0.2")), "threat"),
         (Scaled(), ask(seed=1), "seed"),
+        (Scaled(), ask(layout="contiguous"), "layout"),
         (Scaled(), ask(5), "n"),
         (Scaled(), ask(plugins={"brave": ["2.0", {}]}), "plugins"),
         (Scaled(), ask(adaptive={"brave": lambda net, batch, threat: batch.x}), "adaptive"),

@@ -172,7 +172,7 @@ def _second_phase(
     try:
         given: dict[str, Any] = source(args=list(words))()
     except SettingsError as error:
-        raise _unread_error(find_unread(error)) from error
+        raise _unread_error(find_unread(error), words) from error
     return {key: value for key, value in given.items() if key not in ("config", "recipe")}
 
 
@@ -240,17 +240,20 @@ def _is_group(annotation: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _unread_error(option: str | None) -> UsageError:
-    """The error for an option whose value pydantic-settings could not take apart."""
+def _unread_error(option: str | None, words: Sequence[str]) -> UsageError:
+    """The error for an option, or a group, whose value pydantic-settings could not take apart."""
     if option == "use":
         return UsageError(
             "--use needs ROLE=NAME", fix="--use ROLE=NAME, where ROLE is loss or attacker"
         )
     if option is None:
         return UsageError("the value of an option cannot be read", fix="check quotes and brackets")
+    flag = f"--{option.replace('_', '-')}"
+    inside = sorted({word.partition("=")[0] for word in words if word.startswith(f"{flag}.")})
+    named = " or ".join(inside) or flag
     return UsageError(
-        f"the value of --{option.replace('_', '-')} cannot be read",
-        fix="write a list as 5,6 and a table as JSON in quotes, '{\"name\": 5}'",
+        f"the value of {named} cannot be read",
+        fix="write a list as 5,6 (no nan or inf), a table as JSON in quotes, '{\"name\": 5}'",
     )
 
 

@@ -40,6 +40,9 @@ WORDS = {
     "too_short": "must have at least {min_length} values",
 }
 """What each error code of pydantic means; the braces are filled from the error's context."""
+LIST_CODES = ("tuple_type", "list_type")
+NOTHING = ("none", "None", "null")
+"""What is written where an option is meant to have no value."""
 GROUP_CODE = "model_type"
 """The code of a group of options that was given a value of its own."""
 
@@ -56,7 +59,8 @@ def as_usage_error(error: ValidationError, model: type[BaseModel], prefix: str =
     group = _model_at(model, first["loc"])
     if first["type"] == GROUP_CODE and group is not None:
         return group_error(_path(prefix, first["loc"]), group, first["input"])
-    return UsageError(explain(error, model, prefix))
+    missing = str(first["input"]) in NOTHING and _may_be_missing(model, first["loc"])
+    return UsageError(explain(error, model, prefix), fix="leave it out" if missing else None)
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
@@ -74,6 +78,9 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         text = f"{path} is missing"
     elif code == "value_error":
         text = f"{path}: {context['error']}"
+    elif code in LIST_CODES and isinstance(first["input"], str):  # numbers that JSON lacks
+        inner = first["input"].strip("[]")
+        text = f"{path} must be finite numbers with commas between them, not {inner!r}"
     elif code in WORDS:
         text = f"{path} {WORDS[code].format(**context)}, not {first['input']!r}"
     else:
@@ -133,8 +140,20 @@ def _model_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseMod
     return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 
+def _may_be_missing(model: type[BaseModel], loc: Iterable[int | str]) -> bool:
+    """Is there no value by default for the option at a path, or for the list that it is in?"""
+    *groups, name = [part for part in loc if isinstance(part, str)] or [""]
+    field = getattr(_model_at(model, groups), "model_fields", {}).get(name)
+    return field is not None and field.default is None
+
+
 def _path(prefix: str, loc: Iterable[int | str]) -> str:
-    return ".".join([*([prefix] if prefix else []), *map(str, loc)])
+    """``optim.lr``, or ``value 1 of optim.betas``."""
+    parts: list[int | str] = [*([prefix] if prefix else []), *loc]
+    path = ".".join(str(part) for part in parts if isinstance(part, str))
+    if parts and isinstance(parts[-1], int) and path:
+        return f"value {parts[-1] + 1} of {path}"
+    return ".".join(map(str, parts))
 
 
 def _shorten(value: object) -> object:

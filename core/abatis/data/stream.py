@@ -16,6 +16,7 @@ from abatis.data.augment import to_device, to_unit
 from abatis.data.info import Rows, Split, whole
 from abatis.data.pixel_range import Rounding
 from abatis.errors import DataError
+from abatis.system.cores import count_cores
 
 Key = tuple[int, int]  # index of an image, step
 Sample = tuple[Tensor, int]  # image, its index
@@ -40,12 +41,6 @@ def choose_workers(asked: int | None, images: int) -> int:
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of the run on this machine
     return max(0, min(MOST, count_cores() // processes - 1))
-
-
-def count_cores() -> int:
-    """The cores that this process may use."""
-    known = getattr(os, "sched_getaffinity", None)  # not on every system
-    return (os.cpu_count() or 1) if known is None else len(known(0))
 
 
 class ImageSource(Protocol):

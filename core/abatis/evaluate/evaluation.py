@@ -26,6 +26,7 @@ from abatis.evaluate.question import describe_question
 from abatis.evaluate.randomised import Draws
 from abatis.evaluate.request import EvaluationRequest
 from abatis.evaluate.stranger.process import meet_stranger
+from abatis.nets.layout import CONTIGUOUS
 from abatis.report import numbers
 from abatis.report.eval_record import FORMAT
 from abatis.report.intervals import wilson_interval
@@ -55,6 +56,7 @@ class Evaluation:
         margins: None if no point is classified correctly, and after the quick ladder.
         curve: accuracy over the radius.
         findings: sentences for the reader.
+        layout: of tensors inside the network, in the attacks.
         draws: how often each point was right, for a network that answers at random.
         abstentions: None for a network that never abstained.
         pictures: of twelve images, see :func:`~abatis.evaluate.pictures.draw_pictures`.
@@ -73,6 +75,7 @@ class Evaluation:
     margins: Margins | None
     curve: Curve
     findings: tuple[str, ...]
+    layout: str = CONTIGUOUS
     draws: Draws | None = None
     abstentions: Abstentions | None = None
     pictures: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +102,7 @@ class Evaluation:
             "format": FORMAT,
             "ladder": self.ladder,
             "n": self.n,
+            "layout": self.layout,
             **{
                 number.key: self.accuracies.get(number.key)
                 for number in numbers.NUMBERS
@@ -204,6 +208,7 @@ def _summarize(request: EvaluationRequest, found: Examination) -> Evaluation:
         margins=found.margins,
         curve=found.curve,
         findings=tuple(findings),
+        layout=found.layout,
         draws=found.draws,
         abstentions=found.abstentions,
     )

@@ -61,6 +61,7 @@ class Examination:
         withstood: adversarial images of the points that stand.
         curve: accuracy over the radius.
         margins: None where nothing is correct, or there are no gradients.
+        layout: of tensors inside the network, in the attacks.
         draws: how often each point was right, for a network that answers at random.
         abstentions: None for a network that never abstained.
     """
@@ -73,6 +74,7 @@ class Examination:
     withstood: Withstood
     curve: Curve
     margins: Margins | None
+    layout: str
     draws: Draws | None = None
     abstentions: Abstentions | None = None
 
@@ -223,7 +225,7 @@ def _run(subject: Subject) -> Examination:
     with isolate(subject.module) as net:
         judge = subject.make_judge(net)
         if subject.access.kind == "all":
-            judge.tune()
+            judge.tune(subject.request.layout)
         return _examine(subject, judge, subject.make_few(net), subject.clean)
 
 
@@ -272,7 +274,8 @@ def _examine(subject: Subject, judge: Judge, few: Judge, clean: Clean) -> Examin
         margins = _measure_margins(few, judge, seed)
     curve = _measure_fine_curve(judge, clean, ladder, seed) if fine else diagnosis.curve
     kept = subject.withstood
-    found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins)
+    layout = judge.net.layout
+    found = Examination(clean, ladder, diagnosis, chosen, standing, kept, curve, margins, layout)
     if alike:
         standing[chosen] &= diagnosis.robust
         _spread(judge, found, request)

@@ -15,7 +15,7 @@ from abatis.api.batch import Batch
 from abatis.api.threat import Threat
 from abatis.errors import DataError, NotFiniteError, UsageError
 from abatis.evaluate.isolation import T, halve_until_fits, isolate
-from abatis.nets.layout import LOGITS_TOLERANCE
+from abatis.nets.layout import CHANNELS_LAST, LOGITS_TOLERANCE
 from abatis.nets.net import Net
 from abatis.system import distributed
 
@@ -173,9 +173,13 @@ class Judge:
         total = len(self.points)
         return halve_until_fits(run, self.batch_size)
 
-    def tune(self) -> None:
-        """From now on run the network in the fastest way that does not change its logits."""
-        self._try_on_some(lambda x: self.net.tune(x, step=False))
+    def tune(self, layout: str = CHANNELS_LAST) -> None:
+        """From now on run the network in the fastest way that does not change its logits.
+
+        Args:
+            layout: of tensors inside the network; contiguous where it cannot be channels_last.
+        """
+        self._try_on_some(lambda x: self.net.tune(x, step=False, layout=layout))
 
     @cached_property
     def steady(self) -> bool:

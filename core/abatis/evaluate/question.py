@@ -59,6 +59,7 @@ def describe_question(module: nn.Module, request: EvaluationRequest) -> dict[str
         "n": len(request.points),
         "threat": {key: value for key, value in threat if key != "text"},
         "seed": request.seed,
+        "layout": request.layout,
         "versions": {name: find_version(name) for name in LIBRARIES},
         "plugins": {name: str(facts) for name, facts in request.plugins.items()},
         "adaptive": sorted(request.adaptive),

@@ -15,6 +15,7 @@ from abatis.evaluate.also.attack import AlsoAttack
 from abatis.evaluate.judge import Points, Progress
 from abatis.evaluate.masking.training import TrainingFacts
 from abatis.evaluate.stranger.origin import Origin
+from abatis.nets.layout import CHANNELS_LAST
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class EvaluationRequest:
         square_bf16: query the network in bfloat16 in Square. Its result is a number of its own,
             not pyautoattack's.
         also: attacks of others, which run beside the ladder.
+        layout: of tensors inside the network, in attacks; contiguous where the network cannot be
+            run in channels_last.
         all_tests: run all diagnostics even on the quick ladder, which leaves out the costly ones.
         origin: how another process builds the network; it gets a copy where not given.
     """
@@ -56,6 +59,7 @@ class EvaluationRequest:
     square_bf16: bool = False
     origin: Origin | None = None
     also: Sequence[AlsoAttack] = ()
+    layout: str = CHANNELS_LAST
     all_tests: bool = False
 
     @property

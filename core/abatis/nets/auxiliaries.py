@@ -40,7 +40,8 @@ def add_auxiliary(
         train: Is it trained, by the same optimizer? Else it stays frozen, in eval mode.
         images: A few like those of the run, (B, C, H, W) in [0, 1], to try it on; None to try
             nothing.
-        classes: Of the data; a backbone that is named must have as many outputs.
+        classes: Of the data; a backbone that is named must have as many outputs. A module may
+            be something else than a classifier.
 
     Raises:
         PluginError: The name is taken, or the run has started.

@@ -7,11 +7,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from abatis.errors import UsageError, did_you_mean
+
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
 LAYOUTS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 SAFE_CHANNELS = 8
 LOGITS_TOLERANCE = 1e-4  # of the largest logit; rounding is a hundredth of it
 """Logits that differ by less are those of the same function."""
+
+
+def find_layout(asked: str) -> str:
+    """The layout of an evaluation, from "auto" or its name.
+
+    Raises:
+        UsageError: there is no such layout.
+    """
+    if asked != "auto" and asked not in LAYOUTS:
+        raise UsageError(
+            f"layout {asked!r}: {did_you_mean(asked, LAYOUTS)}",
+            fix=f"use one of auto, {', '.join(LAYOUTS)}",
+        )
+    return CHANNELS_LAST if asked == "auto" else asked
 
 
 def damages_memory(module: nn.Module, device: torch.device) -> bool:

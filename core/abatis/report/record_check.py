@@ -91,7 +91,7 @@ def _has_measures(value: object) -> bool:
 KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "n": ("a positive number of points", lambda value: _is_count(value) and value != 0),
     **dict.fromkeys(
-        ("data", "threat", "verdict", "note", "model", "weights", "selected_on"),
+        ("data", "threat", "layout", "verdict", "note", "model", "weights", "selected_on"),
         ("a text", _is_text),
     ),
     **dict.fromkeys(("adaptive_attack", "weights_sha256", "points_sha256"), ("a text", _is_text)),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -50,16 +51,32 @@ def show_run(folder: Path) -> None:
             reporter.note(f"trained for {format_duration(seconds)}")
     record = read_record(folder)
     if record:
-        try:
-            reporter.evaluation(record)
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"the evaluation lacks {error}",
-                where=str(folder),
-                fix=f"defense eval {shlex.quote(str(folder))}",
-            ) from error
+        _show_record(record, folder, reporter)
     else:
         reporter.note("not evaluated yet" if one.state == RUNNING else "not evaluated")
+
+
+def show_evaluation(folder: Path) -> None:
+    """Print what an evaluation of something that is no run has found.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    record, reporter = read_record(folder), Reporter()
+    reporter.note(f"{folder}: an evaluation of {record.get('model', '?')}")
+    _show_record(record, folder, reporter)
+
+
+def _show_record(record: Mapping[str, Any], folder: Path, reporter: Reporter) -> None:
+    """Print the numbers of an evaluation; DataError where something is missing."""
+    try:
+        reporter.evaluation(record)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the evaluation lacks {error}",
+            where=str(folder),
+            fix=str(record.get("command", f"defense eval {shlex.quote(str(folder))}")),
+        ) from error
 
 
 def _describe_state(one: RunSummary) -> str:

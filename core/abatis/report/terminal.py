@@ -219,7 +219,8 @@ class Reporter:
 
     def _add_evaluation(self, record: Mapping[str, Any]) -> None:
         threat = f", threat {record['threat']}" if "threat" in record else ""
-        self.note(f"{record['data']}, test set: {record['n']} images{threat}")
+        layout = ", attacks in contiguous memory" if record.get("layout") == "contiguous" else ""
+        self.note(f"{record['data']}, test set: {record['n']} images{threat}{layout}")
         if record.get("ladder") == "clean":
             self._add_clean(record)
             return

@@ -20,6 +20,7 @@ from abatis.evaluate import Evaluation, EvaluationRequest, evaluate
 from abatis.evaluate.clean import CleanEvaluation, evaluate_clean
 from abatis.evaluate.isolation import isolate
 from abatis.nets.first_pass import try_network
+from abatis.nets.layout import find_layout
 from abatis.nets.outputs import adapt_images, adapt_outputs, unwrap_parallel
 from abatis.report.terminal import Reporter
 from abatis.runs.model_spec import Kind, ModelSpec, Wishes, find_model
@@ -90,6 +91,7 @@ def judge(
     seed: int | None = ...,
     batch_size: int = ...,
     device: str = ...,
+    layout: str = ...,
     quiet: bool = ...,
 ) -> Evaluation: ...
 
@@ -106,6 +108,7 @@ def judge(
     seed: int | None = ...,
     batch_size: int = ...,
     device: str = ...,
+    layout: str = ...,
     quiet: bool = ...,
 ) -> CleanEvaluation: ...
 
@@ -121,6 +124,7 @@ def judge(
     seed: int | None = None,
     batch_size: int = AT_ONCE,
     device: str = "auto",
+    layout: str = "auto",
     quiet: bool = False,
 ) -> Evaluation | CleanEvaluation:
     """Judge a network: attacks, masking verdict, margins. No file is written.
@@ -140,6 +144,7 @@ def judge(
         seed: of the attacks; that of the run, else 0, if None.
         batch_size: images at a time, at most.
         device: of a run or a named network; a module stays where it is.
+        layout: of tensors inside the network, in attacks: "auto", "contiguous" or "channels_last".
         quiet: show no progress.
 
     Returns:
@@ -155,10 +160,7 @@ def judge(
         where = find_device(model) if isinstance(model, nn.Module) else pick_device(device)
         images = _open_images(data, spec, where)
         wanted = _choose_threat(threat, spec, images, UNUSED if ladder == "clean" else None)
-        if isinstance(model, nn.Module):
-            opened = adapt_module(model, images, num_classes, output)
-        else:
-            opened = _open_spec(spec, images, where, num_classes)
+        opened = _open_network(model, spec, images, where, num_classes, output)
         request = EvaluationRequest(
             images.points,
             wanted,
@@ -167,6 +169,7 @@ def judge(
             batch_size,
             where,
             _count_classes(images, num_classes, opened.outputs),
+            layout=find_layout(layout),
             **_describe_history(spec, images, opened.module, wanted, where),
         )
         return _evaluate(opened, request, images.info.note, reporter)
@@ -293,10 +296,17 @@ def adapt_module(
     return Opened(around if hooked else inner, outputs, notes, [])
 
 
-def _open_spec(
-    spec: ModelSpec | None, images: Images, device: torch.device, classes: int | None
+def _open_network(
+    model: object,
+    spec: ModelSpec | None,
+    images: Images,
+    device: torch.device,
+    classes: int | None,
+    output: str | None,
 ) -> Opened:
-    """Open a run or a named network; raises DataError, UsageError."""
+    """Open a module, a run or a named network; raises DataError, UsageError."""
+    if isinstance(model, nn.Module):
+        return adapt_module(model, images, classes, output)
     assert spec is not None
     if images.whole is not None:
         module, notes, doubts = open_model(spec, images.info, device, images.few)

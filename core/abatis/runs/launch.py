@@ -20,6 +20,7 @@ from types import FrameType
 from abatis.config.run_config import RunConfig
 from abatis.errors import INTERRUPTED, Stopped
 from abatis.runs.run_name import make_up_name
+from abatis.system.cores import count_cores
 from abatis.system.signals import choose_signals
 
 PATIENCE = 30.0  # seconds that the others have to end after the first one failed
@@ -121,7 +122,7 @@ def _start(
 
 def _count_threads(count: int) -> str:
     """The number of threads that each of ``count`` processes gets."""
-    return str(max(1, (os.cpu_count() or 1) // count))
+    return str(max(1, count_cores() // count))
 
 
 def _wait_for_all(running: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -70,6 +70,7 @@ def fits(record: Mapping[str, Any], options: argparse.Namespace) -> bool:
         "threat": [str(Threat.parse(text)) for text in list_threats(record)],
         "ladder": record.get("ladder"),
         "subset": record.get("n"),
+        "layout": record.get("layout"),
     }
     given = list_given(options)
     if "threat" in given:

@@ -30,6 +30,7 @@ def choose_threats(asked: argparse.Namespace, subject: ModelSpec) -> list[Threat
             ("--threat", asked.threat),
             ("--also", asked.also),
             ("--strict", asked.strict),
+            ("--layout", asked.layout != "auto"),
         ):
             if given:
                 raise UsageError(

@@ -32,6 +32,7 @@ from abatis.evaluate.corruptions.sources import CorruptionSource
 from abatis.evaluate.record import describe_evaluation
 from abatis.evaluate.several_threats import ask_each, evaluate_all
 from abatis.nets.label_map import read_label_map
+from abatis.nets.layout import find_layout
 from abatis.nets.normalising import read_normalize
 from abatis.report.eval_record import (
     check_files,
@@ -103,6 +104,7 @@ def _judge(asked: argparse.Namespace, line: str) -> str | None:
         num_classes=images.info.num_classes,
         also=also,
         square_bf16=asked.square_bf16,
+        layout=find_layout(asked.layout),
         origin=describe_origin(subject, images.info, module),
         **_describe_history(asked, subject, module, images, threats[0], device),
     )

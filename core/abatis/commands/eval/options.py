@@ -185,6 +185,13 @@ def _add_attack_options(parser: argparse._ActionsContainer) -> None:
         help="random seed; a run folder is always evaluated with its own (default: 0)",
     )
     parser.add_argument(
+        "--layout",
+        choices=("auto", "contiguous", "channels_last"),
+        default="auto",
+        help="of tensors inside the network, in attacks; eval.json says which one it was (default: "
+        "auto, which is channels_last)",
+    )
+    parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
     )
 
