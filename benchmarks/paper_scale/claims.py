@@ -145,7 +145,9 @@ def compare(
 def decide_all(
     *parts: Callable[[Mapping[str, Row]], Finding],
 ) -> Callable[[Mapping[str, Row]], Finding]:
-    """A claim of several differences: seen where all are, not seen where none is."""
+    """A claim of several differences: seen where all are, not seen where none is, undecided where
+    one has not run.
+    """
 
     def decide(rows: Mapping[str, Row]) -> Finding:
         found = [part(rows) for part in parts]
@@ -153,8 +155,8 @@ def decide_all(
         if not there:
             return NOTHING
         words = {one.word for one in there}
-        word = words.pop() if len(words) == 1 else UNDECIDED
         missing = len(found) - len(there)
+        word = words.pop() if len(words) == 1 and not missing else UNDECIDED
         note = f"; {missing} of {len(found)} comparisons not run" if missing else ""
         return Finding(". ".join(one.measured for one in there) + note, word)
 

@@ -83,8 +83,8 @@ def list_claims() -> Iterator[str]:
     yield (
         "A difference between two methods is taken image by image on the same test images, for "
         "each seed, with its 95 % interval over these images. *Seen*: every seed's interval lies "
-        "on the claim's side of 0. *Not seen*: every one lies on the other side. Else the claim is "
-        "*undecided at this scale*."
+        "on the claim's side of 0. *Not seen*: every one lies on the other side. Else, or "
+        "where a comparison has not run, the claim is *undecided at this scale*."
     )
     yield ""
     yield "| paper | claim | what decides | measured | here |"
