@@ -255,7 +255,7 @@ def test_listing_and_help_work_without_torch(call):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_help_and_listing_take_a_small_share_of_importing_torch():
     commands = startup.COMMANDS | {startup.TORCH: startup.OTHERS[startup.TORCH]}
     cpu, _ = startup.measure(commands, rounds=5)
@@ -263,7 +263,7 @@ def test_help_and_listing_take_a_small_share_of_importing_torch():
         assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name
 
 
-@pytest.mark.slow
+@pytest.mark.long  # on a busy machine the shares are not those of the commands
 def test_a_plan_and_a_network_of_ours_take_little_more_than_torch():
     startup.write_weights()
     cpu, _ = startup.measure(startup.NETWORKS | {startup.TORCH: startup.OTHERS[startup.TORCH]}, 5)

@@ -365,6 +365,7 @@ def move_runs(folder: Path) -> dict[str, Any]:
     with pretend() as watching:
         for name, ladder in (("sgd", "quick"), ("adamw", "none")):
             options = {"optim": {"name": name}, "name": name, "limit": 30, "batch_size": 12}
+            options["layout"] = "channels_last"  # which is not left to a clock
             abatis.run(tiny(folder, device="cpu", epochs=1, **options))
             watching.clear()
             moved = tiny(folder, device="cuda", epochs=2, resume=True, eval=ladder, **options)
