@@ -154,8 +154,8 @@ def write_page(record: dict[str, Any]) -> str:
     lines = [
         "# The layout of an evaluation",
         "",
-        f"{record['date']}, {record['machine']}, {record['capability']}, {record['threads']} "
-        f"thread(s), {list_versions(record)}. CPU seconds in channels_last over those in "
+        f"{record['date']}, {record['machine']}, {record['threads']} thread(s), "
+        f"{list_versions(record)}. CPU seconds in channels_last over those in "
         f"contiguous memory: medians of {record['rounds']} rounds in one process, in turn. "
         "Above 1, contiguous memory is faster. Other work ran on the machine.",
         "",
@@ -202,7 +202,6 @@ def main() -> None:
     rounds = asked.rounds
     torch.set_num_threads(1)
     record = facts("abatis", "torch", "timm") | {
-        "capability": torch.backends.cpu.get_cpu_capability(),
         "rounds": rounds,
         "points": POINTS,
         "passes": [row for name in NETWORKS for row in measure_passes(name, rounds)],

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from benchmarks.plain_loops import STEPS
 from benchmarks.record_files import list_versions, write_record
-from benchmarks.side_by_side import Variant, facts, measure, ratio
+from benchmarks.side_by_side import facts, measure, ratio
 from benchmarks.step import RESULTS
 from benchmarks.step_page import table
 from benchmarks.step_peers import list_peer_versions
@@ -25,9 +25,9 @@ from benchmarks.step_variants import (
     METHODS,
     Action,
     Subject,
+    make_steps,
     our_step,
     peer_step,
-    restore,
     subject,
 )
 
@@ -92,13 +92,7 @@ def measure_row(backbone: str, batch: int, rounds: int) -> tuple[dict[str, Any],
         OURS: partial(our_step, METHODS["at"], variant=VARIANTS[layout])
     }
     makers |= {name: partial(peer_step, name) for name in PEERS}
-    steps, absent, state = {}, {}, copy.deepcopy(of.module.state_dict())
-    for name, make in makers.items():
-        own = Subject(copy.deepcopy(of.module), of.x, of.y)
-        try:
-            steps[name] = Variant(make(own), partial(restore, own.module, state))
-        except ImportError as error:
-            absent[name] = str(error)
+    steps, absent = make_steps(makers, of)
     times = measure(steps, rounds)
     row = {
         "backbone": backbone,

@@ -202,6 +202,13 @@ def all_variants(of: Subject) -> tuple[dict[str, Variant], dict[str, str]]:
         if method.loop is not None:
             makers[f"{name}: plain loop"] = partial(plain_step, method)
     makers |= {name: partial(peer_step, name) for name in PEERS}
+    return make_steps(makers, of)
+
+
+def make_steps(
+    makers: Mapping[str, Callable[[Subject], Action]], of: Subject
+) -> tuple[dict[str, Variant], dict[str, str]]:
+    """Each step on a network of its own; and why those whose library is absent are absent."""
     found, absent, state = {}, {}, copy.deepcopy(of.module.state_dict())
     for name, make in makers.items():
         own = Subject(copy.deepcopy(of.module), of.x, of.y)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks import startup
-from benchmarks.side_by_side import ratio
 
 from abatis import RunConfig
 from abatis.cli import main, run
@@ -255,23 +253,6 @@ def test_listing_and_help_work_without_torch(call):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.long
-def test_help_and_listing_take_a_small_share_of_importing_torch():
-    commands = startup.COMMANDS | {startup.TORCH: startup.OTHERS[startup.TORCH]}
-    cpu, _ = startup.measure(commands, rounds=5)
-    for name in startup.COMMANDS:
-        assert ratio(cpu, name, startup.TORCH) <= startup.SHARE, name
-
-
-@pytest.mark.long  # on a busy machine the shares are not those of the commands
-def test_a_plan_and_a_network_of_ours_take_little_more_than_torch():
-    startup.write_weights()
-    cpu, _ = startup.measure(startup.NETWORKS | {startup.TORCH: startup.OTHERS[startup.TORCH]}, 5)
-    startup.WEIGHTS.unlink()
-    for name in startup.NETWORKS:
-        assert ratio(cpu, name, startup.TORCH) <= startup.NETWORK_SHARE, name
-
-
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     file = tmp_path / "bom.toml"
     file.write_text('data = "digits"\n', encoding="utf-8-sig")
@@ -401,28 +382,3 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(tmp_path, monkeypat
     assert parse_compare(["~/a", "--out=~/b"], "").options.out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").out == tmp_path / "b"
     assert parse_export(["~/a", "--to", "onnx", "--out=~/b"], "").run == tmp_path / "a"
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("--emr.decay-at none", "value 1 of emr.decay_at must be a number, not 'none'"),
-        ("--emr.decay-at 0.5,x", "value 2 of emr.decay_at must be a number, not 'x'"),
-        ("--emr.decay-at nan", "emr.decay_at must be finite numbers with commas .*, not 'nan'"),
-        ("--emr.decay-at 0.5,inf", "emr.decay_at must be finite numbers .*, not '0.5,inf'"),
-        ("--optim.milestones nan", "the value of --optim.milestones cannot be read"),
-    ],
-)
-def test_what_is_no_list_of_numbers_is_named_as_it_was_written(line, text):
-    with pytest.raises(UsageError, match=text):
-        parse(f"--data digits --plugin emr {line}")
-
-
-@pytest.mark.parametrize("line", ["--emr.decay-at none", "--subset none"])
-def test_an_option_that_may_have_no_value_is_left_out(line):
-    with pytest.raises(UsageError) as error:
-        parse(f"--data digits --plugin emr {line}")
-    assert error.value.fix == "leave it out"
-    with pytest.raises(UsageError) as error:
-        parse("--data digits --plugin emr --emr.decay none")
-    assert error.value.fix != "leave it out"
